@@ -1,0 +1,4 @@
+//! Placeholder until the library answers.
+#![forbid(unsafe_code)]
+
+fn main() {}

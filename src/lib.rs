@@ -1,0 +1,4 @@
+//! Strikeout refuses repeat offenders inside Squid and Exim, without a firewall.
+//!
+//! Decisions are pure: an event and a time go in, a verdict with its reason comes out.
+#![forbid(unsafe_code)]
