@@ -1,4 +1,7 @@
 //! Strikeout refuses repeat offenders inside Squid and Exim, without a firewall.
 //!
-//! Decisions are pure: an event and a time go in, a verdict with its reason comes out.
+//! Decisions are pure: an event and a time go in, a verdict with its reason comes out. I/O is thin and at the edge.
 #![forbid(unsafe_code)]
+
+pub mod client;
+pub mod time;
