@@ -4,4 +4,5 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod list;
 pub mod time;
