@@ -4,5 +4,11 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod config;
+pub mod detector;
+pub mod event;
 pub mod list;
+pub mod rule;
+pub mod table;
 pub mod time;
+pub mod verdict;

@@ -1,0 +1,9 @@
+//! The table: strikes and bans, in memory, bounded.
+
+pub mod bans;
+pub mod counter;
+pub mod strikes;
+
+pub use bans::{Ban, Bans, Until};
+pub use counter::Counter;
+pub use strikes::Strikes;
