@@ -8,6 +8,7 @@ pub mod config;
 pub mod detector;
 pub mod event;
 pub mod list;
+pub mod log;
 pub mod rule;
 pub mod table;
 pub mod time;

@@ -1,0 +1,7 @@
+//! Logs: following files as servers write and rotate them, and reading the lines of Exim and Squid.
+//!
+//! The parsers are pure: bytes in, fields out.
+
+pub mod access;
+pub mod exim;
+pub mod time;
