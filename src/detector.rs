@@ -22,6 +22,8 @@ pub enum Judgement {
         /// Whether the event belongs into the rates of its client.
         counts: bool,
     },
+    /// A refusal that rests on a ban which the state file does not have yet: it waits until it has.
+    Unkept(Verdict),
     /// An offence: the table must count it, and then says what the answer is.
     Offence(Offence),
 }
@@ -54,8 +56,9 @@ impl Detector<'_> {
             return settled(Verdict::Allow(Innocence::NeverBanned(reason)), false);
         }
         let client = Client::of(address, self.prefix);
-        if let Some(verdict) = self.standing(now, address, client, surface) {
-            return settled(verdict, false);
+        if let Some((refusal, kept)) = self.standing(now, address, client, surface) {
+            let verdict = self.refuse(refusal, surface);
+            return if kept { settled(verdict, false) } else { Judgement::Unkept(verdict) };
         }
         match event {
             Event::Lookup(_) => settled(Verdict::Allow(Innocence::NothingFound), false),
@@ -69,18 +72,14 @@ impl Detector<'_> {
         }
     }
 
-    /// The refusal that stands against `address` already: a ban, a banned network or a deny list.
+    /// The refusal that stands against `address` already (a ban, a banned network or a deny list), and whether it is kept.
     #[must_use]
-    pub fn standing(&self, now: Time, address: IpAddr, client: Client, surface: Surface) -> Option<Verdict> {
-        let ban = self.bans.get(client, surface, now).or_else(|| self.banned_network(now, address));
-        let refusal = match ban {
-            Some(Ban { until, rule, .. }) => Refusal { rule, until, grounds: Grounds::Banned },
-            None => {
-                self.lists.denied(address)?;
-                Refusal { rule: RuleId::DENY_LIST, until: Until::NEVER, grounds: Grounds::DenyList }
-            }
-        };
-        Some(self.refuse(refusal, surface))
+    pub fn standing(&self, now: Time, address: IpAddr, client: Client, surface: Surface) -> Option<(Refusal, bool)> {
+        if let Some(Ban { until, rule, saved }) = self.bans.get(client, surface, now).or_else(|| self.banned_network(now, address)) {
+            return Some((Refusal { rule, until, grounds: Grounds::Banned }, saved));
+        }
+        self.lists.denied(address)?;
+        Some((Refusal { rule: RuleId::DENY_LIST, until: Until::NEVER, grounds: Grounds::DenyList }, true))
     }
 
     /// The verdict that a refusal is on `surface`.
@@ -175,7 +174,7 @@ mod tests {
         fn offended(&self, request: Request<'_>) -> Vec<String> {
             match self.judge("192.0.2.1", &Event::Request(request)) {
                 Judgement::Offence(offence) => offence.rules.iter().map(|rule| rule.name.to_string()).collect(),
-                Judgement::Settled { .. } => Vec::new(),
+                _ => Vec::new(),
             }
         }
 
@@ -192,7 +191,7 @@ mod tests {
     fn verdict(judgement: Judgement) -> Verdict {
         match judgement {
             Judgement::Settled { verdict, .. } => verdict,
-            Judgement::Offence(offence) => panic!("{offence:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -228,6 +227,7 @@ mod tests {
                     assert!(!struck, "{site}");
                     assert_eq!(verdict.refusal().map(|refusal| refusal.grounds), Some(Grounds::Offence));
                 }
+                Judgement::Unkept(_) => panic!("there is no ban"),
             }
         }
     }
@@ -259,6 +259,14 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_by_a_ban_that_is_not_saved_yet_says_so() {
+        let world = World::new("");
+        let ban = Ban { until: Until::NEVER, rule: RuleId::MANUAL, saved: false };
+        world.bans.ban(Client::from(std::net::Ipv4Addr::new(192, 0, 2, 1)), Scope::All, ban, NOW);
+        assert!(matches!(world.judge("192.0.2.1", &Event::Request(get("/"))), Judgement::Unkept(Verdict::Deny(_))));
+    }
+
+    #[test]
     fn smtp_is_deferred_unless_the_rule_denies() {
         let world = World::new("[[rule]]\nname = 'hard'\nevent = 'incident'\nsmtp = 'deny'");
         world.ban("192.0.2.1", Scope::All, "w00tw00t");
@@ -281,7 +289,7 @@ mod tests {
         let world = World::new("");
         let rules = |connection| match world.judge("192.0.2.1", &Event::Connection(connection)) {
             Judgement::Offence(offence) => offence.rules.iter().map(|rule| rule.name.to_string()).collect(),
-            Judgement::Settled { .. } => Vec::new(),
+            _ => Vec::new(),
         };
         assert_eq!(rules(Connection { port: Some(25), open: 10 }), ["exim-rate"]);
         assert_eq!(rules(Connection { port: None, open: 11 }), ["exim-rate", "exim-simultaneous"]);
@@ -306,7 +314,7 @@ mod tests {
             World::new("[[rule]]\nname = 'not-found'\nstatus = 404\n[[rule]]\nname = 'login'\nstatus = [401, 403]\npath = '/login'");
         let rules = |status, url| match world.judge("192.0.2.1", &Event::Response { request: get(url), status }) {
             Judgement::Offence(offence) => offence.rules.iter().map(|rule| rule.name.to_string()).collect(),
-            Judgement::Settled { .. } => Vec::new(),
+            _ => Vec::new(),
         };
         assert_eq!(rules(404, "/x"), ["not-found"]);
         assert_eq!(rules(403, "/login"), ["login"]);

@@ -4,11 +4,14 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod clock;
 pub mod config;
 pub mod detector;
+pub mod engine;
 pub mod event;
 pub mod list;
 pub mod log;
+pub mod reply;
 pub mod rule;
 pub mod table;
 pub mod time;

@@ -1,0 +1,652 @@
+//! The engine: rules, lists, table and keeper of one process, joined. It turns offences into strikes, strikes into bans, and answers.
+
+pub mod change;
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use lru::LruCache;
+
+use crate::client::{Client, Ipv6Prefix};
+use crate::config::{Config, OnFailure};
+use crate::detector::Detector;
+use crate::event::{Scope, Surface};
+use crate::list::Lists;
+use crate::reply::{Deadlines, Reply};
+use crate::rule::{Evidence, Mode, Names, Offence, Rule, RuleId, RuleSet};
+use crate::table::{Ban, Bans, Counter, Strikes, Until};
+use crate::time::{Span, Time};
+use crate::verdict::{Grounds, Innocence, Refusal, Verdict};
+pub use change::{BanRecord, Change, Done, Keeper, Kept};
+
+/// What is in force: swapped whole on a reload, held for one read's worth of events.
+#[derive(Debug)]
+pub struct InForce {
+    /// The rules.
+    pub rules: Arc<RuleSet>,
+    /// The never-ban and deny lists.
+    pub lists: Lists,
+    /// How IPv6 addresses are cut.
+    pub prefix: Ipv6Prefix,
+    /// What is answered when the table cannot be asked.
+    pub on_failure: OnFailure,
+}
+
+impl InForce {
+    /// A detector that looks at these rules and lists, and at `bans`.
+    #[must_use]
+    pub fn detector<'a>(&'a self, bans: &'a Bans) -> Detector<'a> {
+        Detector { rules: &self.rules, lists: &self.lists, bans, prefix: self.prefix }
+    }
+}
+
+impl From<Config> for InForce {
+    fn from(config: Config) -> Self {
+        Self { rules: Arc::new(config.rules), lists: config.lists, prefix: config.table.ipv6_prefix, on_failure: config.table.on_failure }
+    }
+}
+
+/// How many bans of rules in shadow mode are remembered, and how many stories when no state file keeps them.
+const SHADOWS: usize = 100_000;
+const STORIES: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+
+/// Somebody who is told of changes.
+type Observer = Box<dyn Fn(&Change) + Send + Sync>;
+
+/// One process's table with everything that belongs to it.
+pub struct Engine {
+    names: Arc<Names>,
+    in_force: RwLock<Arc<InForce>>,
+    bans: Bans,
+    strikes: Strikes,
+    /// Bans that rules in shadow mode would have made.
+    shadows: Bans,
+    /// How often a client was banned under a rule whose bantime grows.
+    history: Mutex<LruCache<(Client, RuleId), Earlier, ahash::RandomState>>,
+    /// The stories of the latest bans.
+    stories: Mutex<LruCache<Client, BanRecord, ahash::RandomState>>,
+    keeper: Option<Box<dyn Keeper>>,
+    deadlines: Deadlines,
+    observers: RwLock<Vec<Observer>>,
+    tallies: Tallies,
+}
+
+/// Bans of one client under one rule so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Earlier {
+    /// How many.
+    pub times: u32,
+    /// When the last one began.
+    pub last: Time,
+}
+
+/// Numbers for `status` and metrics.
+#[derive(Debug, Default)]
+pub struct Tallies {
+    /// Offences counted.
+    pub offences: AtomicU64,
+    /// Bans made.
+    pub bans: AtomicU64,
+    /// Bans that rules in shadow mode would have made.
+    pub shadow_bans: AtomicU64,
+    /// Answers that left before their ban was saved.
+    pub unsaved_answers: AtomicU64,
+}
+
+/// What counting an offence came to.
+struct Outcome {
+    verdict: Verdict,
+    banned: Vec<BanRecord>,
+}
+
+impl Engine {
+    /// An engine with an empty table.
+    ///
+    /// # Errors
+    /// The thread that answers late replies could not be started.
+    pub fn new(
+        names: Arc<Names>,
+        in_force: InForce,
+        clients: usize,
+        bans: usize,
+        keeper: Option<Box<dyn Keeper>>,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            names,
+            in_force: RwLock::new(Arc::new(in_force)),
+            bans: Bans::new(bans),
+            strikes: Strikes::new(clients),
+            shadows: Bans::new(SHADOWS),
+            history: Mutex::new(LruCache::with_hasher(NonZeroUsize::new(bans).unwrap_or(NonZeroUsize::MIN), ahash::RandomState::new())),
+            stories: Mutex::new(LruCache::with_hasher(STORIES, ahash::RandomState::new())),
+            keeper,
+            deadlines: Deadlines::start()?,
+            observers: RwLock::default(),
+            tallies: Tallies::default(),
+        })
+    }
+
+    /// The names of all rules.
+    #[must_use]
+    pub fn names(&self) -> &Arc<Names> {
+        &self.names
+    }
+
+    /// What is in force now.
+    #[must_use]
+    pub fn in_force(&self) -> Arc<InForce> {
+        Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes what is in force. Strikes and bans stay.
+    pub fn put_in_force(&self, in_force: InForce) {
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(in_force);
+    }
+
+    /// The bans.
+    #[must_use]
+    pub fn bans(&self) -> &Bans {
+        &self.bans
+    }
+
+    /// The strikes.
+    #[must_use]
+    pub fn strikes(&self) -> &Strikes {
+        &self.strikes
+    }
+
+    /// The numbers so far.
+    #[must_use]
+    pub fn tallies(&self) -> &Tallies {
+        &self.tallies
+    }
+
+    /// Calls `observer` with every change from now on, once it is kept. It must neither block nor call the engine.
+    pub fn observe(&self, observer: impl Fn(&Change) + Send + Sync + 'static) {
+        self.observers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(observer));
+    }
+
+    /// The story of the latest ban of `client`, if it is remembered.
+    #[must_use]
+    pub fn story(&self, client: Client) -> Option<BanRecord> {
+        self.stories.lock().unwrap_or_else(PoisonError::into_inner).peek(&client).cloned()
+    }
+
+    /// The ban that a rule in shadow mode would have made of `client`.
+    #[must_use]
+    pub fn shadow(&self, client: Client, surface: Surface, now: Time) -> Option<Ban> {
+        self.shadows.get(client, surface, now)
+    }
+
+    /// Counts an offence that was met on `surface`, and answers: at once, or when the ban that it made is kept.
+    pub fn offend(self: &Arc<Self>, now: Time, offence: &Offence, surface: Surface, reply: Reply) {
+        let outcome = self.count(now, offence, surface, 1);
+        self.conclude(outcome.banned, outcome.verdict, reply);
+    }
+
+    /// Adds `requests` ordinary requests of `client` to the rates. A ban that comes of it takes effect with the next read.
+    pub fn tally(self: &Arc<Self>, now: Time, address: std::net::IpAddr, client: Client, requests: u32) {
+        let in_force = self.in_force();
+        let rules = in_force.rules.request_rates();
+        if rules.is_empty() || self.bans.get(client, Surface::Web, now).is_some() {
+            return;
+        }
+        let offence = Offence {
+            address,
+            client,
+            rules: rules.to_vec(),
+            evidence: Evidence::new(&[b"requests in one read:", requests.to_string().as_bytes()]),
+        };
+        let outcome = self.count(now, &offence, Surface::Web, requests);
+        self.conclude(outcome.banned, outcome.verdict, Reply::new(|_| ()));
+    }
+
+    /// Answers with a refusal that rests on a ban which is not kept yet, once it is.
+    pub fn when_kept(self: &Arc<Self>, verdict: Verdict, reply: Reply) {
+        let Some(keeper) = &self.keeper else { return reply.send(verdict) };
+        let held = self.deadlines.hold(reply, self.late(verdict.clone()));
+        keeper.flush(Box::new(move |_| {
+            held.settle(verdict);
+        }));
+    }
+
+    /// Bans `client` as an operator or another machine says, and answers when that is kept. The caller has asked the never-ban list.
+    pub fn ban(self: &Arc<Self>, record: BanRecord, reply: Reply) {
+        let rule = self.names.intern(&record.rule);
+        self.bans.ban(record.client, record.scope, Ban { until: record.until, rule, saved: self.keeper.is_none() }, record.since);
+        self.conclude(vec![record], Verdict::Allow(Innocence::NotAQuestion), reply);
+    }
+
+    /// Lifts the bans of `client` on the surfaces of `scope`, and answers when that is kept. Says whether there was one.
+    pub fn unban(self: &Arc<Self>, now: Time, client: Client, scope: Scope, reply: Reply) -> bool {
+        let found = self.bans.unban(client, scope);
+        self.keep(Change::Unbanned { client, scope, at: now }, reply);
+        found
+    }
+
+    /// Bans a network by hand.
+    pub fn ban_network(self: &Arc<Self>, ban: crate::list::BannedNetwork, reason: Evidence, reply: Reply) {
+        let until = ban.until.map_or(Until::NEVER, Until::at);
+        let change = Change::NetworkBanned { network: ban.network, since: ban.since, until, reason };
+        self.change_lists(|lists| {
+            lists.banned.insert(ban);
+        });
+        self.keep(change, reply);
+    }
+
+    /// Lifts the ban of a network. Says whether there was one.
+    pub fn unban_network(self: &Arc<Self>, now: Time, network: ipnet::IpNet, reply: Reply) -> bool {
+        let mut found = false;
+        self.change_lists(|lists| found = lists.banned.remove(network).is_some());
+        self.keep(Change::NetworkUnbanned { network, at: now }, reply);
+        found
+    }
+
+    /// Changes the lists in force: own addresses that came or went, banned networks.
+    pub fn change_lists(&self, change: impl FnOnce(&mut Lists)) {
+        let mut in_force = self.in_force.write().unwrap_or_else(PoisonError::into_inner);
+        let mut lists = in_force.lists.clone();
+        change(&mut lists);
+        *in_force =
+            Arc::new(InForce { rules: Arc::clone(&in_force.rules), lists, prefix: in_force.prefix, on_failure: in_force.on_failure });
+    }
+
+    /// Puts a ban in place as a state file, a resident or another machine has it: nothing is kept, told or answered.
+    ///
+    /// No ban ends later than `longest` from now: a clock that was wrong when it was written must not make it eternal.
+    pub fn restore(&self, record: &BanRecord, now: Time, longest: Option<Span>) {
+        let until = match (record.until.time(), longest) {
+            (Some(until), Some(longest)) => Until::at(until.min(now.after(longest))),
+            _ => record.until,
+        };
+        if until.is_over(now) {
+            return;
+        }
+        let rule = self.names.intern(&record.rule);
+        self.bans.ban(record.client, record.scope, Ban { until, rule, saved: true }, now);
+    }
+
+    /// Puts the number of earlier bans in place, as a state file has it.
+    pub fn restore_history(&self, client: Client, rule: &str, earlier: Earlier) {
+        let rule = self.names.intern(rule);
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).put((client, rule), earlier);
+    }
+
+    /// Drops what time has ended: bans, banned networks, strikes. To be called about once a second.
+    pub fn sweep(&self, now: Time) {
+        self.bans.expire(now, |client, rule| log::info!("ban of {client} by rule {} has ended", self.names.name(rule)));
+        self.shadows.expire(now, |_, _| ());
+        for rule in self.in_force().rules.rules() {
+            if rule.maxretry > 1 {
+                self.strikes.sweep(rule.id, now, rule.findtime);
+            }
+        }
+        if self.in_force().lists.banned.iter().any(|network| !network.stands(now)) {
+            self.change_lists(|lists| {
+                lists.banned.expire(now);
+            });
+        }
+    }
+
+    /// Counts `strikes` strikes under every rule that was offended, and bans where that is enough.
+    fn count(&self, now: Time, offence: &Offence, surface: Surface, strikes: u32) -> Outcome {
+        let prefix = self.in_force().prefix;
+        let mut banned = Vec::new();
+        let mut refusal = None;
+        let mut innocence = Innocence::NothingFound;
+        for rule in &offence.rules {
+            let shadow = rule.mode == Mode::Shadow;
+            if shadow && rule.scope.surfaces().iter().all(|surface| self.shadows.get(offence.client, *surface, now).is_some()) {
+                continue;
+            }
+            self.tallies.offences.fetch_add(1, Ordering::Relaxed);
+            let counter = self.strike(now, rule, offence.client, strikes);
+            if counter.count() >= rule.maxretry {
+                let record = self.sentence(now, rule, offence, counter);
+                let ban = Ban { until: record.until, rule: rule.id, saved: self.keeper.is_none() };
+                let story = format!(
+                    "{} until {} by rule {} ({} in {}): {}",
+                    offence.client.display(prefix),
+                    record.until.time().map_or_else(|| "for ever".into(), crate::clock::timestamp),
+                    rule.name,
+                    counter.count(),
+                    rule.findtime,
+                    record.evidence.as_str()
+                );
+                if shadow {
+                    self.shadows.ban(offence.client, rule.scope, Ban { saved: true, ..ban }, now);
+                    self.tallies.shadow_bans.fetch_add(1, Ordering::Relaxed);
+                    log::info!("shadow: would ban {story}");
+                } else {
+                    self.bans.ban(offence.client, rule.scope, ban, now);
+                    self.tallies.bans.fetch_add(1, Ordering::Relaxed);
+                    log::info!("banned {story}");
+                    if refusal.is_none() && rule.scope.surfaces().contains(&surface) {
+                        refusal = Some(Refusal { rule: rule.id, until: record.until, grounds: Grounds::Struck });
+                    }
+                    banned.push(record);
+                }
+            } else if innocence == Innocence::NothingFound {
+                innocence = if shadow { Innocence::Shadow(rule.id) } else { Innocence::Counted { rule: rule.id, count: counter.count() } };
+            }
+        }
+        let offence_alone = || {
+            let rule = offence.rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.refuses_offence)?;
+            Some(Refusal { rule: rule.id, until: Until::at(now), grounds: Grounds::Offence })
+        };
+        let verdict = match refusal.or_else(offence_alone) {
+            Some(refusal) => self.in_force().detector(&self.bans).refuse(refusal, surface),
+            None => Verdict::Allow(innocence),
+        };
+        Outcome { verdict, banned }
+    }
+
+    /// Counts under one rule; a rule for which one strike is enough stores none, and one that bans starts anew.
+    fn strike(&self, now: Time, rule: &Rule, client: Client, strikes: u32) -> Counter {
+        if strikes >= rule.maxretry {
+            self.strikes.forget(rule.id, client);
+            return Counter::new(now, strikes);
+        }
+        let counter = self.strikes.add(rule.id, client, now, rule.findtime, strikes);
+        if counter.count() >= rule.maxretry {
+            self.strikes.forget(rule.id, client);
+        }
+        counter
+    }
+
+    /// How long, and with which story, `rule` bans.
+    fn sentence(&self, now: Time, rule: &Rule, offence: &Offence, counter: Counter) -> BanRecord {
+        let mut times = 1;
+        if let Some(increment) = &rule.bantime.increment {
+            let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+            let earlier = history
+                .get(&(offence.client, rule.id))
+                .filter(|earlier| earlier.last.after(increment.forget) > now)
+                .map_or(0, |earlier| earlier.times);
+            times = earlier.saturating_add(1);
+            if rule.mode == Mode::Enforce {
+                history.put((offence.client, rule.id), Earlier { times, last: now });
+            }
+        }
+        BanRecord {
+            client: offence.client,
+            scope: rule.scope,
+            rule: Arc::clone(&rule.name),
+            first: counter.first(),
+            since: now,
+            until: rule.bantime.of(times - 1).map_or(Until::NEVER, |span| Until::at(now.after(span))),
+            count: counter.count(),
+            times,
+            evidence: offence.evidence.clone(),
+            node: "".into(),
+        }
+    }
+
+    /// Keeps and tells the bans, then answers.
+    fn conclude(self: &Arc<Self>, banned: Vec<BanRecord>, verdict: Verdict, reply: Reply) {
+        let mut banned = banned.into_iter().peekable();
+        if banned.peek().is_none() {
+            return reply.send(verdict);
+        }
+        {
+            let mut stories = self.stories.lock().unwrap_or_else(PoisonError::into_inner);
+            for record in banned.clone() {
+                stories.put(record.client, record);
+            }
+        }
+        let Some(last) = banned.next_back() else { return reply.send(verdict) };
+        for record in banned {
+            self.keep(Change::Banned(record), Reply::new(|_| ()));
+        }
+        self.keep_then(Change::Banned(last), verdict, reply);
+    }
+
+    fn keep(self: &Arc<Self>, change: Change, reply: Reply) {
+        self.keep_then(change, Verdict::Allow(Innocence::NotAQuestion), reply);
+    }
+
+    /// Disk, mark, subscribers, reply: in that order.
+    fn keep_then(self: &Arc<Self>, change: Change, verdict: Verdict, reply: Reply) {
+        let Some(keeper) = &self.keeper else {
+            self.tell(&change);
+            return reply.send(verdict);
+        };
+        let held = self.deadlines.hold(reply, self.late(verdict.clone()));
+        let engine = Arc::clone(self);
+        let told = change.clone();
+        keeper.keep(
+            change,
+            Box::new(move |kept| {
+                if let (Kept::Yes, Change::Banned(record)) = (&kept, &told) {
+                    engine.bans.mark_saved(record.client, record.until);
+                }
+                engine.tell(&told);
+                held.settle(verdict);
+            }),
+        );
+    }
+
+    fn tell(&self, change: &Change) {
+        for observer in self.observers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            observer(change);
+        }
+    }
+
+    /// What is answered when the disk is too slow: the refusal stands, and the log says that it may not survive.
+    fn late(self: &Arc<Self>, verdict: Verdict) -> impl FnOnce() -> Verdict + Send + 'static {
+        let engine = Arc::clone(self);
+        move || {
+            if engine.tallies.unsaved_answers.fetch_add(1, Ordering::Relaxed).is_multiple_of(1000) {
+                log::warn!("the state file is slow or cannot be written: bans are answered before they are saved");
+            }
+            verdict
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detector::Judgement;
+    use crate::event::{Connection, Event, Request};
+    use crate::rule::set::Scratch;
+    use std::path::Path;
+    use std::sync::mpsc::channel;
+
+    fn engine_with(text: &str, keeper: Option<Box<dyn Keeper>>) -> Arc<Engine> {
+        let names = Arc::new(Names::default());
+        let config = Config::parse(text.as_bytes(), Path::new("test.toml"), &names).unwrap();
+        Arc::new(Engine::new(names, config.into(), 1000, 1000, keeper).unwrap())
+    }
+
+    fn engine(text: &str) -> Arc<Engine> {
+        engine_with(text, None)
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::from_secs(1_800_000_000 + seconds)
+    }
+
+    /// What `event` of `address` is answered, whole.
+    fn ask(engine: &Arc<Engine>, now: Time, address: &str, event: &Event<'_>) -> Verdict {
+        let in_force = engine.in_force();
+        match in_force.detector(engine.bans()).judge(now, address.parse().unwrap(), event, &mut Scratch::default()) {
+            Judgement::Settled { verdict, .. } => verdict,
+            Judgement::Unkept(verdict) => answer(|reply| engine.when_kept(verdict, reply)),
+            Judgement::Offence(offence) => {
+                let surface = if matches!(event, Event::Connection(_)) { Surface::Mail } else { Surface::Web };
+                answer(|reply| engine.offend(now, &offence, surface, reply))
+            }
+        }
+    }
+
+    fn answer(give: impl FnOnce(Reply)) -> Verdict {
+        let (sender, receiver) = channel();
+        give(Reply::new(move |verdict| sender.send(verdict).unwrap()));
+        receiver.recv().unwrap()
+    }
+
+    fn get(url: &str) -> Event<'_> {
+        Event::Request(Request { method: b"GET", url: url.as_bytes(), ..Request::default() })
+    }
+
+    fn grounds(verdict: &Verdict) -> Option<Grounds> {
+        verdict.refusal().map(|refusal| refusal.grounds)
+    }
+
+    #[test]
+    fn the_offending_request_itself_is_denied_and_everything_after_it_until_the_ban_ends() {
+        let engine = engine("");
+        assert_eq!(grounds(&ask(&engine, at(0), "192.0.2.1", &get("/w00tw00t"))), Some(Grounds::Struck));
+        assert_eq!(grounds(&ask(&engine, at(1), "192.0.2.1", &get("/"))), Some(Grounds::Banned));
+        assert_eq!(grounds(&ask(&engine, at(3599), "192.0.2.1", &get("/w00tw00t"))), Some(Grounds::Banned), "extends nothing");
+        assert_eq!(grounds(&ask(&engine, at(3600), "192.0.2.1", &get("/"))), None);
+        assert_eq!(grounds(&ask(&engine, at(1), "192.0.2.2", &get("/"))), None);
+    }
+
+    #[test]
+    fn maxretry_offences_within_findtime_make_a_ban_and_the_count_starts_anew_after_it() {
+        let engine = engine("[[rule]]\nname = 'admin'\npath = '/admin'\nmaxretry = 3\nbantime = '1m'");
+        for round in [0, 100] {
+            assert!(matches!(ask(&engine, at(round), "192.0.2.1", &get("/admin")), Verdict::Allow(Innocence::Counted { count: 1, .. })));
+            assert!(matches!(
+                ask(&engine, at(round + 1), "192.0.2.1", &get("/admin")),
+                Verdict::Allow(Innocence::Counted { count: 2, .. })
+            ));
+            assert_eq!(grounds(&ask(&engine, at(round + 2), "192.0.2.1", &get("/admin"))), Some(Grounds::Struck));
+        }
+    }
+
+    #[test]
+    fn a_rule_over_the_query_refuses_each_offence_and_bans_at_maxretry() {
+        let engine = engine("[[rule]]\nname = 'sql'\nquery = 'union select'\nmaxretry = 2");
+        assert_eq!(grounds(&ask(&engine, at(0), "192.0.2.1", &get("/?q=1%20union%20select"))), Some(Grounds::Offence));
+        assert_eq!(grounds(&ask(&engine, at(1), "192.0.2.1", &get("/"))), None);
+        assert_eq!(grounds(&ask(&engine, at(2), "192.0.2.1", &get("/?q=1%20union%20select"))), Some(Grounds::Struck));
+        assert_eq!(grounds(&ask(&engine, at(3), "192.0.2.1", &get("/"))), Some(Grounds::Banned));
+    }
+
+    #[test]
+    fn shadow_mode_counts_and_remembers_and_never_refuses() {
+        let engine = engine("[[rule]]\nname = 'w00tw00t'\nmode = 'shadow'");
+        for seconds in 0..5 {
+            assert_eq!(grounds(&ask(&engine, at(seconds), "192.0.2.1", &get("/w00tw00t"))), None);
+        }
+        assert_eq!(engine.tallies().shadow_bans.load(Ordering::Relaxed), 1);
+        assert!(engine.shadow("192.0.2.1".parse::<std::net::Ipv4Addr>().unwrap().into(), Surface::Web, at(5)).is_some());
+        assert!(engine.bans().is_empty());
+    }
+
+    #[test]
+    fn too_many_connections_in_a_minute_are_deferred_from_the_hundredth_on() {
+        let engine = engine("");
+        let connection = Event::Connection(Connection { port: Some(25), open: 1 });
+        for number in 1..100 {
+            assert_eq!(grounds(&ask(&engine, at(number / 2), "192.0.2.1", &connection)), None, "{number}");
+        }
+        assert!(matches!(ask(&engine, at(50), "192.0.2.1", &connection), Verdict::Defer(Refusal { grounds: Grounds::Struck, .. })));
+        assert_eq!(grounds(&ask(&engine, at(51), "192.0.2.1", &get("/"))), None, "its scope is mail");
+    }
+
+    #[test]
+    fn the_eleventh_connection_at_once_is_deferred_and_ten_such_refusals_ban() {
+        let engine = engine("");
+        let open = |open| Event::Connection(Connection { port: Some(25), open });
+        assert_eq!(grounds(&ask(&engine, at(0), "192.0.2.1", &open(10))), None);
+        for number in 1..10 {
+            assert_eq!(grounds(&ask(&engine, at(number), "192.0.2.1", &open(11))), Some(Grounds::Offence), "{number}");
+        }
+        assert_eq!(grounds(&ask(&engine, at(10), "192.0.2.1", &open(11))), Some(Grounds::Struck));
+        assert_eq!(grounds(&ask(&engine, at(11), "192.0.2.1", &open(1))), Some(Grounds::Banned));
+    }
+
+    #[test]
+    fn a_rate_of_requests_bans_with_the_read_that_reaches_it() {
+        let engine = engine("[[rule]]\nname = 'rate'\nevent = 'request'\nmaxretry = 50\nfindtime = '1m'");
+        let address = "192.0.2.1".parse().unwrap();
+        let client = Client::of(address, Ipv6Prefix::default());
+        engine.tally(at(0), address, client, 49);
+        assert_eq!(grounds(&ask(&engine, at(1), "192.0.2.1", &get("/"))), None);
+        engine.tally(at(1), address, client, 1);
+        assert_eq!(grounds(&ask(&engine, at(2), "192.0.2.1", &get("/"))), Some(Grounds::Banned));
+    }
+
+    #[test]
+    fn later_bans_last_longer_and_are_forgotten_in_time() {
+        let engine = engine("[[rule]]\nname = 'w00tw00t'\nbantime = { initial = '1m', increment = true, forget = '1h' }");
+        let length = |now| match ask(&engine, at(now), "192.0.2.1", &get("/w00tw00t")) {
+            Verdict::Deny(refusal) => refusal.until.remaining(at(now)).unwrap().secs(),
+            verdict => panic!("{verdict:?}"),
+        };
+        assert_eq!([length(0), length(100), length(300), length(300 + 3600)], [60, 120, 240, 60]);
+    }
+
+    /// A disk that somebody else moves.
+    #[derive(Default, Clone)]
+    struct Slow(Arc<Mutex<Vec<Done>>>);
+
+    impl Keeper for Slow {
+        fn keep(&self, _: Change, done: Done) {
+            self.0.lock().unwrap().push(done);
+        }
+
+        fn flush(&self, done: Done) {
+            self.0.lock().unwrap().push(done);
+        }
+    }
+
+    #[test]
+    fn answers_that_rest_on_an_unsaved_ban_wait_for_the_disk_and_followers_hear_of_it_first() {
+        let disk = Slow::default();
+        let engine = engine_with("", Some(Box::new(disk.clone())));
+        let (sender, events) = channel();
+        let told = sender.clone();
+        engine.observe(move |change| told.send(format!("{change:?}").split_once('(').unwrap().0.to_owned()).unwrap());
+        let offence = match engine.in_force().detector(engine.bans()).judge(
+            at(0),
+            "192.0.2.1".parse().unwrap(),
+            &get("/w00tw00t"),
+            &mut Scratch::default(),
+        ) {
+            Judgement::Offence(offence) => offence,
+            other => panic!("{other:?}"),
+        };
+        let answered = sender.clone();
+        engine.offend(at(0), &offence, Surface::Web, Reply::new(move |verdict| answered.send(format!("{:?}", grounds(&verdict))).unwrap()));
+        assert!(events.try_recv().is_err());
+        let done = disk.0.lock().unwrap().remove(0);
+        done(Kept::Yes);
+        assert_eq!([events.recv().unwrap(), events.recv().unwrap()], ["Banned", "Some(Struck)"]);
+        assert_eq!(grounds(&ask(&engine, at(1), "192.0.2.1", &get("/"))), Some(Grounds::Banned));
+    }
+
+    #[test]
+    fn when_the_disk_is_too_slow_the_refusal_leaves_all_the_same_and_is_counted() {
+        let disk = Slow::default();
+        let engine = engine_with("", Some(Box::new(disk.clone())));
+        assert_eq!(grounds(&ask(&engine, at(0), "192.0.2.1", &get("/w00tw00t"))), Some(Grounds::Struck));
+        assert_eq!(engine.tallies().unsaved_answers.load(Ordering::Relaxed), 1);
+        assert_eq!(grounds(&ask(&engine, at(1), "192.0.2.1", &get("/"))), Some(Grounds::Banned));
+    }
+
+    #[test]
+    fn a_restored_ban_never_ends_later_than_its_bantime_from_now() {
+        let engine = engine("");
+        let client = Client::from(std::net::Ipv4Addr::new(192, 0, 2, 1));
+        let record = BanRecord {
+            client,
+            scope: Scope::All,
+            rule: "w00tw00t".into(),
+            first: at(0),
+            since: at(0),
+            until: Until::at(at(1_000_000)),
+            count: 1,
+            times: 1,
+            evidence: Evidence::new(&[]),
+            node: "".into(),
+        };
+        engine.restore(&record, at(0), Some(Span::from_secs(3600)));
+        assert_eq!(engine.bans().get(client, Surface::Web, at(1)).map(|ban| ban.until), Some(Until::at(at(3600))));
+    }
+}
