@@ -55,6 +55,33 @@ pub enum Kind {
     Other,
 }
 
+impl Kind {
+    /// The kinds that a rule can name (`exim = "refused-per-host"`), and their names.
+    pub const NAMED: [(&'static str, Self); 15] = [
+        ("refused-per-host", Self::ConnectionRefusedPerHost),
+        ("refused-global", Self::ConnectionRefusedGlobal),
+        ("refused-load", Self::LoadRefused),
+        ("auth-failed", Self::AuthFailed),
+        ("rejected-rcpt", Self::RejectedRcpt),
+        ("rejected-helo", Self::RejectedHelo),
+        ("rejected-by-acl", Self::RejectedByAcl),
+        ("syntax-error", Self::SyntaxError),
+        ("protocol-error", Self::ProtocolError),
+        ("too-many-errors", Self::TooManyErrors),
+        ("too-many-nonmail", Self::TooManyNonmail),
+        ("too-many-unrecognized", Self::TooManyUnrecognized),
+        ("synchronization", Self::Synchronization),
+        ("no-mail", Self::NoMail),
+        ("tls-error", Self::TlsError),
+    ];
+
+    /// The kind that a rule calls `name`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMED.iter().find(|(its, _)| *its == name).map(|(_, kind)| *kind)
+    }
+}
+
 /// One line of Exim's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EximLine {
