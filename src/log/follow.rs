@@ -1,17 +1,15 @@
 //! Follows one text file, as `tail -F` does: through rotation by renaming and by truncation, deletion, late appearance and links.
 //!
 //! It holds no clock and never waits: [`Follower::poll`] reads what is there. What it hands on are whole lines, of any bytes, cut at
-//! [`LONGEST_LINE`]; half a line waits for its other half. A position can be saved, and following starts there again, also in a file
+//! [`super::lines::LONGEST_LINE`]; half a line waits for its other half. A position can be saved, and following starts there again, also in a file
 //! that was renamed or copied away meanwhile.
 
+use super::lines::Lines;
 use std::collections::VecDeque;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-/// The longest line in bytes that is handed on: what comes behind it is dropped, and counted.
-pub const LONGEST_LINE: usize = 64 * 1024;
 
 /// How much one poll reads at most from each file, so that a huge log holds up nobody.
 const MOST_PER_POLL: u64 = 8 << 20;
@@ -54,7 +52,7 @@ pub struct Progress {
 /// What has happened since the start, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Lines that were cut at [`LONGEST_LINE`].
+    /// Lines that were cut at [`super::lines::LONGEST_LINE`].
     pub cut_lines: u64,
     /// Bytes of such lines that were dropped.
     pub dropped_bytes: u64,
@@ -245,14 +243,14 @@ impl Follower {
         self.rotated.retain(|reading| {
             number += 1;
             let keep = !reading.is_at_end() || (number > surplus && reading.links > 0);
-            counts.half_lines += u64::from(!keep && !reading.half.is_empty());
+            counts.half_lines += u64::from(!keep && !reading.lines.half().is_empty());
             keep
         });
         if let Some(current) = &self.current
             && current.links == 0
             && current.idle_polls > POLLS_OF_DELETED
         {
-            counts.half_lines += u64::from(!current.half.is_empty());
+            counts.half_lines += u64::from(!current.lines.half().is_empty());
             self.current = None;
         }
     }
@@ -272,10 +270,8 @@ struct Reading {
     offset: u64,
     /// The beginning of the file, as far as it was read.
     head: Vec<u8>,
-    /// A line whose end was not written yet.
-    half: Vec<u8>,
-    /// The rest of a line that was cut, or whose beginning was never seen, is being passed over.
-    skipping: bool,
+    /// Holds a line whose end was not written yet.
+    lines: Lines,
     /// So often nothing new was found.
     idle_polls: u32,
 }
@@ -298,8 +294,7 @@ impl Reading {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             offset: 0,
             head: Vec::new(),
-            half: Vec::new(),
-            skipping: false,
+            lines: Lines::default(),
             idle_polls: 0,
         })
     }
@@ -339,7 +334,9 @@ impl Reading {
         self.head = self.read_head(usize::try_from(offset).unwrap_or(HEAD))?;
         if let Some(before) = offset.checked_sub(1) {
             let mut byte = [0];
-            self.skipping = self.file.read_at(&mut byte, before)? == 1 && byte != *b"\n";
+            if self.file.read_at(&mut byte, before)? == 1 && byte != *b"\n" {
+                self.lines.skip_line();
+            }
         }
         Ok(())
     }
@@ -356,8 +353,7 @@ impl Reading {
     fn restart(&mut self) {
         self.offset = 0;
         self.head.clear();
-        self.half.clear();
-        self.skipping = false;
+        self.lines.restart();
     }
 
     fn is_at_end(&self) -> bool {
@@ -370,7 +366,7 @@ impl Reading {
         Position {
             device: self.device,
             inode: self.inode,
-            offset: self.offset - u64::try_from(self.half.len()).unwrap_or_default(),
+            offset: self.offset - u64::try_from(self.lines.half().len()).unwrap_or_default(),
             head_length: u16::try_from(head_length).unwrap_or_default(),
             head_hash: hash(&self.head),
         }
@@ -396,7 +392,10 @@ impl Reading {
                     progress.bytes += u64::try_from(read).unwrap_or_default();
                     let missing = HEAD - self.head.len();
                     self.head.extend_from_slice(bytes.get(..missing).unwrap_or(bytes));
-                    self.lines(bytes, sink, progress, counts);
+                    let before = (self.lines.cut, self.lines.dropped_bytes);
+                    progress.lines += self.lines.feed(bytes, sink);
+                    counts.cut_lines += self.lines.cut - before.0;
+                    counts.dropped_bytes += self.lines.dropped_bytes - before.1;
                     if self.offset >= stop {
                         progress.more = true;
                         return Ok(());
@@ -407,53 +406,6 @@ impl Reading {
             }
         }
     }
-
-    /// Cuts what was read into lines.
-    fn lines(&mut self, mut bytes: &[u8], sink: &mut dyn FnMut(&[u8]), progress: &mut Progress, counts: &mut Counts) {
-        while let Some(newline) = memchr::memchr(b'\n', bytes) {
-            let (line, rest) = bytes.split_at_checked(newline).unwrap_or_default();
-            bytes = rest.get(1..).unwrap_or_default();
-            if self.skipping {
-                self.skipping = false;
-                counts.dropped_bytes += u64::try_from(line.len()).unwrap_or_default();
-                continue;
-            }
-            progress.lines += 1;
-            if self.half.is_empty() {
-                sink(without_return(line));
-            } else {
-                let room = LONGEST_LINE - self.half.len();
-                counts.cut_lines += u64::from(line.len() > room);
-                self.append(line, counts);
-                sink(without_return(&self.half));
-                self.half.clear();
-            }
-        }
-        if self.skipping {
-            counts.dropped_bytes += u64::try_from(bytes.len()).unwrap_or_default();
-        } else {
-            self.append(bytes, counts);
-            if self.half.len() >= LONGEST_LINE {
-                counts.cut_lines += 1;
-                progress.lines += 1;
-                sink(&self.half);
-                self.half.clear();
-                self.skipping = true;
-            }
-        }
-    }
-
-    /// Adds to the half line what fits.
-    fn append(&mut self, bytes: &[u8], counts: &mut Counts) {
-        let room = LONGEST_LINE - self.half.len();
-        let (kept, dropped) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
-        self.half.extend_from_slice(kept);
-        counts.dropped_bytes += u64::try_from(dropped.len()).unwrap_or_default();
-    }
-}
-
-fn without_return(line: &[u8]) -> &[u8] {
-    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// FNV-1a, 64 bits: it need only be the same after a restart.

@@ -1,5 +1,6 @@
 //! What a follower reads, whatever is done to the file; each test does it with a real file and needs no time to pass.
 
+use super::super::lines::LONGEST_LINE;
 use super::*;
 use proptest::prelude::*;
 use std::fs;

@@ -1,0 +1,192 @@
+//! Opens a log for replay: plain, gzip or zstd, told apart by their first bytes, read in chunks with the progress known.
+
+use super::lines::Lines;
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek};
+use std::path::Path;
+use std::rc::Rc;
+
+const CHUNK: usize = 256 * 1024;
+
+/// A log that is read from beginning to end.
+pub struct LogReader {
+    reader: Box<dyn Read>,
+    size: Option<u64>,
+    consumed: Rc<Cell<u64>>,
+    lines: Lines,
+    chunk: Vec<u8>,
+    ended: bool,
+}
+
+impl std::fmt::Debug for LogReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogReader").field("size", &self.size).field("consumed", &self.consumed).finish_non_exhaustive()
+    }
+}
+
+/// Counts what is read of a file, before it is unpacked.
+struct Counted<R> {
+    inner: R,
+    consumed: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.consumed.set(self.consumed.get() + u64::try_from(read).unwrap_or_default());
+        Ok(read)
+    }
+}
+
+impl LogReader {
+    /// Opens `path`; `-` is standard input.
+    ///
+    /// # Errors
+    /// What the file system said, with the path.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        if path == Path::new("-") {
+            return Self::new(io::stdin(), None).map_err(named);
+        }
+        let mut file = File::open(path).map_err(named)?;
+        let metadata = file.metadata().map_err(named)?;
+        if metadata.is_dir() {
+            return Err(named(io::Error::new(io::ErrorKind::IsADirectory, "found a directory, expected a file")));
+        }
+        // A pipe has no size, and cannot be asked for one.
+        let size = metadata.is_file().then_some(metadata.len());
+        if size.is_some() {
+            file.rewind().map_err(named)?;
+        }
+        Self::new(file, size).map_err(named)
+    }
+
+    /// Reads what `input` gives; `size` is what it gives in all, where that is known.
+    ///
+    /// # Errors
+    /// What reading the first bytes said.
+    pub fn new(input: impl Read + 'static, size: Option<u64>) -> io::Result<Self> {
+        let consumed = Rc::new(Cell::new(0));
+        let mut counted = Counted { inner: input, consumed: Rc::clone(&consumed) };
+        let mut magic = Vec::with_capacity(4);
+        counted.by_ref().take(4).read_to_end(&mut magic)?;
+        let is_gzip = magic.starts_with(&[0x1f, 0x8b]);
+        let is_zstd = magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
+        let input = io::Cursor::new(magic).chain(counted);
+        let reader: Box<dyn Read> = if is_gzip {
+            // Rotated logs may be several compressed files in a row.
+            Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(CHUNK, input)))
+        } else if is_zstd {
+            Box::new(zstd::Decoder::new(input)?)
+        } else {
+            Box::new(input)
+        };
+        Ok(Self { reader, size, consumed, lines: Lines::default(), chunk: vec![0; CHUNK], ended: false })
+    }
+
+    /// Bytes of the file, as it is on disk, that were read so far.
+    #[must_use]
+    pub fn consumed(&self) -> u64 {
+        self.consumed.get()
+    }
+
+    /// Bytes of the file on disk; none for a pipe.
+    #[must_use]
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// Reads one chunk, hands its lines to `sink` and says whether there may be more. The last line needs no newline.
+    ///
+    /// # Errors
+    /// What reading or unpacking said. Lines before the error were handed on.
+    pub fn next_chunk(&mut self, sink: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
+        while !self.ended {
+            match self.reader.read(&mut self.chunk) {
+                Ok(0) => {
+                    self.ended = true;
+                    if !self.lines.half().is_empty() {
+                        self.lines.feed(b"\n", sink);
+                    }
+                }
+                Ok(read) => {
+                    self.lines.feed(self.chunk.get(..read).unwrap_or_default(), sink);
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.ended = true;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn text() -> Vec<u8> {
+        (0..50_000).flat_map(|number| format!("line {number}\n").into_bytes()).chain(*b"last").collect()
+    }
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn lines_of(file: &[u8]) -> Result<Vec<String>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        std::fs::write(&path, file).unwrap();
+        let mut reader = LogReader::open(&path).unwrap();
+        assert_eq!(reader.size(), Some(file.len() as u64));
+        let mut lines = Vec::new();
+        while reader.next_chunk(&mut |line| lines.push(String::from_utf8_lossy(line).into_owned())).map_err(|error| error.to_string())? {}
+        assert_eq!(reader.consumed(), file.len() as u64);
+        Ok(lines)
+    }
+
+    #[test]
+    fn plain_gzip_and_zstd_logs_hold_the_same_lines() {
+        let text = text();
+        let expected: Vec<String> = (0..50_000).map(|number| format!("line {number}")).chain(["last".into()]).collect();
+        assert_eq!(lines_of(&text).unwrap(), expected);
+        assert_eq!(lines_of(&gzip(&text)).unwrap(), expected);
+        assert_eq!(lines_of(&zstd::encode_all(&text[..], 3).unwrap()).unwrap(), expected);
+    }
+
+    #[test]
+    fn compressed_files_in_a_row_are_one_log() {
+        let expected = ["a", "b"];
+        assert_eq!(lines_of(&[gzip(b"a\n"), gzip(b"b\n")].concat()).unwrap(), expected);
+        let frames = [zstd::encode_all(&b"a\n"[..], 1).unwrap(), zstd::encode_all(&b"b\n"[..], 1).unwrap()].concat();
+        assert_eq!(lines_of(&frames).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_empty_log_has_no_lines() {
+        assert!(lines_of(b"").unwrap().is_empty());
+        assert!(lines_of(&gzip(b"")).unwrap().is_empty());
+        assert_eq!(lines_of(b"\n").unwrap(), [""]);
+    }
+
+    #[test]
+    fn a_damaged_compressed_log_is_an_error() {
+        let mut file = gzip(&text());
+        file.truncate(file.len() / 2);
+        assert!(lines_of(&file).is_err());
+    }
+
+    #[test]
+    fn a_log_that_is_not_there_is_an_error_with_its_name() {
+        let error = LogReader::open(Path::new("/no/such/log.gz")).unwrap_err().to_string();
+        assert!(error.starts_with("/no/such/log.gz: "), "{error}");
+        assert!(LogReader::open(Path::new("/")).unwrap_err().to_string().contains("expected a file"));
+    }
+}
