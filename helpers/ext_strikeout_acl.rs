@@ -1,4 +1,8 @@
-//! Placeholder until the library answers.
+//! `ext_strikeout_acl`: Squid asks it about each request.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    strikeout::squid::helper::run()
+}

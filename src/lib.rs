@@ -13,6 +13,7 @@ pub mod list;
 pub mod log;
 pub mod reply;
 pub mod rule;
+pub mod squid;
 pub mod table;
 pub mod time;
 pub mod verdict;

@@ -1,0 +1,286 @@
+//! The helper's loop: one read's worth of lines in, one write's worth of answers out, and every query answered exactly once.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::output::Output;
+use super::query::{Parser, split_id};
+use super::{Backend, Place};
+use crate::client::Client;
+use crate::detector::{Detector, Judgement};
+use crate::engine::InForce;
+use crate::event::Event;
+use crate::reply::Reply;
+use crate::rule::set::Scratch;
+use crate::time::Time;
+use crate::verdict::Verdict;
+
+/// How much is read at a time.
+const READ: usize = 32 * 1024;
+/// The longest line that is kept: Squid's are 200 KB at most. What is longer is answered `ERR`, and the rest of it is passed over.
+const LONGEST_LINE: usize = 1024 * 1024;
+/// Squid reads channel IDs into an int: from here on the helper looks for a quiet moment to end, and Squid starts a new one.
+const LAST_ID: u64 = (1 << 31) - (1 << 22);
+/// How long nothing may come in for the moment to be quiet.
+const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+/// How long the end waits for answers that other threads owe: longer than their own limit.
+const LAST_ANSWERS: Duration = Duration::from_millis(1000);
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Squid closed the helper's input.
+    Eof,
+    /// Squid closed the helper's output, or it cannot be read.
+    Broken,
+    /// Channel IDs are running out.
+    IdsRunOut,
+}
+
+/// One run of the helper, from the first query to the end of input.
+pub struct Session {
+    place: Place,
+    output: Output,
+    parser: Parser,
+    scratch: Scratch,
+    out: Vec<u8>,
+    tally: HashMap<Client, (IpAddr, u32), ahash::RandomState>,
+    /// The highest channel ID seen.
+    last_id: u64,
+    malformed: u64,
+}
+
+/// What is the same for all lines of one read.
+struct Read<'a> {
+    backend: &'a Arc<dyn Backend>,
+    in_force: &'a Arc<InForce>,
+    detector: Detector<'a>,
+    now: Time,
+    counts_requests: bool,
+}
+
+impl Session {
+    /// A session that answers on `output` with whatever backend is in `place`.
+    #[must_use]
+    pub fn new(place: Place, output: Output) -> Self {
+        Self {
+            place,
+            output,
+            parser: Parser::default(),
+            scratch: Scratch::default(),
+            out: Vec::with_capacity(READ),
+            tally: HashMap::default(),
+            last_id: 0,
+            malformed: 0,
+        }
+    }
+
+    /// Answers queries from `input` until it ends.
+    pub fn run(&mut self, input: BorrowedFd<'_>) -> End {
+        let mut buffer = vec![0; READ];
+        let mut filled = 0;
+        let mut skipping = false;
+        let end = loop {
+            if self.last_id >= LAST_ID && filled == 0 && !skipping && self.output.waiting() == 0 && is_quiet(input) {
+                break End::IdsRunOut;
+            }
+            if buffer.len() < filled + READ {
+                buffer.resize(filled + READ, 0);
+            }
+            let read = match rustix::io::read(input, buffer.get_mut(filled..).unwrap_or_default()) {
+                Ok(0) => break End::Eof,
+                Ok(read) => read,
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {
+                    let _ = poll(&mut [PollFd::new(&input, PollFlags::IN)], None);
+                    continue;
+                }
+                Err(error) => {
+                    log::error!("stdin cannot be read: {error}");
+                    break End::Broken;
+                }
+            };
+            let searched = filled;
+            filled += read;
+            let Some(newline) = memchr::memrchr(b'\n', buffer.get(searched..filled).unwrap_or_default()) else {
+                if filled > LONGEST_LINE {
+                    // Its head holds the ID; the answer goes out now, and the tail is dropped as it comes.
+                    if !skipping {
+                        self.too_long(buffer.get(..filled).unwrap_or_default());
+                    }
+                    skipping = true;
+                    filled = 0;
+                    buffer.truncate(2 * READ);
+                }
+                continue;
+            };
+            let complete = searched + newline + 1;
+            let mut lines = buffer.get(..complete).unwrap_or_default();
+            if skipping {
+                let tail = memchr::memchr(b'\n', lines).map_or(lines.len(), |end| end + 1);
+                lines = lines.get(tail..).unwrap_or_default();
+                skipping = false;
+            }
+            self.answer_all(lines);
+            buffer.copy_within(complete..filled, 0);
+            filled -= complete;
+            if buffer.len() > 4 * READ && filled < READ {
+                buffer.truncate(2 * READ);
+                buffer.shrink_to_fit();
+            }
+            if self.output.is_closed() {
+                break End::Broken;
+            }
+        };
+        if filled > 0 && !skipping {
+            // A query that the end of input cut off is answered all the same.
+            buffer.truncate(filled);
+            buffer.push(b'\n');
+            self.answer_all(&buffer);
+        }
+        self.output.wait_for_all(LAST_ANSWERS);
+        if let Some(backend) = self.place.get() {
+            backend.close();
+        }
+        end
+    }
+
+    /// Answers the complete lines of one read: everything that needs no waiting in one write.
+    fn answer_all(&mut self, lines: &[u8]) {
+        let backend = self.place.get();
+        let in_force = backend.as_ref().map(|backend| backend.in_force());
+        let read = backend.as_ref().zip(in_force.as_ref()).map(|(backend, in_force)| Read {
+            backend,
+            in_force,
+            detector: in_force.detector(backend.bans()),
+            now: backend.now(),
+            counts_requests: !in_force.rules.request_rates().is_empty(),
+        });
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', lines) {
+            let line = lines.get(start..end).unwrap_or_default();
+            start = end + 1;
+            let (id, query) = split_id(line.strip_suffix(b"\r").unwrap_or(line));
+            self.note_id(id);
+            let Some(read) = &read else {
+                super::answer::write_err(id, &mut self.out);
+                continue;
+            };
+            let before = self.out.len();
+            if catch_unwind(AssertUnwindSafe(|| self.answer(read, id, query))).is_err() {
+                log::error!("internal fault while a query was judged: it is answered ERR");
+                self.out.truncate(before);
+                self.parser = Parser::default();
+                self.scratch = Scratch::default();
+                super::answer::write_err(id, &mut self.out);
+            }
+        }
+        self.flush();
+        if let Some(read) = &read {
+            for (client, (address, requests)) in self.tally.drain() {
+                read.backend.tally(read.now, address, client, requests);
+            }
+        }
+    }
+
+    fn answer(&mut self, read: &Read<'_>, id: Option<&[u8]>, line: &[u8]) {
+        log::debug!("query {}", line.escape_ascii());
+        let query = match self.parser.parse(line) {
+            Ok(query) => query,
+            Err(error) => {
+                // A stranger may be able to provoke these: one line of log for each power of two of them.
+                self.malformed += 1;
+                if self.malformed.is_power_of_two() {
+                    log::warn!("malformed query ({} so far): {error}", self.malformed);
+                }
+                return super::answer::write_err(id, &mut self.out);
+            }
+        };
+        match read.detector.judge(read.now, query.address, &query.event, &mut self.scratch) {
+            Judgement::Settled { verdict, counts } => {
+                if counts && read.counts_requests && matches!(query.event, Event::Request(_)) {
+                    self.tally.entry(Client::of(query.address, read.in_force.prefix)).or_insert((query.address, 0)).1 += 1;
+                }
+                log::debug!("{} gets {verdict:?}", query.address);
+                self.output.format(id, &verdict, read.backend.names(), read.now, &mut self.out);
+            }
+            Judgement::Unkept(verdict) => {
+                let reply = self.later(read, id);
+                read.backend.when_kept(verdict, reply.0);
+                self.wait(reply.1);
+            }
+            Judgement::Offence(offence) => {
+                let reply = self.later(read, id);
+                read.backend.offend(read.now, offence, reply.0);
+                self.wait(reply.1);
+            }
+        }
+    }
+
+    /// A reply that writes its answer by itself, on whichever thread it is given.
+    ///
+    /// Without a channel ID answers must come in the order of the queries: then the second value is what to wait for.
+    fn later(&mut self, read: &Read<'_>, id: Option<&[u8]>) -> (Reply, Option<std::sync::mpsc::Receiver<()>>) {
+        let (sender, receiver): (Option<Sender<()>>, _) = match id {
+            Some(_) => (None, None),
+            None => {
+                self.flush();
+                let (sender, receiver) = channel();
+                (Some(sender), Some(receiver))
+            }
+        };
+        self.output.expect();
+        let output = self.output.clone();
+        let backend = Arc::clone(read.backend);
+        let id = id.map(<[u8]>::to_vec);
+        let now = read.now;
+        let reply = Reply::new(move |verdict: Verdict| {
+            log::debug!("an offence or an unsaved ban gets {verdict:?}");
+            let mut line = Vec::with_capacity(super::answer::LONGEST);
+            output.format(id.as_deref(), &verdict, backend.names(), now, &mut line);
+            output.write_expected(&line);
+            drop(sender);
+        });
+        (reply, receiver)
+    }
+
+    fn wait(&self, answered: Option<std::sync::mpsc::Receiver<()>>) {
+        if let Some(answered) = answered {
+            // The sender is dropped with the reply, whatever becomes of it.
+            let _ = answered.recv();
+        }
+    }
+
+    fn too_long(&mut self, head: &[u8]) {
+        let (id, _) = split_id(head);
+        self.note_id(id);
+        log::warn!("a query of more than {LONGEST_LINE} bytes is answered ERR");
+        super::answer::write_err(id, &mut self.out);
+        self.flush();
+    }
+
+    fn note_id(&mut self, id: Option<&[u8]>) {
+        let id = id.and_then(|id| std::str::from_utf8(id).ok()).and_then(|id| id.parse().ok()).unwrap_or(0);
+        self.last_id = self.last_id.max(id);
+    }
+
+    fn flush(&mut self) {
+        if !self.out.is_empty() {
+            self.output.write(&self.out);
+            self.out.clear();
+        }
+    }
+}
+
+/// Whether nothing comes in for [`QUIET`].
+fn is_quiet(input: BorrowedFd<'_>) -> bool {
+    matches!(poll(&mut [PollFd::new(&input, PollFlags::IN)], Some(&QUIET)), Ok(0))
+}
