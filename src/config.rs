@@ -131,6 +131,8 @@ pub struct LogConfig {
     pub path: PathBuf,
     /// The names of the rules, each of them in force.
     pub rules: Vec<String>,
+    /// Whether its server asks about each request as well: then a line tells only what such a query cannot see.
+    pub inline: bool,
 }
 
 #[derive(Debug, Deserialize, Default)]
@@ -147,6 +149,8 @@ struct File {
 struct LogSpec {
     path: Spanned<PathBuf>,
     rules: Vec<Spanned<String>>,
+    #[serde(default)]
+    inline: bool,
 }
 
 #[derive(Debug, Deserialize, Default)]
@@ -358,7 +362,7 @@ fn checked_log(log: LogSpec, rules: &RuleSet) -> Result<LogConfig, Fault> {
             Some(_) => names.push(name),
         }
     }
-    Ok(LogConfig { path: log.path.into_inner(), rules: names })
+    Ok(LogConfig { path: log.path.into_inner(), rules: names, inline: log.inline })
 }
 
 #[cfg(test)]
@@ -402,6 +406,7 @@ mod tests {
             ("[[rule]]\nname = \"a\"\nstatus = 99", ":3: found status 99, expected 100 to 999"),
             ("[[rule]]\nname = \"a\"\npath = \"x\"\n[[rule]]\nname = \"a\"\npath = \"y\"", ":5: found a second rule \"a\""),
             ("[[log]]\npath = \"/var/log/x\"\nrules = [\"nix\"]", ":3: found the rule \"nix\" in a log"),
+            ("[[rule]]\nname = \"a\"\nexim = \"refused\"", ":3: found exim = \"refused\", expected one of refused-per-host, "),
             ("[[log]]\npath = \"x\"\nrules = []", ":2: found the log x, expected an absolute path"),
             ("[[log]]\npath = \"/x\"\nrules = [\"exim-rate\"]", ":3: found the rule \"exim-rate\" in a log, which"),
             ("[table", ":1: "),

@@ -80,6 +80,42 @@ impl Kind {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::NAMED.iter().find(|(its, _)| *its == name).map(|(_, kind)| *kind)
     }
+
+    /// What a rule calls it; for people.
+    #[must_use]
+    pub fn description(self) -> &'static str {
+        let named = Self::NAMED.iter().find(|(_, kind)| *kind == self).map(|(name, _)| *name);
+        named.unwrap_or(match self {
+            Self::OurRefusal => "our own refusal",
+            Self::Accepted => "accepted",
+            Self::AcceptedAuthenticated => "accepted, authenticated",
+            Self::Ambiguous => "ambiguous",
+            _ => "other",
+        })
+    }
+
+    /// Text that every line of this kind holds, and few others do.
+    #[must_use]
+    pub fn literal(self) -> &'static str {
+        match self {
+            Self::ConnectionRefusedGlobal | Self::ConnectionRefusedPerHost => " refused: too many connections",
+            Self::LoadRefused => " refused: load average = ",
+            Self::AuthFailed => " authenticator failed for ",
+            Self::RejectedRcpt => " rejected RCPT ",
+            Self::SyntaxError => "SMTP syntax error in ",
+            Self::ProtocolError => "SMTP protocol error in ",
+            Self::TooManyErrors => " dropped: too many syntax or protocol errors",
+            Self::TooManyNonmail => " dropped: too many nonmail commands",
+            Self::TooManyUnrecognized => " dropped: too many unrecognized commands",
+            Self::Synchronization => "SMTP protocol synchronization error ",
+            Self::NoMail => "no MAIL in ",
+            Self::TlsError => "TLS error on ",
+            Self::RejectedHelo => "rejected ",
+            Self::RejectedByAcl | Self::OurRefusal => " rejected ",
+            Self::Accepted | Self::AcceptedAuthenticated => "<= ",
+            Self::Ambiguous | Self::Other => "",
+        }
+    }
 }
 
 /// One line of Exim's.
@@ -105,8 +141,19 @@ pub fn parse(line: &[u8], zone: &mut Zone) -> EximLine {
     let Some((time, text)) = exim_time(line, zone) else {
         return EximLine { time: None, client: None, kind: Kind::Other };
     };
-    let (kind, client) = read(without_id(without_pid(text)));
+    let (kind, client) = read(without_id(without_pid(without_program(text))));
     EximLine { time: Some(time), client: client.filter(|_| !line.trim_ascii_end().ends_with(OVERFLOWED)), kind }
+}
+
+/// Leaves off `mx1 exim[29786]: `, which a syslog daemon may put behind a time of its own. No text of a client's comes as early.
+fn without_program(text: &[u8]) -> &[u8] {
+    let after = memchr::memchr(b' ', text).and_then(|host| text.get(host + 1..)).and_then(|rest| rest.strip_prefix(b"exim"));
+    let after = after.map(|rest| rest.strip_prefix(b"4").unwrap_or(rest)).and_then(|rest| rest.strip_prefix(b"["));
+    let Some(pid) = after else { return text };
+    match pid.get(pid.iter().take_while(|byte| byte.is_ascii_digit()).count()..) {
+        Some([b']', b':', b' ', rest @ ..]) => rest,
+        _ => text,
+    }
 }
 
 /// Leaves off `[22093] `, which `log_selector = +pid` puts behind the time.

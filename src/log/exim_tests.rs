@@ -111,8 +111,10 @@ fn every_kind_of_line_is_known_and_blames_the_bracket_outside_the_parentheses() 
             Kind::AcceptedAuthenticated,
         ),
     ] {
+        assert!(line.contains(kind.literal()), "{line}");
         assert_eq!(blames(&format!("2026-11-23 01:02:03 {line}")), (kind, client), "{line}");
         assert_eq!(blames(&format!("2026-11-23 01:02:03.004 +0100 [7] {line}")), (kind, client), "{line}");
+        assert_eq!(blames(&format!("2026-11-23 01:02:03 mx1.example exim[8003]: [8003] {line}")), (kind, client), "{line}");
     }
 }
 

@@ -7,5 +7,6 @@ pub mod exim;
 pub mod follow;
 pub mod lines;
 pub mod open;
+pub mod rules;
 pub mod thread;
 pub mod time;

@@ -420,7 +420,12 @@ impl RuleSpec {
             return Ok(Trigger::Simultaneous { limit: limit.into_inner() });
         }
         if let Some(kinds) = self.exim {
-            return Ok(Trigger::Line(LinePattern::Exim(kinds.into_inner().into_vec())));
+            let span = kinds.span();
+            let kinds = kinds.into_inner().into_vec();
+            if let Some(unknown) = kinds.iter().find(|kind| crate::log::exim::Kind::from_name(kind).is_none()) {
+                return Err(Fault::at(&span, crate::log::rules::unknown_kind(unknown)));
+            }
+            return Ok(Trigger::Line(LinePattern::Exim(kinds)));
         }
         if let Some(failregex) = self.failregex {
             let ignoreregex = self.ignoreregex.map(|ignoreregex| ignoreregex.into_inner().into_vec()).unwrap_or_default();
