@@ -16,6 +16,7 @@ pub mod log;
 pub mod python_regex;
 pub mod reply;
 pub mod rule;
+pub mod socket;
 pub mod squid;
 pub mod table;
 pub mod time;

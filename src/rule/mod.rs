@@ -45,7 +45,7 @@ pub struct Rule {
 }
 
 /// Which events are an offence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Trigger {
     /// A request that matches; see [`RequestPattern`].
     Request(RequestPattern),
@@ -72,7 +72,7 @@ pub enum Trigger {
 }
 
 /// What a request must match: every part that is given.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct RequestPattern {
     /// The methods, as sent; empty for any.
     pub methods: Vec<String>,
@@ -87,7 +87,7 @@ pub struct RequestPattern {
 }
 
 /// Which log lines blame a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum LinePattern {
     /// Kinds of Exim log lines, by name (see [`crate::log::exim`]).
     Exim(Vec<String>),

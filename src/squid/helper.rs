@@ -16,6 +16,8 @@ use super::session::{End, Session};
 /// How often a fault that lasts is logged again, and how often what failed is tried again.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// How long the first query may wait for the table.
+const FIRST_TABLE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(1);
 
 /// Squid external ACL helper: refuses clients that probe and flood.
@@ -52,7 +54,7 @@ pub fn run() -> ExitCode {
             let started = std::thread::Builder::new().name("table".into()).spawn(move || keep_table(&args, &place, &ready));
             match started {
                 // The first query meets a table, if there can be one.
-                Ok(_) => drop(is_ready.recv()),
+                Ok(_) => drop(is_ready.recv_timeout(FIRST_TABLE)),
                 Err(error) => log::error!("no thread could be started: every query is answered ERR: {error}"),
             }
         }
@@ -109,10 +111,10 @@ fn keep_saying(fault: String) {
 
 /// A fault that lasts: logged when it begins or changes, and each minute.
 #[derive(Default)]
-struct Fault(Option<(String, Instant)>);
+pub(super) struct Fault(Option<(String, Instant)>);
 
 impl Fault {
-    fn say(&mut self, fault: &str) {
+    pub(super) fn say(&mut self, fault: &str) {
         if self.0.as_ref().is_some_and(|(said, at)| said == fault && at.elapsed() < SAY_AGAIN) {
             return;
         }
@@ -120,7 +122,7 @@ impl Fault {
         self.0 = Some((fault.to_owned(), Instant::now()));
     }
 
-    fn over(&mut self, what: &str) {
+    pub(super) fn over(&mut self, what: &str) {
         if self.0.take().is_some() {
             log::info!("{what}");
         }
