@@ -4,7 +4,7 @@ pub mod change;
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use lru::LruCache;
 
@@ -16,7 +16,7 @@ use crate::list::Lists;
 use crate::reply::{Deadlines, Reply};
 use crate::rule::{Evidence, Mode, Names, Offence, Rule, RuleId, RuleSet};
 use crate::table::{Ban, Bans, Counter, Strikes, Until};
-use crate::time::{Span, Time};
+use crate::time::Time;
 use crate::verdict::{Grounds, Innocence, Refusal, Verdict};
 pub use change::{BanRecord, Change, Done, Keeper, Kept};
 
@@ -66,7 +66,7 @@ pub struct Engine {
     history: Mutex<LruCache<(Client, RuleId), Earlier, ahash::RandomState>>,
     /// The stories of the latest bans.
     stories: Mutex<LruCache<Client, BanRecord, ahash::RandomState>>,
-    keeper: Option<Box<dyn Keeper>>,
+    keeper: OnceLock<Box<dyn Keeper>>,
     deadlines: Deadlines,
     observers: RwLock<Vec<Observer>>,
     tallies: Tallies,
@@ -105,13 +105,7 @@ impl Engine {
     ///
     /// # Errors
     /// The thread that answers late replies could not be started.
-    pub fn new(
-        names: Arc<Names>,
-        in_force: InForce,
-        clients: usize,
-        bans: usize,
-        keeper: Option<Box<dyn Keeper>>,
-    ) -> std::io::Result<Self> {
+    pub fn new(names: Arc<Names>, in_force: InForce, clients: usize, bans: usize) -> std::io::Result<Self> {
         Ok(Self {
             names,
             in_force: RwLock::new(Arc::new(in_force)),
@@ -120,7 +114,7 @@ impl Engine {
             shadows: Bans::new(SHADOWS),
             history: Mutex::new(LruCache::with_hasher(NonZeroUsize::new(bans).unwrap_or(NonZeroUsize::MIN), ahash::RandomState::new())),
             stories: Mutex::new(LruCache::with_hasher(STORIES, ahash::RandomState::new())),
-            keeper,
+            keeper: OnceLock::new(),
             deadlines: Deadlines::start()?,
             observers: RwLock::default(),
             tallies: Tallies::default(),
@@ -160,6 +154,11 @@ impl Engine {
     #[must_use]
     pub fn tallies(&self) -> &Tallies {
         &self.tallies
+    }
+
+    /// From now on `keeper` keeps every change. The first one stays.
+    pub fn keep_with(&self, keeper: Box<dyn Keeper>) {
+        let _ = self.keeper.set(keeper);
     }
 
     /// Calls `observer` with every change from now on, once it is kept. It must neither block nor call the engine.
@@ -204,7 +203,7 @@ impl Engine {
 
     /// Answers with a refusal that rests on a ban which is not kept yet, once it is.
     pub fn when_kept(self: &Arc<Self>, verdict: Verdict, reply: Reply) {
-        let Some(keeper) = &self.keeper else { return reply.send(verdict) };
+        let Some(keeper) = self.keeper.get() else { return reply.send(verdict) };
         let held = self.deadlines.hold(reply, self.late(verdict.clone()));
         keeper.flush(Box::new(move |_| {
             held.settle(verdict);
@@ -214,7 +213,7 @@ impl Engine {
     /// Bans `client` as an operator or another machine says, and answers when that is kept. The caller has asked the never-ban list.
     pub fn ban(self: &Arc<Self>, record: BanRecord, reply: Reply) {
         let rule = self.names.intern(&record.rule);
-        self.bans.ban(record.client, record.scope, Ban { until: record.until, rule, saved: self.keeper.is_none() }, record.since);
+        self.bans.ban(record.client, record.scope, Ban { until: record.until, rule, saved: self.keeper.get().is_none() }, record.since);
         self.conclude(vec![record], Verdict::Allow(Innocence::NotAQuestion), reply);
     }
 
@@ -252,14 +251,11 @@ impl Engine {
             Arc::new(InForce { rules: Arc::clone(&in_force.rules), lists, prefix: in_force.prefix, on_failure: in_force.on_failure });
     }
 
-    /// Puts a ban in place as a state file, a resident or another machine has it: nothing is kept, told or answered.
+    /// Puts a ban in place as a state file or another machine has it: nothing is kept, told or answered.
     ///
-    /// No ban ends later than `longest` from now: a clock that was wrong when it was written must not make it eternal.
-    pub fn restore(&self, record: &BanRecord, now: Time, longest: Option<Span>) {
-        let until = match (record.until.time(), longest) {
-            (Some(until), Some(longest)) => Until::at(until.min(now.after(longest))),
-            _ => record.until,
-        };
+    /// It lasts no longer from now than it was meant to last when it was made: a clock that was wrong then must not make it eternal.
+    pub fn restore(&self, record: &BanRecord, now: Time) {
+        let until = record.until.time().map_or(Until::NEVER, |until| Until::at(until.min(now.after(until.since(record.since)))));
         if until.is_over(now) {
             return;
         }
@@ -304,7 +300,7 @@ impl Engine {
             let counter = self.strike(now, rule, offence.client, strikes);
             if counter.count() >= rule.maxretry {
                 let record = self.sentence(now, rule, offence, counter);
-                let ban = Ban { until: record.until, rule: rule.id, saved: self.keeper.is_none() };
+                let ban = Ban { until: record.until, rule: rule.id, saved: self.keeper.get().is_none() };
                 let story = format!(
                     "{} until {} by rule {} ({} in {}): {}",
                     offence.client.display(prefix),
@@ -408,7 +404,7 @@ impl Engine {
 
     /// Disk, mark, subscribers, reply: in that order.
     fn keep_then(self: &Arc<Self>, change: Change, verdict: Verdict, reply: Reply) {
-        let Some(keeper) = &self.keeper else {
+        let Some(keeper) = self.keeper.get() else {
             self.tell(&change);
             return reply.send(verdict);
         };
@@ -457,7 +453,11 @@ mod tests {
     fn engine_with(text: &str, keeper: Option<Box<dyn Keeper>>) -> Arc<Engine> {
         let names = Arc::new(Names::default());
         let config = Config::parse(text.as_bytes(), Path::new("test.toml"), &names).unwrap();
-        Arc::new(Engine::new(names, config.into(), 1000, 1000, keeper).unwrap())
+        let engine = Engine::new(names, config.into(), 1000, 1000).unwrap();
+        if let Some(keeper) = keeper {
+            engine.keep_with(keeper);
+        }
+        Arc::new(engine)
     }
 
     fn engine(text: &str) -> Arc<Engine> {
@@ -631,22 +631,25 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_ban_never_ends_later_than_its_bantime_from_now() {
+    fn a_restored_ban_lasts_no_longer_from_now_than_it_was_meant_to() {
         let engine = engine("");
         let client = Client::from(std::net::Ipv4Addr::new(192, 0, 2, 1));
+        let ahead = 1_000_000;
         let record = BanRecord {
             client,
             scope: Scope::All,
             rule: "w00tw00t".into(),
-            first: at(0),
-            since: at(0),
-            until: Until::at(at(1_000_000)),
+            first: at(ahead),
+            since: at(ahead),
+            until: Until::at(at(ahead + 3600)),
             count: 1,
             times: 1,
             evidence: Evidence::new(&[]),
             node: "".into(),
         };
-        engine.restore(&record, at(0), Some(Span::from_secs(3600)));
+        engine.restore(&record, at(0));
         assert_eq!(engine.bans().get(client, Surface::Web, at(1)).map(|ban| ban.until), Some(Until::at(at(3600))));
+        engine.restore(&record, at(2 * ahead));
+        assert_eq!(engine.bans().len(), 1, "an ended ban is not restored");
     }
 }

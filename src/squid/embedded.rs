@@ -40,7 +40,7 @@ impl Embedded {
         let (clients, bans) = (loaded.table.clients.get(), loaded.table.bans.get());
         let mut in_force = InForce::from(loaded);
         in_force.lists.set_own(OwnAddresses::read().unwrap_or_default());
-        let engine = Engine::new(names, in_force, clients, bans, None).map_err(|error| format!("no thread could be started: {error}"))?;
+        let engine = Engine::new(names, in_force, clients, bans).map_err(|error| format!("no thread could be started: {error}"))?;
         Ok(Self { clock: Clock::start(), engine: Arc::new(engine), config: config.map(Path::to_path_buf) })
     }
 
