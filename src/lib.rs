@@ -11,6 +11,7 @@ pub mod engine;
 pub mod event;
 pub mod fail2ban;
 pub mod filter_test;
+pub mod import;
 pub mod list;
 pub mod log;
 pub mod python_regex;

@@ -90,6 +90,18 @@ impl Definition {
     /// # Errors
     /// A fault in a file, or a value that refers to itself.
     pub fn read(path: &Path, options: &[(String, String)]) -> Result<Self, FilterError> {
+        Self::resolve(path, options, false)
+    }
+
+    /// As [`Definition::read`], with all options that the file defines, not only those that fail2ban's server knows.
+    ///
+    /// # Errors
+    /// As [`Definition::read`].
+    pub fn read_all(path: &Path, options: &[(String, String)]) -> Result<Self, FilterError> {
+        Self::resolve(path, options, true)
+    }
+
+    fn resolve(path: &Path, options: &[(String, String)], all: bool) -> Result<Self, FilterError> {
         if !path.exists() && !files(path).iter().any(|file| file.exists()) {
             return Err(ConfigError { file: path.to_owned(), line: None, message: "there is no such filter file".to_owned() }.into());
         }
@@ -114,6 +126,15 @@ impl Definition {
                 init.insert(format!("known/{option}"), value.clone());
             }
             init.entry(option).or_insert(value);
+        }
+        if all {
+            for option in config.own_options("Definition").into_iter().chain(config.default_options()) {
+                if !values.contains_key(&option)
+                    && let Some(value) = config.get("Definition", &option, &Options::new())?
+                {
+                    values.insert(option, value);
+                }
+            }
         }
         values.extend(init);
         let mut more = |tag: &str| config.get_qualified("Definition", tag, &given).map_err(|error| error.to_string());
