@@ -217,10 +217,33 @@ impl Filter {
         Ok(Self { prefregex, failregex: expressions, ignoreregex, dates, default_offset, sources, path: path.to_owned() })
     }
 
-    /// The file that it was loaded from.
+    /// The file that it was loaded from; empty for a filter that a rule writes out itself.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A filter from expressions alone, as a rule writes them. Names are not looked up, and so not matched.
+    ///
+    /// # Errors
+    /// The expression that is none, or that says nobody to blame.
+    pub fn of(failregex: &[String], ignoreregex: &[String]) -> Result<Self, String> {
+        let compile = |option: &str, text: &String| {
+            Expression::new(text, false).map_err(|error| format!("found {option} {text:?}, expected a regular expression: {error}"))
+        };
+        let expressions = failregex.iter().map(|text| compile("failregex", text)).collect::<Result<Vec<_>, _>>()?;
+        if let Some((_, text)) = expressions.iter().zip(failregex).find(|(expression, _)| !expression.names_somebody()) {
+            return Err(format!("found failregex {text:?}, expected <HOST> or another tag that says who is blamed"));
+        }
+        Ok(Self {
+            prefregex: None,
+            failregex: expressions,
+            ignoreregex: ignoreregex.iter().map(|text| compile("ignoreregex", text)).collect::<Result<_, _>>()?,
+            dates: Patterns::new(None, Years::until(i32::from(jiff::Zoned::now().year())))?,
+            default_offset: None,
+            sources: failregex.to_vec(),
+            path: PathBuf::new(),
+        })
     }
 }
 

@@ -8,5 +8,6 @@ pub mod follow;
 pub mod lines;
 pub mod open;
 pub mod rules;
+pub mod text;
 pub mod thread;
 pub mod time;

@@ -6,6 +6,7 @@ use aho_corasick::AhoCorasick;
 
 use super::access::{self, AccessLine};
 use super::exim::{self, EximLine, Kind};
+use super::text::TextRule;
 use super::time::Zone;
 use crate::client::Client;
 use crate::detector::{Detector, Judgement};
@@ -37,6 +38,7 @@ pub struct LogRules {
     exim: Vec<(Kind, Arc<Rule>)>,
     /// Text without which no line of Exim's can matter: looking for it costs much less than reading the line.
     exim_gate: Option<AhoCorasick>,
+    texts: Vec<TextRule>,
     inline: bool,
     scratch: Scratch,
 }
@@ -50,7 +52,7 @@ impl LogRules {
     /// # Errors
     /// A sentence on the rule that cannot be used.
     pub fn new(rules: &[Arc<Rule>], zone: Zone, inline: bool) -> Result<Self, String> {
-        let (mut web, mut exim) = (Vec::new(), Vec::new());
+        let (mut web, mut exim, mut texts) = (Vec::new(), Vec::new(), Vec::new());
         for rule in rules {
             match &rule.trigger {
                 Trigger::Request(_) | Trigger::RequestRate if inline => {}
@@ -61,7 +63,8 @@ impl LogRules {
                         exim.push((kind, Arc::clone(rule)));
                     }
                 }
-                Trigger::Line(_) | Trigger::ConnectionRate | Trigger::Simultaneous { .. } | Trigger::Incident => {}
+                Trigger::Line(pattern) => texts.push(TextRule::new(rule, pattern, &zone)?),
+                Trigger::ConnectionRate | Trigger::Simultaneous { .. } | Trigger::Incident => {}
             }
         }
         let web = if web.is_empty() { None } else { Some(RuleSet::new(web)?) };
@@ -70,7 +73,7 @@ impl LogRules {
         } else {
             Some(AhoCorasick::new(exim.iter().map(|(kind, _)| kind.literal())).map_err(|error| error.to_string())?)
         };
-        Ok(Self { zone, web, exim, exim_gate, inline, scratch: Scratch::default() })
+        Ok(Self { zone, web, exim, exim_gate, texts, inline, scratch: Scratch::default() })
     }
 
     /// Hands the offences of `line` to `found`. `detector` gives lists, bans and prefix; the rules are this log's own.
@@ -88,6 +91,11 @@ impl LogRules {
             && let Some(read) = access::parse(line)
         {
             self.request(&read, latest, detector, found);
+        }
+        for text in &mut self.texts {
+            if let Some(seen) = text.look(line, received, detector) {
+                found(Seen { time: seen.time.min(latest), ..seen });
+            }
         }
     }
 

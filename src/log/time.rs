@@ -45,6 +45,12 @@ impl Zone {
         }
     }
 
+    /// The zone's rules, for the date detector of filters.
+    #[must_use]
+    pub fn rules(&self) -> &TimeZone {
+        &self.rules
+    }
+
     /// The moment at which clocks of this zone show a local time, given as if it were UTC.
     ///
     /// A time that comes twice (the clock is put back) is taken as the first one; a time that never is (put forward), as the later one:
