@@ -19,6 +19,7 @@ pub mod reply;
 pub mod rule;
 pub mod socket;
 pub mod squid;
+pub mod state;
 pub mod table;
 pub mod time;
 pub mod timestamp;

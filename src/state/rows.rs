@@ -1,0 +1,147 @@
+//! Rows of the state file as values, and values as columns.
+
+use std::collections::HashMap;
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+
+use ahash::RandomState;
+use rusqlite::Row;
+
+use super::Strike;
+use crate::client::Client;
+use crate::engine::{BanRecord, Change, Earlier};
+use crate::event::Scope;
+use crate::list::file::parse_network;
+use crate::rule::Evidence;
+use crate::table::{Counter, Until};
+use crate::time::Time;
+
+/// What [`ban`] reads, in its order.
+pub(super) const BAN_COLUMNS: &str = "id, client, scope, rule, first, since, until, count, times, node, writer";
+
+/// What [`network_change`] reads, in its order.
+pub(super) const NETWORK_COLUMNS: &str = "id, net, since, until, reason, writer";
+
+/// Rule and machine names, each kept once.
+#[derive(Default)]
+pub(super) struct Names(HashMap<Box<str>, Arc<str>, RandomState>);
+
+impl Names {
+    /// More than any configuration has; a file that holds more gets each further name anew.
+    const MOST: usize = 10_000;
+
+    fn of(&mut self, row: &Row<'_>, column: usize) -> rusqlite::Result<Arc<str>> {
+        let name = row.get_ref(column)?.as_str()?;
+        if let Some(known) = self.0.get(name) {
+            return Ok(Arc::clone(known));
+        }
+        let new: Arc<str> = Arc::from(name);
+        if self.0.len() < Self::MOST {
+            self.0.insert(name.into(), Arc::clone(&new));
+        }
+        Ok(new)
+    }
+}
+
+/// A row of [`BAN_COLUMNS`], unless it is over or was lifted. The evidence is left empty.
+pub(super) fn ban(row: &Row<'_>, names: &mut Names, now: Time) -> rusqlite::Result<Option<BanRecord>> {
+    let Some((since, until)) = times(row, 5, 6, now)? else { return Ok(None) };
+    Ok(Some(BanRecord {
+        client: client(row, 1)?,
+        scope: scope(row, 2)?,
+        rule: names.of(row, 3)?,
+        first: time(row, 4)?.min(since),
+        since,
+        until,
+        count: number(row, 7)?,
+        times: number(row, 8)?,
+        evidence: Evidence::new(&[]),
+        node: names.of(row, 9)?,
+    }))
+}
+
+/// A row of [`BAN_COLUMNS`] as a change, unless it is over.
+pub(super) fn ban_change(row: &Row<'_>, names: &mut Names, now: Time) -> rusqlite::Result<Option<Change>> {
+    if was_lifted(row, 6)? {
+        return Ok(Some(Change::Unbanned { client: client(row, 1)?, scope: scope(row, 2)?, at: time(row, 5)? }));
+    }
+    Ok(ban(row, names, now)?.map(Change::Banned))
+}
+
+/// A row of [`NETWORK_COLUMNS`] as a change, unless it is over.
+pub(super) fn network_change(row: &Row<'_>, now: Time) -> rusqlite::Result<Option<Change>> {
+    let Ok(network) = parse_network(row.get_ref(1)?.as_str()?) else { return Ok(None) };
+    if was_lifted(row, 3)? {
+        return Ok(Some(Change::NetworkUnbanned { network, at: time(row, 2)? }));
+    }
+    let Some((since, until)) = times(row, 2, 3, now)? else { return Ok(None) };
+    Ok(Some(Change::NetworkBanned { network, since, until, reason: evidence(row, "reason")? }))
+}
+
+/// A row of `client, rule, first, last, count, until`.
+pub(super) fn strike(row: &Row<'_>, names: &mut Names, now: Time) -> rusqlite::Result<Strike> {
+    let (first, last, until) = (time(row, 2)?, time(row, 3)?, time(row, 5)?);
+    // The last strike may not lie ahead: silence would begin only then.
+    let ahead = last.since(now);
+    let counter = Counter::restore(first.before(ahead), last.before(ahead), number(row, 4)?);
+    Ok(Strike { client: client(row, 0)?, rule: names.of(row, 1)?, counter, until: until.before(ahead) })
+}
+
+/// A row of `client, rule, times, last`.
+pub(super) fn history(row: &Row<'_>, names: &mut Names, now: Time) -> rusqlite::Result<(Client, Arc<str>, Earlier)> {
+    Ok((client(row, 0)?, names.of(row, 1)?, Earlier { times: number(row, 2)?, last: time(row, 3)?.min(now) }))
+}
+
+/// Evidence as it was saved; empty where there is none.
+pub(super) fn evidence(row: &Row<'_>, column: &str) -> rusqlite::Result<Evidence> {
+    Ok(Evidence::restore(row.get_ref(column)?.as_str_or_null()?.unwrap_or_default()))
+}
+
+fn was_lifted(row: &Row<'_>, until: usize) -> rusqlite::Result<bool> {
+    Ok(row.get::<_, Option<i64>>(until)? == Some(0))
+}
+
+/// When a ban began and ends, unless it is over. One that began in the future began now, and lasts as long as it was to last.
+fn times(row: &Row<'_>, since: usize, until: usize, now: Time) -> rusqlite::Result<Option<(Time, Until)>> {
+    let began = time(row, since)?;
+    let Some(ends) = row.get::<_, Option<i64>>(until)?.map(from_stored) else { return Ok(Some((began.min(now), Until::NEVER))) };
+    let ends = if began > now { now.after(ends.since(began)) } else { ends };
+    Ok((ends > now).then_some((began.min(now), Until::at(ends))))
+}
+
+fn client(row: &Row<'_>, column: usize) -> rusqlite::Result<Client> {
+    let bytes: [u8; 16] = row.get(column)?;
+    Ok(Client::from_bits(Ipv6Addr::from(bytes).to_bits()))
+}
+
+fn scope(row: &Row<'_>, column: usize) -> rusqlite::Result<Scope> {
+    // What this version does not know it refuses everywhere.
+    Ok(Scope::from_name(row.get_ref(column)?.as_str()?).unwrap_or_default())
+}
+
+fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u32> {
+    Ok(u32::try_from(row.get::<_, i64>(column)?).unwrap_or(u32::MAX))
+}
+
+fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Time> {
+    row.get(column).map(from_stored)
+}
+
+fn from_stored(milliseconds: i64) -> Time {
+    Time::from_millis(u64::try_from(milliseconds).unwrap_or(0))
+}
+
+/// A client as a column: its sixteen bytes, the first one first.
+pub(super) fn blob(client: Client) -> [u8; 16] {
+    client.to_bits().to_be_bytes()
+}
+
+/// A moment as a column.
+pub(super) fn stored(time: Time) -> i64 {
+    i64::try_from(time.millis()).unwrap_or(i64::MAX)
+}
+
+/// The end of a ban as a column: 0 would say "lifted".
+pub(super) fn stored_end(time: Time) -> i64 {
+    stored(time).max(1)
+}

@@ -1,0 +1,227 @@
+//! The tables of the state file, and the settings of a connection to it.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use super::Failure;
+
+/// The version of the format, kept as `user_version`. A file with a greater one is not touched.
+pub(super) const VERSION: i64 = 1;
+
+/// Marks the file as Strikeout's (`application_id`): "Strk".
+const APPLICATION: i64 = 0x5374_726b;
+
+/// `id` grows with each write and is never used again, so whoever knows the greatest one asks for what came after. A lifted ban stays for a
+/// while with `until` 0, so that other processes learn of it. A permanent one has no `until`. Evidence stands apart: loading does not read it.
+const TABLES: &str = "
+CREATE TABLE ban (
+    id     INTEGER PRIMARY KEY AUTOINCREMENT,
+    client BLOB    NOT NULL CHECK (length(client) = 16),
+    scope  TEXT    NOT NULL,
+    rule   TEXT    NOT NULL,
+    first  INTEGER NOT NULL,
+    since  INTEGER NOT NULL,
+    until  INTEGER,
+    count  INTEGER NOT NULL,
+    times  INTEGER NOT NULL,
+    node   TEXT    NOT NULL,
+    writer INTEGER NOT NULL,
+    UNIQUE (client, scope)
+) STRICT;
+CREATE INDEX ban_until ON ban (until) WHERE until IS NOT NULL;
+CREATE TABLE evidence (
+    ban  INTEGER PRIMARY KEY,
+    text TEXT    NOT NULL
+) STRICT;
+CREATE TABLE network (
+    id     INTEGER PRIMARY KEY AUTOINCREMENT,
+    net    TEXT    NOT NULL UNIQUE,
+    since  INTEGER NOT NULL,
+    until  INTEGER,
+    reason TEXT    NOT NULL,
+    writer INTEGER NOT NULL
+) STRICT;
+CREATE TABLE strike (
+    client  BLOB    NOT NULL CHECK (length(client) = 16),
+    rule    TEXT    NOT NULL,
+    first   INTEGER NOT NULL,
+    last    INTEGER NOT NULL,
+    count   INTEGER NOT NULL,
+    until   INTEGER NOT NULL,
+    PRIMARY KEY (client, rule)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE history (
+    client BLOB    NOT NULL CHECK (length(client) = 16),
+    rule   TEXT    NOT NULL,
+    times  INTEGER NOT NULL,
+    last   INTEGER NOT NULL,
+    PRIMARY KEY (client, rule)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE position (
+    path     TEXT NOT NULL PRIMARY KEY,
+    position TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// One statement for each table, to see whether a file has them as this version knows them.
+const PROBES: [&str; 6] = [
+    "SELECT id, client, scope, rule, first, since, until, count, times, node, writer FROM ban LIMIT 1",
+    "SELECT ban, text FROM evidence LIMIT 1",
+    "SELECT id, net, since, until, reason, writer FROM network LIMIT 1",
+    "SELECT client, rule, first, last, count, until FROM strike LIMIT 1",
+    "SELECT client, rule, times, last FROM history LIMIT 1",
+    "SELECT path, position FROM position LIMIT 1",
+];
+
+/// How long opening may wait for other processes that are opening, and writing for other processes that write.
+const PATIENCE_OPENING: Duration = Duration::from_secs(2);
+const PATIENCE_WRITING: Duration = Duration::from_millis(100);
+
+/// Opens the file for writing; a new or empty one gets its tables. Call it under [`super::aside::lock`].
+pub(super) fn open(path: &Path) -> Result<Connection, Failure> {
+    // SQLite gives a new file's mode to the files beside it. Evidence is not for everybody.
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path).map_err(|error| Failure::io(path, &error))?;
+    let failed = |error| Failure::of(path, &error);
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
+    configure(&connection).map_err(failed)?;
+    connection.busy_timeout(PATIENCE_OPENING).map_err(failed)?;
+    if !check(&connection, path)? {
+        create(&connection).map_err(failed)?;
+    }
+    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0)).map_err(failed)?;
+    if mode != "wal" {
+        return Err(Failure::Unavailable(format!("{}: found journal mode {mode}, expected wal", path.display())));
+    }
+    connection.busy_timeout(PATIENCE_WRITING).map_err(failed)?;
+    Ok(connection)
+}
+
+/// Opens a file that [`open`] has been through for one more connection: to read, or to move the log.
+pub(super) fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection, Failure> {
+    let failed = |error| Failure::of(path, &error);
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
+    configure(&connection).map_err(failed)?;
+    connection.busy_timeout(PATIENCE_WRITING).map_err(failed)?;
+    if check(&connection, path)? { Ok(connection) } else { Err(Failure::Unavailable(format!("{}: found an empty file", path.display()))) }
+}
+
+/// Opens a file that cannot be written, as it was when its log was last moved into it.
+pub(super) fn open_read_only(path: &Path) -> Result<Connection, Failure> {
+    if let Ok(connection) = open_existing(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
+        return Ok(connection);
+    }
+    // Without a place for the shared-memory file SQLite reads only what it is told that nobody changes.
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    open_existing(Path::new(&uri), OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI)
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(32);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.pragma_update(None, "synchronous", "normal")?;
+    // Moving the log into the file takes milliseconds: another thread does it.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
+    connection.pragma_update(None, "temp_store", "memory")?;
+    Ok(())
+}
+
+/// Whether the file is a state file of this version (true) or empty (false).
+fn check(connection: &Connection, path: &Path) -> Result<bool, Failure> {
+    let failed = |error| Failure::of(path, &error);
+    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(failed);
+    let (version, application) = (number("user_version")?, number("application_id")?);
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    let shown = path.display();
+    if tables == 0 && version == 0 && application == 0 {
+        return Ok(false);
+    }
+    if application != APPLICATION {
+        return Err(Failure::Corrupt(format!("{shown}: found a database of another program, expected a state file")));
+    }
+    if version > VERSION {
+        let text = format!("{shown}: found a state file of version {version}, expected version {VERSION} at most");
+        return Err(Failure::Future(text, version));
+    }
+    if version < 1 {
+        return Err(Failure::Corrupt(format!("{shown}: found a state file of version {version}, expected version 1 to {VERSION}")));
+    }
+    for probe in PROBES {
+        connection.prepare(probe).map_err(|error| match error {
+            // "no such table", "no such column": nothing that waiting heals.
+            rusqlite::Error::SqlInputError { msg, .. } => {
+                Failure::Corrupt(format!("{shown}: {msg}, expected the tables of version {VERSION}"))
+            }
+            error => failed(error),
+        })?;
+    }
+    Ok(true)
+}
+
+fn create(connection: &Connection) -> rusqlite::Result<()> {
+    let transaction = connection.unchecked_transaction()?;
+    transaction.execute_batch(TABLES)?;
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_gets_its_tables_and_is_known_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        drop(open(&path).unwrap());
+        assert!(check(&open(&path).unwrap(), &path).unwrap());
+    }
+
+    #[test]
+    fn a_new_file_is_not_for_everybody() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        drop(open(&path).unwrap());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o007, 0);
+    }
+
+    #[test]
+    fn a_file_of_a_newer_version_of_another_program_or_with_other_tables_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, sql, expected) in [
+            ("newer", "PRAGMA user_version = 7", "found a state file of version 7, expected version 1 at most"),
+            ("other", "PRAGMA application_id = 1", "found a database of another program"),
+            ("tables", "ALTER TABLE ban DROP COLUMN node", "no such column: node"),
+        ] {
+            let path = dir.path().join(name);
+            open(&path).unwrap().execute_batch(sql).unwrap();
+            let error = open(&path).unwrap_err();
+            assert!(error.to_string().contains(expected) && error.to_string().contains(name), "{error}");
+            assert!(matches!(error, Failure::Corrupt(_) | Failure::Future(_, 7)), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_corrupt() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        std::fs::write(&path, "something else altogether ".repeat(1000)).unwrap();
+        assert!(matches!(open(&path), Err(Failure::Corrupt(_))));
+    }
+}

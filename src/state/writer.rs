@@ -1,0 +1,581 @@
+//! The writer: one thread that writes what it is handed in groups, and says for each, in order, when the kernel has it.
+//!
+//! Nobody waits for it: a call returns at once, whatever the disk does. What could not be saved is kept (bounded) and tried again
+//! each second, and [`Health`] says so.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::checkpoint::Checkpointer;
+use super::{Cursor, Failure, Item, Known, Store, Strike};
+use crate::engine::{Change, Done, Keeper, Kept};
+use crate::log::follow::Position;
+use crate::time::{Span, Time};
+
+/// So many submissions may wait; another is answered "not saved" at once.
+const QUEUE: usize = 16_384;
+
+/// A group is closed after this time or this many submissions, whichever comes first.
+const GROUP_TIME: Duration = Duration::from_millis(5);
+const GROUP_SIZE: usize = 1000;
+
+/// So many counters are written at a time: few, because a ban may be waiting.
+const STRIKES_AT_ONCE: usize = 500;
+
+/// How often others' changes are looked for, a failed disk is tried again, and ended rows are removed.
+const LOOK: Duration = Duration::from_millis(400);
+const RETRY: Duration = Duration::from_secs(1);
+const SWEEP: Duration = Duration::from_secs(10);
+const SWEPT_AT_ONCE: u32 = 2000;
+
+/// So many changes that could not be saved are kept: some 40 MB at most.
+const MOST_UNSAVED: usize = 100_000;
+
+/// After setting a damaged file aside, the next one is so long only complained about.
+const ASIDE: Duration = Duration::from_secs(60);
+
+/// A disk that takes longer is reported as one that fails.
+const HUNG: Duration = Duration::from_secs(1);
+
+/// What happens to the state file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// Something was done that an operator must know of: a file was set aside, say.
+    Notice(String),
+    /// Saving fails from now on, for this reason.
+    Degraded(Arc<str>),
+    /// What was kept waiting is saved now, and saving works again.
+    Healed,
+    /// The file lacks bans that stand in memory: hand them over again, a few thousand at a time, for the queue is bounded.
+    Resend {
+        /// All of them, because the file is a new one; else those that are not known to be saved, because too many were waiting.
+        all: bool,
+    },
+    /// Another process wrote this; or the file could not be read until now.
+    Known(Vec<Known>),
+}
+
+/// How the state file does.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Health {
+    /// Why saving fails, if it does.
+    pub degraded: Option<Arc<str>>,
+    /// How many submissions are kept to be tried again.
+    pub unsaved: usize,
+    /// How many submissions were saved.
+    pub saved: u64,
+    /// How many submissions were answered "not saved".
+    pub failed: u64,
+}
+
+type Clock = Box<dyn Fn() -> Time + Send>;
+type Listener = Box<dyn FnMut(News) + Send>;
+
+type Submission = (Option<Item>, Done);
+
+enum Message {
+    /// Nothing to save: a flush.
+    Save(Option<Item>, Done),
+    Strikes(Vec<Strike>, Done),
+    Finish,
+}
+
+/// What the thread and its owner share.
+#[derive(Default)]
+struct Shared {
+    degraded: Mutex<Option<Arc<str>>>,
+    working_since: Mutex<Option<Instant>>,
+    unsaved: AtomicU64,
+    /// Milliseconds.
+    forget: AtomicU64,
+    saved: AtomicU64,
+    failed: AtomicU64,
+    overflowed: AtomicBool,
+    finish: AtomicBool,
+}
+
+/// The writer's handle. It ends, after writing what it holds, when the handle is dropped.
+pub struct Writer {
+    sender: SyncSender<Message>,
+    ended: Mutex<Receiver<()>>,
+    shared: Arc<Shared>,
+    path: PathBuf,
+}
+
+impl Writer {
+    /// Loads the file at `path` into `sink`, on this thread, and starts the writer. `clock` tells table time. `listener` hears of events, at
+    /// first on this thread, then on the writer's; it must not wait for the writer.
+    ///
+    /// A file that cannot be used now is no error: [`Health`] says so, and it is tried again each second. After damage is found `sink` may be
+    /// handed a record twice.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(
+        path: PathBuf,
+        clock: impl Fn() -> Time + Send + 'static,
+        listener: impl FnMut(News) + Send + 'static,
+        sink: &mut dyn FnMut(Known),
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let (sender, receiver) = sync_channel(QUEUE);
+        let (ending, ended) = sync_channel(1);
+        let now = Instant::now();
+        let mut work = Work {
+            path: path.clone(),
+            clock: Box::new(clock),
+            listener: Box::new(listener),
+            shared: Arc::clone(&shared),
+            checkpointer: Checkpointer::start(path.clone())?,
+            written: false,
+            store: None,
+            identity: None,
+            cursor: None,
+            unsaved: VecDeque::new(),
+            resend: None,
+            strikes: VecDeque::new(),
+            next_look: now,
+            next_retry: now,
+            next_sweep: now + SWEEP,
+            set_aside: None,
+        };
+        work.load(sink);
+        thread::Builder::new().name("state".into()).spawn(move || {
+            work.run(&receiver);
+            while let Ok(Message::Save(_, done) | Message::Strikes(_, done)) = receiver.try_recv() {
+                contain(|| done(Kept::No(String::from("the writer has ended"))));
+            }
+            drop(work);
+            let _ = ending.send(());
+        })?;
+        Ok(Self { sender, ended: Mutex::new(ended), shared, path })
+    }
+
+    /// Hands over counters. They are written while no ban is waiting, in several steps; those that fail are not tried again.
+    pub fn keep_strikes(&self, strikes: Vec<Strike>, done: Done) {
+        self.send(Message::Strikes(strikes, done));
+    }
+
+    /// Hands over how far the log of `path` has been read. It is written after all changes that were handed over before, and given up if
+    /// those cannot be.
+    pub fn keep_position(&self, path: String, position: Position, done: Done) {
+        self.send(Message::Save(Some(Item::Position(path, position)), done));
+    }
+
+    /// How long a client's earlier bans count: the longest time of all rules whose bantime grows. Nothing, as at first, keeps none.
+    pub fn set_forget(&self, forget: Span) {
+        self.shared.forget.store(forget.millis(), Ordering::Relaxed);
+    }
+
+    fn send(&self, message: Message) {
+        let (message, why) = match self.sender.try_send(message) {
+            Ok(()) => return,
+            Err(TrySendError::Full(message)) => (message, "too many bans wait for the disk"),
+            Err(TrySendError::Disconnected(message)) => (message, "the writer has ended"),
+        };
+        if let Message::Save(_, done) | Message::Strikes(_, done) = message {
+            self.shared.overflowed.store(true, Ordering::Relaxed);
+            self.shared.failed.fetch_add(1, Ordering::Relaxed);
+            done(Kept::No(format!("{}: {why}", self.path.display())));
+        }
+    }
+
+    /// How the state file does now.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let mut degraded = self.shared.degraded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let working = self.shared.working_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed());
+        if let Some(working) = working.filter(|working| degraded.is_none() && *working > HUNG) {
+            degraded = Some(format!("{}: no answer from the disk for {} s", self.path.display(), working.as_secs()).into());
+        }
+        Health {
+            degraded,
+            unsaved: usize::try_from(self.shared.unsaved.load(Ordering::Relaxed)).unwrap_or(usize::MAX),
+            saved: self.shared.saved.load(Ordering::Relaxed),
+            failed: self.shared.failed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Writes all that was submitted, closes the file, and ends the writer; what is submitted later is not saved. Waits for at most `limit`,
+    /// and returns whether that was enough. Nothing that was answered "saved" is lost if not.
+    pub fn finish(&self, limit: Duration) -> bool {
+        self.shared.finish.store(true, Ordering::Relaxed);
+        // Only to wake it: a full queue wakes it too.
+        let _ = self.sender.try_send(Message::Finish);
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(limit);
+        !matches!(ended, Err(RecvTimeoutError::Timeout))
+    }
+}
+
+/// What is handed over is written in the order of the calls, and `done` is called in that order, on the writer's thread; or at once, on the
+/// caller's, if too much is waiting. It must not wait.
+impl Keeper for Writer {
+    fn keep(&self, change: Change, done: Done) {
+        self.send(Message::Save(Some(Item::Change(change)), done));
+    }
+
+    fn flush(&self, done: Done) {
+        self.send(Message::Save(None, done));
+    }
+}
+
+/// What the thread owns.
+struct Work {
+    path: PathBuf,
+    clock: Clock,
+    listener: Listener,
+    shared: Arc<Shared>,
+    checkpointer: Checkpointer,
+    /// Whether something was written since the checkpointer was woken.
+    written: bool,
+    /// None while the file cannot be used.
+    store: Option<Store>,
+    /// The file that was last used.
+    identity: Option<(u64, u64)>,
+    /// How far the file is known; none if it was never read.
+    cursor: Option<Cursor>,
+    unsaved: VecDeque<Item>,
+    /// What the owner must submit again once saving works.
+    resend: Option<Resend>,
+    strikes: VecDeque<(std::vec::IntoIter<Strike>, Done)>,
+    next_look: Instant,
+    next_retry: Instant,
+    next_sweep: Instant,
+    set_aside: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Resend {
+    Unsaved,
+    All,
+}
+
+impl Work {
+    fn now(&self) -> Time {
+        (self.clock)()
+    }
+
+    fn tell(&mut self, news: News) {
+        contain(|| (self.listener)(news));
+    }
+
+    /// The first opening, on the owner's thread.
+    fn load(&mut self, sink: &mut dyn FnMut(Known)) {
+        if let Err(failure) = self.open().and_then(|()| self.read(sink)) {
+            self.store = None;
+            // Bans of a disk that cannot be written still stand.
+            if let Ok(mut store) = Store::open_read_only(&self.path) {
+                self.identity = Some(store.identity());
+                self.cursor = store.load(self.now(), sink).ok();
+            }
+            self.degrade(&failure);
+        }
+    }
+
+    /// Opens the file, and finds out whether it is the one that was used before.
+    fn open(&mut self) -> Result<(), Failure> {
+        let (store, notices) = Store::open(&self.path, self.now())?;
+        self.use_store(store, notices);
+        Ok(())
+    }
+
+    fn use_store(&mut self, store: Store, notices: Vec<String>) {
+        if !notices.is_empty() {
+            self.set_aside = Some(Instant::now());
+        }
+        for notice in notices {
+            self.tell(News::Notice(notice));
+        }
+        let identity = store.identity();
+        if self.identity.is_some_and(|used| used != identity) {
+            self.resend = Some(Resend::All);
+            // All that others have put into the new file is news.
+            self.cursor = Some(Cursor::default());
+        }
+        self.identity = Some(identity);
+        self.store = Some(store);
+    }
+
+    /// Loads the open file if it was never loaded.
+    fn read(&mut self, sink: &mut dyn FnMut(Known)) -> Result<(), Failure> {
+        let now = self.now();
+        for attempt in 0..2 {
+            let Some(store) = &mut self.store else { break };
+            if self.cursor.is_some() {
+                break;
+            }
+            match store.load(now, sink) {
+                Ok(cursor) => self.cursor = Some(cursor),
+                Err(failure @ Failure::Corrupt(_)) if attempt == 0 => self.replace(failure)?,
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the damaged file aside and goes on with a new one.
+    fn replace(&mut self, failure: Failure) -> Result<(), Failure> {
+        if self.set_aside.is_some_and(|last| last.elapsed() < ASIDE) {
+            return Err(failure);
+        }
+        let Some(store) = self.store.take() else { return Err(failure) };
+        let (store, notices) = store.replace_damaged(self.now())?;
+        self.use_store(store, notices);
+        Ok(())
+    }
+
+    fn run(&mut self, receiver: &Receiver<Message>) {
+        loop {
+            self.working(false);
+            let group = self.collect(receiver);
+            self.working(true);
+            let (idle, ended) = match &group {
+                Ok(group) => (group.is_empty(), false),
+                Err(RecvTimeoutError::Timeout) => (true, false),
+                Err(RecvTimeoutError::Disconnected) => (true, true),
+            };
+            if let Ok(group) = group {
+                self.group(group);
+            }
+            if idle && !self.strikes.is_empty() {
+                self.some_strikes();
+            } else if idle && (ended || self.shared.finish.load(Ordering::Relaxed)) {
+                self.retry();
+                return;
+            }
+            self.tick();
+        }
+    }
+
+    /// Says since when the disk may be what is waited for.
+    fn working(&self, working: bool) {
+        *self.shared.working_since.lock().unwrap_or_else(PoisonError::into_inner) = working.then(Instant::now);
+    }
+
+    /// Waits for submissions and takes all that are there, up to the limits of a group.
+    fn collect(&mut self, receiver: &Receiver<Message>) -> Result<Vec<Submission>, RecvTimeoutError> {
+        let mut group = Vec::new();
+        let wait = if self.strikes.is_empty() && !self.shared.finish.load(Ordering::Relaxed) { LOOK } else { Duration::ZERO };
+        let mut next = Some(receiver.recv_timeout(wait)?);
+        let begin = Instant::now();
+        while let Some(message) = next {
+            match message {
+                Message::Save(item, done) => group.push((item, done)),
+                Message::Strikes(strikes, done) => self.strikes.push_back((strikes.into_iter(), done)),
+                Message::Finish => {}
+            }
+            next = if group.len() < GROUP_SIZE && begin.elapsed() < GROUP_TIME { receiver.try_recv().ok() } else { None };
+        }
+        Ok(group)
+    }
+
+    /// Goes on with the file that the path names, if that is another one than before.
+    fn follow_path(&mut self) {
+        if self.store.as_ref().is_some_and(Store::was_replaced) {
+            self.store = None;
+            if let Err(failure) = self.open() {
+                self.degrade(&failure);
+            }
+        }
+    }
+
+    fn group(&mut self, group: Vec<Submission>) {
+        if group.is_empty() {
+            return;
+        }
+        self.follow_path();
+        match self.save(group.iter().filter_map(|(item, _)| item.as_ref())) {
+            Ok(()) => {
+                self.shared.saved.fetch_add(group.len() as u64, Ordering::Relaxed);
+                group.into_iter().for_each(|(_, done)| contain(|| done(Kept::Yes)));
+            }
+            // One of them is at fault: the others shall not suffer for it.
+            Err(Failure::Refused(_)) if group.len() > 1 => group.into_iter().for_each(|one| self.group(vec![one])),
+            Err(failure) => {
+                let refused = matches!(failure, Failure::Refused(_));
+                if !refused {
+                    self.degrade(&failure);
+                }
+                self.shared.failed.fetch_add(group.len() as u64, Ordering::Relaxed);
+                let why = failure.to_string();
+                for (item, done) in group {
+                    match item {
+                        Some(Item::Change(change)) if !refused => self.put_off(change),
+                        _ => {}
+                    }
+                    contain(|| done(Kept::No(why.clone())));
+                }
+            }
+        }
+    }
+
+    /// One transaction. Damage that it meets is set aside, and the transaction made once more.
+    fn save<'a>(&mut self, items: impl Iterator<Item = &'a Item> + Clone) -> Result<(), Failure> {
+        let Some(store) = &mut self.store else { return Err(Failure::Unavailable(self.why())) };
+        if items.clone().next().is_none() {
+            return Ok(());
+        }
+        let histories = self.shared.forget.load(Ordering::Relaxed) > 0;
+        let mut result = store.save(items.clone(), histories);
+        if let Err(failure @ Failure::Corrupt(_)) = result {
+            result = self.replace(failure).and_then(|()| match &mut self.store {
+                Some(store) => store.save(items, histories),
+                None => Err(Failure::Unavailable(self.why())),
+            });
+        }
+        self.written |= result.is_ok();
+        result
+    }
+
+    fn why(&self) -> String {
+        let why = self.shared.degraded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        why.map_or_else(|| format!("{}: not open", self.path.display()), |why| why.to_string())
+    }
+
+    fn degrade(&mut self, failure: &Failure) {
+        let why: Arc<str> = failure.to_string().into();
+        // A new connection is tried next time: an old one may have lost its file.
+        self.store = None;
+        let before = self.shared.degraded.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&why));
+        if before.is_none() {
+            self.next_retry = Instant::now() + RETRY;
+        }
+        if before.is_none_or(|before| before != why) {
+            self.tell(News::Degraded(why));
+        }
+    }
+
+    /// Keeps a change that cannot be saved now.
+    fn put_off(&mut self, change: Change) {
+        // Bans stand in memory and are asked for again. That one was lifted, by hand, would be forgotten.
+        if self.unsaved.len() >= MOST_UNSAVED && matches!(change, Change::Banned(_)) {
+            self.resend = self.resend.max(Some(Resend::Unsaved));
+            return;
+        }
+        self.unsaved.push_back(Item::Change(change));
+        self.shared.unsaved.store(self.unsaved.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Opens the file if it is not open, and saves what was kept.
+    fn retry(&mut self) {
+        let was_degraded = self.shared.degraded.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if !was_degraded {
+            return;
+        }
+        if let Err(failure) = self.reopen() {
+            self.degrade(&failure);
+            return;
+        }
+        while !self.unsaved.is_empty() {
+            let batch: Vec<Item> = self.unsaved.drain(..self.unsaved.len().min(GROUP_SIZE)).collect();
+            if let Err(failure) = self.save(batch.iter()) {
+                // What is refused, not put off, would be refused for ever.
+                if !matches!(failure, Failure::Refused(_)) {
+                    batch.into_iter().rev().for_each(|item| self.unsaved.push_front(item));
+                    self.degrade(&failure);
+                    return;
+                }
+            }
+            self.shared.unsaved.store(self.unsaved.len() as u64, Ordering::Relaxed);
+        }
+        *self.shared.degraded.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.tell(News::Healed);
+    }
+
+    fn reopen(&mut self) -> Result<(), Failure> {
+        if self.store.is_none() {
+            self.open()?;
+        }
+        let mut known = Vec::new();
+        self.read(&mut |record| known.push(record))?;
+        if !known.is_empty() {
+            self.tell(News::Known(known));
+        }
+        // Opening alone may go well on a disk that takes nothing.
+        let Some(store) = &mut self.store else { return Err(Failure::Unavailable(self.why())) };
+        store.probe()
+    }
+
+    fn some_strikes(&mut self) {
+        let Some((mut strikes, done)) = self.strikes.pop_front() else { return };
+        let Some(store) = &mut self.store else {
+            let why = self.why();
+            contain(|| done(Kept::No(why)));
+            return;
+        };
+        let some: Vec<Strike> = strikes.by_ref().take(STRIKES_AT_ONCE).collect();
+        match store.save_strikes(&some) {
+            Ok(()) if strikes.len() > 0 => self.strikes.push_front((strikes, done)),
+            Ok(()) => contain(|| done(Kept::Yes)),
+            Err(failure) => {
+                contain(|| done(Kept::No(failure.to_string())));
+                self.degrade(&failure);
+            }
+        }
+        self.written = true;
+    }
+
+    /// What is due, now that no group is being written.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_retry {
+            self.next_retry = now + RETRY;
+            self.retry();
+            if std::mem::take(&mut self.written) {
+                self.checkpointer.wake();
+            }
+        }
+        if now >= self.next_look {
+            self.next_look = now + LOOK;
+            self.look();
+        }
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP;
+            let time = self.now();
+            // What fails here fails for the next ban as well, which says so.
+            let forget = Span::from_millis(self.shared.forget.load(Ordering::Relaxed));
+            let swept = self.store.as_mut().map(|store| store.sweep(time, forget, SWEPT_AT_ONCE));
+            self.written |= matches!(swept, Some(Ok(removed)) if removed > 0);
+        }
+        if self.store.is_some() {
+            if self.shared.overflowed.swap(false, Ordering::Relaxed) {
+                self.resend = self.resend.max(Some(Resend::Unsaved));
+            }
+            if let Some(resend) = self.resend.take() {
+                self.tell(News::Resend { all: resend == Resend::All });
+            }
+        }
+    }
+
+    /// Looks for what other processes wrote.
+    fn look(&mut self) {
+        self.follow_path();
+        let time = self.now();
+        if let (Some(store), Some(cursor)) = (&mut self.store, &mut self.cursor) {
+            match store.changes_since(cursor, time) {
+                Ok(known) if known.is_empty() => {}
+                Ok(changes) => self.tell(News::Known(changes.into_iter().map(Known::Change).collect())),
+                Err(failure @ Failure::Corrupt(_)) => {
+                    if let Err(failure) = self.replace(failure) {
+                        self.degrade(&failure);
+                    }
+                }
+                // A reader is never in anybody's way for long: it is asked again soon.
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Runs what another part handed over: its panic is not the writer's.
+fn contain(call: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(call)).is_err() {
+        log::error!("a panic while telling that a ban was saved was contained");
+    }
+}
