@@ -45,6 +45,8 @@ pub enum Kind {
     RejectedByAcl,
     /// The same at the connect ACL by a message of ours: never counts.
     OurRefusal,
+    /// `SMTP connection from [IP] (TCP/IP connection count = 3)`, with `log_selector = +smtp_connection`.
+    Connection,
     /// `ID <= … H=…`: a message was taken from this client, here without authentication.
     Accepted,
     /// The same from a client that had authenticated.
@@ -87,6 +89,7 @@ impl Kind {
         let named = Self::NAMED.iter().find(|(_, kind)| *kind == self).map(|(name, _)| *name);
         named.unwrap_or(match self {
             Self::OurRefusal => "our own refusal",
+            Self::Connection => "connection",
             Self::Accepted => "accepted",
             Self::AcceptedAuthenticated => "accepted, authenticated",
             Self::Ambiguous => "ambiguous",
@@ -112,6 +115,7 @@ impl Kind {
             Self::TlsError => "TLS error on ",
             Self::RejectedHelo => "rejected ",
             Self::RejectedByAcl | Self::OurRefusal => " rejected ",
+            Self::Connection => "SMTP connection from ",
             Self::Accepted | Self::AcceptedAuthenticated => "<= ",
             Self::Ambiguous | Self::Other => "",
         }
@@ -127,6 +131,8 @@ pub struct EximLine {
     pub client: Option<IpAddr>,
     /// What the line says.
     pub kind: Kind,
+    /// The port that a [`Kind::Connection`] came in on, with `log_selector = +incoming_interface`.
+    pub local_port: Option<u16>,
 }
 
 /// What Exim puts behind a line that did not fit into its buffer, dropping what may have been the true address.
@@ -139,10 +145,12 @@ pub const OUR_MARK: &[u8] = b"strikeout";
 #[must_use]
 pub fn parse(line: &[u8], zone: &mut Zone) -> EximLine {
     let Some((time, text)) = exim_time(line, zone) else {
-        return EximLine { time: None, client: None, kind: Kind::Other };
+        return EximLine { time: None, client: None, kind: Kind::Other, local_port: None };
     };
-    let (kind, client) = read(without_id(without_pid(without_program(text))));
-    EximLine { time: Some(time), client: client.filter(|_| !line.trim_ascii_end().ends_with(OVERFLOWED)), kind }
+    let text = without_id(without_pid(without_program(text)));
+    let (kind, client) = read(text);
+    let local_port = if kind == Kind::Connection { local_port(text) } else { None };
+    EximLine { time: Some(time), client: client.filter(|_| !line.trim_ascii_end().ends_with(OVERFLOWED)), kind, local_port }
 }
 
 /// Leaves off `mx1 exim[29786]: `, which a syslog daemon may put behind a time of its own. No text of a client's comes as early.
@@ -241,6 +249,11 @@ fn smtp(text: &[u8]) -> (Kind, Option<IpAddr>) {
             None => quoted(rest, |tail| tail.starts_with(b" next input=\"")),
         };
         return blame.as_kind(|_| Kind::Synchronization);
+    }
+    if let Some((client, tail)) = text.strip_prefix(b"connection from ").and_then(address)
+        && interface(tail).starts_with(b" (TCP/IP connection count = ")
+    {
+        return (Kind::Connection, Some(client));
     }
     let some_message = |tail: &[u8]| tail.starts_with(b" ");
     if let Some(rest) = text.strip_prefix(b"syntax error in \"") {
@@ -364,6 +377,14 @@ fn address(text: &[u8]) -> Option<(IpAddr, &[u8])> {
     let end = memchr::memchr(b']', inside.get(..46).unwrap_or(inside))?;
     let client = parse_address_bytes(inside.get(..end)?).ok()?;
     Some((client, port(inside.get(end + 1..)?)))
+}
+
+/// The port in ` I=[IP]:port`, in a line that holds no text of a client's.
+fn local_port(text: &[u8]) -> Option<u16> {
+    let interface = text.get(memmem::find(text, b" I=[")? + 4..)?;
+    let port = interface.get(memmem::find(interface, b"]:")? + 2..)?;
+    let digits = port.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(port.get(..digits)?).ok()?.parse().ok()
 }
 
 /// Leaves off `:port`.

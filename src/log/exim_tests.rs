@@ -119,6 +119,22 @@ fn every_kind_of_line_is_known_and_blames_the_bracket_outside_the_parentheses() 
 }
 
 #[test]
+fn a_connection_is_told_with_the_port_that_it_came_in_on() {
+    let read = |line: &str| parse(format!("2026-11-23 01:02:03 [7] SMTP connection from {line}").as_bytes(), &mut Zone::utc());
+    let line = read("[198.51.100.7]:59801 I=[127.0.0.1]:465 (TCP/IP connection count = 1)");
+    assert_eq!((line.kind, line.client, line.local_port), (Kind::Connection, ip("198.51.100.7"), Some(465)));
+    let line = read("[2001:db8::7] (TCP/IP connection count = 1)");
+    assert_eq!((line.kind, line.client, line.local_port), (Kind::Connection, ip("2001:db8::7"), None));
+    for line in [
+        "[198.51.100.7] closed by QUIT",
+        "(x) [198.51.100.7] (TCP/IP connection count = 1)",
+        "(x [8.8.8.8] (TCP/IP connection count = 1)) [198.51.100.7] lost",
+    ] {
+        assert_eq!(read(line).kind, Kind::Other, "{line}");
+    }
+}
+
+#[test]
 fn lines_about_servers_that_we_connect_to_blame_nobody() {
     for line in [
         "1qHd2z-0003Xb-1A H=mx.example [198.51.100.7]: SMTP error from remote mail server after RCPT TO:<a@b>: 550 rejected RCPT <a@b>",
@@ -142,7 +158,7 @@ fn a_line_without_a_time_blames_nobody() {
         "\tConnection from [198.51.100.7] refused: too many connections",
         "Connection from [198.51.100.7] refused: too many connections",
     ] {
-        assert_eq!(parse(line.as_bytes(), &mut Zone::utc()), EximLine { time: None, client: None, kind: Kind::Other });
+        assert_eq!(parse(line.as_bytes(), &mut Zone::utc()), EximLine { time: None, client: None, kind: Kind::Other, local_port: None });
     }
 }
 
