@@ -17,6 +17,9 @@ pub const DEFAULT_FILE: &str = "/etc/strikeout/strikeout.toml";
 /// Where the resident listens and everybody else asks.
 pub const DEFAULT_SOCKET: &str = "/run/strikeout/strikeout.sock";
 
+/// The share of false bans that a rule may make before it is warned about.
+pub const FALSE_BAN_SHARE: f64 = 0.01;
+
 /// A configuration, checked.
 #[derive(Debug)]
 pub struct Config {
@@ -28,6 +31,8 @@ pub struct Config {
     pub lists: Lists,
     /// `[[log]]`.
     pub logs: Vec<LogConfig>,
+    /// `false_ban_share`: a rule of whose bans a greater share hits clients that look good is warned about. 0 to 1.
+    pub false_ban_share: f64,
 }
 
 /// `[table]`.
@@ -162,6 +167,7 @@ struct Defaults {
     ignoreip: Vec<Spanned<String>>,
     trusted_proxies: Vec<Spanned<String>>,
     deny: Vec<Spanned<String>>,
+    false_ban_share: Option<Spanned<f64>>,
 }
 
 /// A configuration that cannot be used: `FILE:LINE: what was found, what was expected`.
@@ -224,7 +230,14 @@ impl Config {
             ListFault::In(file, line, message) => ConfigError { file, line, message },
         })?;
         let logs = parsed.log.into_iter().map(|log| checked_log(log, &rules)).collect::<Result<Vec<_>, _>>().map_err(at)?;
-        Ok(Self { table: parsed.table, rules, lists, logs })
+        let false_ban_share = match &parsed.defaults.false_ban_share {
+            Some(share) if !(0.0..=1.0).contains(share.get_ref()) => {
+                return Err(error(Some(share.span().start), format!("found false_ban_share = {}, expected 0 to 1", share.get_ref())));
+            }
+            Some(share) => *share.get_ref(),
+            None => FALSE_BAN_SHARE,
+        };
+        Ok(Self { table: parsed.table, rules, lists, logs, false_ban_share })
     }
 }
 
@@ -392,6 +405,7 @@ mod tests {
             ("[table]\nclients = 0", ":2: found 0, expected 1 to 100000000"),
             ("[table]\n\nsocet = \"x\"", ":3: unknown field `socet`, expected one of"),
             ("[defaults]\nfindtime = \"ten\"", ":2: found \"ten\", expected a length of time"),
+            ("[defaults]\nfalse_ban_share = 1.5", ":2: found false_ban_share = 1.5, expected 0 to 1"),
             ("[defaults]\nbantime = true", ":2: invalid type: boolean `true`, expected a length of time"),
             ("[defaults]\nignoreip = [\"10.0.0.0/8\", \"localhost\"]", ":2: found \"localhost\" in ignoreip, expected an IP address"),
             ("[defaults]\ndeny = [\"/no/such/list\"]", ":2: "),

@@ -95,9 +95,14 @@ pub struct Tallies {
 }
 
 /// What counting an offence came to.
-struct Outcome {
-    verdict: Verdict,
-    banned: Vec<BanRecord>,
+#[derive(Debug)]
+pub struct Outcome {
+    /// The answer to the offending event itself.
+    pub verdict: Verdict,
+    /// The bans that it made.
+    pub banned: Vec<BanRecord>,
+    /// The bans that rules in shadow mode would have made.
+    pub shadowed: Vec<BanRecord>,
 }
 
 impl Engine {
@@ -286,9 +291,11 @@ impl Engine {
     }
 
     /// Counts `strikes` strikes under every rule that was offended, and bans where that is enough.
-    fn count(&self, now: Time, offence: &Offence, surface: Surface, strikes: u32) -> Outcome {
+    ///
+    /// Nothing is kept, told or answered: that is for replay, and for [`Engine::offend`], which does all of it.
+    pub fn count(&self, now: Time, offence: &Offence, surface: Surface, strikes: u32) -> Outcome {
         let prefix = self.in_force().prefix;
-        let mut banned = Vec::new();
+        let (mut banned, mut shadowed) = (Vec::new(), Vec::new());
         let mut refusal = None;
         let mut innocence = Innocence::NothingFound;
         for rule in &offence.rules {
@@ -314,6 +321,7 @@ impl Engine {
                     self.shadows.ban(offence.client, rule.scope, Ban { saved: true, ..ban }, now);
                     self.tallies.shadow_bans.fetch_add(1, Ordering::Relaxed);
                     log::info!("shadow: would ban {story}");
+                    shadowed.push(record);
                 } else {
                     self.bans.ban(offence.client, rule.scope, ban, now);
                     self.tallies.bans.fetch_add(1, Ordering::Relaxed);
@@ -335,7 +343,7 @@ impl Engine {
             Some(refusal) => self.in_force().detector(&self.bans).refuse(refusal, surface),
             None => Verdict::Allow(innocence),
         };
-        Outcome { verdict, banned }
+        Outcome { verdict, banned, shadowed }
     }
 
     /// Counts under one rule; a rule for which one strike is enough stores none, and one that bans starts anew.
