@@ -1,6 +1,7 @@
 //! The engine: rules, lists, table and keeper of one process, joined. It turns offences into strikes, strikes into bans, and answers.
 
 pub mod change;
+pub mod durable;
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -266,6 +267,57 @@ impl Engine {
         }
         let rule = self.names.intern(&record.rule);
         self.bans.ban(record.client, record.scope, Ban { until, rule, saved: true }, now);
+    }
+
+    /// Makes a change that another process made: nothing is kept, told or answered.
+    pub fn take(&self, change: &Change, now: Time) {
+        match change {
+            Change::Banned(record) => self.restore(record, now),
+            Change::Unbanned { client, scope, .. } => {
+                self.bans.unban(*client, *scope);
+            }
+            Change::NetworkBanned { network, since, until, .. } => {
+                let ban = crate::list::BannedNetwork {
+                    network: *network,
+                    rule: self.names.name(RuleId::MANUAL),
+                    since: *since,
+                    until: until.time(),
+                };
+                if ban.stands(now) {
+                    self.change_lists(|lists| {
+                        lists.banned.insert(ban);
+                    });
+                }
+            }
+            Change::NetworkUnbanned { network, .. } => self.change_lists(|lists| {
+                lists.banned.remove(*network);
+            }),
+        }
+    }
+
+    /// The story of a ban as far as it is remembered; where it is not, what the table itself knows.
+    #[must_use]
+    pub fn record_of(&self, client: Client, surface: Surface, ban: Ban, now: Time) -> BanRecord {
+        let rule = self.names.name(ban.rule);
+        if let Some(story) = self.story(client).filter(|story| story.until == ban.until && story.rule == rule) {
+            return story;
+        }
+        let scope = match surface {
+            Surface::Web => Scope::Web,
+            Surface::Mail => Scope::Mail,
+        };
+        BanRecord {
+            client,
+            scope,
+            rule,
+            first: now,
+            since: now,
+            until: ban.until,
+            count: 0,
+            times: 1,
+            evidence: Evidence::new(&[]),
+            node: "".into(),
+        }
     }
 
     /// Puts the number of earlier bans in place, as a state file has it.

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::Backend;
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_FILE};
+use crate::engine::durable::StateFile;
 use crate::engine::{Engine, InForce};
 use crate::event::Surface;
 use crate::list::OwnAddresses;
@@ -23,25 +24,32 @@ pub struct Embedded {
     clock: Clock,
     engine: Arc<Engine>,
     config: Option<PathBuf>,
+    state: Option<StateFile>,
 }
+
+/// How long the end waits for the state file.
+const LAST_SAVE: Duration = Duration::from_secs(2);
 
 /// A file as it was last seen: when this changes, the file is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen(Option<(SystemTime, u64)>);
 
 impl Embedded {
-    /// Reads the configuration and makes an empty table.
+    /// Reads the configuration and makes a table: an empty one, or what `state` holds, which then keeps every ban.
     ///
     /// # Errors
     /// A fault in the configuration, or that a thread could not be started, as a line of text.
-    pub fn open(config: Option<&Path>) -> Result<Self, String> {
+    pub fn open(config: Option<&Path>, state: Option<&Path>) -> Result<Self, String> {
         let names = Arc::new(Names::default());
         let loaded = Config::load(config, &names).map_err(|error| error.to_string())?;
         let (clients, bans) = (loaded.table.clients.get(), loaded.table.bans.get());
         let mut in_force = InForce::from(loaded);
         in_force.lists.set_own(OwnAddresses::read().unwrap_or_default());
-        let engine = Engine::new(names, in_force, clients, bans).map_err(|error| format!("no thread could be started: {error}"))?;
-        Ok(Self { clock: Clock::start(), engine: Arc::new(engine), config: config.map(Path::to_path_buf) })
+        let no_thread = |error| format!("no thread could be started: {error}");
+        let engine = Arc::new(Engine::new(names, in_force, clients, bans).map_err(no_thread)?);
+        let clock = Clock::start();
+        let state = state.map(|file| StateFile::open(&engine, clock, file)).transpose().map_err(no_thread)?;
+        Ok(Self { clock, engine, config: config.map(Path::to_path_buf), state })
     }
 
     /// The engine.
@@ -75,6 +83,13 @@ impl Embedded {
     pub fn sweep(&self) {
         self.engine.sweep(self.clock.now());
     }
+
+    /// Saves the strikes that have not made a ban yet, if there is a state file.
+    pub fn keep_strikes(&self) {
+        if let Some(state) = &self.state {
+            state.keep_strikes(self.clock.now());
+        }
+    }
 }
 
 impl Backend for Embedded {
@@ -106,5 +121,9 @@ impl Backend for Embedded {
         self.engine.tally(now, address, client, requests);
     }
 
-    fn close(&self) {}
+    fn close(&self) {
+        if let Some(state) = &self.state {
+            state.finish(self.clock.now(), LAST_SAVE);
+        }
+    }
 }

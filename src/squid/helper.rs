@@ -19,6 +19,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// How long the first query may wait for the table.
 const FIRST_TABLE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(1);
+/// Strikes are saved each so many seconds.
+const KEEP_STRIKES: u64 = 60;
 
 /// Squid external ACL helper: refuses clients that probe and flood.
 ///
@@ -136,7 +138,7 @@ fn keep_table(args: &Args, place: &Place, ready: &std::sync::mpsc::Sender<()>) {
     }
     let mut fault = Fault::default();
     let table = loop {
-        match Embedded::open(args.config.as_deref()) {
+        match Embedded::open(args.config.as_deref(), args.state.as_deref()) {
             Ok(table) => break Arc::new(table),
             Err(error) => {
                 fault.say(&format!("every query is answered ERR until this is mended: {error}"));
@@ -150,9 +152,15 @@ fn keep_table(args: &Args, place: &Place, ready: &std::sync::mpsc::Sender<()>) {
     place.put(Arc::clone(&table) as Arc<dyn super::Backend>);
     let _ = ready.send(());
     let mut own = crate::list::own::Watch::new(table.engine().in_force().lists.own().clone());
-    loop {
+    if args.state.is_some() {
+        log::info!("bans are shared through the state file, strikes are not: for several helpers use strikeout serve and --table");
+    }
+    for second in 1_u64.. {
         std::thread::sleep(TICK);
         table.sweep();
+        if second.is_multiple_of(KEEP_STRIKES) {
+            table.keep_strikes();
+        }
         if let Ok(Some(addresses)) = own.look() {
             let addresses = addresses.clone();
             table.engine().change_lists(|lists| lists.set_own(addresses));
