@@ -198,9 +198,11 @@ impl Filter {
         for text in &failregex {
             let expression = compile("failregex", text)?;
             if !expression.names_somebody() && !prefregex.as_ref().is_some_and(Expression::names_somebody) {
-                return Err(
-                    definition.fault("failregex", format!("found {text:?}, expected <HOST> or another tag that says who is blamed"))
-                );
+                let message = match text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')) {
+                    Some(tag) if !tag.contains(['<', ' ']) => format!("<{tag}> is not defined: is an option such as mode misspelt?"),
+                    _ => format!("found {text:?}, expected <HOST> or another tag that says who is blamed"),
+                };
+                return Err(definition.fault("failregex", message));
             }
             expressions.push(expression);
         }
@@ -301,6 +303,7 @@ mod tests {
             fault("failregex = ^a$\n"),
             "x.conf:2: failregex: found \"^a$\", expected <HOST> or another tag that says who is blamed"
         );
+        assert_eq!(fault("failregex = <re-more>\n"), "x.conf:2: failregex: <re-more> is not defined: is an option such as mode misspelt?");
         assert!(fault("failregex = ^(<HOST>\n").starts_with("x.conf:2: failregex: missing ), unterminated group at position"));
         assert!(fault("failregex = <HOST>\ndatepattern = %%q\n").starts_with("x.conf:3: datepattern: found \"%q\""));
         let error = load(&[("x.conf", "[Definition]\nfailregex = <HOST>\n")], &[("logtimezone", "Mars")]).expect_err("no zone");
