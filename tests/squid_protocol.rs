@@ -438,3 +438,29 @@ fn it_is_quiet_about_ordinary_queries_unless_told_otherwise() {
     let (_, log) = helper.end();
     assert!(log.lines().count() < 5, "stderr goes into cache.log: {log}");
 }
+#[test]
+fn two_helpers_with_one_state_file_share_their_bans() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, state) = (dir.path().join("strikeout.toml"), dir.path().join("strikeout.db"));
+    fs::write(&config, "").unwrap();
+    let arguments = ["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap()];
+    let (mut one, mut two) = (Helper::start(&arguments), Helper::start(&arguments));
+    assert_eq!(two.ask("198.51.100.1 -"), "ERR");
+    assert!(is_ban(&one.ask(&probe("198.51.100.1"))));
+    until("the other sees the ban", || is_ban(&two.ask("198.51.100.1 -")));
+    let mut three = Helper::start(&arguments);
+    assert!(is_ban(&three.ask("198.51.100.1 -")), "and a new one from its first answer on");
+}
+
+#[test]
+fn a_ban_outlives_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, state) = (dir.path().join("strikeout.toml"), dir.path().join("strikeout.db"));
+    fs::write(&config, "").unwrap();
+    let arguments = ["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap()];
+    let mut helper = Helper::start(&arguments);
+    assert!(is_ban(&helper.ask(&probe("198.51.100.1"))));
+    // Dropped is killed, at once after the answer.
+    drop(helper);
+    assert!(is_ban(&Helper::start(&arguments).ask("198.51.100.1 -")));
+}
