@@ -1,4 +1,8 @@
-//! Placeholder until the library answers.
+//! `exim_strikeout_acl`: Exim asks it about each connection.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    strikeout::exim::run()
+}

@@ -72,6 +72,27 @@ impl Default for TableConfig {
     }
 }
 
+impl TableConfig {
+    /// Reads `[table]` of `file` and looks at nothing else: for those who only ask, and must start fast.
+    ///
+    /// # Errors
+    /// A fault in the file's TOML or in `[table]`.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Part {
+            table: TableConfig,
+        }
+        let fault = |line, message| ConfigError { file: file.into(), line, message };
+        let text = std::fs::read_to_string(file).map_err(|error| fault(None, format!("cannot be read: {error}")))?;
+        let parsed: Part = toml::from_str(&text).map_err(|error| {
+            let line = error.span().map(|span| line_of(text.as_bytes(), span.start));
+            fault(line, one_line(error.message()))
+        })?;
+        Ok(parsed.table)
+    }
+}
+
 /// What is answered when the table cannot be asked in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]

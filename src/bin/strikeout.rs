@@ -1,4 +1,8 @@
-//! Placeholder until the library answers.
+//! `strikeout`: the resident, and what operators ask it.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    strikeout::operator::run()
+}

@@ -139,9 +139,12 @@ impl Engine {
         Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes what is in force. Strikes and bans stay.
-    pub fn put_in_force(&self, in_force: InForce) {
-        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(in_force);
+    /// Changes what is in force. Strikes and bans stay, and so do the lists that no configuration holds: own addresses, banned networks.
+    pub fn put_in_force(&self, mut in_force: InForce) {
+        let mut current = self.in_force.write().unwrap_or_else(PoisonError::into_inner);
+        in_force.lists.set_own(current.lists.own().clone());
+        in_force.lists.banned = current.lists.banned.clone();
+        *current = Arc::new(in_force);
     }
 
     /// The bans.

@@ -71,11 +71,7 @@ impl Embedded {
     /// The fault, as a line of text.
     pub fn reload(&self) -> Result<(), String> {
         let loaded = Config::load(self.config.as_deref(), self.engine.names()).map_err(|error| error.to_string())?;
-        let mut in_force = InForce::from(loaded);
-        let before = self.engine.in_force();
-        in_force.lists.set_own(before.lists.own().clone());
-        in_force.lists.banned = before.lists.banned.clone();
-        self.engine.put_in_force(in_force);
+        self.engine.put_in_force(InForce::from(loaded));
         Ok(())
     }
 

@@ -1,0 +1,186 @@
+//! The operator's program: arguments, and one call for each subcommand.
+
+pub mod ask;
+pub mod check;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{DEFAULT_FILE, DEFAULT_SOCKET, TableConfig};
+use crate::resident;
+
+/// Refuses repeat offenders inside Squid and Exim.
+#[derive(Debug, Parser)]
+#[command(name = "strikeout", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Hold the table, and answer Exim, Squid's helpers and operators until SIGTERM. SIGHUP reads the configuration again.
+    Serve(ConfigArgument),
+    /// Check the configuration.
+    Check(ConfigArgument),
+    /// Show how the resident is.
+    Status(Asking),
+    /// Show every ban.
+    List(Asking),
+    /// Show why an address is refused, or is not.
+    Why {
+        /// The client's IP address.
+        address: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Ban an address or a network.
+    Ban {
+        /// An IP address, or a network such as 192.0.2.0/24.
+        target: String,
+        /// Such as 90s, 10m or 2d; -1 for ever. [default: 1h]
+        #[arg(allow_hyphen_values = true)]
+        duration: Option<String>,
+        /// Where: web, mail or all.
+        #[arg(long, default_value = "all")]
+        scope: String,
+        /// Why, for those who ask later.
+        #[arg(long, default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Lift the ban of an address or a network.
+    Unban {
+        /// An IP address, or a network exactly as it was banned.
+        target: String,
+        /// Where: web, mail or all.
+        #[arg(long, default_value = "all")]
+        scope: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Make the resident read its configuration again.
+    Reload(Asking),
+    /// Show the resident's numbers in Prometheus' text format.
+    Metrics(Asking),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgument {
+    /// The configuration. [default: /etc/strikeout/strikeout.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Arguments of whatever asks the resident.
+#[derive(Debug, Args)]
+pub struct Asking {
+    /// Take the resident's socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The resident's socket. [default: as the configuration says]
+    #[arg(long, value_name = "SOCKET")]
+    table: Option<PathBuf>,
+    /// Answer in JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Asking {
+    /// The resident's socket.
+    ///
+    /// # Errors
+    /// The configuration that was named cannot be used.
+    fn socket(&self) -> Result<PathBuf, Failure> {
+        if let Some(table) = &self.table {
+            return Ok(table.clone());
+        }
+        let usual = std::path::Path::new(DEFAULT_FILE);
+        match &self.config {
+            None if !usual.exists() => Ok(DEFAULT_SOCKET.into()),
+            config => {
+                let config = config.as_deref().unwrap_or(usual);
+                TableConfig::load(config).map(|table| table.socket).map_err(|fault| Failure::Usage(fault.to_string()))
+            }
+        }
+    }
+}
+
+/// Why a subcommand did not do what it was to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// It failed: exit code 1.
+    Failed(String),
+    /// The arguments or the configuration cannot be used: exit code 2.
+    Usage(String),
+}
+
+/// The whole program.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_logging();
+    let done = match arguments.command {
+        Command::Serve(ConfigArgument { config }) => resident::serve(config.as_deref()).map_err(|fault| match fault {
+            resident::Fault::Config(fault) => Failure::Usage(fault.to_string()),
+            resident::Fault::System(fault) => Failure::Failed(fault),
+        }),
+        Command::Check(ConfigArgument { config }) => check::run(config.as_deref()).and_then(|summary| show(&summary)),
+        Command::Status(asking) => ask::run(&asking, "status", ask::Shape::Fields),
+        Command::List(asking) => ask::run(&asking, "list", ask::Shape::Rows),
+        Command::Why { address, asking } => ask::run(&asking, &format!("why {}", ask::word(&address)), ask::Shape::Fields),
+        Command::Ban { target, duration, scope, reason, asking } => {
+            ask::ban(&target, duration.as_deref(), &scope, &reason).and_then(|request| ask::run(&asking, &request, ask::Shape::Text))
+        }
+        Command::Unban { target, scope, asking } => {
+            ask::run(&asking, &format!("unban {} scope={}", ask::word(&target), ask::word(&scope)), ask::Shape::Text)
+        }
+        Command::Reload(asking) => ask::run(&asking, "reload", ask::Shape::Text),
+        Command::Metrics(asking) => ask::run(&asking, "metrics", ask::Shape::Text),
+    };
+    let (text, code) = match done {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Failed(text)) => (text, 1),
+        Err(Failure::Usage(text)) => (text, 2),
+    };
+    // Without standard error there is nobody to tell.
+    let _ = writeln!(std::io::stderr().lock(), "strikeout: {text}");
+    ExitCode::from(code)
+}
+
+/// Prints a result.
+///
+/// # Errors
+/// Standard output does not take it.
+fn show(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // `strikeout list | head` is no fault.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Failed(format!("standard output: {error}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Logs to standard error, from level info on or as `RUST_LOG` says. The journal has times of its own.
+pub fn start_logging() {
+    let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"));
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        // The number in front is the priority, as journald reads it.
+        builder.format(|out, record| {
+            let priority = match record.level() {
+                log::Level::Error => 3,
+                log::Level::Warn => 4,
+                log::Level::Info => 6,
+                log::Level::Debug | log::Level::Trace => 7,
+            };
+            writeln!(out, "<{priority}>{}", record.args())
+        });
+    } else {
+        builder.format_target(false);
+    }
+    // A second call changes nothing.
+    let _ = builder.try_init();
+}

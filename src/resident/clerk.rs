@@ -1,0 +1,416 @@
+//! The clerk: a thread that answers what operators ask. A list of a million bans, or a configuration with as many networks, never holds
+//! up an answer to Exim.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use ipnet::IpNet;
+
+use super::logs::Logs;
+use super::mailbox::{Addressee, Answer};
+use super::peer::Peer;
+use crate::client::Client;
+use crate::clock::{Clock, timestamp};
+use crate::config::{Config, TableConfig};
+use crate::engine::{BanRecord, Engine, InForce};
+use crate::event::{Scope, Surface};
+use crate::list::BannedNetwork;
+use crate::reply::Reply;
+use crate::rule::Evidence;
+use crate::socket::answer::{END, Lines, error};
+use crate::socket::request::{Ban, Length, Request, parse};
+use crate::table::Until;
+use crate::time::{Span, Time};
+
+/// So many errands may wait.
+const MOST_ERRANDS: usize = 64;
+/// How long a ban by hand lasts if nothing is said.
+const BAN_BY_HAND: Span = Span::from_secs(3600);
+/// So many bans make one piece of a list.
+const PIECE: usize = 256;
+
+/// Something for the clerk.
+pub enum Errand {
+    /// A request that the loop does not answer itself.
+    Request {
+        /// The request's line.
+        line: Vec<u8>,
+        /// Who sent it.
+        peer: Peer,
+        /// Who is answered.
+        to: Addressee,
+    },
+    /// SIGHUP.
+    Reload,
+}
+
+/// How much the loop has in hand, for `status`.
+#[derive(Debug, Default)]
+pub struct Sizes {
+    connections: AtomicUsize,
+    processes: AtomicUsize,
+}
+
+impl Sizes {
+    /// Notes the open connections and the connection processes that are watched.
+    pub fn note(&self, connections: usize, processes: usize) {
+        self.connections.store(connections, Ordering::Relaxed);
+        self.processes.store(processes, Ordering::Relaxed);
+    }
+}
+
+/// What the clerk works with.
+pub struct Desk {
+    /// The table.
+    pub engine: Arc<Engine>,
+    /// The time.
+    pub clock: Clock,
+    /// The configuration file, as it was named.
+    pub config: Option<PathBuf>,
+    /// What cannot change while the resident runs.
+    pub table: TableConfig,
+    /// The logs that are followed.
+    pub logs: Logs,
+    /// When the resident started.
+    pub started: Time,
+}
+
+/// The loop's end of the clerk's desk. Dropped, it ends the thread.
+pub struct Clerk {
+    errands: Option<SyncSender<Errand>>,
+    sizes: Arc<Sizes>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Clerk {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn start(mut desk: Desk) -> io::Result<Self> {
+        let (sender, errands) = sync_channel(MOST_ERRANDS);
+        let sizes = Arc::new(Sizes::default());
+        let shown = Arc::clone(&sizes);
+        let thread = std::thread::Builder::new().name("clerk".into()).spawn(move || desk.work(&errands, &shown))?;
+        Ok(Self { errands: Some(sender), sizes, thread: Some(thread) })
+    }
+
+    /// Hands over an errand. False if too many wait already.
+    pub fn send(&self, errand: Errand) -> bool {
+        self.errands.as_ref().is_some_and(|errands| errands.try_send(errand).is_ok())
+    }
+
+    /// Where the loop notes its sizes.
+    #[must_use]
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+}
+
+impl Drop for Clerk {
+    fn drop(&mut self) {
+        self.errands = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported by the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Desk {
+    fn work(&mut self, errands: &Receiver<Errand>, sizes: &Sizes) {
+        for errand in errands {
+            match errand {
+                Errand::Reload => {
+                    if let Err(fault) = self.reload() {
+                        log::error!("the configuration is not taken over, the old one stays in force: {fault}");
+                    }
+                }
+                Errand::Request { line, peer, to } => {
+                    let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.answer(&line, &peer, &to, sizes)));
+                    match answer {
+                        Ok(Some(answer)) => to.answer(answer),
+                        Ok(None) => {}
+                        Err(_) => to.answer(error("internal fault")),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The answer to a request; none if it comes later.
+    fn answer(&mut self, line: &[u8], peer: &Peer, to: &Addressee, sizes: &Sizes) -> Option<Answer> {
+        let request = match parse(line) {
+            Ok(request) => request,
+            Err(fault) => return Some(error(&fault.to_string()).into()),
+        };
+        let own = rustix::process::geteuid().as_raw();
+        if matches!(request, Request::Ban(_) | Request::Unban { .. } | Request::Reload) && !peer.is_privileged(own) {
+            let fault = format!("user {} may not do this: ban, unban and reload are for root and user {own}", peer.user);
+            return Some(error(&fault).into());
+        }
+        Some(match request {
+            Request::Status => self.status(sizes).into(),
+            Request::Metrics => self.metrics().into(),
+            Request::List => self.list(),
+            Request::Why(address) => self.why(address).into(),
+            Request::Ban(ban) => match self.ban(&ban, to) {
+                Ok(()) => return None,
+                Err(fault) => error(&fault).into(),
+            },
+            Request::Unban { target, scope } => {
+                self.unban(target, scope, to);
+                return None;
+            }
+            Request::Reload => match self.reload() {
+                Ok(()) => Lines::default().line("reloaded").end().into(),
+                Err(fault) => error(&fault).into(),
+            },
+            Request::Check(_) | Request::Strike { .. } | Request::Follow(_) => error("internal fault: not an errand").into(),
+        })
+    }
+
+    fn status(&self, sizes: &Sizes) -> String {
+        let (engine, now) = (&self.engine, self.clock.now());
+        let tallies = engine.tallies();
+        let in_force = engine.in_force();
+        let mut lines = Lines::default()
+            .field("version", env!("CARGO_PKG_VERSION"))
+            .field("pid", std::process::id())
+            .field("uptime", now.since(self.started).secs())
+            .field("socket", self.table.socket.display())
+            .field("rules", in_force.rules.rules().len())
+            .field("bans", engine.bans().len())
+            .field("banned_networks", in_force.lists.banned.len())
+            .field("strikes", engine.strikes().len())
+            .field("offences_counted", tallies.offences.load(Ordering::Relaxed))
+            .field("bans_made", tallies.bans.load(Ordering::Relaxed))
+            .field("shadow_bans_made", tallies.shadow_bans.load(Ordering::Relaxed))
+            .field("bans_evicted", engine.bans().evicted())
+            .field("strikes_evicted", engine.strikes().evicted())
+            .field("answers_before_saved", tallies.unsaved_answers.load(Ordering::Relaxed))
+            .field("connections", sizes.connections.load(Ordering::Relaxed))
+            .field("mail_connections_watched", sizes.processes.load(Ordering::Relaxed))
+            .field("wall_clock_drift_ms", self.clock.wall_drift());
+        for log in self.logs.status() {
+            let fault = log.fault.as_deref().map_or_else(|| "ok".to_owned(), |fault| format!("fault: {fault}"));
+            lines = lines.field("log", format_args!("{} lines={} lag={} {fault}", log.path.display(), log.lines, log.lag));
+        }
+        lines.end()
+    }
+
+    fn metrics(&self) -> String {
+        let engine = &self.engine;
+        let tallies = engine.tallies();
+        let mut lines = Lines::default();
+        let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
+            lines.push(&format!("# HELP strikeout_{name} {help}"));
+            lines.push(&format!("# TYPE strikeout_{name} {kind}"));
+            lines.push(&format!("strikeout_{name} {value}"));
+        };
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        metric("bans", "gauge", "Clients that are banned.", count(engine.bans().len()));
+        metric("banned_networks", "gauge", "Networks that are banned.", count(engine.in_force().lists.banned.len()));
+        metric("strikes", "gauge", "Counters of strikes that are live.", count(engine.strikes().len()));
+        metric("offences_total", "counter", "Offences counted.", tallies.offences.load(Ordering::Relaxed));
+        metric("bans_total", "counter", "Bans made.", tallies.bans.load(Ordering::Relaxed));
+        metric("shadow_bans_total", "counter", "Bans that shadow rules would have made.", tallies.shadow_bans.load(Ordering::Relaxed));
+        metric(
+            "unsaved_answers_total",
+            "counter",
+            "Answers that left before their ban was saved.",
+            tallies.unsaved_answers.load(Ordering::Relaxed),
+        );
+        metric("bans_evicted_total", "counter", "Bans that fell because the table was full.", engine.bans().evicted());
+        metric("strikes_evicted_total", "counter", "Strikes that fell because the table was full.", engine.strikes().evicted());
+        lines.end()
+    }
+
+    /// Every ban, in pieces that are made as fast as they are read.
+    fn list(&self) -> Answer {
+        let now = self.clock.now();
+        let in_force = self.engine.in_force();
+        let mut bans: Vec<(Client, Surface, crate::table::Ban)> = Vec::new();
+        self.engine.bans().for_each(now, |client, surface, ban| bans.push((client, surface, ban)));
+        bans.sort_unstable_by_key(|(client, surface, _)| (*client, *surface == Surface::Mail));
+        let networks = in_force.lists.banned.iter().filter(|network| network.stands(now));
+        let networks: Vec<String> = networks
+            .map(|network| {
+                let until = network.until.map_or(Until::NEVER, Until::at);
+                format!("{} scope=all rule={} until={until} remaining={}\n", network.network, network.rule, remaining(until, now))
+            })
+            .collect();
+        let (names, prefix) = (Arc::clone(self.engine.names()), in_force.prefix);
+        let line = move |(client, scope, ban): (Client, Scope, crate::table::Ban)| {
+            let (rule, until) = (names.name(ban.rule), ban.until);
+            format!("{} scope={} rule={rule} until={until} remaining={}\n", client.display(prefix), scope.as_str(), remaining(until, now))
+        };
+        let mut bans = joined(bans.into_iter()).map(line);
+        let pieces = std::iter::from_fn(move || {
+            let piece: String = bans.by_ref().take(PIECE).collect();
+            (!piece.is_empty()).then_some(piece)
+        });
+        Answer::Pieces(Box::new(networks.into_iter().chain(pieces).chain([END.to_owned()])))
+    }
+
+    fn why(&self, address: IpAddr) -> String {
+        let now = self.clock.now();
+        let in_force = self.engine.in_force();
+        let client = Client::of(address, in_force.prefix);
+        let mut lines = Lines::default().field("address", address).field("client", client.display(in_force.prefix));
+        if let Some(reason) = in_force.lists.never_banned(address) {
+            lines = lines.field("never_banned", reason);
+        }
+        for surface in Surface::ALL {
+            let standing = in_force.detector(self.engine.bans()).standing(now, address, client, surface);
+            lines = match standing {
+                Some((refusal, _)) => lines.field(
+                    surface.as_str(),
+                    format_args!(
+                        "refused rule={} until={} remaining={}",
+                        self.engine.names().name(refusal.rule),
+                        refusal.until,
+                        remaining(refusal.until, now)
+                    ),
+                ),
+                None => lines.field(surface.as_str(), "served"),
+            };
+            if let Some(ban) = self.engine.shadow(client, surface, now) {
+                let rule = self.engine.names().name(ban.rule);
+                lines = lines.field("shadow", format_args!("{} rule={rule} until={}", surface.as_str(), ban.until));
+            }
+        }
+        if let Some(story) = self.engine.story(client) {
+            lines = lines
+                .field("rule", &story.rule)
+                .field("first", timestamp(story.first))
+                .field("since", timestamp(story.since))
+                .field("until", story.until.time().map_or_else(|| "for ever".to_owned(), timestamp))
+                .field("count", story.count)
+                .field("times", story.times)
+                .field("evidence", story.evidence.as_str());
+        }
+        for rule in in_force.rules.rules() {
+            if let Some(counter) = self.engine.strikes().get(rule.id, client).filter(|counter| !counter.is_over(now, rule.findtime)) {
+                let (count, last) = (counter.count(), timestamp(counter.last()));
+                lines = lines.field("strikes", format_args!("{count} of {} rule={} last={last}", rule.maxretry, rule.name));
+            }
+        }
+        lines.end()
+    }
+
+    fn ban(&self, ban: &Ban<'_>, to: &Addressee) -> Result<(), String> {
+        let now = self.clock.now();
+        let in_force = self.engine.in_force();
+        let until = match ban.length {
+            Length::Default => Some(now.after(BAN_BY_HAND)),
+            Length::For(span) => Some(now.after(span)),
+            Length::Permanent => None,
+        };
+        let reason = Evidence::new(&[ban.reason.as_bytes()]);
+        let whole = ban.target.prefix_len() == ban.target.max_prefix_len();
+        let client = Client::of(ban.target.addr(), in_force.prefix);
+        // An IPv6 client is a network as well: a ban of it must cover nobody who is never banned.
+        let covered = match ban.target {
+            IpNet::V6(v6) if whole => IpNet::new(v6.addr().into(), in_force.prefix.bits()).map_err(|error| error.to_string())?,
+            network => network,
+        };
+        if let Some(reason) = in_force.lists.overlaps_never(covered) {
+            return Err(format!("{} is never banned: {reason}", ban.target));
+        }
+        let done = Lines::default()
+            .line(&format!("banned {} until={} scope={}", ban.target, until.map_or(Until::NEVER, Until::at), ban.scope.as_str()))
+            .end();
+        let reply = answering(to, done);
+        if whole {
+            let record = BanRecord {
+                client,
+                scope: ban.scope,
+                rule: "manual".into(),
+                first: now,
+                since: now,
+                until: until.map_or(Until::NEVER, Until::at),
+                count: 1,
+                times: 1,
+                evidence: reason,
+                node: "".into(),
+            };
+            log::info!("banned {} by hand until {}: {}", client.display(in_force.prefix), record.until, record.evidence.as_str());
+            self.engine.ban(record, reply);
+        } else if ban.scope == Scope::All {
+            log::info!("banned {} by hand: {}", ban.target, reason.as_str());
+            let network = BannedNetwork { network: ban.target, rule: "manual".into(), since: now, until };
+            self.engine.ban_network(network, reason, reply);
+        } else {
+            return Err(format!("found scope={} for a network, expected all", ban.scope.as_str()));
+        }
+        Ok(())
+    }
+
+    fn unban(&self, target: IpNet, scope: Scope, to: &Addressee) {
+        let (now, prefix) = (self.clock.now(), self.engine.in_force().prefix);
+        if target.prefix_len() == target.max_prefix_len() {
+            let client = Client::of(target.addr(), prefix);
+            log::info!("unbanned {} by hand", client.display(prefix));
+            let found = Surface::ALL.iter().any(|surface| self.engine.bans().get(client, *surface, now).is_some());
+            self.engine.unban(now, client, scope, answering(to, unbanned(target, found)));
+        } else {
+            log::info!("unbanned {target} by hand");
+            let found = self.engine.in_force().lists.banned.iter().any(|banned| banned.network == target && banned.stands(now));
+            self.engine.unban_network(now, target, answering(to, unbanned(target, found)));
+        }
+    }
+
+    /// Reads the configuration again. A faulty one changes nothing.
+    fn reload(&mut self) -> Result<(), String> {
+        let config = Config::load(self.config.as_deref(), self.engine.names()).map_err(|fault| fault.to_string())?;
+        let (old, new) = (&self.table, &config.table);
+        let needs_restart = (&old.socket, old.mode, &old.group, &old.state, old.clients, old.bans)
+            != (&new.socket, new.mode, &new.group, &new.state, new.clients, new.bans);
+        if needs_restart {
+            log::warn!("socket, mode, group, state, clients and bans in [table] change only with a restart");
+        }
+        let logs = config.logs.clone();
+        self.engine.put_in_force(InForce::from(config));
+        self.logs.follow(&logs);
+        log::info!("the configuration was read again and is in force");
+        Ok(())
+    }
+}
+
+/// A reply that answers `text`, whatever the verdict.
+fn answering(to: &Addressee, text: String) -> Reply {
+    let to = to.clone();
+    Reply::new(move |_| to.answer(text))
+}
+
+fn unbanned(target: IpNet, found: bool) -> String {
+    let line = if found { format!("unbanned {target}") } else { format!("not banned {target}") };
+    Lines::default().line(&line).end()
+}
+
+/// Seconds that remain; -1 for ever.
+fn remaining(until: Until, now: Time) -> String {
+    until.remaining(now).map_or_else(|| "-1".to_owned(), |span| span.secs_ceil().to_string())
+}
+
+/// Two bans of one client that differ in nothing but the surface are one of scope `all`. They come sorted by client.
+fn joined(bans: impl Iterator<Item = (Client, Surface, crate::table::Ban)>) -> impl Iterator<Item = (Client, Scope, crate::table::Ban)> {
+    let mut bans = bans.peekable();
+    std::iter::from_fn(move || {
+        let (client, surface, ban) = bans.next()?;
+        let is_same =
+            |(other, _, its): &(Client, Surface, crate::table::Ban)| *other == client && (its.until, its.rule) == (ban.until, ban.rule);
+        let scope = match (bans.next_if(is_same), surface) {
+            (Some(_), _) => Scope::All,
+            (None, Surface::Web) => Scope::Web,
+            (None, Surface::Mail) => Scope::Mail,
+        };
+        Some((client, scope, ban))
+    })
+}

@@ -1,0 +1,281 @@
+//! One connection: lines in, answers out in the order of the lines, and limits on everything a peer can make us wait for or keep.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use super::mailbox::Answer;
+use super::peer::Peer;
+use crate::socket::request::LONGEST_LINE;
+
+/// Half a line may wait so long for its other half.
+pub const HALF_LINE: Duration = Duration::from_secs(1);
+/// A connection may say nothing for so long.
+pub const IDLE: Duration = Duration::from_secs(30);
+/// A peer may leave what it was sent unread for so long.
+pub const UNREAD: Duration = Duration::from_secs(5);
+
+/// So many requests of one connection are worked on at a time; the next ones wait in the kernel.
+const MOST_PENDING: usize = 64;
+/// So many bytes of answers wait for the peer; then no more requests are read, and no more of a long answer is made.
+const ENOUGH_OUTPUT: usize = 64 * 1024;
+/// A follower that has so many bytes waiting is cut off: it comes back and gets everything anew.
+const MOST_OUTPUT: usize = 8 * 1024 * 1024;
+/// So much is read at a time, so that one peer holds up nobody.
+const CHUNK: usize = 16 * 1024;
+
+/// What the peer sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A line without its newline.
+    Whole(Vec<u8>),
+    /// More bytes than a line may have.
+    TooLong,
+}
+
+/// One connection. Its stream is non-blocking.
+pub struct Connection {
+    stream: UnixStream,
+    /// Who connected.
+    pub peer: Peer,
+    input: Vec<u8>,
+    half_since: Option<Instant>,
+    /// When something was last read or written.
+    active: Instant,
+    /// The number that the next request gets.
+    next: u64,
+    /// The answers to the latest requests, in their order; the last one is to request `next - 1`.
+    answers: VecDeque<Option<Answer>>,
+    /// The rest of the answer that is being written.
+    pieces: Option<Box<dyn Iterator<Item = String> + Send>>,
+    output: VecDeque<u8>,
+    /// The peer sends nothing more.
+    read_closed: bool,
+    /// After a fault nothing more is read; what was asked before is answered.
+    closing: bool,
+    /// The peer cannot read any more, or kept us waiting.
+    broken: bool,
+    /// It has turned into a follower: nothing is answered in order, and being idle is its job.
+    follows: bool,
+}
+
+impl Connection {
+    /// A new connection; `stream` must be non-blocking.
+    #[must_use]
+    pub fn new(stream: UnixStream, peer: Peer, now: Instant) -> Self {
+        Self {
+            stream,
+            peer,
+            input: Vec::new(),
+            half_since: None,
+            active: now,
+            next: 0,
+            answers: VecDeque::new(),
+            pieces: None,
+            output: VecDeque::new(),
+            read_closed: false,
+            closing: false,
+            broken: false,
+            follows: false,
+        }
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    /// When something was last read or written.
+    #[must_use]
+    pub fn active(&self) -> Instant {
+        self.active
+    }
+
+    /// Reads what is there, a chunk at most, if it is wanted. Says whether there was anything.
+    pub fn read(&mut self, now: Instant) -> bool {
+        if !self.wants_read() {
+            return false;
+        }
+        let mut chunk = [0; CHUNK];
+        loop {
+            match (&self.stream).read(&mut chunk) {
+                Ok(0) => {
+                    self.read_closed = true;
+                    return true;
+                }
+                Ok(read) => {
+                    self.input.extend_from_slice(chunk.get(..read).unwrap_or_default());
+                    self.active = now;
+                    return true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(_) => {
+                    self.read_closed = true;
+                    self.broken = true;
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// The next line that came in, with the number of its request. A last line may lack its newline.
+    pub fn next_line(&mut self, now: Instant) -> Option<(u64, Line)> {
+        if self.closing || self.is_full() {
+            return None;
+        }
+        let line = match memchr::memchr(b'\n', &self.input) {
+            Some(end) if end <= LONGEST_LINE => {
+                let mut line: Vec<u8> = self.input.drain(..=end).collect();
+                line.pop();
+                Line::Whole(line)
+            }
+            None if self.input.len() <= LONGEST_LINE => {
+                if !self.read_closed || self.input.is_empty() {
+                    self.half_since = if self.input.is_empty() { None } else { self.half_since.or(Some(now)) };
+                    return None;
+                }
+                Line::Whole(std::mem::take(&mut self.input))
+            }
+            _ => Line::TooLong,
+        };
+        self.half_since = None;
+        let number = self.next;
+        self.next += 1;
+        if !self.follows {
+            self.answers.push_back(None);
+        }
+        Some((number, line))
+    }
+
+    /// Answers request `number`. An answer to a request that was answered already is dropped.
+    pub fn answer(&mut self, number: u64, answer: Answer) {
+        if self.follows {
+            match answer {
+                Answer::Text(text) => self.push(text.as_bytes()),
+                Answer::Pieces(pieces) => pieces.for_each(|piece| self.push(piece.as_bytes())),
+            }
+            return;
+        }
+        let first = self.next - u64::try_from(self.answers.len()).unwrap_or(0);
+        let slot = number.checked_sub(first).and_then(|index| usize::try_from(index).ok()).and_then(|index| self.answers.get_mut(index));
+        if let Some(slot) = slot.filter(|slot| slot.is_none()) {
+            *slot = Some(answer);
+        }
+    }
+
+    /// Sends bytes of the stream that a follower gets. One that does not keep up is cut off.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.output.len() + bytes.len() > MOST_OUTPUT {
+            self.broken = true;
+        } else {
+            self.output.extend(bytes);
+        }
+    }
+
+    /// Turns the connection into a follower's: from now on everything is answered as soon as it is ready.
+    pub fn follow(&mut self) {
+        self.follows = true;
+        self.answers.clear();
+    }
+
+    /// Whether it has turned into a follower's.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        self.follows
+    }
+
+    /// Reads nothing more; what was asked so far is answered, then the connection ends.
+    pub fn close_after_answers(&mut self) {
+        self.closing = true;
+        self.input.clear();
+        self.half_since = None;
+    }
+
+    /// Writes what can be written. Says whether anything was.
+    pub fn write(&mut self, now: Instant) -> bool {
+        let mut progress = false;
+        loop {
+            self.fill();
+            let (front, _) = self.output.as_slices();
+            if front.is_empty() || self.broken {
+                return progress;
+            }
+            match (&self.stream).write(front) {
+                Ok(written) => {
+                    self.output.drain(..written);
+                    self.active = now;
+                    progress = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return progress,
+                Err(_) => self.broken = true,
+            }
+        }
+    }
+
+    /// Moves answers that are ready and next in order to the output.
+    fn fill(&mut self) {
+        while self.output.len() < ENOUGH_OUTPUT {
+            if let Some(pieces) = &mut self.pieces {
+                match pieces.next() {
+                    Some(piece) => self.output.extend(piece.as_bytes()),
+                    None => self.pieces = None,
+                }
+                continue;
+            }
+            match self.answers.front_mut().and_then(Option::take) {
+                Some(Answer::Text(text)) => self.output.extend(text.as_bytes()),
+                Some(Answer::Pieces(pieces)) => self.pieces = Some(pieces),
+                None => return,
+            }
+            self.answers.pop_front();
+        }
+    }
+
+    /// Whether the peer is to be asked for more.
+    #[must_use]
+    pub fn wants_read(&self) -> bool {
+        !self.read_closed && !self.closing && !self.broken && !self.is_full()
+    }
+
+    /// Whether something waits to be written.
+    #[must_use]
+    pub fn wants_write(&self) -> bool {
+        !self.output.is_empty() || self.pieces.is_some()
+    }
+
+    fn is_full(&self) -> bool {
+        self.answers.len() >= MOST_PENDING
+            || (!self.follows && self.output.len() >= ENOUGH_OUTPUT)
+            || self.input.len() > LONGEST_LINE + CHUNK
+    }
+
+    /// Whether it waits for nothing: neither for an answer nor for its peer to read one.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.answers.is_empty() && !self.wants_write() && !self.follows
+    }
+
+    /// Whether nothing is left to be done: all is answered and read, or the peer is gone.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        let no_more = (self.read_closed && self.input.is_empty()) || self.closing;
+        self.broken || (no_more && self.answers.is_empty() && !self.wants_write())
+    }
+
+    /// Whether the peer keeps us waiting too long.
+    #[must_use]
+    pub fn is_overdue(&self, now: Instant) -> bool {
+        let longer = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
+        self.half_since.is_some_and(|since| longer(since, HALF_LINE))
+            || (self.is_idle() && longer(self.active, IDLE))
+            || (self.wants_write() && longer(self.active, UNREAD))
+    }
+}
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

@@ -1,0 +1,417 @@
+//! The event loop: listener, connections, connection processes, signals, and answers that other threads have ready. It never waits for
+//! anything else, and Exim's questions are answered right here.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ahash::RandomState;
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+
+use super::clerk::{Clerk, Errand};
+use super::connection::{Connection, Line};
+use super::listener::Listener;
+use super::mail::Mail;
+use super::mailbox::{Addressee, ConnectionId, Mailbox, Post};
+use super::peer::Peer;
+use super::signals::Signals;
+use crate::clock::Clock;
+use crate::engine::Engine;
+use crate::socket::answer;
+use crate::socket::request::{Request, parse};
+
+/// So many connections are open at most; then the longest idle one of the user who has the most makes room.
+pub const MOST_CONNECTIONS: usize = 4096;
+/// File descriptors for everything that is no connection.
+const OTHER_FILES: usize = 64;
+/// So many clients are let in before those who are in get their turn.
+const ACCEPTS: usize = 64;
+/// How often limits of time are looked after while somebody is connected.
+const TICK: Duration = Duration::from_millis(100);
+/// How many events are taken at a time.
+const EVENTS: usize = 256;
+
+/// What a file descriptor is, as epoll carries it: the kind in the lowest bits, its number above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Listener,
+    Bell,
+    Signals,
+    Connection(ConnectionId),
+    Process(u32),
+}
+
+impl Token {
+    fn data(self) -> epoll::EventData {
+        let (kind, number) = match self {
+            Self::Listener => (0, 0),
+            Self::Bell => (1, 0),
+            Self::Signals => (2, 0),
+            Self::Connection(ConnectionId(id)) => (3, id),
+            Self::Process(pid) => (4, u64::from(pid)),
+        };
+        epoll::EventData::new_u64(number << 3 | kind)
+    }
+
+    fn of(data: epoll::EventData) -> Self {
+        let number = data.u64() >> 3;
+        match data.u64() & 7 {
+            0 => Self::Listener,
+            1 => Self::Bell,
+            2 => Self::Signals,
+            3 => Self::Connection(ConnectionId(number)),
+            _ => Self::Process(u32::try_from(number).unwrap_or(0)),
+        }
+    }
+}
+
+/// A connection, and what epoll waits for on it.
+struct Guest {
+    connection: Connection,
+    interest: epoll::EventFlags,
+}
+
+/// The loop.
+pub struct EventLoop {
+    epoll: OwnedFd,
+    listener: Listener,
+    /// No file descriptor was left: nobody is let in before then.
+    closed_until: Option<Instant>,
+    mailbox: Arc<Mailbox>,
+    signals: Signals,
+    guests: HashMap<ConnectionId, Guest, RandomState>,
+    next: u64,
+    most: usize,
+    mail: Mail,
+    clerk: Clerk,
+    engine: Arc<Engine>,
+    clock: Clock,
+}
+
+impl EventLoop {
+    /// A loop on the current thread.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(
+        listener: Listener,
+        signals: Signals,
+        mailbox: Arc<Mailbox>,
+        clerk: Clerk,
+        engine: Arc<Engine>,
+        clock: Clock,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &listener, Token::Listener.data(), epoll::EventFlags::IN)?;
+        epoll::add(&epoll, mailbox.bell(), Token::Bell.data(), epoll::EventFlags::IN)?;
+        epoll::add(&epoll, signals.as_fd(), Token::Signals.data(), epoll::EventFlags::IN)?;
+        let files = raise_file_limit();
+        Ok(Self {
+            epoll,
+            listener,
+            closed_until: None,
+            mailbox,
+            signals,
+            guests: HashMap::default(),
+            next: 0,
+            // Connection processes need file descriptors as well.
+            most: MOST_CONNECTIONS.min(files.saturating_sub(OTHER_FILES) / 2).max(1),
+            mail: Mail::new(Arc::clone(&engine)),
+            clerk,
+            engine,
+            clock,
+        })
+    }
+
+    /// Serves until a signal ends it.
+    ///
+    /// # Errors
+    /// The kernel's, where the loop cannot go on.
+    pub fn run(&mut self) -> io::Result<()> {
+        let mut events = Vec::with_capacity(EVENTS);
+        let mut ticked = Instant::now();
+        loop {
+            events.clear();
+            let timeout = (!self.guests.is_empty() || self.closed_until.is_some()).then(|| timespec(TICK));
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let now = Instant::now();
+            for event in &events {
+                let flags = event.flags;
+                match Token::of(event.data) {
+                    Token::Listener => self.let_in(now),
+                    Token::Bell => self.mailbox.hush(),
+                    Token::Signals => {
+                        let told = self.signals.take();
+                        if told.reload {
+                            self.clerk.send(Errand::Reload);
+                        }
+                        if told.end {
+                            return Ok(());
+                        }
+                    }
+                    Token::Connection(id) => self.serve(id, flags, now),
+                    Token::Process(pid) => self.mail.processes().ended(pid),
+                }
+            }
+            self.deliver(now);
+            if now.saturating_duration_since(ticked) >= TICK {
+                ticked = now;
+                self.tick(now);
+            }
+        }
+    }
+
+    /// How many connections are open, and how many connection processes are watched.
+    fn tell_sizes(&mut self) {
+        self.clerk.sizes().note(self.guests.len(), self.mail.processes().len());
+    }
+
+    /// Lets in who waits.
+    fn let_in(&mut self, now: Instant) {
+        for _ in 0..ACCEPTS {
+            if self.guests.len() >= self.most && !self.make_room() {
+                return self.close_for_a_while(now, None);
+            }
+            match self.listener.accept() {
+                Ok(Some(stream)) => {
+                    let Ok(peer) = Peer::of(&stream) else { continue };
+                    let id = ConnectionId(self.next);
+                    self.next += 1;
+                    let interest = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+                    if let Err(error) = epoll::add(&self.epoll, &stream, Token::Connection(id).data(), interest) {
+                        log::warn!("a connection cannot be watched: {error}");
+                        continue;
+                    }
+                    self.guests.insert(id, Guest { connection: Connection::new(stream, peer, now), interest });
+                    // What it asks is usually there already.
+                    self.serve(id, epoll::EventFlags::IN, now);
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    if !self.make_room() {
+                        self.close_for_a_while(now, Some(&error));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Ends the longest idle connection of the user who has the most. False if nobody is idle.
+    fn make_room(&mut self) -> bool {
+        let mut idle: HashMap<u32, (usize, Instant, ConnectionId), RandomState> = HashMap::default();
+        for (id, guest) in &self.guests {
+            let (count, oldest, oldest_id) = idle.entry(guest.connection.peer.user).or_insert((0, guest.connection.active(), *id));
+            *count += 1;
+            if guest.connection.is_idle()
+                && (guest.connection.active() < *oldest || !self.guests.get(oldest_id).is_some_and(|guest| guest.connection.is_idle()))
+            {
+                (*oldest, *oldest_id) = (guest.connection.active(), *id);
+            }
+        }
+        let victim = idle.into_values().max_by_key(|(count, ..)| *count).map(|(_, _, id)| id);
+        match victim.filter(|id| self.guests.get(id).is_some_and(|guest| guest.connection.is_idle())) {
+            Some(id) => self.guests.remove(&id).is_some(),
+            None => false,
+        }
+    }
+
+    /// Without a file descriptor left, accepting again at once would only fail again.
+    fn close_for_a_while(&mut self, now: Instant, error: Option<&io::Error>) {
+        if self.closed_until.is_none() {
+            if let Some(error) = error {
+                log::warn!("nobody can be let in for a moment: {error}");
+            }
+            let _ = epoll::delete(&self.epoll, &self.listener);
+        }
+        self.closed_until = Some(now + TICK);
+    }
+
+    /// Reads, works on and answers what one connection sent.
+    fn serve(&mut self, id: ConnectionId, flags: epoll::EventFlags, now: Instant) {
+        let Some(guest) = self.guests.get_mut(&id) else { return };
+        guest.connection.read(now);
+        self.work(id, now);
+        // A peer that has gone altogether reads no answer.
+        if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+            self.deliver(now);
+            self.guests.remove(&id);
+        }
+    }
+
+    /// Works on the lines of a connection that are there, and writes what is ready.
+    fn work(&mut self, id: ConnectionId, now: Instant) {
+        while let Some(guest) = self.guests.get_mut(&id) {
+            let Some((number, line)) = guest.connection.next_line(now) else { break };
+            let to = Addressee::new(Arc::clone(&self.mailbox), id, number);
+            match line {
+                Line::Whole(line) => {
+                    let asked = catch_unwind(AssertUnwindSafe(|| self.ask(id, number, &line, &to, now)));
+                    if asked.is_err() {
+                        log::error!("a fault of ours while a request was worked on");
+                        // Its reply accepted when it was dropped; this is for requests that had none.
+                        to.answer(answer::error("internal fault"));
+                    }
+                }
+                Line::TooLong => self.refuse(
+                    id,
+                    &to,
+                    &format!("found a line of more than {} bytes, expected less", crate::socket::request::LONGEST_LINE),
+                ),
+            }
+            self.collect(now);
+        }
+        self.settle(id, now);
+    }
+
+    /// Asks whoever knows the answer.
+    fn ask(&mut self, id: ConnectionId, number: u64, line: &[u8], to: &Addressee, now: Instant) {
+        let request = match parse(line) {
+            Ok(request) => request,
+            Err(fault) => return self.refuse(id, to, &fault.to_string()),
+        };
+        let Some(guest) = self.guests.get(&id) else { return };
+        let peer = guest.connection.peer;
+        match request {
+            Request::Check(check) => {
+                let epoll = &self.epoll;
+                let watch = |pid, pidfd: &OwnedFd| Ok(epoll::add(epoll, pidfd, Token::Process(pid).data(), epoll::EventFlags::IN)?);
+                let socket = guest.connection.stream();
+                self.mail.check(self.clock.now(), (id, number), &check, &peer, socket, watch, to.reply());
+            }
+            Request::Strike { address, rule } => {
+                if let Err((fault, reply)) = self.mail.strike(self.clock.now(), address, rule, &peer, now, to.reply()) {
+                    to.answer(answer::error(&fault));
+                    drop(reply);
+                }
+            }
+            _ => {
+                self.tell_sizes();
+                let errand = Errand::Request { line: line.to_vec(), peer, to: to.clone() };
+                if !self.clerk.send(errand) {
+                    to.answer(answer::error("too many requests of operators are waiting, try again"));
+                }
+            }
+        }
+    }
+
+    /// Answers a request that cannot be read, and ends the connection after it.
+    fn refuse(&mut self, id: ConnectionId, to: &Addressee, fault: &str) {
+        to.answer(answer::error(fault));
+        if let Some(guest) = self.guests.get_mut(&id) {
+            guest.connection.close_after_answers();
+        }
+    }
+
+    /// Takes what was posted to the connections that it is for. Returns those.
+    fn collect(&mut self, now: Instant) -> Vec<ConnectionId> {
+        let mut touched = Vec::new();
+        for post in self.mailbox.take() {
+            let id = match post {
+                Post::Verdict(id, number, verdict) => {
+                    self.mail.decided((id, number), &verdict);
+                    if let Some(guest) = self.guests.get_mut(&id) {
+                        guest.connection.answer(number, answer::verdict(&verdict, self.engine.names()).into());
+                    }
+                    id
+                }
+                Post::Answer(id, number, answer) => {
+                    if let Some(guest) = self.guests.get_mut(&id) {
+                        guest.connection.answer(number, answer);
+                    }
+                    id
+                }
+                Post::Push(id, bytes) => {
+                    if let Some(guest) = self.guests.get_mut(&id) {
+                        guest.connection.push(&bytes);
+                    }
+                    id
+                }
+            };
+            if touched.last() != Some(&id) {
+                touched.push(id);
+            }
+        }
+        if let Some(guest) = touched.last().and_then(|id| self.guests.get_mut(id)) {
+            guest.connection.write(now);
+        }
+        touched
+    }
+
+    /// Hands out what was posted, until nothing is.
+    fn deliver(&mut self, now: Instant) {
+        loop {
+            let touched = self.collect(now);
+            if touched.is_empty() {
+                return;
+            }
+            for id in touched {
+                // An answer makes room for the next request.
+                self.work(id, now);
+            }
+        }
+    }
+
+    /// Writes what is ready, and waits for what is left; ends the connection if nothing is.
+    fn settle(&mut self, id: ConnectionId, now: Instant) {
+        let Some(guest) = self.guests.get_mut(&id) else { return };
+        guest.connection.write(now);
+        if guest.connection.is_done() {
+            self.guests.remove(&id);
+            return;
+        }
+        let mut interest = epoll::EventFlags::empty();
+        if guest.connection.wants_read() {
+            interest |= epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        }
+        if guest.connection.wants_write() {
+            interest |= epoll::EventFlags::OUT;
+        }
+        if interest != guest.interest {
+            guest.interest = interest;
+            if epoll::modify(&self.epoll, guest.connection.stream(), Token::Connection(id).data(), interest).is_err() {
+                self.guests.remove(&id);
+            }
+        }
+    }
+
+    /// Looks after limits of time.
+    fn tick(&mut self, now: Instant) {
+        self.guests.retain(|_, guest| !guest.connection.is_overdue(now));
+        if self.closed_until.is_some_and(|until| until <= now) {
+            self.closed_until = None;
+            if let Err(error) = epoll::add(&self.epoll, &self.listener, Token::Listener.data(), epoll::EventFlags::IN) {
+                log::error!("the socket cannot be watched: {error}");
+                self.closed_until = Some(now + TICK);
+            }
+        }
+    }
+}
+
+fn timespec(span: Duration) -> Timespec {
+    Timespec { tv_sec: i64::try_from(span.as_secs()).unwrap_or(i64::MAX), tv_nsec: span.subsec_nanos().into() }
+}
+
+/// Takes as many file descriptors as this process may have, and says how many that are.
+fn raise_file_limit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum && setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).is_err() {
+        log::debug!("the limit of open files stays at {:?}", limit.current);
+    }
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
+}
+
+impl AsFd for EventLoop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}

@@ -1,0 +1,107 @@
+//! The logs that the resident follows: their lines are judged by the rules that each log names, on the thread that reads them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::config::LogConfig;
+use crate::engine::{Engine, InForce};
+use crate::log::follow::{Follower, Position};
+use crate::log::rules::{LogRules, Seen};
+use crate::log::thread::{LogThread, Status};
+use crate::log::time::Zone;
+use crate::reply::Reply;
+use crate::rule::Rule;
+
+/// The thread that follows the logs, if there are any.
+pub struct Logs {
+    engine: Arc<Engine>,
+    clock: Clock,
+    /// Where reading stopped in each log that was ever followed.
+    positions: HashMap<PathBuf, Position>,
+    thread: Option<LogThread>,
+}
+
+/// One log's rules, compiled from what was in force then.
+struct Judge {
+    names: Vec<String>,
+    inline: bool,
+    compiled: Option<(Arc<InForce>, LogRules)>,
+}
+
+impl Logs {
+    /// Follows nothing yet. `positions`: where reading stopped in an earlier life.
+    #[must_use]
+    pub fn new(engine: Arc<Engine>, clock: Clock, positions: HashMap<PathBuf, Position>) -> Self {
+        Self { engine, clock, positions, thread: None }
+    }
+
+    /// Follows these logs, and no others any more. Those that were followed go on where reading stopped.
+    pub fn follow(&mut self, logs: &[LogConfig]) {
+        self.stop();
+        if logs.is_empty() {
+            return;
+        }
+        let followers = logs.iter().map(|log| Follower::new(&log.path, self.positions.get(&log.path).cloned())).collect();
+        let judges = logs.iter().map(|log| Judge { names: log.rules.clone(), inline: log.inline, compiled: None });
+        let mut judges: Vec<Judge> = judges.collect();
+        let (engine, clock) = (Arc::clone(&self.engine), self.clock);
+        let sink = move |number: usize, line: &[u8]| {
+            if let Some(judge) = judges.get_mut(number) {
+                judge.look(&engine, clock, line);
+            }
+        };
+        match LogThread::start(followers, sink) {
+            Ok(thread) => self.thread = Some(thread),
+            Err(error) => log::error!("no log is followed: its thread could not be started: {error}"),
+        }
+    }
+
+    /// How each log stands.
+    #[must_use]
+    pub fn status(&self) -> Vec<Status> {
+        self.thread.as_ref().map(LogThread::status).unwrap_or_default()
+    }
+
+    /// Follows nothing any more.
+    pub fn stop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            for status in thread.stop() {
+                if let Some(position) = status.position {
+                    self.positions.insert(status.path, position);
+                }
+            }
+        }
+    }
+}
+
+impl Judge {
+    /// Counts the offences that `line` tells of.
+    fn look(&mut self, engine: &Arc<Engine>, clock: Clock, line: &[u8]) {
+        let in_force = engine.in_force();
+        let now = clock.now();
+        let Some(rules) = self.rules(&in_force) else { return };
+        let mut found = Vec::new();
+        rules.look(line, now, &in_force.detector(engine.bans()), &mut |seen| found.push(seen));
+        for Seen { time, surface, offence } in found {
+            engine.offend(time, &offence, surface, Reply::new(|_| ()));
+        }
+    }
+
+    /// The rules, compiled anew when others have come into force.
+    fn rules(&mut self, in_force: &Arc<InForce>) -> Option<&mut LogRules> {
+        let is_current = self.compiled.as_ref().is_some_and(|(then, _)| Arc::ptr_eq(&then.rules, &in_force.rules));
+        if !is_current {
+            let rules: Vec<Arc<Rule>> = self.names.iter().filter_map(|name| in_force.rules.by_name(name)).map(Arc::clone).collect();
+            match LogRules::new(&rules, Zone::of_this_machine(), self.inline) {
+                Ok(rules) => self.compiled = Some((Arc::clone(in_force), rules)),
+                Err(fault) => {
+                    log::error!("a log's rules cannot be used: {fault}");
+                    self.compiled = LogRules::new(&[], Zone::utc(), self.inline).ok().map(|none| (Arc::clone(in_force), none));
+                }
+            }
+        }
+        self.compiled.as_mut().map(|(_, rules)| rules)
+    }
+}
