@@ -4,9 +4,9 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use ipnet::IpNet;
@@ -17,6 +17,7 @@ use super::peer::Peer;
 use crate::client::Client;
 use crate::clock::{Clock, timestamp};
 use crate::config::{Config, TableConfig};
+use crate::engine::durable::StateFile;
 use crate::engine::{BanRecord, Engine, InForce};
 use crate::event::{Scope, Surface};
 use crate::list::BannedNetwork;
@@ -24,6 +25,7 @@ use crate::reply::Reply;
 use crate::rule::Evidence;
 use crate::socket::answer::{END, Lines, error};
 use crate::socket::request::{Ban, Length, Request, parse};
+use crate::state::Health;
 use crate::table::Until;
 use crate::time::{Span, Time};
 
@@ -75,7 +77,9 @@ pub struct Desk {
     /// What cannot change while the resident runs.
     pub table: TableConfig,
     /// The logs that are followed.
-    pub logs: Logs,
+    pub logs: Arc<Mutex<Logs>>,
+    /// The state file, if one is configured.
+    pub state: Option<Arc<StateFile>>,
     /// When the resident started.
     pub started: Time,
 }
@@ -197,7 +201,14 @@ impl Desk {
             .field("connections", sizes.connections.load(Ordering::Relaxed))
             .field("mail_connections_watched", sizes.processes.load(Ordering::Relaxed))
             .field("wall_clock_drift_ms", self.clock.wall_drift());
-        for log in self.logs.status() {
+        lines = match self.state.as_ref().map(|state| state.health()) {
+            None => lines.field("state", "none"),
+            Some(Health { degraded: None, unsaved, .. }) => lines.field("state", "ok").field("state_unsaved", unsaved),
+            Some(Health { degraded: Some(reason), unsaved, .. }) => {
+                lines.field("state", format_args!("degraded: {reason}")).field("state_unsaved", unsaved)
+            }
+        };
+        for log in self.logs.lock().unwrap_or_else(PoisonError::into_inner).status() {
             let fault = log.fault.as_deref().map_or_else(|| "ok".to_owned(), |fault| format!("fault: {fault}"));
             lines = lines.field("log", format_args!("{} lines={} lag={} {fault}", log.path.display(), log.lines, log.lag));
         }
@@ -285,7 +296,7 @@ impl Desk {
                 lines = lines.field("shadow", format_args!("{} rule={rule} until={}", surface.as_str(), ban.until));
             }
         }
-        if let Some(story) = self.engine.story(client) {
+        if let Some(story) = self.story(client, now) {
             lines = lines
                 .field("rule", &story.rule)
                 .field("first", timestamp(story.first))
@@ -302,6 +313,17 @@ impl Desk {
             }
         }
         lines.end()
+    }
+
+    /// The story of the latest ban of `client`: as it is remembered, or as the state file has it.
+    fn story(&self, client: Client, now: Time) -> Option<BanRecord> {
+        self.engine.story(client).or_else(|| match self.state.as_ref()?.stories(client, now) {
+            Ok(stories) => stories.into_iter().max_by_key(|story| story.since),
+            Err(fault) => {
+                log::warn!("{fault}");
+                None
+            }
+        })
     }
 
     fn ban(&self, ban: &Ban<'_>, to: &Addressee) -> Result<(), String> {
@@ -377,7 +399,7 @@ impl Desk {
         }
         let logs = config.logs.clone();
         self.engine.put_in_force(InForce::from(config));
-        self.logs.follow(&logs);
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).follow(&logs);
         log::info!("the configuration was read again and is in force");
         Ok(())
     }

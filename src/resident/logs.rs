@@ -1,6 +1,6 @@
 //! The logs that the resident follows: their lines are judged by the rules that each log names, on the thread that reads them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub struct Logs {
     clock: Clock,
     /// Where reading stopped in each log that was ever followed.
     positions: HashMap<PathBuf, Position>,
+    /// Logs whose position was not handed to the keeper yet.
+    unsaved: HashSet<PathBuf>,
     thread: Option<LogThread>,
 }
 
@@ -34,7 +36,7 @@ impl Logs {
     /// Follows nothing yet. `positions`: where reading stopped in an earlier life.
     #[must_use]
     pub fn new(engine: Arc<Engine>, clock: Clock, positions: HashMap<PathBuf, Position>) -> Self {
-        Self { engine, clock, positions, thread: None }
+        Self { engine, clock, positions, unsaved: HashSet::new(), thread: None }
     }
 
     /// Follows these logs, and no others any more. Those that were followed go on where reading stopped.
@@ -67,10 +69,29 @@ impl Logs {
     /// Follows nothing any more.
     pub fn stop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            for status in thread.stop() {
-                if let Some(position) = status.position {
-                    self.positions.insert(status.path, position);
-                }
+            let status = thread.stop();
+            self.note(status);
+        }
+    }
+
+    /// Notes where reading stands, and hands what has changed to `keep`: what the lines before led to was handed to the keeper earlier.
+    pub fn save(&mut self, keep: impl Fn(String, Position)) {
+        let status = self.status();
+        self.note(status);
+        for path in std::mem::take(&mut self.unsaved) {
+            if let (Some(text), Some(position)) = (path.to_str(), self.positions.get(&path)) {
+                keep(text.to_owned(), position.clone());
+            }
+        }
+    }
+
+    fn note(&mut self, status: Vec<Status>) {
+        for Status { path, position, .. } in status {
+            if let Some(position) = position
+                && self.positions.get(&path) != Some(&position)
+            {
+                self.positions.insert(path.clone(), position);
+                self.unsaved.insert(path);
             }
         }
     }

@@ -26,27 +26,26 @@ pub mod processes;
 pub mod signals;
 pub mod ticker;
 
-use std::collections::HashMap;
 use std::fmt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::engine::durable::StateFile;
 use crate::engine::{Engine, InForce};
 use crate::list::OwnAddresses;
 use crate::list::own::Watch;
-use crate::reply::Reply;
 use crate::rule::Names;
-use crate::verdict::{Innocence, Verdict};
 use clerk::{Clerk, Desk};
 use event_loop::EventLoop;
 use listener::Listener;
 use logs::Logs;
 use mailbox::Mailbox;
 use signals::Signals;
-use ticker::Ticker;
+use ticker::{Saving, Ticker};
 
 /// Why the resident could not start, or could not go on.
 #[derive(Debug)]
@@ -75,7 +74,7 @@ impl From<ConfigError> for Fault {
 }
 
 /// At the end, what is not saved yet may be saved for so long.
-const LAST_FLUSH: Duration = Duration::from_secs(5);
+const LAST_SAVE: Duration = Duration::from_secs(5);
 
 /// Serves with the configuration in `config` (none: the usual file, or the defaults) until SIGTERM or SIGINT.
 ///
@@ -94,16 +93,23 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     in_force.lists.set_own(own.clone());
     // Signals first: one that comes while the table is loaded ends it cleanly.
     let signals = Signals::take_over().map_err(system("signals cannot be taken over"))?;
-    let listener = Listener::bind(&table.socket, table.mode.0, &table.group).map_err(Fault::System)?;
     let engine = Engine::new(names, in_force, table.clients.get(), table.bans.get()).map_err(system("a thread cannot be started"))?;
     let (engine, clock) = (Arc::new(engine), Clock::start());
+    let started = clock.now();
+    // The table is loaded before anybody can ask: who asks meanwhile is told at once that nobody is there, and need not wait.
+    let state = open_state(&engine, clock, &table.state).map_err(system("a thread cannot be started"))?;
+    let listener = Listener::bind(&table.socket, table.mode.0, &table.group).map_err(Fault::System)?;
+    let positions = state.iter().flat_map(|state| state.take_positions()).map(|(path, position)| (path.into(), position)).collect();
     let mailbox = Arc::new(Mailbox::new().map_err(system("the event loop cannot be made"))?);
-    let mut logs = Logs::new(Arc::clone(&engine), clock, HashMap::new());
-    logs.follow(&log_files);
+    let logs = Arc::new(Mutex::new(Logs::new(Arc::clone(&engine), clock, positions)));
+    logs.lock().unwrap_or_else(PoisonError::into_inner).follow(&log_files);
+    let saving = || state.as_ref().map(|state| Saving { state: Arc::clone(state), logs: Arc::clone(&logs) });
+    let ticker = Ticker::start(Arc::clone(&engine), clock, Watch::new(own), saving()).map_err(system("a thread cannot be started"))?;
     let socket = table.socket.clone();
-    let desk = Desk { engine: Arc::clone(&engine), clock, config: config.map(Into::into), table, logs, started: clock.now() };
+    let (desk_logs, desk_state) = (Arc::clone(&logs), state.clone());
+    let desk =
+        Desk { engine: Arc::clone(&engine), clock, config: config.map(Into::into), table, logs: desk_logs, state: desk_state, started };
     let clerk = Clerk::start(desk).map_err(system("a thread cannot be started"))?;
-    let ticker = Ticker::start(Arc::clone(&engine), clock, Watch::new(own)).map_err(system("a thread cannot be started"))?;
     let event_loop = EventLoop::new(listener, signals, mailbox, clerk, Arc::clone(&engine), clock);
     let mut event_loop = event_loop.map_err(system("the event loop cannot be made"))?;
     log::info!("serving on {} with {} rules", socket.display(), engine.in_force().rules.rules().len());
@@ -111,21 +117,28 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     // The socket goes first: whoever asks from now on is told at once that nobody is there.
     drop(event_loop);
     drop(ticker);
-    flush(&engine);
+    logs.lock().unwrap_or_else(PoisonError::into_inner).stop();
+    if let Some(saving) = saving() {
+        saving.positions();
+        saving.state.finish(clock.now(), LAST_SAVE);
+    }
     log::info!("ended");
     ended
 }
 
-/// Waits until what was decided is saved.
-fn flush(engine: &Arc<Engine>) {
-    let (sender, flushed) = std::sync::mpsc::channel();
-    engine.when_kept(
-        Verdict::Allow(Innocence::NotAQuestion),
-        Reply::new(move |_| {
-            let _ = sender.send(());
-        }),
-    );
-    if flushed.recv_timeout(LAST_FLUSH).is_err() {
-        log::error!("not everything could be saved before the end");
+/// Loads the state file at `path`, if one is configured. A file that cannot be used is no reason not to serve.
+fn open_state(engine: &Arc<Engine>, clock: Clock, path: &Path) -> std::io::Result<Option<Arc<StateFile>>> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
     }
+    if let Some(directory) = path.parent().filter(|directory| !directory.exists())
+        && let Err(error) = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)
+    {
+        log::warn!("{}: cannot be made for the state file: {error}", directory.display());
+    }
+    let state = StateFile::open(engine, clock, path)?;
+    if let Some(reason) = state.health().degraded {
+        log::error!("serving without a state file, bans are in memory only: {reason}");
+    }
+    Ok(Some(Arc::new(state)))
 }

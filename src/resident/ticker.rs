@@ -1,16 +1,37 @@
-//! The ticker: once a second it drops what time has ended, and looks whether the machine's own addresses are others.
+//! The ticker: once a second it drops what time has ended, looks whether the machine's own addresses are others, and saves how far the
+//! logs were read; once a minute it saves strikes.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::logs::Logs;
 use crate::clock::Clock;
 use crate::engine::Engine;
+use crate::engine::durable::StateFile;
 use crate::list::own::Watch;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Strikes are saved once in so many ticks: all of them, so not often.
+const STRIKES: u64 = 60;
+
+/// What is saved from time to time.
+pub struct Saving {
+    /// The state file.
+    pub state: Arc<StateFile>,
+    /// The logs that are followed.
+    pub logs: Arc<Mutex<Logs>>,
+}
+
+impl Saving {
+    /// Saves how far the logs were read.
+    pub fn positions(&self) {
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.save(|path, position| self.state.keep_position(path, position));
+    }
+}
 
 /// A thread that ticks until this is dropped.
 #[derive(Debug)]
@@ -25,13 +46,21 @@ impl Ticker {
     ///
     /// # Errors
     /// The thread could not be started.
-    pub fn start(engine: Arc<Engine>, clock: Clock, mut own: Watch) -> io::Result<Self> {
+    pub fn start(engine: Arc<Engine>, clock: Clock, mut own: Watch, saving: Option<Saving>) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let thread = std::thread::Builder::new().name("ticker".into()).spawn(move || {
             let mut failed = false;
+            let mut ticks = 0_u64;
             while stopped.recv_timeout(SECOND) == Err(RecvTimeoutError::Timeout) {
+                ticks += 1;
                 engine.sweep(clock.now());
                 failed = look(&engine, &mut own, failed);
+                if let Some(saving) = &saving {
+                    saving.positions();
+                    if ticks.is_multiple_of(STRIKES) {
+                        saving.state.keep_strikes(clock.now());
+                    }
+                }
             }
         })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
