@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -150,8 +150,8 @@ impl EventLoop {
                     Token::Bell => self.mailbox.hush(),
                     Token::Signals => {
                         let told = self.signals.take();
-                        if told.reload {
-                            self.clerk.send(Errand::Reload);
+                        if told.reload && !self.clerk.send(Errand::Reload) {
+                            log::warn!("too much is asked for a reload now: send SIGHUP again");
                         }
                         if told.end {
                             return Ok(());
@@ -240,14 +240,15 @@ impl EventLoop {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         guest.connection.read(now);
         self.work(id, now);
+        self.deliver(now);
+        self.settle(id, now);
         // A peer that has gone altogether reads no answer.
         if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
-            self.deliver(now);
             self.guests.remove(&id);
         }
     }
 
-    /// Works on the lines of a connection that are there, and writes what is ready.
+    /// Works on the lines of a connection that are there.
     fn work(&mut self, id: ConnectionId, now: Instant) {
         while let Some(guest) = self.guests.get_mut(&id) {
             let Some((number, line)) = guest.connection.next_line(now) else { break };
@@ -267,9 +268,7 @@ impl EventLoop {
                     &format!("found a line of more than {} bytes, expected less", crate::socket::request::LONGEST_LINE),
                 ),
             }
-            self.collect(now);
         }
-        self.settle(id, now);
     }
 
     /// Asks whoever knows the answer.
@@ -312,7 +311,7 @@ impl EventLoop {
     }
 
     /// Takes what was posted to the connections that it is for. Returns those.
-    fn collect(&mut self, now: Instant) -> Vec<ConnectionId> {
+    fn collect(&mut self) -> Vec<ConnectionId> {
         let mut touched = Vec::new();
         for post in self.mailbox.take() {
             let id = match post {
@@ -340,22 +339,20 @@ impl EventLoop {
                 touched.push(id);
             }
         }
-        if let Some(guest) = touched.last().and_then(|id| self.guests.get_mut(id)) {
-            guest.connection.write(now);
-        }
         touched
     }
 
     /// Hands out what was posted, until nothing is.
     fn deliver(&mut self, now: Instant) {
         loop {
-            let touched = self.collect(now);
+            let touched = self.collect();
             if touched.is_empty() {
                 return;
             }
             for id in touched {
                 // An answer makes room for the next request.
                 self.work(id, now);
+                self.settle(id, now);
             }
         }
     }
@@ -408,10 +405,4 @@ fn raise_file_limit() -> usize {
         log::debug!("the limit of open files stays at {:?}", limit.current);
     }
     getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
-}
-
-impl AsFd for EventLoop {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
-    }
 }
