@@ -1,5 +1,6 @@
 //! `strikeout test --filter FILE LOG`: which lines of a log a fail2ban filter blames on whom. The equivalent of `fail2ban-regex`.
 
+use crate::fail2ban::forgery::forgeries;
 use crate::fail2ban::{Filter, Matcher};
 use anyhow::Context as _;
 use serde::Serialize;
@@ -84,6 +85,9 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 /// If the filter cannot be loaded or the log cannot be read.
 pub fn run_with(args: &Args, output: &mut dyn Write, errors: &mut dyn Write) -> anyhow::Result<bool> {
     let filter = Arc::new(Filter::load(&args.filter, &args.options)?);
+    for forgery in forgeries(&filter) {
+        writeln!(errors, "warning: {forgery}")?;
+    }
     let local = jiff::tz::TimeZone::system();
     let now = args.now.unwrap_or_else(|| {
         #[expect(clippy::cast_precision_loss, reason = "microseconds of this century are far inside what a double counts exactly")]
@@ -205,6 +209,16 @@ mod tests {
     #[test]
     fn nothing_that_matches_is_no_error() {
         assert_eq!(run(FILTER, b"good\n", true), (Ok(false), String::new(), String::new()));
+    }
+
+    #[test]
+    fn an_expression_that_a_client_can_deceive_is_warned_about() {
+        let (result, output, errors) = run("[Definition]\nfailregex = bad <HOST>$\n", b"good\n", true);
+        assert_eq!((result, output.as_str()), (Ok(false), ""));
+        assert!(
+            errors.starts_with("warning: failregex 1 lets a client decide who is blamed: it is not bound to the beginning of the line (^)"),
+            "{errors}"
+        );
     }
 
     #[test]

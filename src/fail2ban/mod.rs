@@ -10,10 +10,13 @@
 
 pub mod expression;
 pub mod filter;
+pub mod forgery;
 pub mod ini;
+mod ini_file;
 pub mod jail;
 pub mod matcher;
 pub mod pending;
+pub mod sample;
 pub mod seconds;
 pub mod tags;
 
