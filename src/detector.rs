@@ -311,13 +311,13 @@ mod tests {
     #[test]
     fn a_status_offends_the_rules_that_name_it_on_their_paths() {
         let world =
-            World::new("[[rule]]\nname = 'not-found'\nstatus = 404\n[[rule]]\nname = 'login'\nstatus = [401, 403]\npath = '/login'");
+            World::new("[[rule]]\nname = 'gone'\nstatus = 410\n[[rule]]\nname = 'login'\nstatus = [402, 451]\npath = '/login'");
         let rules = |status, url| match world.judge("192.0.2.1", &Event::Response { request: get(url), status }) {
             Judgement::Offence(offence) => offence.rules.iter().map(|rule| rule.name.to_string()).collect(),
             _ => Vec::new(),
         };
-        assert_eq!(rules(404, "/x"), ["not-found"]);
-        assert_eq!(rules(403, "/login"), ["login"]);
-        assert!(rules(403, "/x").is_empty() && rules(200, "/login").is_empty());
+        assert_eq!(rules(410, "/x"), ["gone"]);
+        assert_eq!(rules(451, "/login"), ["login"]);
+        assert!(rules(451, "/x").is_empty() && rules(200, "/login").is_empty());
     }
 }

@@ -226,7 +226,8 @@ mod tests {
 
     #[test]
     fn the_log_of_a_server_that_asks_inline_tells_only_of_responses() {
-        let world = World::new("[[rule]]\nname = 'missing'\nstatus = 404\n[[rule]]\nname = 'rate'\nevent = 'request'");
+        let off = "[[rule]]\nname = 'web-not-found'\nenabled = false\n[[rule]]\nname = 'web-rate'\nenabled = false\n";
+        let world = World::new(&format!("{off}[[rule]]\nname = 'missing'\nstatus = 404\n[[rule]]\nname = 'rate'\nevent = 'request'"));
         assert_eq!(world.look(PROBE, true), seen("missing", "192.0.2.1", 1_795_395_723));
         assert_eq!(world.look(PROBE, false), seen("w00tw00t", "192.0.2.1", 1_795_395_723), "refused: there would have been no 404");
         let both: Vec<_> = ["rate", "missing"].iter().flat_map(|rule| seen(rule, "192.0.2.1", 1_795_395_723)).collect();

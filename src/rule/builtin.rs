@@ -4,8 +4,29 @@ use serde::Deserialize;
 
 use super::spec::RuleSpec;
 
-/// The families: name, and the text of its file.
-pub const FAMILIES: [(&str, &str); 2] = [("probes", include_str!("defaults/probes.toml")), ("exim", include_str!("defaults/exim.toml"))];
+macro_rules! families {
+    ($($name:literal),+ $(,)?) => {
+        [$(($name, include_str!(concat!("defaults/", $name, ".toml")))),+]
+    };
+}
+
+/// The families: name, and the text of its file. A file's first comment says what the family is.
+pub const FAMILIES: [(&str, &str); 14] = families![
+    "scanners",
+    "secrets",
+    "php",
+    "webshells",
+    "cgi",
+    "java",
+    "traversal",
+    "routers",
+    "appliances",
+    "platforms",
+    "proxy",
+    "agents",
+    "ordinary",
+    "exim",
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,10 +41,18 @@ struct Family {
 pub fn specs() -> Result<Vec<RuleSpec>, String> {
     let mut specs = Vec::new();
     for (name, text) in FAMILIES {
-        let family: Family = toml::from_str(text).map_err(|error| format!("built-in rules {name:?}: {error}"))?;
-        specs.extend(family.rule);
+        specs.extend(family(name, text)?);
     }
     Ok(specs)
+}
+
+/// The rules of one family.
+///
+/// # Errors
+/// A text that cannot be read.
+pub fn family(name: &str, text: &str) -> Result<Vec<RuleSpec>, String> {
+    let family: Family = toml::from_str(text).map_err(|error| format!("built-in rules {name:?}: {error}"))?;
+    Ok(family.rule)
 }
 
 #[cfg(test)]
@@ -39,8 +68,9 @@ mod tests {
         let mut rules = Vec::new();
         for spec in specs().unwrap() {
             assert!(seen.insert(spec.name.get_ref().clone()), "{} comes twice", spec.name.get_ref());
-            let rule = spec.check(&names, &RuleDefaults::default()).unwrap();
-            assert!(rule.description.len() > 20, "{} says nothing", rule.name);
+            let name = spec.name.get_ref().clone();
+            let rule = spec.check(&names, &RuleDefaults::default()).unwrap_or_else(|fault| panic!("{name}: {}", fault.message));
+            assert!(rule.description.len() > 40 && rule.description.ends_with('.'), "{} says no sentence", rule.name);
             rules.push(rule);
         }
         RuleSet::new(rules).unwrap();
