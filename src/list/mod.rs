@@ -153,6 +153,15 @@ impl Lists {
         self.deny = sources.into();
     }
 
+    /// Whether all but the banned networks are those of `other`: the very same lists, and equal own addresses.
+    #[must_use]
+    pub fn are_the_lists_of(&self, other: &Self) -> bool {
+        self.own == other.own
+            && Arc::ptr_eq(&self.ignoreip, &other.ignoreip)
+            && Arc::ptr_eq(&self.trusted_proxies, &other.trusted_proxies)
+            && Arc::ptr_eq(&self.deny, &other.deny)
+    }
+
     /// The machine's own addresses and gateways.
     #[must_use]
     pub fn own(&self) -> &OwnAddresses {

@@ -58,6 +58,8 @@ pub struct Connection {
     broken: bool,
     /// It has turned into a follower: nothing is answered in order, and being idle is its job.
     follows: bool,
+    /// What a follower is sent after its snapshot, of which pieces are left.
+    later: Vec<u8>,
 }
 
 impl Connection {
@@ -78,6 +80,7 @@ impl Connection {
             closing: false,
             broken: false,
             follows: false,
+            later: Vec::new(),
         }
     }
 
@@ -152,13 +155,6 @@ impl Connection {
 
     /// Answers request `number`. An answer to a request that was answered already is dropped.
     pub fn answer(&mut self, number: u64, answer: Answer) {
-        if self.follows {
-            match answer {
-                Answer::Text(text) => self.push(text.as_bytes()),
-                Answer::Pieces(pieces) => pieces.for_each(|piece| self.push(piece.as_bytes())),
-            }
-            return;
-        }
         let first = self.next - u64::try_from(self.answers.len()).unwrap_or(0);
         let slot = number.checked_sub(first).and_then(|index| usize::try_from(index).ok()).and_then(|index| self.answers.get_mut(index));
         if let Some(slot) = slot.filter(|slot| slot.is_none()) {
@@ -166,19 +162,22 @@ impl Connection {
         }
     }
 
-    /// Sends bytes of the stream that a follower gets. One that does not keep up is cut off.
+    /// Sends bytes of the stream that a follower gets, after its snapshot. One that does not keep up is cut off.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.output.len() + bytes.len() > MOST_OUTPUT {
+        if self.output.len() + self.later.len() + bytes.len() > MOST_OUTPUT {
             self.broken = true;
+        } else if self.pieces.is_some() {
+            self.later.extend_from_slice(bytes);
         } else {
             self.output.extend(bytes);
         }
     }
 
-    /// Turns the connection into a follower's: from now on everything is answered as soon as it is ready.
-    pub fn follow(&mut self) {
+    /// Turns the connection into a follower's, which gets `snapshot` as fast as it reads, and then whatever is pushed.
+    pub fn follow(&mut self, snapshot: impl Iterator<Item = String> + Send + 'static) {
         self.follows = true;
         self.answers.clear();
+        self.pieces = Some(Box::new(snapshot));
     }
 
     /// Whether it has turned into a follower's.
@@ -222,7 +221,10 @@ impl Connection {
             if let Some(pieces) = &mut self.pieces {
                 match pieces.next() {
                     Some(piece) => self.output.extend(piece.as_bytes()),
-                    None => self.pieces = None,
+                    None => {
+                        self.pieces = None;
+                        self.output.extend(std::mem::take(&mut self.later));
+                    }
                 }
                 continue;
             }

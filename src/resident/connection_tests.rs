@@ -190,17 +190,19 @@ fn after_a_fault_nothing_more_is_read_and_what_was_asked_is_answered() {
 }
 
 #[test]
-fn a_follower_is_answered_out_of_order_may_be_idle_and_is_cut_off_when_it_lags() {
+fn a_follower_gets_its_snapshot_then_what_is_pushed_may_be_idle_and_is_cut_off_when_it_lags() {
     let mut world = World::new();
     world.send(b"follow 1\n");
-    let (number, _) = world.lines().pop().unwrap();
-    world.connection.follow();
+    assert_eq!(world.lines().len(), 1);
+    world.connection.follow(["snapshot\n", "end\n"].map(str::to_owned).into_iter());
+    world.connection.push(b"change\n");
     world.send(b"one\ntwo\n");
     assert_eq!(world.lines().len(), 2);
-    world.answer(number + 2, "two\n");
-    world.connection.push(b"change\n");
-    world.answer(number + 1, "one\n");
-    assert_eq!(world.received(), "two\nchange\none\n");
+    world.connection.write(world.now);
+    assert_eq!(world.received(), "snapshot\nend\nchange\n");
+    world.connection.push(b"later\n");
+    world.connection.write(world.now);
+    assert_eq!(world.received(), "later\n");
     world.pass(IDLE * 2);
     assert!(!world.connection.is_overdue(world.now) && !world.connection.is_done());
     for _ in 0..20 {

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::clerk::{Clerk, Errand};
 use super::connection::{Connection, Line};
+use super::followers::{self, Followers};
 use super::listener::Listener;
 use super::mail::Mail;
 use super::mailbox::{Addressee, ConnectionId, Mailbox, Post};
@@ -22,8 +23,8 @@ use super::peer::Peer;
 use super::signals::Signals;
 use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::socket::answer;
 use crate::socket::request::{Request, parse};
+use crate::socket::{answer, follow};
 
 /// So many connections are open at most; then the longest idle one of the user who has the most makes room.
 pub const MOST_CONNECTIONS: usize = 4096;
@@ -88,6 +89,7 @@ pub struct EventLoop {
     next: u64,
     most: usize,
     mail: Mail,
+    followers: Followers,
     clerk: Clerk,
     engine: Arc<Engine>,
     clock: Clock,
@@ -111,6 +113,7 @@ impl EventLoop {
         epoll::add(&epoll, mailbox.bell(), Token::Bell.data(), epoll::EventFlags::IN)?;
         epoll::add(&epoll, signals.as_fd(), Token::Signals.data(), epoll::EventFlags::IN)?;
         let files = raise_file_limit();
+        let followers = Followers::new(&engine, &mailbox, clock);
         Ok(Self {
             epoll,
             listener,
@@ -122,6 +125,7 @@ impl EventLoop {
             // Connection processes need file descriptors as well.
             most: MOST_CONNECTIONS.min(files.saturating_sub(OTHER_FILES) / 2).max(1),
             mail: Mail::new(Arc::clone(&engine)),
+            followers,
             clerk,
             engine,
             clock,
@@ -273,13 +277,28 @@ impl EventLoop {
 
     /// Asks whoever knows the answer.
     fn ask(&mut self, id: ConnectionId, number: u64, line: &[u8], to: &Addressee, now: Instant) {
+        if self.guests.get(&id).is_some_and(|guest| guest.connection.follows()) {
+            return self.hear(id, line, to);
+        }
         let request = match parse(line) {
             Ok(request) => request,
             Err(fault) => return self.refuse(id, to, &fault.to_string()),
         };
-        let Some(guest) = self.guests.get(&id) else { return };
+        let Some(guest) = self.guests.get_mut(&id) else { return };
         let peer = guest.connection.peer;
         match request {
+            Request::Follow(follow::VERSION) => {
+                // Counted first: a change that another thread makes meanwhile is posted, and sent after the snapshot.
+                self.followers.begin();
+                guest.connection.follow(followers::snapshot(&self.engine, self.clock.now()));
+            }
+            Request::Follow(version) => {
+                let fault = format!(
+                    "found version {version} of the follow protocol, expected {}: upgrade helper and resident together",
+                    follow::VERSION
+                );
+                self.refuse(id, to, &fault);
+            }
             Request::Check(check) => {
                 let epoll = &self.epoll;
                 let watch = |pid, pidfd: &OwnedFd| Ok(epoll::add(epoll, pidfd, Token::Process(pid).data(), epoll::EventFlags::IN)?);
@@ -300,6 +319,33 @@ impl EventLoop {
                 }
             }
         }
+    }
+
+    /// Works on a line of a follower.
+    fn hear(&mut self, id: ConnectionId, line: &[u8], to: &Addressee) {
+        let send = to.clone();
+        let line = String::from_utf8_lossy(line);
+        let heard = followers::hear(&self.engine, self.clock.now(), &line, move |answer| send.push(answer.into_bytes()));
+        if let Err(fault) = heard {
+            log::warn!("a follower is cut off: {fault}");
+            if let Some(guest) = self.guests.get_mut(&id) {
+                guest.connection.push(answer::error(&fault).as_bytes());
+                guest.connection.close_after_answers();
+            }
+        }
+    }
+
+    /// Hands every follower what all of them are sent. Returns those.
+    fn push_to_followers(&mut self, text: &str) -> Vec<ConnectionId> {
+        let mut ids = Vec::new();
+        for (id, guest) in &mut self.guests {
+            if guest.connection.follows() {
+                guest.connection.push(text.as_bytes());
+                ids.push(*id);
+            }
+        }
+        self.followers.count(ids.len());
+        ids
     }
 
     /// Answers a request that cannot be read, and ends the connection after it.
@@ -327,6 +373,10 @@ impl EventLoop {
                         guest.connection.answer(number, answer);
                     }
                     id
+                }
+                Post::Change(text) => {
+                    touched.extend(self.push_to_followers(&text));
+                    continue;
                 }
                 Post::Push(id, bytes) => {
                     if let Some(guest) = self.guests.get_mut(&id) {
@@ -380,8 +430,13 @@ impl EventLoop {
         }
     }
 
-    /// Looks after limits of time.
+    /// Looks after limits of time, and whether followers need a new configuration.
     fn tick(&mut self, now: Instant) {
+        if let Some(config) = self.followers.changed_config(&self.engine) {
+            for id in self.push_to_followers(&config) {
+                self.settle(id, now);
+            }
+        }
         self.guests.retain(|_, guest| !guest.connection.is_overdue(now));
         if self.closed_until.is_some_and(|until| until <= now) {
             self.closed_until = None;

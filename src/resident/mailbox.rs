@@ -33,6 +33,8 @@ pub enum Post {
     Verdict(ConnectionId, u64, Verdict),
     /// The answer to request `number` of a connection.
     Answer(ConnectionId, u64, Answer),
+    /// A line about a change of the table, for everybody who follows.
+    Change(String),
     /// Bytes for a connection that follows, in the order of their posting.
     Push(ConnectionId, Vec<u8>),
 }

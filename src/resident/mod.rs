@@ -6,6 +6,7 @@
 //! | [`listener`] | the socket: directory, mode, group; one resident at a time |
 //! | [`connection`] | one peer: lines in, answers out, limits |
 //! | [`peer`] | who that is, and what they may do |
+//! | [`followers`] | what Squid helpers are sent, and their offences |
 //! | [`mail`] | `check` and `strike` |
 //! | [`processes`] | which connection processes of Exim live |
 //! | [`mailbox`] | what other threads have for the loop |
@@ -17,6 +18,7 @@
 pub mod clerk;
 pub mod connection;
 pub mod event_loop;
+pub mod followers;
 pub mod listener;
 pub mod logs;
 pub mod mail;
