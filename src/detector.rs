@@ -310,8 +310,7 @@ mod tests {
 
     #[test]
     fn a_status_offends_the_rules_that_name_it_on_their_paths() {
-        let world =
-            World::new("[[rule]]\nname = 'gone'\nstatus = 410\n[[rule]]\nname = 'login'\nstatus = [402, 451]\npath = '/login'");
+        let world = World::new("[[rule]]\nname = 'gone'\nstatus = 410\n[[rule]]\nname = 'login'\nstatus = [402, 451]\npath = '/login'");
         let rules = |status, url| match world.judge("192.0.2.1", &Event::Response { request: get(url), status }) {
             Judgement::Offence(offence) => offence.rules.iter().map(|rule| rule.name.to_string()).collect(),
             _ => Vec::new(),

@@ -331,8 +331,8 @@ impl Engine {
 
     /// Drops what time has ended: bans, banned networks, strikes. To be called about once a second.
     pub fn sweep(&self, now: Time) {
-        self.bans.expire(now, |client, rule| log::info!("ban of {client} by rule {} has ended", self.names.name(rule)));
-        self.shadows.expire(now, |_, _| ());
+        self.bans.sweep(now, |client, rule| log::info!("ban of {client} by rule {} has ended", self.names.name(rule)));
+        self.shadows.sweep(now, |_, _| ());
         for rule in self.in_force().rules.rules() {
             if rule.maxretry > 1 {
                 self.strikes.sweep(rule.id, now, rule.findtime);

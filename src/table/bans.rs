@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use ahash::RandomState;
@@ -133,11 +133,21 @@ impl Sentence {
 /// The bans in force: one concurrent map from client to bans.
 pub struct Bans {
     map: DashMap<Client, Sentence, RandomState>,
+    /// How many clients are in the map: asking the map itself locks each of its shards.
+    len: AtomicUsize,
     capacity: usize,
     /// The bans that end soonest, found by one scan and used up one by one while the map stays full. A hint: the map decides.
     soonest: Mutex<Soonest>,
     evicted: AtomicU64,
+    /// When [`Bans::sweep`] last looked through the map, in milliseconds.
+    swept: AtomicU64,
 }
+
+/// A scan locks one shard after the other: with a million bans each for a tenth of a millisecond, which is what a lookup may have to wait.
+const SHARDS: usize = 256;
+
+/// So many bans are looked at in a millisecond of time that passes, on average: about half a percent of one core.
+const SWEPT_PER_MILLISECOND: usize = 100;
 
 /// How many candidates one scan of a full map collects: a scan of a million costs little when it serves this many evictions.
 const CANDIDATES: usize = 4096;
@@ -147,10 +157,12 @@ impl Bans {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
-            map: DashMap::with_hasher(RandomState::new()),
+            map: DashMap::with_hasher_and_shard_amount(RandomState::new(), SHARDS),
+            len: AtomicUsize::new(0),
             capacity: capacity.max(1),
             soonest: Mutex::default(),
             evicted: AtomicU64::new(0),
+            swept: AtomicU64::new(0),
         }
     }
 
@@ -163,7 +175,7 @@ impl Bans {
     /// Bans `client` on every surface of `scope`, and says whether that changed anything: a ban that ends later stays as it is.
     pub fn ban(&self, client: Client, scope: Scope, ban: Ban, now: Time) -> bool {
         let mut changed = false;
-        let is_new = match self.map.entry(client) {
+        let is_too_many = match self.map.entry(client) {
             Entry::Occupied(mut entry) => {
                 for surface in scope.surfaces() {
                     let slot = entry.get_mut().slot_mut(*surface);
@@ -180,11 +192,13 @@ impl Bans {
                     *sentence.slot_mut(*surface) = Slot::new(ban);
                     changed = true;
                 }
+                // Counted before anybody can remove it.
+                let others = self.len.fetch_add(1, Ordering::Relaxed);
                 entry.insert(sentence);
-                true
+                others >= self.capacity
             }
         };
-        if is_new && self.map.len() > self.capacity {
+        if is_too_many {
             self.evict(now, client, ban.until);
         }
         changed
@@ -213,9 +227,21 @@ impl Bans {
             }
             if entry.get().web.until == 0 && entry.get().mail.until == 0 {
                 entry.remove();
+                self.len.fetch_sub(1, Ordering::Relaxed);
             }
         }
         found
+    }
+
+    /// [`Bans::expire`], but not so often that looking through a large table costs anything to speak of: a million bans once in ten
+    /// seconds, a hundred thousand each second. No ban stands longer for it: only its end is told later.
+    pub fn sweep(&self, now: Time, ended: impl FnMut(Client, RuleId)) {
+        let last = Time::from_millis(self.swept.load(Ordering::Relaxed));
+        let pause = Span::from_millis((self.len() / SWEPT_PER_MILLISECOND) as u64);
+        if last > now || last.after(pause) <= now {
+            self.swept.store(now.millis(), Ordering::Relaxed);
+            self.expire(now, ended);
+        }
     }
 
     /// Drops the bans that have ended and calls `ended` with each client that is free again.
@@ -225,6 +251,9 @@ impl Bans {
             let stands = sentence.web.standing(now).is_some() || sentence.mail.standing(now).is_some();
             if !stands && let Some(ban) = last.ban() {
                 ended(*client, ban.rule);
+            }
+            if !stands {
+                self.len.fetch_sub(1, Ordering::Relaxed);
             }
             stands
         });
@@ -244,13 +273,13 @@ impl Bans {
     /// How many clients are in the map, those whose ban has just ended included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.map.len()
+        self.len.load(Ordering::Relaxed)
     }
 
     /// Whether nobody is banned.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.len() == 0
     }
 
     /// How many bans fell before their end because the map was full.
@@ -272,6 +301,7 @@ impl Bans {
             while let Some(Reverse((until, client))) = soonest.heap.pop() {
                 // What changed since the scan is no candidate any more.
                 if self.map.remove_if(&client, |_, sentence| sentence.falls_at() == Some(until)).is_some() {
+                    self.len.fetch_sub(1, Ordering::Relaxed);
                     if !Until(until).is_over(now) {
                         self.evicted.fetch_add(1, Ordering::Relaxed);
                     }
@@ -309,6 +339,7 @@ struct Soonest {
 mod tests {
     use super::*;
     use crate::rule::Names;
+    use proptest::prelude::*;
     use std::net::Ipv4Addr;
 
     fn client(number: u32) -> Client {
@@ -400,6 +431,54 @@ mod tests {
         bans.expire(at(10), |client, _| ended.push(client));
         assert_eq!(ended, [client(1)]);
         assert_eq!(bans.len(), 1);
+    }
+
+    #[test]
+    fn a_large_table_is_swept_seldom_and_its_bans_end_in_time_all_the_same() {
+        let bans = Bans::new(10_000);
+        for number in 0..1000 {
+            bans.ban(client(number), Scope::All, ban(u64::from(number / 500)), at(0));
+        }
+        let millis = |millis| Time::from_millis(at(0).millis() + millis);
+        let mut ended = 0;
+        bans.sweep(millis(0), |_, _| ended += 1);
+        assert_eq!((ended, bans.len()), (500, 500), "those of no length at all");
+        bans.sweep(millis(4), |_, _| ended += 1);
+        bans.sweep(millis(1001), |_, _| ended += 1);
+        assert_eq!((ended, bans.len()), (1000, 0));
+        for number in 0..1000 {
+            bans.ban(client(number), Scope::All, ban(2), millis(1001));
+        }
+        bans.sweep(millis(1999), |_, _| ended += 1);
+        bans.sweep(millis(2001), |_, _| ended += 1);
+        assert!(bans.get(client(7), Surface::Web, millis(2001)).is_none());
+        assert_eq!(ended, 1000, "a thousand bans are looked at again after ten milliseconds");
+        bans.sweep(millis(2009), |_, _| ended += 1);
+        assert_eq!(ended, 2000);
+    }
+
+    proptest! {
+        #[test]
+        fn the_number_of_bans_is_that_of_the_map(
+            steps in proptest::collection::vec((0_u32..12, 0_u8..4, 1_u64..30, 0_u64..10), 1..150),
+        ) {
+            let bans = Bans::new(6);
+            let mut now = 0;
+            for (number, action, length, gap) in steps {
+                now += gap;
+                match action {
+                    0 | 1 => {
+                        bans.ban(client(number), Scope::All, ban(now + length), at(now));
+                    }
+                    2 => {
+                        bans.unban(client(number), if length % 2 == 0 { Scope::Web } else { Scope::All });
+                    }
+                    _ => bans.expire(at(now), |_, _| ()),
+                }
+                prop_assert_eq!(bans.len(), bans.map.len());
+                prop_assert!(bans.len() <= 6);
+            }
+        }
     }
 
     #[test]
