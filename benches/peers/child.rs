@@ -1,0 +1,68 @@
+//! Child processes: killed when they go out of scope, and asked what they cost.
+
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::time::TimeValLike;
+use nix::time::ClockId;
+use nix::unistd::Pid;
+
+/// A process of ours, with the clock of the CPU time that it and its threads have used.
+pub struct Process {
+    child: Child,
+    clock: ClockId,
+}
+
+impl Process {
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let child = command.spawn().with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
+        let pid = i32::try_from(child.id()).context("a pid")?;
+        Ok(Self { clock: ClockId::pid_cpu_clock_id(Pid::from_raw(pid))?, child })
+    }
+
+    /// User and system time so far, to the nanosecond, of all threads.
+    pub fn cpu(&self) -> Result<Duration> {
+        Ok(Duration::from_nanos(u64::try_from(self.clock.now()?.num_nanoseconds())?))
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Resident memory in bytes, without what is only mapped from files.
+    pub fn memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon in /proc/PID/status")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+    }
+
+    /// Asks it to end (SIGTERM) and waits for it, for `limit` at most.
+    pub fn stop(&mut self, limit: Duration) -> Result<()> {
+        nix::sys::signal::kill(Pid::from_raw(i32::try_from(self.child.id())?), nix::sys::signal::Signal::SIGTERM)?;
+        let deadline = std::time::Instant::now() + limit;
+        while self.child.try_wait()?.is_none() {
+            if std::time::Instant::now() > deadline {
+                self.child.kill()?;
+                self.child.wait()?;
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// User and system time of all ended and awaited children, and of theirs.
+pub fn children_cpu() -> Result<Duration> {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
+    let microseconds = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Ok(Duration::from_micros(u64::try_from(microseconds)?))
+}

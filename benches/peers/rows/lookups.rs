@@ -1,0 +1,85 @@
+//! What a lookup costs beyond the pipe: our helper, the echo helper and a Python helper in turn, over a socket pair each.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::either;
+use crate::pipe::{Helper, Load, Sample, Until};
+use crate::report::{Goal, Report};
+use crate::series::{difference, paired, ratio};
+use crate::traffic::Traffic;
+use crate::world::{World, browsing, prepare};
+use crate::{Options, programs};
+
+pub fn run(options: &Options, report: &mut Report) -> Result<()> {
+    let world = World::new()?;
+    let bans = either(options, 20_000, 1_000_000);
+    let state = world.state("strikeout.db", bans)?;
+    let config = world.config("strikeout.toml", "")?;
+    let mut ours = Helper::start(&mut world.embedded(&config, Some(&state))?)?;
+    prepare(&mut ours, bans, either(options, 10_000, 100_000))?;
+    let mut echo = Helper::start(&mut programs::role("echo", "")?)?;
+    let mut python = Helper::start(&mut programs::python_helper())?;
+    for load in LOADS {
+        let case = load.name();
+        let mut contenders = [("echo", &mut echo), ("strikeout", &mut ours), ("python", &mut python)];
+        let samples = in_turn(options, &mut contenders, load, |_| browsing())?;
+        let [echo, strikeout, python] = &samples[..] else { unreachable!("three contenders") };
+        report_samples(report, &case, &contenders.map(|(name, _)| name), &samples);
+        let cpu = paired(&column(strikeout, Sample::cpu_us), &column(echo, Sample::cpu_us), difference);
+        report.finding(&case, "CPU beyond echo", "µs/lookup", cpu, Some(Goal::AtMost(1.0)));
+        let rate = paired(&column(strikeout, Sample::per_second), &column(echo, Sample::per_second), ratio);
+        report.finding(&case, "lookups/s to echo", "×", rate, (load.batch == 1).then_some(Goal::AtLeast(0.95)));
+        let rate = paired(&column(strikeout, Sample::per_second), &column(python, Sample::per_second), ratio);
+        report.finding(&case, "lookups/s to Python", "×", rate, None);
+    }
+    Ok(())
+}
+
+/// Squid writes each query by itself; batches are what a busy socket makes of them, and what shows our own cost best.
+pub const LOADS: [Load; 5] = [
+    Load { outstanding: 1, batch: 1 },
+    Load { outstanding: 256, batch: 1 },
+    Load { outstanding: 1000, batch: 1 },
+    Load { outstanding: 256, batch: 32 },
+    Load { outstanding: 1000, batch: 100 },
+];
+
+/// Drives each contender in turn, again and again, each time with the same queries. One row of samples for each contender.
+pub fn in_turn<const N: usize>(
+    options: &Options,
+    contenders: &mut [(&str, &mut Helper); N],
+    load: Load,
+    traffic: impl Fn(usize) -> Traffic,
+) -> Result<Vec<Vec<Sample>>> {
+    let repeat = options.repeat.unwrap_or(either(options, 3, 15));
+    let stretch = Until::Elapsed(Duration::from_millis(either(options, 100, 400)));
+    let mut samples = vec![Vec::new(); contenders.len()];
+    let mut traffics: Vec<Traffic> = (0..contenders.len()).map(traffic).collect();
+    for round in 0..=repeat {
+        for turn in 0..contenders.len() {
+            // Who begins changes, so that nobody always comes after the same neighbour.
+            let number = (turn + round) % contenders.len();
+            let (name, helper) = &mut contenders[number];
+            let sample = helper.drive(&mut traffics[number], load, stretch)?;
+            anyhow::ensure!(sample.refused == 0, "{name} refused {} innocent queries", sample.refused);
+            // The first round warms up.
+            if round > 0 {
+                samples[number].push(sample);
+            }
+        }
+    }
+    Ok(samples)
+}
+
+pub fn column(samples: &[Sample], value: impl Fn(&Sample) -> f64) -> Vec<f64> {
+    samples.iter().map(value).collect()
+}
+
+pub fn report_samples(report: &mut Report, case: &str, names: &[&str], samples: &[Vec<Sample>]) {
+    for (name, samples) in names.iter().zip(samples) {
+        report.series(case, name, "µs CPU/lookup", &column(samples, Sample::cpu_us));
+        report.series(case, name, "lookups/s", &column(samples, Sample::per_second));
+    }
+}

@@ -1,0 +1,40 @@
+//! The rows of the table of goals, one file each.
+
+mod exim;
+mod growth;
+mod lookups;
+mod memory;
+mod offences;
+mod squid;
+mod start;
+mod table;
+mod userip;
+
+use anyhow::Result;
+
+use crate::Options;
+use crate::report::Report;
+
+/// A row of the table.
+pub struct Row {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub run: fn(&Options, &mut Report) -> Result<()>,
+}
+
+pub const ROWS: [Row; 9] = [
+    Row { name: "lookups", about: "CPU and lookups/s over a socket pair, beside the echo helper and a Python helper", run: lookups::run },
+    Row { name: "userip", about: "the same without channel IDs, beside Squid's ext_file_userip_acl", run: userip::run },
+    Row { name: "growth", about: "CPU per lookup as rules, tracked clients and URLs grow", run: growth::run },
+    Row { name: "table", about: "a helper on the resident's table beside one with its own", run: table::run },
+    Row { name: "squid", about: "requests/s and latency through Squid (cached hits, wrk) with each helper", run: squid::run },
+    Row { name: "exim", about: "CPU per SMTP connection and connections/s with each connect ACL", run: exim::run },
+    Row { name: "offences", about: "requests of an offender that are served after its offence", run: offences::run },
+    Row { name: "memory", about: "bytes for each tracked client", run: memory::run },
+    Row { name: "start", about: "from the start to the first answer, with and without a million bans", run: start::run },
+];
+
+/// `quick` in a quick run, else `full`.
+pub fn either<T>(options: &Options, quick: T, full: T) -> T {
+    if options.quick { quick } else { full }
+}

@@ -1,0 +1,54 @@
+//! Samples and what they say: medians with an interval that assumes nothing about how the noise is distributed.
+
+/// A median and the interval that holds the true one with at least 95 % confidence.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Median {
+    pub value: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+/// The median of `samples`, with the order statistics that enclose it (binomial, two-sided 95 %; with fewer than six samples the
+/// smallest and the greatest).
+pub fn median(samples: &[f64]) -> Median {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let count = sorted.len();
+    if count == 0 {
+        return Median { value: f64::NAN, low: f64::NAN, high: f64::NAN };
+    }
+    let value = if count % 2 == 1 { sorted[count / 2] } else { (sorted[count / 2 - 1] + sorted[count / 2]) / 2.0 };
+    let below = outside(count);
+    Median { value, low: sorted[below], high: sorted[count - 1 - below] }
+}
+
+/// How many samples at each end may be left off: the greatest number for which the chance that the median lies there is at most 5 %.
+fn outside(count: usize) -> usize {
+    let mut chance = 0.5_f64.powi(i32::try_from(count).unwrap_or(i32::MAX));
+    let mut sum = 0.0;
+    let mut below = 0;
+    while below < count / 2 {
+        sum += chance;
+        if 2.0 * sum > 0.05 {
+            break;
+        }
+        below += 1;
+        chance *= (count - below + 1) as f64 / below as f64;
+    }
+    below.saturating_sub(1)
+}
+
+/// Each sample of `ours` against the sample of `theirs` that was taken next to it.
+pub fn paired(ours: &[f64], theirs: &[f64], compare: impl Fn(f64, f64) -> f64) -> Median {
+    median(&ours.iter().zip(theirs).map(|(ours, theirs)| compare(*ours, *theirs)).collect::<Vec<_>>())
+}
+
+/// `ours / theirs`.
+pub fn ratio(ours: f64, theirs: f64) -> f64 {
+    ours / theirs
+}
+
+/// `ours - theirs`.
+pub fn difference(ours: f64, theirs: f64) -> f64 {
+    ours - theirs
+}
