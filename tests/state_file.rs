@@ -318,6 +318,53 @@ fn damage_that_appears_while_running_is_set_aside_and_all_bans_are_asked_for_aga
 }
 
 #[test]
+fn whatever_is_damaged_the_next_ban_is_saved_and_loaded_again() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole.db");
+    {
+        let (writer, _) = start(&whole);
+        (0..2000).for_each(|number| drop(keep(&writer, ban(number))));
+        assert!(writer.finish(PATIENCE));
+    }
+    let length = std::fs::metadata(&whole).unwrap().len();
+    // A fixed sequence of places, lengths and bytes (a linear congruential generator): the same damage in every run.
+    let mut state = 1_u64;
+    let mut next = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut bans_left = 0;
+    for case in 0..40 {
+        let path = dir.path().join(format!("{case}.db"));
+        std::fs::copy(&whole, &path).unwrap();
+        let disk = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let place = if case % 4 == 0 { next(200) } else { next(length) };
+        if case % 5 == 0 {
+            disk.set_len(place).unwrap();
+        } else {
+            let byte = u8::try_from(next(256)).unwrap();
+            let bytes = vec![byte; usize::try_from(1 + next(if case % 2 == 0 { 8 } else { 20_000 })).unwrap()];
+            disk.write_all_at(&bytes, place).unwrap();
+        }
+        drop(disk);
+        let (writer, _) = start(&path);
+        wait_for(&format!("a ban to be saved, case {case}, damage at {place}"), || match kept(&writer, ban(1_000_000)) {
+            Kept::Yes => true,
+            Kept::No(why) => {
+                println!("case {case}: {why}");
+                false
+            }
+        });
+        assert!(writer.finish(PATIENCE));
+        let (_writer, heard) = start(&path);
+        assert!(heard.clients().contains(&client(1_000_000)), "case {case}, damage at {place}");
+        bans_left += heard.clients().len() - 1;
+    }
+    assert!(bans_left > 40 * 2000 / 4, "{bans_left} of {} bans were left", 40 * 2000);
+}
+
+#[test]
 fn a_file_that_was_deleted_is_made_anew_and_all_bans_are_asked_for_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.db");
@@ -418,8 +465,12 @@ fn a_full_disk_is_told_and_heals_by_itself() {
     wait_for("the disk to heal", || writer.health().degraded.is_none());
     assert!(heard.has(|news| *news == News::Healed));
     assert_eq!(kept(&writer, ban(number + 1)), Kept::Yes);
-    let (_other, known) = start(&path);
+    let (other, known) = start(&path);
     assert_eq!(known.clients(), (0..=number + 1).map(client).collect());
+    // Its own bans are no news to a process, although it has opened the file anew.
+    assert_eq!(kept(&other, ban(1_000_000)), Kept::Yes);
+    wait_for("the other's ban", || !heard.clients().is_empty());
+    assert_eq!(heard.clients(), [client(1_000_000)].into());
 }
 
 #[test]

@@ -9,11 +9,16 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{aside, schema};
 
-/// A log of more pages (of 4 KiB) than this is made to begin anew, which lets writers wait for a moment.
-const LONG_LOG: i64 = 8192;
+/// A log of more pages (of 4 KiB) than this is made to begin anew. That keeps writers waiting while the rest of it is moved, so it is done
+/// when not more than [`SHORT_REST`] pages are left.
+const LONG_LOG: i64 = 16_384;
+const SHORT_REST: i64 = 256;
 
-/// How long that moment may be.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// So often the log is moved to come near its end while writers go on.
+const ATTEMPTS: usize = 4;
+
+/// How long to wait for readers before giving up until the next time.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// The thread.
 pub(super) struct Checkpointer {
@@ -56,17 +61,27 @@ fn run(path: &std::path::Path, woken: &Receiver<()>) {
             connection.busy_timeout(PATIENCE).ok()?;
             Some((connection, aside::identity(path).ok()?))
         });
-        if let Some((connection, _)) = &open {
-            let pages = checkpoint(connection, "PASSIVE");
-            let done = if pages.is_ok_and(|pages| pages > LONG_LOG) { checkpoint(connection, "RESTART") } else { pages };
-            if done.is_err() {
-                open = None;
-            }
+        if open.as_ref().is_some_and(|(connection, _)| shorten(connection).is_err()) {
+            open = None;
         }
     }
 }
 
-/// Returns how many pages the log has. Not all of them need have been moved.
-fn checkpoint(connection: &Connection, mode: &str) -> Result<i64, ()> {
-    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(1)).map_err(drop)
+/// Moves the log into the file, and lets it begin anew if it has grown long.
+fn shorten(connection: &Connection) -> rusqlite::Result<()> {
+    for _ in 0..ATTEMPTS {
+        let (pages, moved) = checkpoint(connection, "PASSIVE")?;
+        if pages <= LONG_LOG {
+            return Ok(());
+        }
+        if pages - moved <= SHORT_REST {
+            return checkpoint(connection, "RESTART").map(drop);
+        }
+    }
+    Ok(())
+}
+
+/// Returns how many pages the log has, and how many of them are in the file now.
+fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<(i64, i64)> {
+    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(1)?, row.get(2)?)))
 }

@@ -14,7 +14,9 @@ pub enum Failure {
     Future(String, i64),
     /// What was to be written cannot be: it is given up.
     Refused(String),
-    /// It cannot be opened, read or written now (disk full, read-only, no permission, locked): it is tried again.
+    /// Others are writing, and have been for longer than a writer waits: it is tried again at once.
+    Busy(String),
+    /// It cannot be opened, read or written now (disk full, read-only, no permission): it is tried again.
     Unavailable(String),
 }
 
@@ -25,6 +27,9 @@ impl Failure {
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt(text),
             Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => Self::Refused(text),
+            Some(ErrorCode::DatabaseBusy) => Self::Busy(text),
+            // Not SQLite complains, but we: of a value that is not what this version writes.
+            None => Self::Corrupt(text),
             _ => Self::Unavailable(text),
         }
     }
@@ -38,7 +43,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Corrupt(text) | Self::Future(text, _) | Self::Refused(text) | Self::Unavailable(text) => f.write_str(text),
+            Self::Corrupt(text) | Self::Future(text, _) | Self::Refused(text) | Self::Busy(text) | Self::Unavailable(text) => {
+                f.write_str(text)
+            }
         }
     }
 }

@@ -18,7 +18,12 @@ const APPLICATION: i64 = 0x5374_726b;
 
 /// `id` grows with each write and is never used again, so whoever knows the greatest one asks for what came after. A lifted ban stays for a
 /// while with `until` 0, so that other processes learn of it. A permanent one has no `until`. Evidence stands apart: loading does not read it.
+/// The file's own `id` tells a new file from the one that was there before: an inode is soon used again.
 const TABLES: &str = "
+CREATE TABLE file (
+    id INTEGER NOT NULL
+) STRICT;
+INSERT INTO file (id) VALUES (random());
 CREATE TABLE ban (
     id     INTEGER PRIMARY KEY AUTOINCREMENT,
     client BLOB    NOT NULL CHECK (length(client) = 16),
@@ -69,7 +74,8 @@ CREATE TABLE position (
 ";
 
 /// One statement for each table, to see whether a file has them as this version knows them.
-const PROBES: [&str; 6] = [
+const PROBES: [&str; 7] = [
+    "SELECT id FROM file LIMIT 1",
     "SELECT id, client, scope, rule, first, since, until, count, times, node, writer FROM ban LIMIT 1",
     "SELECT ban, text FROM evidence LIMIT 1",
     "SELECT id, net, since, until, reason, writer FROM network LIMIT 1",

@@ -47,7 +47,9 @@ pub enum Item {
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    /// Device and inode.
     identity: (u64, u64),
+    file: i64,
     /// Marks the rows that this store wrote.
     writer: i64,
     /// What SQLite counted of other connections' commits when they were last read.
@@ -64,7 +66,7 @@ impl Store {
     /// [`Failure::Unavailable`]: try again later.
     pub fn open(path: &Path, now: Time) -> Result<(Self, Vec<String>), Failure> {
         let aside::Opened { connection, identity, notices } = aside::open(path, now, None)?;
-        Ok((Self::new(path, connection, identity), notices))
+        Ok((Self::new(path, connection, identity)?, notices))
     }
 
     /// Opens the file anew after this store found it corrupt: sets it aside, unless another process already has.
@@ -75,7 +77,7 @@ impl Store {
         let Self { connection, path, identity, .. } = self;
         drop(connection);
         let aside::Opened { connection, identity, notices } = aside::open(&path, now, Some(identity))?;
-        Ok((Self::new(&path, connection, identity), notices))
+        Ok((Self::new(&path, connection, identity)?, notices))
     }
 
     /// Opens a file that another process writes, or that cannot be written.
@@ -85,19 +87,26 @@ impl Store {
     pub fn open_read_only(path: &Path) -> Result<Self, Failure> {
         let connection = schema::open_read_only(path)?;
         let identity = aside::identity(path).map_err(|error| Failure::io(path, &error))?;
-        Ok(Self::new(path, connection, identity))
+        Self::new(path, connection, identity)
     }
 
-    fn new(path: &Path, connection: Connection, identity: (u64, u64)) -> Self {
+    fn new(path: &Path, connection: Connection, identity: (u64, u64)) -> Result<Self, Failure> {
+        let file = connection.query_row("SELECT id FROM file", [], |row| row.get(0)).map_err(|error| Failure::of(path, &error))?;
         // 0 stands for nobody; the top bit would make the number negative.
         let writer = i64::try_from(RandomState::new().hash_one(path) >> 1).unwrap_or(0).max(1);
-        Self { connection, path: path.to_owned(), identity, writer, seen: None, swept: Swept::default(), names: Names::default() }
+        let (path, swept, names) = (path.to_owned(), Swept::default(), Names::default());
+        Ok(Self { connection, path, identity, file, writer, seen: None, swept, names })
     }
 
-    /// Device and inode of the open file.
+    /// Marks what it writes as the stores before it did that the same process used; the first one gives the mark.
+    pub(super) fn mark_as(&mut self, mark: &mut Option<i64>) {
+        self.writer = *mark.get_or_insert(self.writer);
+    }
+
+    /// A number that the file was given when it was made, and that no other file has.
     #[must_use]
-    pub fn identity(&self) -> (u64, u64) {
-        self.identity
+    pub fn file(&self) -> i64 {
+        self.file
     }
 
     /// Whether the path no longer names the open file: somebody removed it, or set it aside.

@@ -271,7 +271,7 @@ fn all_of_a_transaction_is_saved_or_nothing() {
     let (mut one, mut two) = (file.open(), file.open());
     let lock = one.connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
     let refused = two.save(&[banned(ban("192.0.2.1", until(60)))], false);
-    assert!(matches!(&refused, Err(Failure::Unavailable(text)) if text.contains("state.db: database is locked")), "{refused:?}");
+    assert!(matches!(&refused, Err(Failure::Busy(text)) if text.contains("state.db: database is locked")), "{refused:?}");
     drop(lock);
     assert_eq!(bans(&mut two, at(0)), []);
 }

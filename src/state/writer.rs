@@ -28,14 +28,18 @@ const GROUP_SIZE: usize = 1000;
 /// So many counters are written at a time: few, because a ban may be waiting.
 const STRIKES_AT_ONCE: usize = 500;
 
-/// How often others' changes are looked for, a failed disk is tried again, and ended rows are removed.
+/// How often others' changes are looked for, a failed disk is tried again, bans are asked for again at most, and ended rows are removed.
 const LOOK: Duration = Duration::from_millis(400);
 const RETRY: Duration = Duration::from_secs(1);
+const RESEND: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(10);
 const SWEPT_AT_ONCE: u32 = 2000;
 
 /// So many changes that could not be saved are kept: some 40 MB at most.
 const MOST_UNSAVED: usize = 100_000;
+
+/// So often a save is tried while other processes write.
+const BUSY_ATTEMPTS: usize = 5;
 
 /// After setting a damaged file aside, the next one is so long only complained about.
 const ASIDE: Duration = Duration::from_secs(60);
@@ -77,12 +81,31 @@ pub struct Health {
 type Clock = Box<dyn Fn() -> Time + Send>;
 type Listener = Box<dyn FnMut(News) + Send>;
 
-type Submission = (Option<Item>, Done);
+/// What waits for a submission. It is answered exactly once: dropped unanswered, it says "not saved".
+struct Answer(Option<Done>);
+
+impl Answer {
+    fn send(mut self, kept: Kept) {
+        if let Some(done) = self.0.take() {
+            contain(|| done(kept));
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            contain(|| done(Kept::No(String::from("the writer of the state file has ended"))));
+        }
+    }
+}
+
+type Submission = (Option<Item>, Answer);
 
 enum Message {
     /// Nothing to save: a flush.
-    Save(Option<Item>, Done),
-    Strikes(Vec<Strike>, Done),
+    Save(Option<Item>, Answer),
+    Strikes(Vec<Strike>, Answer),
     Finish,
 }
 
@@ -135,7 +158,8 @@ impl Writer {
             checkpointer: Checkpointer::start(path.clone())?,
             written: false,
             store: None,
-            identity: None,
+            file: None,
+            mark: None,
             cursor: None,
             unsaved: VecDeque::new(),
             resend: None,
@@ -143,14 +167,12 @@ impl Writer {
             next_look: now,
             next_retry: now,
             next_sweep: now + SWEEP,
+            next_resend: now,
             set_aside: None,
         };
         work.load(sink);
         thread::Builder::new().name("state".into()).spawn(move || {
             work.run(&receiver);
-            while let Ok(Message::Save(_, done) | Message::Strikes(_, done)) = receiver.try_recv() {
-                contain(|| done(Kept::No(String::from("the writer has ended"))));
-            }
             drop(work);
             let _ = ending.send(());
         })?;
@@ -159,13 +181,13 @@ impl Writer {
 
     /// Hands over counters. They are written while no ban is waiting, in several steps; those that fail are not tried again.
     pub fn keep_strikes(&self, strikes: Vec<Strike>, done: Done) {
-        self.send(Message::Strikes(strikes, done));
+        self.send(Message::Strikes(strikes, Answer(Some(done))));
     }
 
     /// Hands over how far the log of `path` has been read. It is written after all changes that were handed over before, and given up if
     /// those cannot be.
     pub fn keep_position(&self, path: String, position: Position, done: Done) {
-        self.send(Message::Save(Some(Item::Position(path, position)), done));
+        self.send(Message::Save(Some(Item::Position(path, position)), Answer(Some(done))));
     }
 
     /// How long a client's earlier bans count: the longest time of all rules whose bantime grows. Nothing, as at first, keeps none.
@@ -174,15 +196,11 @@ impl Writer {
     }
 
     fn send(&self, message: Message) {
-        let (message, why) = match self.sender.try_send(message) {
-            Ok(()) => return,
-            Err(TrySendError::Full(message)) => (message, "too many bans wait for the disk"),
-            Err(TrySendError::Disconnected(message)) => (message, "the writer has ended"),
-        };
-        if let Message::Save(_, done) | Message::Strikes(_, done) = message {
+        // Disconnected: the message is dropped, which answers it.
+        if let Err(TrySendError::Full(Message::Save(_, answer) | Message::Strikes(_, answer))) = self.sender.try_send(message) {
             self.shared.overflowed.store(true, Ordering::Relaxed);
             self.shared.failed.fetch_add(1, Ordering::Relaxed);
-            done(Kept::No(format!("{}: {why}", self.path.display())));
+            answer.send(Kept::No(format!("{}: too many bans wait for the disk", self.path.display())));
         }
     }
 
@@ -217,11 +235,11 @@ impl Writer {
 /// caller's, if too much is waiting. It must not wait.
 impl Keeper for Writer {
     fn keep(&self, change: Change, done: Done) {
-        self.send(Message::Save(Some(Item::Change(change)), done));
+        self.send(Message::Save(Some(Item::Change(change)), Answer(Some(done))));
     }
 
     fn flush(&self, done: Done) {
-        self.send(Message::Save(None, done));
+        self.send(Message::Save(None, Answer(Some(done))));
     }
 }
 
@@ -237,16 +255,19 @@ struct Work {
     /// None while the file cannot be used.
     store: Option<Store>,
     /// The file that was last used.
-    identity: Option<(u64, u64)>,
+    file: Option<i64>,
+    /// Marks this process's rows.
+    mark: Option<i64>,
     /// How far the file is known; none if it was never read.
     cursor: Option<Cursor>,
     unsaved: VecDeque<Item>,
     /// What the owner must submit again once saving works.
     resend: Option<Resend>,
-    strikes: VecDeque<(std::vec::IntoIter<Strike>, Done)>,
+    strikes: VecDeque<(std::vec::IntoIter<Strike>, Answer)>,
     next_look: Instant,
     next_retry: Instant,
     next_sweep: Instant,
+    next_resend: Instant,
     set_aside: Option<Instant>,
 }
 
@@ -271,7 +292,7 @@ impl Work {
             self.store = None;
             // Bans of a disk that cannot be written still stand.
             if let Ok(mut store) = Store::open_read_only(&self.path) {
-                self.identity = Some(store.identity());
+                self.file = Some(store.file());
                 self.cursor = store.load(self.now(), sink).ok();
             }
             self.degrade(&failure);
@@ -285,20 +306,20 @@ impl Work {
         Ok(())
     }
 
-    fn use_store(&mut self, store: Store, notices: Vec<String>) {
+    fn use_store(&mut self, mut store: Store, notices: Vec<String>) {
+        store.mark_as(&mut self.mark);
         if !notices.is_empty() {
             self.set_aside = Some(Instant::now());
         }
         for notice in notices {
             self.tell(News::Notice(notice));
         }
-        let identity = store.identity();
-        if self.identity.is_some_and(|used| used != identity) {
+        if self.file.is_some_and(|used| used != store.file()) {
             self.resend = Some(Resend::All);
             // All that others have put into the new file is news.
             self.cursor = Some(Cursor::default());
         }
-        self.identity = Some(identity);
+        self.file = Some(store.file());
         self.store = Some(store);
     }
 
@@ -366,8 +387,8 @@ impl Work {
         let begin = Instant::now();
         while let Some(message) = next {
             match message {
-                Message::Save(item, done) => group.push((item, done)),
-                Message::Strikes(strikes, done) => self.strikes.push_back((strikes.into_iter(), done)),
+                Message::Save(item, answer) => group.push((item, answer)),
+                Message::Strikes(strikes, answer) => self.strikes.push_back((strikes.into_iter(), answer)),
                 Message::Finish => {}
             }
             next = if group.len() < GROUP_SIZE && begin.elapsed() < GROUP_TIME { receiver.try_recv().ok() } else { None };
@@ -393,7 +414,7 @@ impl Work {
         match self.save(group.iter().filter_map(|(item, _)| item.as_ref())) {
             Ok(()) => {
                 self.shared.saved.fetch_add(group.len() as u64, Ordering::Relaxed);
-                group.into_iter().for_each(|(_, done)| contain(|| done(Kept::Yes)));
+                group.into_iter().for_each(|(_, answer)| answer.send(Kept::Yes));
             }
             // One of them is at fault: the others shall not suffer for it.
             Err(Failure::Refused(_)) if group.len() > 1 => group.into_iter().for_each(|one| self.group(vec![one])),
@@ -404,12 +425,12 @@ impl Work {
                 }
                 self.shared.failed.fetch_add(group.len() as u64, Ordering::Relaxed);
                 let why = failure.to_string();
-                for (item, done) in group {
+                for (item, answer) in group {
                     match item {
                         Some(Item::Change(change)) if !refused => self.put_off(change),
                         _ => {}
                     }
-                    contain(|| done(Kept::No(why.clone())));
+                    answer.send(Kept::No(why.clone()));
                 }
             }
         }
@@ -423,6 +444,12 @@ impl Work {
         }
         let histories = self.shared.forget.load(Ordering::Relaxed) > 0;
         let mut result = store.save(items.clone(), histories);
+        for _ in 1..BUSY_ATTEMPTS {
+            if !matches!(result, Err(Failure::Busy(_))) {
+                break;
+            }
+            result = store.save(items.clone(), histories);
+        }
         if let Err(failure @ Failure::Corrupt(_)) = result {
             result = self.replace(failure).and_then(|()| match &mut self.store {
                 Some(store) => store.save(items, histories),
@@ -503,18 +530,18 @@ impl Work {
     }
 
     fn some_strikes(&mut self) {
-        let Some((mut strikes, done)) = self.strikes.pop_front() else { return };
+        let Some((mut strikes, answer)) = self.strikes.pop_front() else { return };
         let Some(store) = &mut self.store else {
             let why = self.why();
-            contain(|| done(Kept::No(why)));
+            answer.send(Kept::No(why));
             return;
         };
         let some: Vec<Strike> = strikes.by_ref().take(STRIKES_AT_ONCE).collect();
         match store.save_strikes(&some) {
-            Ok(()) if strikes.len() > 0 => self.strikes.push_front((strikes, done)),
-            Ok(()) => contain(|| done(Kept::Yes)),
+            Ok(()) if strikes.len() > 0 => self.strikes.push_front((strikes, answer)),
+            Ok(()) => answer.send(Kept::Yes),
             Err(failure) => {
-                contain(|| done(Kept::No(failure.to_string())));
+                answer.send(Kept::No(failure.to_string()));
                 self.degrade(&failure);
             }
         }
@@ -547,7 +574,10 @@ impl Work {
             if self.shared.overflowed.swap(false, Ordering::Relaxed) {
                 self.resend = self.resend.max(Some(Resend::Unsaved));
             }
-            if let Some(resend) = self.resend.take() {
+            if now >= self.next_resend
+                && let Some(resend) = self.resend.take()
+            {
+                self.next_resend = now + RESEND;
                 self.tell(News::Resend { all: resend == Resend::All });
             }
         }
