@@ -324,6 +324,10 @@ impl Backend for Attached {
     }
 
     fn tally(&self, _: Time, address: IpAddr, client: Client, requests: u32) {
+        // Nobody would ever send them, and they must not pile up.
+        if self.lost.load(Ordering::Relaxed) {
+            return;
+        }
         let rules = Arc::clone(&self.in_force().rules);
         let Some(fewest) = rules.request_rates().iter().map(|rule| rule.maxretry).min() else { return };
         let mut counted = self.requests.lock().unwrap_or_else(PoisonError::into_inner);

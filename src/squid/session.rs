@@ -21,7 +21,7 @@ use crate::event::Event;
 use crate::reply::Reply;
 use crate::rule::set::Scratch;
 use crate::time::Time;
-use crate::verdict::Verdict;
+use crate::verdict::{Innocence, Verdict};
 
 /// How much is read at a time.
 const READ: usize = 32 * 1024;
@@ -29,8 +29,9 @@ const READ: usize = 32 * 1024;
 const LONGEST_LINE: usize = 1024 * 1024;
 /// Squid reads channel IDs into an int: from here on the helper looks for a quiet moment to end, and Squid starts a new one.
 const LAST_ID: u64 = (1 << 31) - (1 << 22);
-/// How long nothing may come in for the moment to be quiet.
+/// How long nothing may come in for the moment to be quiet; from [`VERY_LAST_ID`] on any moment will do.
 const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+const VERY_LAST_ID: u64 = (1 << 31) - (1 << 16);
 /// How long the end waits for answers that other threads owe: longer than their own limit.
 const LAST_ANSWERS: Duration = Duration::from_millis(1000);
 
@@ -89,7 +90,7 @@ impl Session {
         let mut filled = 0;
         let mut skipping = false;
         let end = loop {
-            if self.last_id >= LAST_ID && filled == 0 && !skipping && self.output.waiting() == 0 && is_quiet(input) {
+            if self.last_id >= LAST_ID && filled == 0 && !skipping && self.output.waiting() == 0 && self.is_quiet(input) {
                 break End::IdsRunOut;
             }
             if buffer.len() < filled + READ {
@@ -204,6 +205,7 @@ impl Session {
                 return super::answer::write_err(id, &mut self.out);
             }
         };
+        let is_response = matches!(query.event, Event::Response { .. });
         match read.detector.judge(read.now, query.address, &query.event, &mut self.scratch) {
             Judgement::Settled { verdict, counts } => {
                 if counts && read.counts_requests && matches!(query.event, Event::Request(_)) {
@@ -213,12 +215,13 @@ impl Session {
                 self.output.format(id, &verdict, read.backend.names(), read.now, &mut self.out);
             }
             Judgement::Unkept(verdict) => {
-                let reply = self.later(read, id);
+                let reply = self.later(read, id, false);
                 read.backend.when_kept(verdict, reply.0);
                 self.wait(reply.1);
             }
             Judgement::Offence(offence) => {
-                let reply = self.later(read, id);
+                // A response is on its way already: only what comes next is refused.
+                let reply = self.later(read, id, is_response);
                 read.backend.offend(read.now, offence, reply.0);
                 self.wait(reply.1);
             }
@@ -227,8 +230,9 @@ impl Session {
 
     /// A reply that writes its answer by itself, on whichever thread it is given.
     ///
+    /// With `only_counts` it serves the client whatever comes of it.
     /// Without a channel ID answers must come in the order of the queries: then the second value is what to wait for.
-    fn later(&mut self, read: &Read<'_>, id: Option<&[u8]>) -> (Reply, Option<std::sync::mpsc::Receiver<()>>) {
+    fn later(&mut self, read: &Read<'_>, id: Option<&[u8]>, only_counts: bool) -> (Reply, Option<std::sync::mpsc::Receiver<()>>) {
         let (sender, receiver): (Option<Sender<()>>, _) = match id {
             Some(_) => (None, None),
             None => {
@@ -245,6 +249,7 @@ impl Session {
         let reply = Reply::new(move |verdict: Verdict| {
             log::debug!("an offence or an unsaved ban gets {verdict:?}");
             let mut line = Vec::with_capacity(super::answer::LONGEST);
+            let verdict = if only_counts { Verdict::Allow(Innocence::NothingFound) } else { verdict };
             output.format(id.as_deref(), &verdict, backend.names(), now, &mut line);
             output.write_expected(&line);
             drop(sender);
@@ -278,9 +283,10 @@ impl Session {
             self.out.clear();
         }
     }
-}
 
-/// Whether nothing comes in for [`QUIET`].
-fn is_quiet(input: BorrowedFd<'_>) -> bool {
-    matches!(poll(&mut [PollFd::new(&input, PollFlags::IN)], Some(&QUIET)), Ok(0))
+    /// Whether nothing comes in for [`QUIET`].
+    fn is_quiet(&self, input: BorrowedFd<'_>) -> bool {
+        let limit = if self.last_id < VERY_LAST_ID { QUIET } else { Timespec { tv_sec: 0, tv_nsec: 0 } };
+        matches!(poll(&mut [PollFd::new(&input, PollFlags::IN)], Some(&limit)), Ok(0))
+    }
 }
