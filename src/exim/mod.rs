@@ -21,6 +21,9 @@ use query::Query;
 /// How long asking the resident takes at most, counted from the start of the process: with what it takes to start one, 200 ms.
 pub const LIMIT: Duration = Duration::from_millis(170);
 
+/// A verdict is a short line: more than this is none.
+const LONGEST_ANSWER: usize = 4096;
+
 /// Asks Strikeout about a client of Exim's.
 ///
 /// With a query, answers it: "accept", "defer rule=NAME until=EPOCH" or "deny rule=NAME until=EPOCH", without a newline. Without one,
@@ -61,7 +64,7 @@ impl Resident {
     /// The answer to a request, until `deadline` at the latest.
     #[must_use]
     pub fn ask(&self, request: &str, deadline: Instant) -> String {
-        let answer = ask(&self.socket, request, deadline.saturating_duration_since(Instant::now()));
+        let answer = ask(&self.socket, request, LONGEST_ANSWER, deadline.saturating_duration_since(Instant::now()));
         match answer {
             Ok(answer) if !answer.is_empty() => query::understood(&answer).to_owned(),
             _ => self.failure(),
@@ -105,7 +108,7 @@ struct OneShot {
 }
 
 impl OneShot {
-    /// `[--config FILE] [--table SOCKET] check|strike …`; none for every other form.
+    /// `[--config FILE] [--table SOCKET] WORD …`; none for every other form.
     fn of(arguments: &[OsString]) -> Option<Self> {
         let (mut config, mut table) = (None, None);
         let mut rest = arguments;
@@ -113,7 +116,7 @@ impl OneShot {
             match rest {
                 [option, value, more @ ..] if option == "--config" => (config, rest) = (Some(value.into()), more),
                 [option, value, more @ ..] if option == "--table" => (table, rest) = (Some(value.into()), more),
-                [verb, ..] if verb == "check" || verb == "strike" => return Some(Self { config, table, query: rest.to_vec() }),
+                [word, ..] if !word.as_encoded_bytes().starts_with(b"-") => return Some(Self { config, table, query: rest.to_vec() }),
                 _ => return None,
             }
         }
@@ -154,7 +157,7 @@ mod tests {
             one(&["--table", "/s", "--config", "/c", "strike", "192.0.2.1", "rule"]),
             Some(OneShot { config: Some("/c".into()), table: Some("/s".into()), query: query(&["strike", "192.0.2.1", "rule"]) })
         );
-        for other in [&[][..], &["--help"], &["--version"], &["--table"], &["chekc", "192.0.2.1"], &["--table", "/s"]] {
+        for other in [&[][..], &["--help"], &["--version"], &["--table"], &["--table", "/s"]] {
             assert_eq!(one(other), None, "{other:?}");
         }
     }

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 
-use crate::client::parse_address;
 use crate::socket::request::{Check, Request, Via, parse};
 
 /// The answer that lets a client pass.
@@ -37,25 +36,16 @@ pub enum Query {
 
 impl Query {
     /// `check ADDRESS [pid=N] [port=N]` or `strike ADDRESS RULE`. None where nothing is to be asked: an empty address (mail from this
-    /// machine), or something that is no query; words that are not understood are passed over.
+    /// machine), or something that is no query.
     #[must_use]
     pub fn of_arguments(arguments: &[OsString]) -> Option<Self> {
-        let [verb, address, rest @ ..] = arguments else { return None };
-        let address = parse_address(address.to_str()?).ok()?;
-        let rest = || rest.iter().filter_map(|word| word.to_str());
-        match verb.to_str()? {
-            "check" => {
-                let value = |key: &str| rest().find_map(|word| word.strip_prefix(key));
-                let pid = value("pid=").and_then(|pid| pid.parse().ok());
-                let port = value("port=").and_then(|port| port.parse().ok());
-                Some(Self::Check { address, pid, port, via: Via::Run })
-            }
-            "strike" => {
-                let rule = rest().next().filter(|rule| is_rule(rule))?;
-                Some(Self::Strike { address, rule: rule.to_owned() })
-            }
-            _ => None,
+        let words: Option<Vec<&str>> = arguments.iter().map(|argument| argument.to_str()).collect();
+        let words = words?;
+        // Each argument is one word of the line: none may bring further ones.
+        if words.iter().any(|word| word.contains(|c: char| c.is_whitespace() || c.is_control())) {
+            return None;
         }
+        Self::read(words.join(" ").as_bytes(), Via::Run).ok().flatten()
     }
 
     /// A line of standard input, without its newline. None where nothing is to be asked.
@@ -63,10 +53,12 @@ impl Query {
     /// # Errors
     /// What was found, and what was expected.
     pub fn of_line(line: &[u8]) -> Result<Option<Self>, String> {
+        Self::read(line, Via::Lines)
+    }
+
+    fn read(line: &[u8], via: Via) -> Result<Option<Self>, String> {
         match parse(line).map_err(|fault| fault.to_string())? {
-            Request::Check(Check { address, pid, port, .. }) => {
-                Ok(address.map(|address| Self::Check { address, pid, port, via: Via::Lines }))
-            }
+            Request::Check(Check { address, pid, port, .. }) => Ok(address.map(|address| Self::Check { address, pid, port, via })),
             Request::Strike { address: None, .. } => Ok(None),
             Request::Strike { address: Some(address), rule } if is_rule(rule) => Ok(Some(Self::Strike { address, rule: rule.to_owned() })),
             Request::Strike { .. } => Err("found a rule's name that is none, expected [a-z0-9-]".to_owned()),
@@ -101,13 +93,16 @@ fn is_rule(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
-/// The first line of what the resident answered, if it is a verdict; else [`ACCEPT`].
+/// The first line of what the resident answered, if it is a verdict and whole; else [`ACCEPT`].
 #[must_use]
 pub fn understood(answer: &str) -> &str {
-    let line = answer.lines().next().unwrap_or_default();
-    let is_verdict = line == ACCEPT || line.starts_with("defer ") || line.starts_with("deny ");
+    let Some((line, _)) = answer.split_once('\n') else { return ACCEPT };
+    let mut words = line.split(' ');
+    let is_refusal = matches!(words.next(), Some("defer" | "deny"))
+        && words.next().and_then(|word| word.strip_prefix("rule=")).is_some_and(is_rule)
+        && words.next().and_then(|word| word.strip_prefix("until=")).is_some_and(|until| until.parse::<i64>().is_ok());
     let is_clean = line.len() <= LONGEST_ANSWER && line.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-    if is_verdict && is_clean { line } else { ACCEPT }
+    if is_refusal && is_clean { line } else { ACCEPT }
 }
 
 #[cfg(test)]
@@ -123,7 +118,7 @@ mod tests {
     fn arguments_become_the_line_that_the_resident_is_sent() {
         assert_eq!(of(&["check", "192.0.2.1", "pid=7", "port=25"]).as_deref(), Some("check 192.0.2.1 pid=7 port=25 via=run"));
         assert_eq!(of(&["check", "::ffff:192.0.2.1"]).as_deref(), Some("check 192.0.2.1 via=run"));
-        assert_eq!(of(&["check", "2001:db8::1", "port=", "pid=x", "new=1"]).as_deref(), Some("check 2001:db8::1 via=run"));
+        assert_eq!(of(&["check", "2001:db8::1", "pid=7", "port="]).as_deref(), Some("check 2001:db8::1 pid=7 via=run"));
         assert_eq!(of(&["strike", "192.0.2.1", "bad-helo"]).as_deref(), Some("strike 192.0.2.1 bad-helo"));
     }
 
@@ -131,6 +126,9 @@ mod tests {
     fn nothing_is_asked_about_local_mail_and_about_what_is_no_query() {
         for arguments in [
             &["check", ""][..],
+            &["check", "", "pid=7", "port="],
+            &["check", "192.0.2.1", "pid=x"],
+            &["check", "192.0.2.1 pid=7"],
             &["check"],
             &["check", "mail.example.org"],
             &["check", "192.0.2.1\nban 192.0.2.2"],
@@ -158,14 +156,26 @@ mod tests {
     fn only_a_verdict_is_handed_on() {
         assert_eq!(understood("defer rule=exim-rate until=1800000000\n"), "defer rule=exim-rate until=1800000000");
         assert_eq!(understood("deny rule=x until=-1\nmore\n"), "deny rule=x until=-1");
-        for other in ["", "\n", "error found x", "accepted", "defer", "deny\u{e4} x", "deny \x1b", &format!("deny {}", "x".repeat(200))] {
+        for other in [
+            "",
+            "\n",
+            "error found x\n",
+            "accepted\n",
+            "defer\n",
+            "deny rule=x until=18",
+            "deny rule=x until=\n",
+            "deny rule=X until=1\n",
+            "deny rule=x until=1 \x1b\n",
+            " deny rule=x until=1\n",
+            &format!("deny rule=x until=1 {}\n", "x".repeat(200)),
+        ] {
             assert_eq!(understood(other), "accept", "{other:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn whatever_is_asked_is_one_line_and_whatever_is_answered_is_a_verdict(words in proptest::collection::vec("\\PC{0,20}|check|strike|192\\.0\\.2\\.1|pid=[0-9]{0,9}|\n", 0..6), answer in "(accept|deny |defer |error )?\\PC{0,40}\n?") {
+        fn whatever_is_asked_is_one_line_and_whatever_is_answered_is_a_verdict(words in proptest::collection::vec("\\PC{0,20}|check|strike|192\\.0\\.2\\.1|pid=[0-9]{0,9}|\n", 0..6), answer in "(accept|deny |defer |error )?(rule=x )?(until=)?\\PC{0,40}\n?") {
             let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
             if let Some(query) = Query::of_arguments(&words) {
                 prop_assert!(!query.request().contains('\n'));

@@ -11,6 +11,7 @@ use crate::time::Span;
 
 /// A list of a million bans takes its time.
 const LIMIT: Duration = Duration::from_secs(60);
+const MOST: usize = 1 << 30;
 
 /// What the lines of an answer are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub enum Shape {
 /// The resident cannot be asked, or refuses.
 pub fn run(asking: &Asking, request: &str, shape: Shape) -> Result<(), Failure> {
     let socket = asking.socket()?;
-    let answer = ask(&socket, request, LIMIT).map_err(|error| Failure::Failed(unreachable_text(&socket, &error)))?;
+    let answer = ask(&socket, request, MOST, LIMIT).map_err(|error| Failure::Failed(unreachable_text(&socket, &error)))?;
     let lines = lines_of(&answer)?;
     if asking.json {
         let value = match shape {

@@ -153,6 +153,15 @@ impl Connection {
         Some((number, line))
     }
 
+    /// Whether [`Connection::next_line`] has something to give.
+    #[must_use]
+    pub fn has_line(&self) -> bool {
+        let is_line = || {
+            self.input.len() > LONGEST_LINE || (self.read_closed && !self.input.is_empty()) || memchr::memchr(b'\n', &self.input).is_some()
+        };
+        !self.closing && !self.is_full() && is_line()
+    }
+
     /// Answers request `number`. An answer to a request that was answered already is dropped.
     pub fn answer(&mut self, number: u64, answer: Answer) {
         let first = self.next - u64::try_from(self.answers.len()).unwrap_or(0);

@@ -86,6 +86,8 @@ pub struct EventLoop {
     mailbox: Arc<Mailbox>,
     signals: Signals,
     guests: HashMap<ConnectionId, Guest, RandomState>,
+    /// Connections that have room again for lines which they sent before.
+    again: Vec<ConnectionId>,
     next: u64,
     most: usize,
     mail: Mail,
@@ -121,6 +123,7 @@ impl EventLoop {
             mailbox,
             signals,
             guests: HashMap::default(),
+            again: Vec::new(),
             next: 0,
             // Connection processes need file descriptors as well.
             most: MOST_CONNECTIONS.min(files.saturating_sub(OTHER_FILES) / 2).max(1),
@@ -246,6 +249,7 @@ impl EventLoop {
         self.work(id, now);
         self.deliver(now);
         self.settle(id, now);
+        self.deliver(now);
         // A peer that has gone altogether reads no answer.
         if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
             self.guests.remove(&id);
@@ -395,12 +399,12 @@ impl EventLoop {
     /// Hands out what was posted, until nothing is.
     fn deliver(&mut self, now: Instant) {
         loop {
-            let touched = self.collect();
+            let mut touched = self.collect();
+            touched.append(&mut self.again);
             if touched.is_empty() {
                 return;
             }
             for id in touched {
-                // An answer makes room for the next request.
                 self.work(id, now);
                 self.settle(id, now);
             }
@@ -413,6 +417,11 @@ impl EventLoop {
         guest.connection.write(now);
         if guest.connection.is_done() {
             self.guests.remove(&id);
+            return;
+        }
+        // An answer that left makes room for the next request.
+        if guest.connection.has_line() {
+            self.again.push(id);
             return;
         }
         let mut interest = epoll::EventFlags::empty();

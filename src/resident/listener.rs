@@ -28,7 +28,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at `path`, for the members of `group`, with `mode`. A directory that is missing is made.
+    /// Listens at `path`, for the members of `group` (empty: our own), with `mode`. A directory that is missing is made.
     ///
     /// What is wrong without being fatal (no such group, an open mode) is logged.
     ///
@@ -104,7 +104,11 @@ impl Drop for Listener {
     }
 }
 
+/// The number of a group; none, and a warning, if there is no such group. No name means no group.
 fn group_id(group: &str) -> Option<u32> {
+    if group.is_empty() {
+        return None;
+    }
     match nix::unistd::Group::from_name(group) {
         Ok(Some(found)) => Some(found.gid.as_raw()),
         Ok(None) => {
@@ -121,6 +125,7 @@ fn group_id(group: &str) -> Option<u32> {
 /// Makes the directory, 0750 and the group's, if it is missing. One that is there is left as it is.
 fn prepare_directory(directory: &Path, gid: Option<u32>) -> io::Result<()> {
     match std::fs::metadata(directory) {
+        Ok(metadata) if !metadata.is_dir() => Err(io::ErrorKind::NotADirectory.into()),
         Ok(metadata) => {
             if metadata.mode() & 0o002 != 0 && metadata.mode() & 0o1000 == 0 {
                 log::warn!("{}: every user of this machine may put a socket of their own in the place of ours", directory.display());

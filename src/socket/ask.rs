@@ -9,11 +9,11 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockop
 
 /// Sends `request` (a line without its newline) to the resident at `socket` and returns all that it answers.
 ///
-/// Connecting, waiting and reading together take `limit` at most.
+/// Connecting, waiting and reading together take `limit` at most, and the answer has at most `most` bytes.
 ///
 /// # Errors
-/// The resident could not be asked, or did not answer in time ([`io::ErrorKind::TimedOut`]).
-pub fn ask(socket: &Path, request: &str, limit: Duration) -> io::Result<String> {
+/// The resident could not be asked, did not answer in time ([`io::ErrorKind::TimedOut`]) or answered nonsense.
+pub fn ask(socket: &Path, request: &str, most: usize, limit: Duration) -> io::Result<String> {
     let deadline = Instant::now() + limit;
     let mut stream = connect(socket, deadline)?;
     sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, Some(remaining(deadline)?))?;
@@ -25,7 +25,8 @@ pub fn ask(socket: &Path, request: &str, limit: Duration) -> io::Result<String> 
         sockopt::set_socket_timeout(&stream, sockopt::Timeout::Recv, Some(remaining(deadline)?))?;
         match stream.read(&mut chunk) {
             Ok(0) => break,
-            Ok(read) => answer.extend_from_slice(chunk.get(..read).unwrap_or_default()),
+            Ok(read) if answer.len() + read <= most => answer.extend_from_slice(chunk.get(..read).unwrap_or_default()),
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the answer has more than {most} bytes"))),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(timed_out(error)),
         }
@@ -70,6 +71,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     const SOON: Duration = Duration::from_millis(100);
+    const MOST: usize = 1000;
 
     #[test]
     fn what_is_answered_until_the_close_is_returned() {
@@ -83,17 +85,29 @@ mod tests {
             stream.write_all(b"a\nb\n.\n").unwrap();
             request
         });
-        assert_eq!(ask(&path, "list", Duration::from_secs(10)).unwrap(), "a\nb\n.\n");
+        assert_eq!(ask(&path, "list", MOST, Duration::from_secs(10)).unwrap(), "a\nb\n.\n");
         assert_eq!(server.join().unwrap(), "list\n");
+    }
+
+    #[test]
+    fn an_answer_without_end_is_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            while stream.write_all(&[b'x'; 100]).is_ok() {}
+        });
+        assert_eq!(ask(&path, "list", MOST, Duration::from_secs(10)).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]
     fn nobody_there_is_said_at_once() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(ask(&folder.path().join("socket"), "list", SOON).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(ask(&folder.path().join("socket"), "list", MOST, SOON).unwrap_err().kind(), io::ErrorKind::NotFound);
         let stale = folder.path().join("stale");
         drop(UnixListener::bind(&stale).unwrap());
-        assert_eq!(ask(&stale, "list", SOON).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(ask(&stale, "list", MOST, SOON).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]
@@ -107,9 +121,9 @@ mod tests {
         while waiting.len() < 2 {
             waiting.push(UnixStream::connect(&path).unwrap());
         }
-        assert_eq!(ask(&path, "list", SOON).unwrap_err().kind(), io::ErrorKind::TimedOut, "the queue is full");
+        assert_eq!(ask(&path, "list", MOST, SOON).unwrap_err().kind(), io::ErrorKind::TimedOut, "the queue is full");
         drop(waiting.pop());
         let _ = rustix::net::accept(&listener).unwrap();
-        assert_eq!(ask(&path, "list", SOON).unwrap_err().kind(), io::ErrorKind::TimedOut, "no answer");
+        assert_eq!(ask(&path, "list", MOST, SOON).unwrap_err().kind(), io::ErrorKind::TimedOut, "no answer");
     }
 }

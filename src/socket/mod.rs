@@ -6,7 +6,7 @@
 //! check ADDRESS [pid=N] [port=N] [via=run|lines]   accept | defer rule=NAME until=EPOCH | deny rule=NAME until=EPOCH
 //! strike ADDRESS RULE                              the same
 //! why ADDRESS | list | status | metrics            lines, the last one is "."
-//! ban TARGET [for=LENGTH] [scope=SCOPE] [reason=…] lines
+//! ban TARGET [LENGTH] [scope=SCOPE] [reason=…]     lines
 //! unban TARGET [scope=SCOPE] | reload              lines
 //! follow VERSION                                   a stream
 //! ```

@@ -188,17 +188,17 @@ fn strike(text: &str) -> Result<Request<'_>, Unreadable> {
     Ok(Request::Strike { address, rule })
 }
 
-/// `TARGET [for=LENGTH] [scope=SCOPE] [reason=…]`; the reason goes to the end of the line.
+/// `TARGET [LENGTH] [for=LENGTH] [scope=SCOPE] [reason=…]`; the reason goes to the end of the line.
 fn ban(text: &str) -> Result<Ban<'_>, Unreadable> {
     let (words, reason) = text.split_once(" reason=").unwrap_or((text, ""));
     let mut words = words.split_ascii_whitespace();
     let mut ban = Ban { target: target(words.next().unwrap_or_default())?, length: Length::Default, scope: Scope::All, reason };
     for word in words {
         match word.split_once('=') {
-            Some(("for", "-1")) => ban.length = Length::Permanent,
-            Some(("for", length)) => ban.length = Length::For(Span::parse(length).map_err(|_| expected(word, "for=SECONDS or for=-1"))?),
+            Some(("for", text)) => ban.length = length(text)?,
             Some(("scope", name)) => ban.scope = scope(name)?,
-            _ => return Err(expected(word, "for=LENGTH, scope=SCOPE or reason=TEXT")),
+            Some(_) => return Err(expected(word, "for=LENGTH, scope=SCOPE or reason=TEXT")),
+            None => ban.length = length(word)?,
         }
     }
     Ok(ban)
@@ -224,6 +224,13 @@ fn address(word: &str) -> Result<IpAddr, Unreadable> {
 
 fn target(word: &str) -> Result<IpNet, Unreadable> {
     parse_network(word).map_err(|_| expected(word, "an IP address or a network"))
+}
+
+fn length(text: &str) -> Result<Length, Unreadable> {
+    match text {
+        "-1" => Ok(Length::Permanent),
+        _ => Span::parse(text).map(Length::For).map_err(|_| expected(text, "a length of time such as 600 or 10m, or -1")),
+    }
 }
 
 fn scope(name: &str) -> Result<Scope, Unreadable> {
@@ -297,6 +304,7 @@ mod tests {
                 reason: "floods us, for=ever"
             }))
         );
+        assert!(matches!(parse(b"ban 192.0.2.1 10m"), Ok(Request::Ban(Ban { length: Length::For(_), .. }))));
         assert!(matches!(parse(b"ban 192.0.2.1 for=-1"), Ok(Request::Ban(Ban { length: Length::Permanent, .. }))));
         assert!(matches!(parse(b"unban 192.0.2.1 scope=web"), Ok(Request::Unban { scope: Scope::Web, .. })));
     }
@@ -315,7 +323,7 @@ mod tests {
             (b"strike 192.0.2.1 a b", "found \"a b\", expected the name of one rule"),
             (b"why", "found \"\", expected an IP address"),
             (b"status all", "found \"all\", expected nothing more"),
-            (b"ban 192.0.2.1 for=soon", "found \"for=soon\", expected for=SECONDS"),
+            (b"ban 192.0.2.1 for=soon", "found \"soon\", expected a length of time"),
             (b"ban everybody", "found \"everybody\", expected an IP address or a network"),
             (b"unban 192.0.2.1 scope=ftp", "found \"ftp\", expected the scope web, mail or all"),
             (b"follow", "found \"\", expected the number of a version"),
