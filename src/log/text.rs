@@ -35,8 +35,8 @@ impl TextRule {
             }
             LinePattern::Filter { path, options } => Filter::load(path, options).map_err(|error| error.to_string())?,
         };
-        let literals: Option<Vec<String>> = filter.sources.iter().map(|source| required_text(source)).collect();
-        let gate = literals.map(AhoCorasick::new).transpose().map_err(|error| error.to_string())?;
+        let literals: Option<Vec<[String; 2]>> = filter.sources.iter().map(|source| halves(&required_text(source)?)).collect();
+        let gate = literals.map(|literals| AhoCorasick::new(literals.into_iter().flatten())).transpose().map_err(|error| error.to_string())?;
         let surface = rule.scope.surfaces().first().copied().unwrap_or(Surface::Web);
         Ok(Self { rule: Arc::clone(rule), matcher: Matcher::new(Arc::new(filter), zone.rules().clone()), gate, surface })
     }
@@ -75,7 +75,19 @@ fn moment(seconds: f64) -> Option<Time> {
     (0.0..9e15).contains(&millis).then_some(Time::from_millis(millis as u64))
 }
 
-/// Text that every line which `expression` matches must hold: its longest run of plain characters outside all groups. None where there
+/// Both halves of a text. The date is cut out of a line before expressions are tried, so it may stand in the midst of the text, but only
+/// in one half.
+fn halves(text: &str) -> Option<[String; 2]> {
+    /// Shorter halves are in too many lines.
+    const SHORTEST: usize = 4;
+    if text.len() < 2 * SHORTEST {
+        return None;
+    }
+    let (first, second) = text.split_at_checked(text.len() / 2)?;
+    Some([first.to_owned(), second.to_owned()])
+}
+
+/// Text that every line which `expression` matches must hold once its date is cut out: its longest run of plain characters outside all groups. None where there
 /// is no certain one: it must be certain, not complete.
 fn required_text(expression: &str) -> Option<String> {
     /// Shorter text is in too many lines.
@@ -194,6 +206,13 @@ mod tests {
             "2026-11-23 01:02:03 badd: welcomed 192.0.2.1",
             "2026-11-23 01:02:03 badd: refused 127.0.0.1",
         ];
+        assert_eq!(look(config, &lines), [("192.0.2.1".to_owned(), 1_795_395_723)]);
+    }
+
+    #[test]
+    fn the_date_may_stand_within_the_text_that_an_expression_needs() {
+        let config = "[[rule]]\nname = 'text'\nfailregex = '^<HOST> - - \\[\\] \"GET /x'";
+        let lines = ["192.0.2.1 - - [23/Nov/2026:01:02:03 +0000] \"GET /x HTTP/1.1\" 404 0"];
         assert_eq!(look(config, &lines), [("192.0.2.1".to_owned(), 1_795_395_723)]);
     }
 

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{DEFAULT_FILE, DEFAULT_SOCKET, TableConfig};
-use crate::resident;
+use crate::{filter_test, import, resident};
 
 /// Refuses repeat offenders inside Squid and Exim.
 #[derive(Debug, Parser)]
@@ -67,6 +67,10 @@ enum Command {
     Reload(Asking),
     /// Show the resident's numbers in Prometheus' text format.
     Metrics(Asking),
+    /// Try a fail2ban filter on a log: exit code 0 if a line matches, 1 if none does, 2 if the filter or the log cannot be read.
+    Test(filter_test::Args),
+    /// Translate another program's configuration, to the standard output.
+    Import(import::Args),
 }
 
 #[derive(Debug, Args)]
@@ -140,6 +144,8 @@ pub fn run() -> ExitCode {
         }
         Command::Reload(asking) => ask::run(&asking, "reload", ask::Shape::Text),
         Command::Metrics(asking) => ask::run(&asking, "metrics", ask::Shape::Text),
+        Command::Test(arguments) => return filter_test::run(&arguments),
+        Command::Import(arguments) => return import::run(&arguments),
     };
     let (text, code) = match done {
         Ok(()) => return ExitCode::SUCCESS,
