@@ -8,6 +8,8 @@ use toml::Spanned;
 
 use crate::client::Ipv6Prefix;
 use crate::list::{self, Lists, Source};
+use crate::log::rules::LogRules;
+use crate::log::time::Zone;
 use crate::rule::spec::{BantimeSpec, Fault, RuleDefaults, RuleSpec};
 use crate::rule::{Names, Rule, RuleSet, Trigger, builtin};
 use crate::time::Span;
@@ -309,8 +311,11 @@ fn rules(given: Vec<RuleSpec>, defaults: &RuleDefaults, names: &Names) -> Result
             None => spec,
         };
         let enabled = spec.enabled != Some(false);
+        let pattern_at = spec.failregex.as_ref().map(Spanned::span).or_else(|| spec.filter.as_ref().map(Spanned::span));
+        let pattern_at = pattern_at.map_or(spec.name.span().start, |span| span.start);
         let rule = spec.check(names, defaults).map_err(RulesFault::At)?;
         if enabled {
+            compiles(&rule).map_err(|message| RulesFault::At(Fault { offset: pattern_at, message }))?;
             rules.push(rule);
         }
     }
@@ -320,6 +325,11 @@ fn rules(given: Vec<RuleSpec>, defaults: &RuleDefaults, names: &Names) -> Result
         }
     }
     RuleSet::new(rules).map_err(|message| RulesFault::Whole(format!("the rules do not compile together: {message}")))
+}
+
+/// Whether the expressions of a rule over log lines can be used. Those who follow the log compile them again: it is their thread's.
+fn compiles(rule: &Rule) -> Result<(), String> {
+    LogRules::new(&[std::sync::Arc::new(rule.clone())], Zone::utc(), false).map(drop)
 }
 
 enum ListFault {
@@ -442,6 +452,8 @@ mod tests {
             ("[[rule]]\nname = \"a\"\npath = \"x\"\n[[rule]]\nname = \"a\"\npath = \"y\"", ":5: found a second rule \"a\""),
             ("[[log]]\npath = \"/var/log/x\"\nrules = [\"nix\"]", ":3: found the rule \"nix\" in a log"),
             ("[[rule]]\nname = \"a\"\nexim = \"refused\"", ":3: found exim = \"refused\", expected one of refused-per-host, "),
+            ("[[rule]]\nname = \"a\"\nmaxretry = 2\nfailregex = \"x( <HOST>\"", ":4: "),
+            ("[[rule]]\nname = \"a\"\nfilter = \"/nowhere/at.all\"", ":3: "),
             ("[[log]]\npath = \"x\"\nrules = []", ":2: found the log x, expected an absolute path"),
             ("[[log]]\npath = \"/x\"\nrules = [\"exim-rate\"]", ":3: found the rule \"exim-rate\" in a log, which"),
             ("[table", ":1: "),

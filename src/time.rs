@@ -45,6 +45,12 @@ impl Time {
         Self(self.0.saturating_sub(span.0))
     }
 
+    /// The moment so many milliseconds later, or earlier if the number is negative.
+    #[must_use]
+    pub const fn shifted(self, milliseconds: i64) -> Self {
+        Self(self.0.saturating_add_signed(milliseconds))
+    }
+
     /// How much later than `earlier` this is; nothing if it is not.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Span {

@@ -291,6 +291,9 @@ impl EventLoop {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let peer = guest.connection.peer;
         match request {
+            Request::Follow(follow::VERSION) if self.followers.number() >= followers::MOST => {
+                self.refuse(id, to, &format!("{} helpers follow already, and no more can", followers::MOST));
+            }
             Request::Follow(follow::VERSION) => {
                 // Counted first: a change that another thread makes meanwhile is posted, and sent after the snapshot.
                 self.followers.begin();
@@ -447,6 +450,7 @@ impl EventLoop {
             }
         }
         self.guests.retain(|_, guest| !guest.connection.is_overdue(now));
+        self.followers.count(self.guests.values().filter(|guest| guest.connection.follows()).count());
         if self.closed_until.is_some_and(|until| until <= now) {
             self.closed_until = None;
             if let Err(error) = epoll::add(&self.epoll, &self.listener, Token::Listener.data(), epoll::EventFlags::IN) {

@@ -15,6 +15,9 @@ use crate::table::Ban;
 use crate::time::Time;
 use crate::verdict::{Innocence, Verdict};
 
+/// So many may follow at a time: what each has not read yet is kept for it.
+pub const MOST: usize = 256;
+
 /// So many bans make one piece of a snapshot.
 const PIECE: usize = 1024;
 
@@ -43,6 +46,12 @@ impl Followers {
     /// Somebody more follows.
     pub fn begin(&self) {
         self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many follow; some of them may just have gone.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// So many follow.

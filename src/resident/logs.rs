@@ -13,6 +13,7 @@ use crate::log::thread::{LogThread, Status};
 use crate::log::time::Zone;
 use crate::reply::Reply;
 use crate::rule::Rule;
+use crate::time::Time;
 
 /// The thread that follows the logs, if there are any.
 pub struct Logs {
@@ -51,7 +52,7 @@ impl Logs {
         let (engine, clock) = (Arc::clone(&self.engine), self.clock);
         let sink = move |number: usize, line: &[u8]| {
             if let Some(judge) = judges.get_mut(number) {
-                judge.look(&engine, clock, line);
+                judge.look(&engine, clock.now(), clock.wall_drift(), line);
             }
         };
         match LogThread::start(followers, sink) {
@@ -98,15 +99,16 @@ impl Logs {
 }
 
 impl Judge {
-    /// Counts the offences that `line` tells of.
-    fn look(&mut self, engine: &Arc<Engine>, clock: Clock, line: &[u8]) {
+    /// Counts the offences that `line`, read `now`, tells of.
+    ///
+    /// Lines have the wall clock's time, which is `drift` milliseconds ahead of the table's: somebody may have set it since the start.
+    fn look(&mut self, engine: &Arc<Engine>, now: Time, drift: i64, line: &[u8]) {
         let in_force = engine.in_force();
-        let now = clock.now();
         let Some(rules) = self.rules(&in_force) else { return };
         let mut found = Vec::new();
-        rules.look(line, now, &in_force.detector(engine.bans()), &mut |seen| found.push(seen));
+        rules.look(line, now.shifted(drift), &in_force.detector(engine.bans()), &mut |seen| found.push(seen));
         for Seen { time, surface, offence } in found {
-            engine.offend(time, &offence, surface, Reply::new(|_| ()));
+            engine.offend(time.shifted(drift.saturating_neg()), &offence, surface, Reply::new(|_| ()));
         }
     }
 
@@ -124,5 +126,52 @@ impl Judge {
             }
         }
         self.compiled.as_mut().map(|(_, rules)| rules)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+    use crate::clock::timestamp;
+    use crate::config::Config;
+    use crate::event::Surface;
+    use crate::rule::Names;
+    use std::path::Path;
+
+    const NOW: Time = Time::from_secs(1_800_000_000);
+    const DAY: i64 = 86_400_000;
+
+    /// Whether a client is banned now after Exim refused it twice, at moments that its log gives in wall time.
+    fn is_banned_after(seconds_ago: [u64; 2], drift: i64) -> bool {
+        let names = Arc::new(Names::default());
+        let text = b"[[rule]]\nname = 'exim-per-host'\nmaxretry = 2\nfindtime = '10m'\nbantime = '1h'";
+        let config = Config::parse(text, Path::new("test.toml"), &names).unwrap();
+        let engine = Arc::new(Engine::new(names, config.into(), 100, 100).unwrap());
+        let mut judge = Judge { names: vec!["exim-per-host".into()], inline: false, compiled: None };
+        for ago in seconds_ago {
+            let wall = timestamp(Time::from_secs(NOW.secs() - ago).shifted(drift));
+            let stamp = wall.replace('T', " ").replace('Z', " +0000");
+            let line = format!("{stamp} Connection from [203.0.113.7] refused: too many connections from that IP address");
+            judge.look(&engine, NOW, drift, line.as_bytes());
+        }
+        let client = Client::from(std::net::Ipv4Addr::new(203, 0, 113, 7));
+        engine.bans().get(client, Surface::Mail, NOW).is_some()
+    }
+
+    #[test]
+    fn lines_count_at_their_own_time() {
+        assert!(is_banned_after([5, 0], 0));
+        assert!(is_banned_after([1805, 1800], 0), "the ban of half an hour ago stands");
+        assert!(!is_banned_after([7205, 7200], 0), "the ban of two hours ago is over");
+        assert!(!is_banned_after([7200, 0], 0), "too far apart");
+    }
+
+    #[test]
+    fn a_wall_clock_that_was_set_by_a_day_changes_nothing() {
+        for drift in [DAY, -DAY] {
+            assert!(is_banned_after([5, 0], drift), "{drift}");
+            assert!(!is_banned_after([7200, 0], drift), "{drift}");
+        }
     }
 }

@@ -89,7 +89,7 @@ pub struct Ban<'a> {
 /// How long a ban by hand lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
-    /// As long as `[defaults] bantime`; an hour.
+    /// As long as bans by hand usually last.
     Default,
     /// So long.
     For(Span),
