@@ -13,20 +13,6 @@ use crate::fail2ban::{Filter, Host, Matcher};
 use crate::rule::{Evidence, LinePattern, Offence, Rule};
 use crate::time::Time;
 
-/// The filter that a rule's lines are judged by; none for kinds of Exim lines. Filter files are read here.
-///
-/// # Errors
-/// A sentence on the filter or expression that cannot be used.
-pub fn filter(rule: &Rule, pattern: &LinePattern) -> Result<Option<Filter>, String> {
-    match pattern {
-        LinePattern::Exim(_) => Ok(None),
-        LinePattern::Regex { failregex, ignoreregex } => {
-            Filter::of(failregex, ignoreregex).map(Some).map_err(|error| format!("rule {:?}: {error}", rule.name))
-        }
-        LinePattern::Filter { path, options } => Filter::load(path, options).map(Some).map_err(|error| error.to_string()),
-    }
-}
-
 /// One rule over the lines of one log.
 #[derive(Debug)]
 pub struct TextRule {
@@ -42,8 +28,13 @@ impl TextRule {
     /// # Errors
     /// A sentence on the filter or expression that cannot be used.
     pub fn new(rule: &Arc<Rule>, pattern: &LinePattern, zone: &Zone) -> Result<Self, String> {
-        let filter =
-            filter(rule, pattern)?.ok_or_else(|| format!("found kinds of Exim lines in rule {:?}, expected expressions", rule.name))?;
+        let filter = match pattern {
+            LinePattern::Exim(_) => return Err(format!("found kinds of Exim lines in rule {:?}, expected expressions", rule.name)),
+            LinePattern::Regex { failregex, ignoreregex } => {
+                Filter::of(failregex, ignoreregex).map_err(|error| format!("rule {:?}: {error}", rule.name))?
+            }
+            LinePattern::Filter { path, options } => Filter::load(path, options).map_err(|error| error.to_string())?,
+        };
         let literals: Option<Vec<[String; 2]>> = filter.sources.iter().map(|source| halves(&required_text(source)?)).collect();
         let gate =
             literals.map(|literals| AhoCorasick::new(literals.into_iter().flatten())).transpose().map_err(|error| error.to_string())?;

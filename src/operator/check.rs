@@ -2,13 +2,10 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::Failure;
 use crate::config::{Config, DEFAULT_FILE};
-use crate::fail2ban::forgery::forgeries;
-use crate::log::text::filter;
-use crate::rule::{Mode, Names, Trigger};
+use crate::rule::{Mode, Names};
 
 /// A summary of the configuration in `config`, or in the usual place.
 ///
@@ -40,13 +37,6 @@ pub fn run(config: Option<&Path>) -> Result<String, Failure> {
         let shadow = if rule.mode == Mode::Shadow { ", shadow" } else { "" };
         let _ =
             writeln!(text, "rule {}: {} in {}, ban {bantime}, {}{shadow}", rule.name, rule.maxretry, rule.findtime, rule.scope.as_str());
-        if let Trigger::Line(pattern) = &rule.trigger
-            && let Some(filter) = filter(rule, pattern).map_err(Failure::Usage)?
-        {
-            for forgery in forgeries(&Arc::new(filter)) {
-                let _ = writeln!(text, "warning: rule {}: {forgery}", rule.name);
-            }
-        }
     }
     Ok(text)
 }
@@ -63,11 +53,6 @@ mod tests {
         let summary = run(Some(&file)).unwrap();
         assert!(summary.starts_with(&format!("OK: {}\n", file.display())), "{summary}");
         assert!(summary.contains("\nrule admin: 3 in 10m, ban 1h, all, shadow\n"), "{summary}");
-        std::fs::write(&file, "[[rule]]\nname = \"open\"\nfailregex = 'refused <HOST>$'").unwrap();
-        let summary = run(Some(&file)).unwrap();
-        assert!(summary.contains("\nwarning: rule open: failregex 1 lets a client decide who is blamed"), "{summary}");
-        std::fs::write(&file, "[[rule]]\nname = \"gone\"\nfilter = '/nowhere/x.conf'").unwrap();
-        assert_eq!(run(Some(&file)), Err(Failure::Usage("/nowhere/x.conf: there is no such filter file".to_owned())));
         std::fs::write(&file, "[table]\nsocet = 1").unwrap();
         let Err(Failure::Usage(fault)) = run(Some(&file)) else { panic!("expected a fault") };
         assert!(fault.starts_with(&format!("{}:2: unknown field `socet`", file.display())), "{fault}");

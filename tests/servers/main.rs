@@ -13,6 +13,7 @@
 mod examples;
 mod exim;
 mod exim_faults;
+mod exim_incidents;
 mod harness;
 mod shared_table;
 mod smp;

@@ -30,6 +30,11 @@ impl Exim {
 
     /// The same, with more lines for the main part of the configuration.
     pub(crate) fn start_with(stage: &Stage, acl: &str, options: &str) -> Self {
+        Self::start_whole(stage, acl, options, "accept", "")
+    }
+
+    /// The same, with the statements of the ACL for RCPT, and with authenticators.
+    pub(crate) fn start_whole(stage: &Stage, acl: &str, options: &str, recipients: &str, authenticators: &str) -> Self {
         let name = format!("exim{}", NAMES.fetch_add(1, Ordering::SeqCst));
         let dir = stage.make(&name, Some("Debian-exim"));
         let spool = stage.make(&format!("{name}/spool"), Some("Debian-exim"));
@@ -66,12 +71,13 @@ impl Exim {
                  acl_smtp_rcpt = take\n\
                  {groups}{options}\n\
                  begin acl\n\
-                 take:\n  accept\n\
+                 take:\n  {recipients}\n\
                  begin routers\n\
                  begin transports\n\
                  begin retry\n\
                  begin rewrite\n\
-                 begin authenticators\n",
+                 begin authenticators\n\
+                 {authenticators}\n",
                 spool = spool.display(),
                 logs = logs.display(),
                 own = dir.display(),
