@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod conduct;
 pub mod config;
 pub mod detector;
 pub mod engine;
@@ -17,6 +18,7 @@ pub mod list;
 pub mod log;
 pub mod operator;
 pub mod python_regex;
+pub mod replay;
 pub mod reply;
 pub mod resident;
 pub mod rule;

@@ -1,0 +1,43 @@
+//! What a client did besides its offences, and whether that looks good: the measure of false bans.
+
+/// How a client conducted itself. Counts saturate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Conduct {
+    /// Requests answered with 2xx or 304 and messages taken, none of them an offence.
+    pub successes: u32,
+    /// Requests answered with another 4xx or 5xx than our own, and SMTP incidents, none of them an offence.
+    pub errors: u32,
+    /// Offences.
+    pub offences: u32,
+    /// It proved once who it is: a user with a password, in HTTP or SMTP.
+    pub authenticated: bool,
+}
+
+/// So many successes at least look good: the front page and its style sheet are fetched by scanners too.
+const ENOUGH: u32 = 3;
+
+impl Conduct {
+    /// Whether the client looks good: it was authenticated, or had at least three ordinary successes, and more of them than errors and
+    /// offences together.
+    ///
+    /// A client can act good. So this accuses a rule before an operator, and acquits no client.
+    #[must_use]
+    pub fn looks_good(&self) -> bool {
+        self.authenticated || (self.successes >= ENOUGH && self.successes > self.errors.saturating_add(self.offences))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authentication_or_mostly_ordinary_successes_look_good() {
+        let conduct = |successes, errors, offences, authenticated| Conduct { successes, errors, offences, authenticated }.looks_good();
+        assert!(conduct(0, 9, 9, true));
+        assert!(conduct(3, 1, 1, false));
+        assert!(!conduct(3, 2, 1, false), "as many bad as good");
+        assert!(!conduct(2, 0, 0, false), "too few to tell");
+        assert!(!conduct(u32::MAX, u32::MAX, u32::MAX, false));
+    }
+}

@@ -1,0 +1,382 @@
+//! The report as one page of HTML with plots, which needs no other file: for phones and desks, by day and by night.
+
+use std::fmt::{self, Display};
+
+use super::plot::{Bars, chart, put, spark};
+use super::report::{ClientReport, Report, RuleReport};
+use super::text::{grouped, plural};
+use crate::rule::Mode;
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// Text in HTML: what it holds is never markup.
+struct Escaped<'a>(&'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            match character {
+                '&' => f.write_str("&amp;")?,
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                other => write!(f, "{other}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The page.
+#[must_use]
+pub fn html(report: &Report) -> String {
+    let mut html = String::with_capacity(64 * 1024);
+    // Nothing may come from elsewhere, whatever a log holds.
+    html += "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content=\"width=device-width,initial-scale=1\">\
+        <meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\
+        <meta name=color-scheme content=\"light dark\"><link rel=icon href=\"data:,\"><title>Strikeout replay</title><style>";
+    html += STYLE;
+    html += "</style></head><body><main>";
+    head(&mut html, report);
+    budget(&mut html, report);
+    over_time(&mut html, report);
+    rules(&mut html, report);
+    networks(&mut html, report);
+    if !report.clients.is_empty() {
+        html += "<h2>Clients refused most</h2><div class=card>";
+        clients(&mut html, &report.clients, true);
+        html += "</div>";
+    }
+    words(&mut html, report);
+    html += "</main><script>";
+    html += SCRIPT;
+    html += "</script></body></html>\n";
+    html
+}
+
+fn day_and_time(text: Option<&String>) -> String {
+    text.map(|text| text.replace('T', " ").replace('Z', "")).unwrap_or_default()
+}
+
+fn head(html: &mut String, report: &Report) {
+    let total = &report.total;
+    *html += "<h1>Strikeout replay</h1><p class=lead>";
+    if total.banned_clients == 0 {
+        *html += "These rules would have banned nobody.";
+    } else {
+        put(
+            html,
+            format_args!(
+                "These rules would have banned {} and refused {} of {} events. ",
+                plural_grouped(total.banned_clients, "client", "clients"),
+                grouped(total.refused),
+                grouped(total.requests + total.mail)
+            ),
+        );
+        match total.banned_good {
+            0 => *html += "None of these clients looks good.",
+            good => put(
+                html,
+                format_args!("<b class=bad>{} of these clients {} good.</b>", grouped(good), if good == 1 { "looks" } else { "look" }),
+            ),
+        }
+    }
+    *html += "</p><p class=meta>";
+    let paths: Vec<String> = report.logs.iter().map(|log| Escaped(&log.path).to_string()).collect();
+    let shown = paths.iter().take(6).cloned().collect::<Vec<_>>().join(", ");
+    let more = paths.len().saturating_sub(6);
+    put(
+        html,
+        format_args!(
+            "{} to {} UTC · {} lines of {}{} · configuration {}",
+            day_and_time(report.from.as_ref()),
+            day_and_time(report.until.as_ref()),
+            grouped(total.lines),
+            shown,
+            if more > 0 { format!(" and {more} more") } else { String::new() },
+            if report.config.is_empty() { "as built in".to_owned() } else { Escaped(&report.config).to_string() }
+        ),
+    );
+    *html += "</p>";
+    for log in &report.logs {
+        if let Some(fault) = &log.fault {
+            put(
+                html,
+                format_args!(
+                    "<div class=\"note warn\"><h3>{} was not read to its end</h3><p>After line {}: {}</p></div>",
+                    Escaped(&log.path),
+                    grouped(log.lines),
+                    Escaped(fault)
+                ),
+            );
+        }
+    }
+    *html += "<div class=tiles>";
+    let mut tile = |number: u64, what: &str, bad: bool| {
+        put(html, format_args!("<div class=\"tile{}\"><b>{}</b><span>{what}</span></div>", if bad { " bad" } else { "" }, grouped(number)));
+    };
+    tile(total.clients, "clients seen", false);
+    tile(total.offences, "offences", false);
+    tile(total.bans, "bans", false);
+    if total.shadow_bans > 0 {
+        tile(total.shadow_bans, "bans by shadow rules", false);
+    }
+    tile(total.refused, "events refused", false);
+    tile(total.banned_good, "banned clients that look good", total.banned_good > 0);
+    tile(total.refused_good, "ordinary events of theirs refused", total.refused_good > 0);
+    *html += "</div>";
+}
+
+fn plural_grouped(count: u64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(count), if count == 1 { one } else { many })
+}
+
+fn percent(share: f64) -> String {
+    let text = format!("{:.1}", share * 100.0);
+    format!("{} %", text.strip_suffix(".0").unwrap_or(&text))
+}
+
+fn budget(html: &mut String, report: &Report) {
+    let over: Vec<&RuleReport> = report.rules.iter().filter(|rule| rule.over_budget).collect();
+    if over.is_empty() {
+        if report.total.bans + report.total.shadow_bans > 0 {
+            put(
+                html,
+                format_args!(
+                    "<div class=note><h3>Within the false-ban budget</h3><p>No rule has more than {} of its banned clients look good.</p></div>",
+                    percent(report.budget.share)
+                ),
+            );
+        }
+        return;
+    }
+    put(
+        html,
+        format_args!(
+            "<div class=\"note warn\"><h3>{} beyond the false-ban budget of {}</h3>",
+            plural(over.len(), "rule is", "rules are"),
+            percent(report.budget.share)
+        ),
+    );
+    for rule in &over {
+        put(
+            html,
+            format_args!(
+                "<p><b>{}</b>: {} of the {} clients that it {} look good ({}).</p>",
+                Escaped(&rule.name),
+                grouped(rule.clients_good),
+                grouped(rule.clients),
+                if rule.mode == Mode::Shadow { "would ban" } else { "bans" },
+                percent(rule.false_share)
+            ),
+        );
+    }
+    let enforced: Vec<_> = over.iter().filter(|rule| rule.mode == Mode::Enforce).collect();
+    if !enforced.is_empty() {
+        *html += "<p>Proposed, until you know why. Look at these clients first: somebody who attacks can act good as well.</p><pre>";
+        for (number, rule) in enforced.iter().enumerate() {
+            let gap = if number > 0 { "\n\n" } else { "" };
+            put(html, format_args!("{gap}[[rule]]\nname = &quot;{}&quot;\nmode = &quot;shadow&quot;", Escaped(&rule.name)));
+        }
+        *html += "</pre>";
+    }
+    *html += "</div>";
+}
+
+fn over_time(html: &mut String, report: &Report) {
+    let bars = Bars::new(&report.over_time);
+    if bars.events.is_empty() && bars.offences.is_empty() {
+        return;
+    }
+    put(
+        html,
+        format_args!(
+            "<h2>Over time</h2><div class=card><p class=readout id=readout>Each bar is {}. Point at one, or touch it, for its numbers.</p>",
+            width(bars.width)
+        ),
+    );
+    *html += &chart(&[("Events", "events", &bars.events), ("refused", "refused", &bars.refused)], &bars);
+    *html += &chart(&[("Offences", "offences", &bars.offences), ("bans", "bans", &bars.bans)], &bars);
+    *html += &chart(&[("Refused", "refused", &bars.refused), ("ordinary, of clients that look good", "good", &bars.refused_good)], &bars);
+    let data = serde_json::json!({
+        "start": bars.start,
+        "width": bars.width,
+        "events": bars.events,
+        "offences": bars.offences,
+        "bans": bars.bans,
+        "refused": bars.refused,
+        "good": bars.refused_good,
+    });
+    // Numbers alone: nothing in it could end the element.
+    put(html, format_args!("</div><script type=application/json id=bins>{data}</script>"));
+}
+
+/// A length of time in words.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds, rounded")]
+fn width(seconds: f64) -> String {
+    let seconds = seconds.round().max(1.0) as u64;
+    for (length, one, many) in [(86_400, "day", "days"), (3600, "hour", "hours"), (60, "minute", "minutes")] {
+        if seconds >= 2 * length || seconds == length {
+            let tenths = (seconds * 10 + length / 2) / length;
+            return match (tenths / 10, tenths % 10) {
+                (1, 0) => format!("1 {one}"),
+                (whole, 0) => format!("{whole} {many}"),
+                (whole, tenth) => format!("{whole}.{tenth} {many}"),
+            };
+        }
+    }
+    plural_grouped(seconds, "second", "seconds")
+}
+
+fn rules(html: &mut String, report: &Report) {
+    *html += "<h2>Rules</h2><div class=rules>";
+    for rule in &report.rules {
+        let badge = if rule.mode == Mode::Shadow { "<span class=badge>shadow</span>" } else { "" };
+        put(
+            html,
+            format_args!(
+                "<details{}><summary><span class=name>{}{badge}</span><span class=spark-cell>{}</span>",
+                if rule.over_budget { " class=over" } else { "" },
+                Escaped(&rule.name),
+                spark(&rule.spark)
+            ),
+        );
+        let mut cell = |number: u64, what: &str, bad: bool| {
+            let class = match number {
+                0 => " zero",
+                _ if bad => " bad",
+                _ => "",
+            };
+            put(html, format_args!("<span class=\"cell{class}\"><i>{what}</i>{}</span>", grouped(number)));
+        };
+        cell(rule.offences, "offences", false);
+        cell(rule.bans, "bans", false);
+        cell(rule.refused, "refused", false);
+        cell(rule.clients_good, "look good", true);
+        put(html, format_args!("</summary><div class=more><p>{}</p>", Escaped(&rule.description)));
+        put(
+            html,
+            format_args!(
+                "<p class=meta>{}. It banned {}, of which {} look good; {} of the refused events were ordinary ones of theirs.{}</p>",
+                Escaped(&rule.setting),
+                plural_grouped(rule.clients, "client", "clients"),
+                grouped(rule.clients_good),
+                grouped(rule.refused_good),
+                match rule.spared {
+                    0 => String::new(),
+                    spared => format!(" It also matched {} of clients that are never banned.", plural_grouped(spared, "event", "events")),
+                }
+            ),
+        );
+        if !rule.top.is_empty() {
+            clients(html, &rule.top, false);
+        }
+        *html += "</div></details>";
+    }
+    if report.rules.is_empty() {
+        *html += "<p class=meta>No rule saw anything.</p>";
+    }
+    if !report.quiet_rules.is_empty() {
+        put(
+            html,
+            format_args!(
+                "<details class=plain><summary><span class=name>{} saw nothing</span></summary><div class=quiet>",
+                plural(report.quiet_rules.len(), "rule", "rules")
+            ),
+        );
+        for name in &report.quiet_rules {
+            put(html, format_args!("<div>{}</div>", Escaped(name)));
+        }
+        *html += "</div></details>";
+    }
+    *html += "</div>";
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for a plot")]
+fn networks(html: &mut String, report: &Report) {
+    if report.networks.is_empty() {
+        return;
+    }
+    let highest = report.networks.iter().map(|network| network.refused).max().unwrap_or_default().max(1);
+    *html += "<h2>Networks refused most</h2><div class=\"card bars\">";
+    for network in &report.networks {
+        put(
+            html,
+            format_args!(
+                "<div class=bar><span class=\"who mono\">{}</span><span class=track><div class=fill style=width:{:.1}%></div></span><span class=num>{} <small>of {}{}</small></span></div>",
+                Escaped(&network.network),
+                network.refused as f64 / highest as f64 * 100.0,
+                grouped(network.refused),
+                plural_grouped(network.clients, "client", "clients"),
+                match network.clients_good {
+                    0 => String::new(),
+                    good => format!(", <span class=good>{} good</span>", grouped(good)),
+                }
+            ),
+        );
+    }
+    *html += "</div>";
+}
+
+fn clients(html: &mut String, clients: &[ClientReport], with_rule: bool) {
+    let rule = if with_rule { "<th>banned by</th>" } else { "" };
+    put(
+        html,
+        format_args!(
+            "<table class=stack><thead><tr><th>client</th>{rule}<th class=r>bans</th><th class=r>refused</th><th class=r>offences</th><th class=r>successes</th><th>first banned for</th></tr></thead><tbody>"
+        ),
+    );
+    for client in clients {
+        let good = match (client.looks_good, client.authenticated) {
+            (true, true) => " <span class=good>authenticated</span>",
+            (true, false) => " <span class=good>looks good</span>",
+            _ => "",
+        };
+        put(html, format_args!("<tr><td class=full><span class=mono>{}</span>{good}</td>", Escaped(&client.client)));
+        if with_rule {
+            put(html, format_args!("<td class=full>{}</td>", Escaped(&client.rule)));
+        }
+        for (what, number) in
+            [("bans", client.bans), ("refused", client.refused), ("offences", client.offences), ("successes", client.successes)]
+        {
+            put(html, format_args!("<td class=r data-l={what}>{}</td>", grouped(number)));
+        }
+        put(
+            html,
+            format_args!(
+                "<td class=\"full evidence mono\" title=\"since {}\">{}</td></tr>",
+                Escaped(&day_and_time(Some(&client.since))),
+                Escaped(&client.evidence)
+            ),
+        );
+    }
+    *html += "</tbody></table>";
+}
+
+fn words(html: &mut String, report: &Report) {
+    put(
+        html,
+        format_args!(
+            "<h2>What the words mean</h2><div class=card><dl>\
+            <dt>event</dt><dd>A request, an SMTP connection, a message taken or an SMTP incident. {} lines told of no client.</dd>\
+            <dt>refused</dt><dd>An event that a ban, or the rule itself, would have refused. Answers in the log are those of a server without these bans: a client that had been refused might have done something else.</dd>\
+            <dt>looks good</dt><dd>The client was authenticated somewhere in these logs, or had at least three ordinary successes and more of them than errors and offences together.</dd>\
+            <dt>ordinary</dt><dd>A refused event that was no offence itself and was answered well, of a client that looks good: what these rules would have hurt.</dd>\
+            <dt>shadow</dt><dd>A rule in shadow mode refuses nobody. Its numbers here are what it would do; the totals leave them out.</dd>\
+            </dl></div>",
+            grouped(report.total.unread)
+        ),
+    );
+    if report.total.refused_before > 0 {
+        put(
+            html,
+            format_args!(
+                "<p class=meta>{} events were refused by Strikeout itself at the time; they are not judged again.</p>",
+                grouped(report.total.refused_before)
+            ),
+        );
+    }
+    put(html, format_args!("<footer>Made by strikeout {} in {:.1} s. Times are UTC.</footer>", env!("CARGO_PKG_VERSION"), report.seconds));
+}
