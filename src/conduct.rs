@@ -9,6 +9,9 @@ pub struct Conduct {
     pub errors: u32,
     /// Offences.
     pub offences: u32,
+    /// Of the offences, those that were answered with 2xx or 304: they speak neither for nor against the client, who may be an ordinary
+    /// visitor met by a rule that is too wide.
+    pub served_offences: u32,
     /// It proved once who it is: a user with a password, in HTTP or SMTP.
     pub authenticated: bool,
 }
@@ -18,12 +21,13 @@ const ENOUGH: u32 = 3;
 
 impl Conduct {
     /// Whether the client looks good: it was authenticated, or had at least three ordinary successes, and more of them than errors and
-    /// offences together.
+    /// offences that were not served together.
     ///
     /// A client can act good. So this accuses a rule before an operator, and acquits no client.
     #[must_use]
     pub fn looks_good(&self) -> bool {
-        self.authenticated || (self.successes >= ENOUGH && self.successes > self.errors.saturating_add(self.offences))
+        self.authenticated
+            || (self.successes >= ENOUGH && self.successes > self.errors.saturating_add(self.offences.saturating_sub(self.served_offences)))
     }
 }
 
@@ -33,11 +37,14 @@ mod tests {
 
     #[test]
     fn authentication_or_mostly_ordinary_successes_look_good() {
-        let conduct = |successes, errors, offences, authenticated| Conduct { successes, errors, offences, authenticated }.looks_good();
+        let conduct = |successes, errors, offences, authenticated| {
+            Conduct { successes, errors, offences, served_offences: 0, authenticated }.looks_good()
+        };
         assert!(conduct(0, 9, 9, true));
         assert!(conduct(3, 1, 1, false));
         assert!(!conduct(3, 2, 1, false), "as many bad as good");
         assert!(!conduct(2, 0, 0, false), "too few to tell");
+        assert!(Conduct { successes: 3, offences: 9, served_offences: 9, ..Conduct::default() }.looks_good());
         assert!(!conduct(u32::MAX, u32::MAX, u32::MAX, false));
     }
 }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{DEFAULT_FILE, DEFAULT_SOCKET, TableConfig};
-use crate::{filter_test, import, resident};
+use crate::{filter_test, import, replay, resident};
 
 /// Refuses repeat offenders inside Squid and Exim.
 #[derive(Debug, Parser)]
@@ -69,6 +69,8 @@ enum Command {
     Metrics(Asking),
     /// Try a fail2ban filter on a log: exit code 0 if a line matches, 1 if none does, 2 if the filter or the log cannot be read.
     Test(filter_test::Args),
+    /// Run the rules over old logs, and say what they would have done.
+    Replay(replay::command::Args),
     /// Translate another program's configuration, to the standard output.
     Import(import::Args),
 }
@@ -145,6 +147,7 @@ pub fn run() -> ExitCode {
         Command::Reload(asking) => ask::run(&asking, "reload", ask::Shape::Text),
         Command::Metrics(asking) => ask::run(&asking, "metrics", ask::Shape::Text),
         Command::Test(arguments) => return filter_test::run(&arguments),
+        Command::Replay(arguments) => return replay::command::run(&arguments),
         Command::Import(arguments) => return import::run(&arguments),
     };
     let (text, code) = match done {

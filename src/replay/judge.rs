@@ -161,7 +161,7 @@ impl Replay {
         let mut refused_by = None;
         match detector.judge(time, address, &Event::Request(request), &mut self.scratch) {
             Judgement::Offence(offence) => {
-                deed = Deed::Offence;
+                deed = deed.as_offence();
                 refused_by = self.offence(time, &offence, Surface::Web);
             }
             Judgement::Settled { verdict: Verdict::Allow(Innocence::NeverBanned(_)), .. } => {
@@ -171,7 +171,7 @@ impl Replay {
             Judgement::Settled { verdict, .. } | Judgement::Unkept(verdict) if verdict.refusal().is_some() => {
                 refused_by = verdict.refusal().map(|Refusal { rule, .. }| *rule);
                 if !in_force.rules.offended_by_request(&request, &mut self.scratch).is_empty() {
-                    deed = Deed::Offence;
+                    deed = deed.as_offence();
                 }
             }
             Judgement::Settled { counts: true, .. } => {
@@ -333,7 +333,7 @@ impl Replay {
             self.tally.rules.entry(rule).or_default().refused += 1;
             let banned = self.tally.banned.entry((client, rule)).or_insert_with(|| Banned { since: time, ..Banned::default() });
             banned.refused = banned.refused.saturating_add(1);
-            if deed == Deed::Success || authenticated {
+            if matches!(deed, Deed::Success | Deed::ServedOffence) || authenticated {
                 banned.note_ordinary(time);
             }
         }
@@ -346,6 +346,8 @@ enum Deed {
     Success,
     Error,
     Offence,
+    /// One that was answered as if it were none.
+    ServedOffence,
     Neither,
 }
 
@@ -358,11 +360,19 @@ impl Deed {
         }
     }
 
+    /// What it is if a rule calls it an offence.
+    fn as_offence(self) -> Self {
+        if self == Self::Success { Self::ServedOffence } else { Self::Offence }
+    }
+
     fn note(self, conduct: &mut Conduct) {
+        if self == Self::ServedOffence {
+            conduct.served_offences = conduct.served_offences.saturating_add(1);
+        }
         let count = match self {
             Self::Success => &mut conduct.successes,
             Self::Error => &mut conduct.errors,
-            Self::Offence => &mut conduct.offences,
+            Self::Offence | Self::ServedOffence => &mut conduct.offences,
             Self::Neither => return,
         };
         *count = count.saturating_add(1);

@@ -213,65 +213,31 @@ fn over_time(html: &mut String, report: &Report) {
     put(html, format_args!("</div><script type=application/json id=bins>{data}</script>"));
 }
 
-/// A length of time in words.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds, rounded")]
-fn width(seconds: f64) -> String {
-    let seconds = seconds.round().max(1.0) as u64;
-    for (length, one, many) in [(86_400, "day", "days"), (3600, "hour", "hours"), (60, "minute", "minutes")] {
-        if seconds >= 2 * length || seconds == length {
-            let tenths = (seconds * 10 + length / 2) / length;
-            return match (tenths / 10, tenths % 10) {
-                (1, 0) => format!("1 {one}"),
-                (whole, 0) => format!("{whole} {many}"),
-                (whole, tenth) => format!("{whole}.{tenth} {many}"),
-            };
-        }
+/// A round length of time in words.
+fn width(seconds: u64) -> String {
+    let units = [(86_400, "day", "days"), (3600, "hour", "hours"), (60, "minute", "minutes")];
+    match units.into_iter().find(|(length, _, _)| seconds.is_multiple_of(*length)) {
+        Some((length, one, many)) => plural_grouped(seconds / length, one, many),
+        None => plural_grouped(seconds, "second", "seconds"),
     }
-    plural_grouped(seconds, "second", "seconds")
 }
 
 fn rules(html: &mut String, report: &Report) {
     *html += "<h2>Rules</h2><div class=rules>";
-    for rule in &report.rules {
-        let badge = if rule.mode == Mode::Shadow { "<span class=badge>shadow</span>" } else { "" };
+    let (banning, counting): (Vec<&RuleReport>, Vec<&RuleReport>) = report.rules.iter().partition(|rule| rule.bans > 0);
+    for rule in banning {
+        one_rule(html, rule);
+    }
+    if !counting.is_empty() {
         put(
             html,
             format_args!(
-                "<details{}><summary><span class=name>{}{badge}</span><span class=spark-cell>{}</span>",
-                if rule.over_budget { " class=over" } else { "" },
-                Escaped(&rule.name),
-                spark(&rule.spark)
+                "<details class=plain><summary><span class=name>{} counted offences and banned nobody</span></summary><div class=\"rules inner\">",
+                plural(counting.len(), "rule", "rules")
             ),
         );
-        let mut cell = |number: u64, what: &str, bad: bool| {
-            let class = match number {
-                0 => " zero",
-                _ if bad => " bad",
-                _ => "",
-            };
-            put(html, format_args!("<span class=\"cell{class}\"><i>{what}</i>{}</span>", grouped(number)));
-        };
-        cell(rule.offences, "offences", false);
-        cell(rule.bans, "bans", false);
-        cell(rule.refused, "refused", false);
-        cell(rule.clients_good, "look good", true);
-        put(html, format_args!("</summary><div class=more><p>{}</p>", Escaped(&rule.description)));
-        put(
-            html,
-            format_args!(
-                "<p class=meta>{}. It banned {}, of which {} look good; {} of the refused events were ordinary ones of theirs.{}</p>",
-                Escaped(&rule.setting),
-                plural_grouped(rule.clients, "client", "clients"),
-                grouped(rule.clients_good),
-                grouped(rule.refused_good),
-                match rule.spared {
-                    0 => String::new(),
-                    spared => format!(" It also matched {} of clients that are never banned.", plural_grouped(spared, "event", "events")),
-                }
-            ),
-        );
-        if !rule.top.is_empty() {
-            clients(html, &rule.top, false);
+        for rule in counting {
+            one_rule(html, rule);
         }
         *html += "</div></details>";
     }
@@ -292,6 +258,50 @@ fn rules(html: &mut String, report: &Report) {
         *html += "</div></details>";
     }
     *html += "</div>";
+}
+
+fn one_rule(html: &mut String, rule: &RuleReport) {
+    let badge = if rule.mode == Mode::Shadow { "<span class=badge>shadow</span>" } else { "" };
+    put(
+        html,
+        format_args!(
+            "<details{}><summary><span class=name>{}{badge}</span><span class=spark-cell>{}</span>",
+            if rule.over_budget { " class=over" } else { "" },
+            Escaped(&rule.name),
+            spark(&rule.spark)
+        ),
+    );
+    let mut cell = |number: u64, what: &str, bad: bool| {
+        let class = match number {
+            0 => " zero",
+            _ if bad => " bad",
+            _ => "",
+        };
+        put(html, format_args!("<span class=\"cell{class}\"><i>{what}</i>{}</span>", grouped(number)));
+    };
+    cell(rule.offences, "offences", false);
+    cell(rule.bans, "bans", false);
+    cell(rule.refused, "refused", false);
+    cell(rule.clients_good, "look good", true);
+    put(html, format_args!("</summary><div class=more><p>{}</p>", Escaped(&rule.description)));
+    put(
+        html,
+        format_args!(
+            "<p class=meta>{}. It banned {}, of which {} look good; {} of the refused events were ordinary ones of theirs.{}</p>",
+            Escaped(&rule.setting),
+            plural_grouped(rule.clients, "client", "clients"),
+            grouped(rule.clients_good),
+            grouped(rule.refused_good),
+            match rule.spared {
+                0 => String::new(),
+                spared => format!(" It also matched {} of clients that are never banned.", plural_grouped(spared, "event", "events")),
+            }
+        ),
+    );
+    if !rule.top.is_empty() {
+        clients(html, &rule.top, false);
+    }
+    *html += "</div></details>";
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for a plot")]

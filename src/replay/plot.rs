@@ -3,18 +3,19 @@
 use std::fmt::Write;
 
 use super::report::OverTime;
+use super::tally::wider;
 use super::text::grouped;
 
 /// So many bars fit on a phone.
-const BARS: usize = 120;
+const BARS: u64 = 120;
 
-/// Numbers over time in at most 120 bars.
+/// Numbers over time in at most 120 bars, each a round length of time.
 #[derive(Debug, Clone)]
 pub struct Bars {
     /// The start of the first bar, in seconds since 1970.
     pub start: u64,
     /// The width of a bar in seconds.
-    pub width: f64,
+    pub width: u64,
     /// Events.
     pub events: Vec<u64>,
     /// Offences.
@@ -30,13 +31,28 @@ pub struct Bars {
 impl Bars {
     /// Joins bins until there are few enough.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "at most 480 bins")]
     pub fn new(over_time: &OverTime) -> Self {
-        let joined = over_time.events.len().div_ceil(BARS).max(1);
-        let join = |bins: &[u64]| bins.chunks(joined).map(|bins| bins.iter().sum()).collect();
+        let count = u64::try_from(over_time.events.len()).unwrap_or_default();
+        let end = over_time.start + count * over_time.width;
+        let mut width = over_time.width.max(1);
+        while end.div_ceil(width) - over_time.start / width > BARS {
+            width = wider(width * 1000) / 1000;
+        }
+        let first = over_time.start / width;
+        let join = |bins: &[u64]| {
+            let mut bars = vec![0; usize::try_from(end.div_ceil(width) - first).unwrap_or_default()];
+            let mut time = over_time.start;
+            for bin in bins {
+                if let Some(bar) = usize::try_from(time / width - first).ok().and_then(|bar| bars.get_mut(bar)) {
+                    *bar += bin;
+                }
+                time += over_time.width;
+            }
+            bars
+        };
         Self {
-            start: over_time.start,
-            width: over_time.width * joined as f64,
+            start: first * width,
+            width,
             events: join(&over_time.events),
             offences: join(&over_time.offences),
             bans: join(&over_time.bans),
@@ -152,7 +168,7 @@ fn time_axis(bars: &Bars) -> String {
         91 * 86_400,
         364 * 86_400,
     ];
-    let whole = bars.width * bars.events.len() as f64;
+    let whole = bars.width as f64 * bars.events.len() as f64;
     let step = STEPS.into_iter().find(|step| whole / *step as f64 <= 9.0).unwrap_or(364 * 86_400);
     let mut html = String::from("<div class=x>");
     let mut time = bars.start.next_multiple_of(step);
@@ -217,7 +233,7 @@ mod tests {
         let bins: Vec<u64> = (0..480).collect();
         let over_time = OverTime {
             start: 0,
-            width: 60.0,
+            width: 60,
             events: bins.clone(),
             offences: bins.clone(),
             bans: bins.clone(),
@@ -225,7 +241,7 @@ mod tests {
             refused_good: bins.clone(),
         };
         let bars = Bars::new(&over_time);
-        assert_eq!((bars.events.len(), bars.width), (120, 240.0));
+        assert_eq!((bars.events.len(), bars.width), (96, 300), "120 bars of 4 minutes are no round time");
         assert_eq!(bars.events.iter().sum::<u64>(), bins.iter().sum::<u64>());
     }
 }

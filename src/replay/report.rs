@@ -75,7 +75,7 @@ pub struct Total {
     pub mail: u64,
     /// Clients.
     pub clients: u64,
-    /// Offences.
+    /// Events that offended a rule.
     pub offences: u64,
     /// Bans by rules that are enforced.
     pub bans: u64,
@@ -183,7 +183,7 @@ pub struct OverTime {
     /// The start of the first bin, in seconds since 1970.
     pub start: u64,
     /// The width of a bin in seconds.
-    pub width: f64,
+    pub width: u64,
     /// Requests and mail events.
     pub events: Vec<u64>,
     /// Offences.
@@ -302,7 +302,6 @@ impl Report {
                 }
                 Mode::Shadow => total.shadow_bans += numbers.bans,
             }
-            total.offences += numbers.offences;
         }
         drop(by_client);
         drop(by_rule);
@@ -311,6 +310,7 @@ impl Report {
         }
         let series = std::mem::take(&mut tally.series);
         let over_time = OverTime::new(series);
+        total.offences = over_time.offences.iter().sum();
         for report in &mut rules {
             let series = in_force.rules.by_name(&report.name).and_then(|rule| tally.rule_series.remove(&rule.id));
             report.spark = series.map(|series| spark(series, &over_time)).unwrap_or_default();
@@ -412,13 +412,12 @@ fn log_report(source: &Source) -> LogReport {
 }
 
 impl OverTime {
-    #[expect(clippy::cast_precision_loss, reason = "a width for people")]
     fn new(series: Series) -> Self {
         let (width, start, bins) = series.finish();
         let column = |pick: fn(&Bin) -> u64| bins.iter().map(pick).collect();
         Self {
             start: start.secs(),
-            width: width as f64 / 1000.0,
+            width: width / 1000,
             events: column(|bin| bin.events),
             offences: column(|bin| bin.offences),
             bans: column(|bin| bin.bans),
@@ -434,7 +433,7 @@ impl OverTime {
 fn spark(series: Series, over_time: &OverTime) -> Vec<u64> {
     const STEPS: usize = 60;
     let (width, start, bins) = series.finish();
-    let whole = (over_time.events.len().max(1) as f64) * over_time.width;
+    let whole = over_time.events.len().max(1) as f64 * over_time.width as f64;
     let mut steps = vec![0; STEPS];
     for (number, bin) in bins.iter().enumerate() {
         let time = Time::from_millis(start.millis() + width * u64::try_from(number).unwrap_or_default() + width / 2);

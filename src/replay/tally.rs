@@ -72,12 +72,14 @@ impl Series {
         while let (Some((first, _)), Some((last, _))) = (self.bins.first_key_value(), self.bins.last_key_value())
             && last - first >= Self::MOST
         {
-            self.width *= 2;
-            let mut wider = BTreeMap::<u64, Bin>::new();
+            let wider = wider(self.width);
+            let joined = wider / self.width;
+            self.width = wider;
+            let mut bins = BTreeMap::<u64, Bin>::new();
             for (number, bin) in &self.bins {
-                wider.entry(number / 2).or_default().add(*bin);
+                bins.entry(number / joined).or_default().add(*bin);
             }
-            self.bins = wider;
+            self.bins = bins;
         }
     }
 
@@ -91,6 +93,13 @@ impl Series {
         let bins = (*first..=*last).map(|number| self.bins.get(&number).copied().unwrap_or_default()).collect();
         (self.width, Time::from_millis(first * self.width), bins)
     }
+}
+
+/// The next width of bins, in milliseconds: a round length of time, and a multiple of the one before.
+#[must_use]
+pub fn wider(width: u64) -> u64 {
+    const ROUND: [u64; 11] = [1, 5, 15, 60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86_400];
+    ROUND.into_iter().map(|seconds| seconds * 1000).find(|round| *round > width).unwrap_or(width * 2)
 }
 
 /// Numbers of one rule.
