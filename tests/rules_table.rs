@@ -1,0 +1,94 @@
+//! `docs/rules-table.md` lists every built-in rule. It is made from the rules: `STRIKEOUT_WRITE_DOCS=1 cargo test --test rules_table`.
+
+#![expect(clippy::unwrap_used, reason = "tests may")]
+
+use std::fmt::Write;
+use std::path::Path;
+
+use strikeout::event::Scope;
+use strikeout::rule::spec::RuleDefaults;
+use strikeout::rule::{LinePattern, Mode, Names, Rule, Trigger, builtin};
+
+fn looks_at(rule: &Rule) -> String {
+    match &rule.trigger {
+        Trigger::Request(pattern) => {
+            let parts = [
+                (pattern.path.is_some(), "path"),
+                (pattern.query.is_some(), "query"),
+                (pattern.user_agent.is_some(), "User-Agent"),
+                (pattern.url.is_some(), "URL"),
+            ];
+            let methods = Some(pattern.methods.join("/")).filter(|methods| !methods.is_empty());
+            let parts = parts.into_iter().filter_map(|(given, part)| given.then_some(part.to_owned()));
+            methods.into_iter().chain(parts).collect::<Vec<_>>().join(", ")
+        }
+        Trigger::RequestRate => "every request".into(),
+        Trigger::Response { statuses, path } => {
+            let statuses: Vec<String> = statuses.iter().map(u16::to_string).collect();
+            format!("status {}{}", statuses.join("/"), if path.is_some() { ", path" } else { "" })
+        }
+        Trigger::ConnectionRate => "every SMTP connection".into(),
+        Trigger::Simultaneous { limit } => format!("more than {limit} SMTP connections at once"),
+        Trigger::Incident => "Exim's report".into(),
+        Trigger::Line(LinePattern::Exim(kinds)) => format!("Exim's log: {}", kinds.join(", ")),
+        Trigger::Line(_) => "log lines".into(),
+    }
+}
+
+fn table() -> String {
+    let names = Names::default();
+    let mut rows = String::new();
+    let mut count = 0;
+    for (name, text) in builtin::FAMILIES {
+        let about: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("# ")).collect();
+        write!(
+            rows,
+            "\n## {name}\n\n{}\n\n| rule | looks at | ban after | mode | what it catches |\n|---|---|---|---|---|\n",
+            about.join(" ")
+        )
+        .unwrap();
+        for spec in builtin::family(name, text).unwrap() {
+            let off = spec.enabled == Some(false);
+            let rule = spec.check(&names, &RuleDefaults::default()).unwrap();
+            let after = if rule.maxretry == 1 { "1".into() } else { format!("{} in {}", rule.maxretry, rule.findtime) };
+            let mode = match (off, rule.mode) {
+                (true, _) => "off",
+                (false, Mode::Shadow) => "shadow",
+                (false, Mode::Enforce) => match rule.scope {
+                    Scope::All => "enforce",
+                    Scope::Web => "enforce, web",
+                    Scope::Mail => "enforce, mail",
+                },
+            };
+            let description = rule.description.replace('|', "\\|").replace('<', "&lt;");
+            writeln!(rows, "| `{}` | {} | {after} | {mode} | {description} |", rule.name, looks_at(&rule)).unwrap();
+            count += 1;
+        }
+    }
+    format!(
+        "# The built-in rules\n\n{count} rules in {} families. This page is made from `src/rule/defaults` by `tests/rules_table.rs`; how to change a rule is in \
+         [rules.md](rules.md).\n{rows}",
+        builtin::FAMILIES.len()
+    )
+}
+
+#[test]
+fn the_table_of_rules_is_in_step_with_the_rules() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rules-table.md");
+    let table = table();
+    if std::env::var_os("STRIKEOUT_WRITE_DOCS").is_some() {
+        std::fs::write(&file, &table).unwrap();
+    }
+    let kept = std::fs::read_to_string(&file).unwrap();
+    let differs = kept.lines().zip(table.lines()).find(|(kept, made)| kept != made);
+    assert_eq!(differs, None, "docs/rules-table.md is old: STRIKEOUT_WRITE_DOCS=1 cargo test --test rules_table");
+    assert_eq!(kept.len(), table.len(), "docs/rules-table.md is old: STRIKEOUT_WRITE_DOCS=1 cargo test --test rules_table");
+}
+
+#[test]
+fn every_family_is_told_of_in_the_guide() {
+    let guide = include_str!("../docs/rules.md");
+    for (name, _) in builtin::FAMILIES {
+        assert!(guide.contains(&format!("| `{name}` |")), "docs/rules.md does not tell of {name}");
+    }
+}
