@@ -9,11 +9,13 @@
 mod aside;
 mod checkpoint;
 mod failure;
+mod queue;
 mod reader;
 mod rows;
 mod schema;
 mod store;
 mod sweep;
+mod work;
 mod writer;
 
 use std::sync::Arc;
