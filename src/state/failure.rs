@@ -25,7 +25,8 @@ impl Failure {
     pub(super) fn of(path: &Path, error: &rusqlite::Error) -> Self {
         let text = format!("{}: {error}", path.display());
         match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt(text),
+            // "Unknown" is SQLite's general error: no such table, no such column. Nothing that waiting heals.
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) => Self::Corrupt(text),
             Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => Self::Refused(text),
             Some(ErrorCode::DatabaseBusy) => Self::Busy(text),
             // Not SQLite complains, but we: of a value that is not what this version writes.

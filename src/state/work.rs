@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::checkpoint::Checkpointer;
@@ -17,6 +18,10 @@ use crate::time::{Span, Time};
 /// A group is closed after this time or this many submissions, whichever comes first.
 const GROUP_TIME: Duration = Duration::from_millis(5);
 const GROUP_SIZE: usize = 1000;
+
+/// Loading hands over so many records at a time, and is so many batches ahead at most.
+const BATCH: usize = 1024;
+const BATCHES: usize = 16;
 
 /// So many counters are written at a time: few, because a ban may be waiting.
 const STRIKES_AT_ONCE: usize = 500;
@@ -153,7 +158,7 @@ impl Work {
             if self.cursor.is_some() {
                 break;
             }
-            match store.load(now, sink) {
+            match load_beside(store, now, sink) {
                 Ok(cursor) => self.cursor = Some(cursor),
                 Err(failure @ Failure::Corrupt(_)) if attempt == 0 => self.replace(failure)?,
                 Err(failure) => return Err(failure),
@@ -423,4 +428,27 @@ impl Work {
             }
         }
     }
+}
+
+/// Loads on a second thread, while this one hands to `sink` what has come: with a million bans, reading and taking cost much the same.
+fn load_beside(store: &mut Store, now: Time, sink: &mut dyn FnMut(Known)) -> Result<Cursor, Failure> {
+    thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(BATCHES);
+        let load = move || {
+            let mut batch = Vec::with_capacity(BATCH);
+            let cursor = store.load(now, &mut |known| {
+                batch.push(known);
+                if batch.len() == BATCH {
+                    // Nobody takes it: the sink has panicked, which ends this process's start.
+                    let _ = sender.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)));
+                }
+            });
+            let _ = sender.send(batch);
+            cursor
+        };
+        let started = thread::Builder::new().name("load".into()).spawn_scoped(scope, load);
+        let loading = started.map_err(|error| Failure::Unavailable(format!("no thread can be started: {error}")))?;
+        receiver.into_iter().flatten().for_each(sink);
+        loading.join().unwrap_or_else(|_| Err(Failure::Unavailable(String::from("a panic while the state file was loaded"))))
+    })
 }
