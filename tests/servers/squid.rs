@@ -141,3 +141,25 @@ fn a_ban_outlives_rotation_and_reconfiguration() {
         assert_eq!(get(squid.port(), "203.0.113.9", "/"), 200, "after {what}");
     }
 }
+
+#[test]
+fn response_codes_reach_the_rules_and_the_response_itself_is_never_refused() {
+    let Some(stage) = Stage::with_squid() else { return };
+    let origin = Origin::start();
+    let rule = "[[rule]]\nname = \"many-404\"\nstatus = 404\nmaxretry = 3\nmode = \"enforce\"\n";
+    let _resident = Resident::start(&stage, rule);
+    // The part of the example that is there to be uncommented.
+    let uncomment = |line: &str| {
+        line.replacen("#acl status", "acl status", 1).replacen("#acl strikeout_4", "acl strikeout_4", 1).replacen(
+            "#http_reply",
+            "http_reply",
+            1,
+        )
+    };
+    let fragment: Vec<String> = stage.squid_example("squid-failopen.conf").lines().map(uncomment).collect();
+    let squid = Squid::start(&stage, &origin, &fragment.join("\n"));
+    let answers: Vec<u16> = (0..4).map(|_| get(squid.port(), "198.51.100.1", "/missing")).collect();
+    assert_eq!(answers, [404, 404, 404, 429], "the third response makes the ban, and only the next request is refused");
+    assert_eq!(get(squid.port(), "203.0.113.9", "/missing"), 404);
+    squid.assert_clean_log();
+}

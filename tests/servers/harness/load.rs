@@ -42,7 +42,10 @@ impl Load {
             let path = format!("/page/{count}");
             match request(port, &format!("192.0.2.{client}"), "GET", &path, "") {
                 Ok(reply) if reply.status == 200 => Ok(true),
-                Ok(reply) if matches!(reply.status, 403 | 429) => Ok(false),
+                Ok(reply) if matches!(reply.status, 403 | 429) => {
+                    eprintln!("refused {path}: {}", reply.text);
+                    Ok(false)
+                }
                 Ok(reply) => Err(std::io::Error::other(format!("status {}", reply.status))),
                 Err(error) => Err(error),
             }
