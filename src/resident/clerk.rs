@@ -33,6 +33,8 @@ use crate::time::{Span, Time};
 const MOST_ERRANDS: usize = 64;
 /// How long a ban by hand lasts if nothing is said.
 const BAN_BY_HAND: Span = Span::from_secs(3600);
+/// So many lists are made at a time: each holds all bans until it is read.
+const MOST_LISTS: usize = 4;
 /// So many bans make one piece of a list.
 const PIECE: usize = 256;
 
@@ -82,6 +84,8 @@ pub struct Desk {
     pub state: Option<Arc<StateFile>>,
     /// When the resident started.
     pub started: Time,
+    /// As many others hold it as lists are being read.
+    pub lists: Arc<()>,
 }
 
 /// The loop's end of the clerk's desk. Dropped, it ends the thread.
@@ -244,6 +248,10 @@ impl Desk {
 
     /// Every ban, in pieces that are made as fast as they are read.
     fn list(&self) -> Answer {
+        if Arc::strong_count(&self.lists) > MOST_LISTS {
+            return error(&format!("{MOST_LISTS} lists are being read already, try again")).into();
+        }
+        let reading = Arc::clone(&self.lists);
         let now = self.clock.now();
         let in_force = self.engine.in_force();
         let mut bans: Vec<(Client, Surface, crate::table::Ban)> = Vec::new();
@@ -263,6 +271,7 @@ impl Desk {
         };
         let mut bans = joined(bans.into_iter()).map(line);
         let pieces = std::iter::from_fn(move || {
+            let _reading = &reading;
             let piece: String = bans.by_ref().take(PIECE).collect();
             (!piece.is_empty()).then_some(piece)
         });

@@ -1,9 +1,11 @@
 //! The event loop: listener, connections, connection processes, signals, and answers that other threads have ready. It never waits for
 //! anything else, and Exim's questions are answered right here.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +22,7 @@ use super::listener::Listener;
 use super::mail::Mail;
 use super::mailbox::{Addressee, ConnectionId, Mailbox, Post};
 use super::peer::Peer;
+use super::processes::MOST_PROCESSES;
 use super::signals::Signals;
 use crate::clock::Clock;
 use crate::engine::Engine;
@@ -114,7 +117,7 @@ impl EventLoop {
         epoll::add(&epoll, &listener, Token::Listener.data(), epoll::EventFlags::IN)?;
         epoll::add(&epoll, mailbox.bell(), Token::Bell.data(), epoll::EventFlags::IN)?;
         epoll::add(&epoll, signals.as_fd(), Token::Signals.data(), epoll::EventFlags::IN)?;
-        let files = raise_file_limit();
+        let files = raise_file_limit().saturating_sub(OTHER_FILES);
         let followers = Followers::new(&engine, &mailbox, clock);
         Ok(Self {
             epoll,
@@ -125,9 +128,9 @@ impl EventLoop {
             guests: HashMap::default(),
             again: Vec::new(),
             next: 0,
-            // Connection processes need file descriptors as well.
-            most: MOST_CONNECTIONS.min(files.saturating_sub(OTHER_FILES) / 2).max(1),
-            mail: Mail::new(Arc::clone(&engine)),
+            // Half of the file descriptors for connections, half for connection processes.
+            most: MOST_CONNECTIONS.min(files / 2).max(1),
+            mail: Mail::new(Arc::clone(&engine), MOST_PROCESSES.min(files / 2)),
             followers,
             clerk,
             engine,
@@ -184,51 +187,51 @@ impl EventLoop {
     /// Lets in who waits.
     fn let_in(&mut self, now: Instant) {
         for _ in 0..ACCEPTS {
-            if self.guests.len() >= self.most && !self.make_room() {
-                return self.close_for_a_while(now, None);
-            }
+            let room = if self.guests.len() < self.most { Some(None) } else { self.longest_idle().map(Some) };
+            let Some(leaves) = room else { return self.close_for_a_while(now, None) };
             match self.listener.accept() {
                 Ok(Some(stream)) => {
-                    let Ok(peer) = Peer::of(&stream) else { continue };
-                    let id = ConnectionId(self.next);
-                    self.next += 1;
-                    let interest = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
-                    if let Err(error) = epoll::add(&self.epoll, &stream, Token::Connection(id).data(), interest) {
-                        log::warn!("a connection cannot be watched: {error}");
-                        continue;
+                    if let Some(id) = leaves {
+                        self.guests.remove(&id);
                     }
-                    self.guests.insert(id, Guest { connection: Connection::new(stream, peer, now), interest });
-                    // What it asks is usually there already.
-                    self.serve(id, epoll::EventFlags::IN, now);
+                    self.welcome(stream, now);
                 }
                 Ok(None) => return,
-                Err(error) => {
-                    if !self.make_room() {
-                        self.close_for_a_while(now, Some(&error));
+                // No file descriptor is left: the next try has one if somebody leaves.
+                Err(error) => match self.longest_idle() {
+                    Some(id) => {
+                        self.guests.remove(&id);
+                        return;
                     }
-                    return;
-                }
+                    None => return self.close_for_a_while(now, Some(&error)),
+                },
             }
         }
     }
 
-    /// Ends the longest idle connection of the user who has the most. False if nobody is idle.
-    fn make_room(&mut self) -> bool {
-        let mut idle: HashMap<u32, (usize, Instant, ConnectionId), RandomState> = HashMap::default();
-        for (id, guest) in &self.guests {
-            let (count, oldest, oldest_id) = idle.entry(guest.connection.peer.user).or_insert((0, guest.connection.active(), *id));
-            *count += 1;
-            if guest.connection.is_idle()
-                && (guest.connection.active() < *oldest || !self.guests.get(oldest_id).is_some_and(|guest| guest.connection.is_idle()))
-            {
-                (*oldest, *oldest_id) = (guest.connection.active(), *id);
-            }
+    /// Takes a new connection in, and looks at what it asks, which is usually there already.
+    fn welcome(&mut self, stream: UnixStream, now: Instant) {
+        let Ok(peer) = Peer::of(&stream) else { return };
+        let id = ConnectionId(self.next);
+        self.next += 1;
+        let interest = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        if let Err(error) = epoll::add(&self.epoll, &stream, Token::Connection(id).data(), interest) {
+            log::warn!("a connection cannot be watched: {error}");
+            return;
         }
-        let victim = idle.into_values().max_by_key(|(count, ..)| *count).map(|(_, _, id)| id);
-        match victim.filter(|id| self.guests.get(id).is_some_and(|guest| guest.connection.is_idle())) {
-            Some(id) => self.guests.remove(&id).is_some(),
-            None => false,
+        self.guests.insert(id, Guest { connection: Connection::new(stream, peer, now), interest });
+        self.serve(id, epoll::EventFlags::IN, now);
+    }
+
+    /// The connection that is idle for the longest time, of the user who has the most connections. None if nobody is idle.
+    fn longest_idle(&self) -> Option<ConnectionId> {
+        let mut counts: HashMap<u32, usize, RandomState> = HashMap::default();
+        for guest in self.guests.values() {
+            *counts.entry(guest.connection.peer.user).or_default() += 1;
         }
+        let idle = self.guests.iter().filter(|(_, guest)| guest.connection.is_idle());
+        let key = |id: &ConnectionId, connection: &Connection| (counts.get(&connection.peer.user), Reverse((connection.active(), *id)));
+        idle.max_by_key(|(id, guest)| key(id, &guest.connection)).map(|(id, _)| *id)
     }
 
     /// Without a file descriptor left, accepting again at once would only fail again.

@@ -39,12 +39,12 @@ pub struct Mail {
 }
 
 impl Mail {
-    /// Judges for `engine`.
+    /// Judges for `engine`, and watches `most` connection processes at a time.
     #[must_use]
-    pub fn new(engine: Arc<Engine>) -> Self {
+    pub fn new(engine: Arc<Engine>, most: usize) -> Self {
         Self {
             engine,
-            processes: Processes::default(),
+            processes: Processes::new(most),
             rates: StrikeRates::default(),
             scratch: Scratch::default(),
             awaited: HashMap::default(),

@@ -109,8 +109,16 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     let ticker = Ticker::start(Arc::clone(&engine), clock, Watch::new(own), saving()).map_err(system("a thread cannot be started"))?;
     let socket = table.socket.clone();
     let (desk_logs, desk_state) = (Arc::clone(&logs), state.clone());
-    let desk =
-        Desk { engine: Arc::clone(&engine), clock, config: config.map(Into::into), table, logs: desk_logs, state: desk_state, started };
+    let desk = Desk {
+        engine: Arc::clone(&engine),
+        clock,
+        config: config.map(Into::into),
+        table,
+        logs: desk_logs,
+        state: desk_state,
+        started,
+        lists: Arc::default(),
+    };
     let clerk = Clerk::start(desk).map_err(system("a thread cannot be started"))?;
     let event_loop = EventLoop::new(listener, signals, mailbox, clerk, Arc::clone(&engine), clock);
     let mut event_loop = event_loop.map_err(system("the event loop cannot be made"))?;

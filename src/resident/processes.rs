@@ -12,8 +12,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::client::Client;
 
-/// So many processes are watched at most: each costs a file descriptor.
-const MOST_PROCESSES: usize = 16_384;
+/// So many processes are watched at most, if there are file descriptors for them: each costs one.
+pub const MOST_PROCESSES: usize = 16_384;
 /// One connection process has one client; an oddity must not make its list grow.
 const MOST_CLIENTS: usize = 16;
 /// So far up the process that waits is looked for: the helper, `timeout`, a shell, Exim.
@@ -43,8 +43,9 @@ pub enum Arrival {
 }
 
 /// The processes that are watched.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Processes {
+    most: usize,
     watched: HashMap<u32, Process, RandomState>,
     open: HashMap<Client, u32, RandomState>,
 }
@@ -56,6 +57,12 @@ struct Process {
 }
 
 impl Processes {
+    /// None yet, and `most` at a time.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self { most, watched: HashMap::default(), open: HashMap::default() }
+    }
+
     /// The process `pid` asks for `client`. `is_still_it` is asked once the process is held fast: whether the process that is meant
     /// still lives, so that it cannot be another one by now that got its number. `watch` is handed a new pidfd to wait for.
     pub fn arrive(
@@ -86,7 +93,7 @@ impl Processes {
     }
 
     fn take(&self, pid: u32) -> Option<OwnedFd> {
-        if self.watched.len() >= MOST_PROCESSES {
+        if self.watched.len() >= self.most {
             return None;
         }
         let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
@@ -214,7 +221,7 @@ mod tests {
 
     #[test]
     fn each_process_counts_once_and_until_it_ends() {
-        let mut processes = Processes::default();
+        let mut processes = Processes::new(3);
         let (one, two) = (process(), process());
         assert_eq!(arrive(&mut processes, one.id(), 1), Arrival::New { open: 1 });
         assert_eq!(arrive(&mut processes, one.id(), 1), Arrival::Repeat);
@@ -234,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_refused_connection_is_not_held() {
-        let mut processes = Processes::default();
+        let mut processes = Processes::new(3);
         let one = process();
         let holding = Holding { pid: one.id(), client: client(1) };
         assert_eq!(arrive(&mut processes, one.id(), 1), Arrival::New { open: 1 });
@@ -247,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_process_that_is_gone_or_was_replaced_is_not_counted() {
-        let mut processes = Processes::default();
+        let mut processes = Processes::new(3);
         let one = process();
         let holding = Holding { pid: one.id(), client: client(1) };
         assert_eq!(processes.arrive(holding, || false, |_| Ok(())), Arrival::Unknown);
@@ -258,8 +265,18 @@ mod tests {
     }
 
     #[test]
+    fn no_more_processes_are_watched_than_there_is_room_for() {
+        let mut processes = Processes::new(1);
+        let (one, two) = (process(), process());
+        assert_eq!(arrive(&mut processes, one.id(), 1), Arrival::New { open: 1 });
+        assert_eq!(arrive(&mut processes, two.id(), 1), Arrival::Unknown);
+        end(one);
+        end(two);
+    }
+
+    #[test]
     fn a_number_that_a_new_process_got_is_a_new_process() {
-        let mut processes = Processes::default();
+        let mut processes = Processes::new(3);
         let one = process();
         let pid = one.id();
         assert_eq!(arrive(&mut processes, pid, 1), Arrival::New { open: 1 });
