@@ -19,7 +19,7 @@ use crate::socket::ask::ask;
 use query::Query;
 
 /// How long asking the resident takes at most, counted from the start of the process: with what it takes to start one, 200 ms.
-pub const LIMIT: Duration = Duration::from_millis(170);
+pub const LIMIT: Duration = Duration::from_millis(160);
 
 /// A verdict is a short line: more than this is none.
 const LONGEST_ANSWER: usize = 4096;
