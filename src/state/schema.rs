@@ -88,7 +88,7 @@ const PROBES: [&str; 7] = [
 const PATIENCE_OPENING: Duration = Duration::from_secs(2);
 const PATIENCE_WRITING: Duration = Duration::from_millis(100);
 
-/// Opens the file for writing; a new or empty one gets its tables. Call it under [`super::aside::lock`].
+/// Opens the file for writing; a new or empty one gets its tables. Call it under the lock of [`super::aside`].
 pub(super) fn open(path: &Path) -> Result<Connection, Failure> {
     // SQLite gives a new file's mode to the files beside it. Evidence is not for everybody.
     OpenOptions::new().create(true).append(true).mode(0o640).open(path).map_err(|error| Failure::io(path, &error))?;
