@@ -168,10 +168,12 @@ fn kill_9_loses_no_answered_ban() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.db");
     let mut all = BTreeSet::new();
-    for round in 0..5_u32 {
-        let mut child = child("kill_9_loses_no_answered_ban", &path, round * 1_000_000, 1_000_000);
+    let rounds: u32 = if std::env::var_os("STRIKEOUT_LONG").is_some() { 60 } else { 5 };
+    for round in 0..rounds {
+        let mut child = child("kill_9_loses_no_answered_ban", &path, round * 100_000, 100_000);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let enough = 500 * (round as usize + 1);
+        // Now in its first groups, now while the log is moved.
+        let enough = [1, 100, 500, 2500, 5000][round as usize % 5];
         for number in lines.by_ref().map_while(Result::ok).filter_map(|line| answered(&line)).take(enough) {
             all.insert(client(number));
         }
@@ -183,7 +185,8 @@ fn kill_9_loses_no_answered_ban() {
         let lost: Vec<_> = all.difference(&heard.clients()).copied().collect();
         assert!(lost.is_empty(), "round {round}: {} of {} lost", lost.len(), all.len());
     }
-    assert!(all.len() >= 500 * 15);
+    println!("killed {rounds} times: {} bans answered, none lost", all.len());
+    assert!(all.len() >= 8101);
 }
 
 #[test]
