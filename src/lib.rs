@@ -17,6 +17,7 @@ pub mod import;
 pub mod list;
 pub mod log;
 pub mod operator;
+mod percent;
 pub mod python_regex;
 pub mod replay;
 pub mod reply;

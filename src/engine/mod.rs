@@ -200,14 +200,22 @@ impl Engine {
         if rules.is_empty() || self.bans.get(client, Surface::Web, now).is_some() {
             return;
         }
-        let offence = Offence {
-            address,
-            client,
-            rules: rules.to_vec(),
-            evidence: Evidence::new(&[b"requests in one read:", requests.to_string().as_bytes()]),
-        };
-        let outcome = self.count(now, &offence, Surface::Web, requests);
-        self.conclude(outcome.banned, outcome.verdict, Reply::new(|_| ()));
+        let mut banned = Vec::new();
+        for rule in rules {
+            // Nearly every request ends here, counted and no more: nothing is put together for the few that do not.
+            let Some(counter) = self.strike(now, rule, client, requests).filter(|counter| counter.count() >= rule.maxretry) else {
+                continue;
+            };
+            let evidence = Evidence::new(&[b"requests in one read:", requests.to_string().as_bytes()]);
+            let offence = Offence { address, client, rules: vec![Arc::clone(rule)], evidence };
+            let record = self.ban_for(now, rule, &offence, counter, in_force.prefix);
+            if rule.mode == Mode::Enforce {
+                banned.push(record);
+            }
+        }
+        if !banned.is_empty() {
+            self.conclude(banned, Verdict::Allow(Innocence::NotAQuestion), Reply::new(|_| ()));
+        }
     }
 
     /// Answers with a refusal that rests on a ban which is not kept yet, once it is.
@@ -355,32 +363,12 @@ impl Engine {
         let mut innocence = Innocence::NothingFound;
         for rule in &offence.rules {
             let shadow = rule.mode == Mode::Shadow;
-            if shadow && rule.scope.surfaces().iter().all(|surface| self.shadows.get(offence.client, *surface, now).is_some()) {
-                continue;
-            }
-            self.tallies.offences.fetch_add(1, Ordering::Relaxed);
-            let counter = self.strike(now, rule, offence.client, strikes);
+            let Some(counter) = self.strike(now, rule, offence.client, strikes) else { continue };
             if counter.count() >= rule.maxretry {
-                let record = self.sentence(now, rule, offence, counter);
-                let ban = Ban { until: record.until, rule: rule.id, saved: self.keeper.get().is_none() };
-                let story = format!(
-                    "{} until {} by rule {} ({} in {}): {}",
-                    offence.client.display(prefix),
-                    record.until.time().map_or_else(|| "for ever".into(), crate::clock::timestamp),
-                    rule.name,
-                    counter.count(),
-                    rule.findtime,
-                    record.evidence.as_str()
-                );
+                let record = self.ban_for(now, rule, offence, counter, prefix);
                 if shadow {
-                    self.shadows.ban(offence.client, rule.scope, Ban { saved: true, ..ban }, now);
-                    self.tallies.shadow_bans.fetch_add(1, Ordering::Relaxed);
-                    log::info!("shadow: would ban {story}");
                     shadowed.push(record);
                 } else {
-                    self.bans.ban(offence.client, rule.scope, ban, now);
-                    self.tallies.bans.fetch_add(1, Ordering::Relaxed);
-                    log::info!("banned {story}");
                     if refusal.is_none() && rule.scope.surfaces().contains(&surface) {
                         refusal = Some(Refusal { rule: rule.id, until: record.until, grounds: Grounds::Struck });
                     }
@@ -401,17 +389,48 @@ impl Engine {
         Outcome { verdict, banned, shadowed }
     }
 
-    /// Counts under one rule; a rule for which one strike is enough stores none, and one that bans starts anew.
-    fn strike(&self, now: Time, rule: &Rule, client: Client, strikes: u32) -> Counter {
+    /// Counts under one rule, which may then be at its `maxretry`; a rule for which one strike is enough stores none, and one that bans
+    /// starts anew. `None` if there is nothing to count: the ban that a rule in shadow mode would make stands already.
+    fn strike(&self, now: Time, rule: &Rule, client: Client, strikes: u32) -> Option<Counter> {
+        let is_shadowed = |surface: &Surface| self.shadows.get(client, *surface, now).is_some();
+        if rule.mode == Mode::Shadow && rule.scope.surfaces().iter().all(is_shadowed) {
+            return None;
+        }
+        self.tallies.offences.fetch_add(1, Ordering::Relaxed);
         if strikes >= rule.maxretry {
             self.strikes.forget(rule.id, client);
-            return Counter::new(now, strikes);
+            return Some(Counter::new(now, strikes));
         }
         let counter = self.strikes.add(rule.id, client, now, rule.findtime, strikes);
         if counter.count() >= rule.maxretry {
             self.strikes.forget(rule.id, client);
         }
-        counter
+        Some(counter)
+    }
+
+    /// Bans in memory, or in the shadows, what `rule` bans for `offence`, and logs it.
+    fn ban_for(&self, now: Time, rule: &Rule, offence: &Offence, counter: Counter, prefix: Ipv6Prefix) -> BanRecord {
+        let record = self.sentence(now, rule, offence, counter);
+        let ban = Ban { until: record.until, rule: rule.id, saved: self.keeper.get().is_none() };
+        let story = format!(
+            "{} until {} by rule {} ({} in {}): {}",
+            offence.client.display(prefix),
+            record.until.time().map_or_else(|| "for ever".into(), crate::clock::timestamp),
+            rule.name,
+            counter.count(),
+            rule.findtime,
+            record.evidence.as_str()
+        );
+        if rule.mode == Mode::Shadow {
+            self.shadows.ban(offence.client, rule.scope, Ban { saved: true, ..ban }, now);
+            self.tallies.shadow_bans.fetch_add(1, Ordering::Relaxed);
+            log::info!("shadow: would ban {story}");
+        } else {
+            self.bans.ban(offence.client, rule.scope, ban, now);
+            self.tallies.bans.fetch_add(1, Ordering::Relaxed);
+            log::info!("banned {story}");
+        }
+        record
     }
 
     /// How long, and with which story, `rule` bans.

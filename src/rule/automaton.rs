@@ -24,6 +24,12 @@ impl Automaton {
         Ok(Self { regex, patterns: patterns.len() })
     }
 
+    /// Whether there are no patterns at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.patterns == 0
+    }
+
     /// Whether any pattern matches.
     #[must_use]
     pub fn is_match(&self, text: &[u8]) -> bool {

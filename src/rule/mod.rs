@@ -2,6 +2,7 @@
 
 pub mod automaton;
 pub mod builtin;
+mod memo;
 pub mod names;
 pub mod set;
 pub mod spec;

@@ -2,10 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::automaton::{Automaton, Found};
+use super::memo::Memo;
 use super::{Rule, RuleId, Trigger};
 use crate::event::Request;
+use crate::percent::decode_onto;
+
+/// The number of the next [`RequestMatcher`].
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 /// The rules in force. Immutable: a reload makes a new one.
 #[derive(Debug)]
@@ -24,6 +30,7 @@ pub struct RuleSet {
 #[derive(Debug, Default)]
 pub struct Scratch {
     decoded: Vec<u8>,
+    innocent_agents: Memo,
 }
 
 #[derive(Debug)]
@@ -36,6 +43,8 @@ struct ResponseRule {
 /// Request rules: which patterns of which field each needs.
 #[derive(Debug)]
 struct RequestMatcher {
+    /// Different for each one that this process makes: what a [`Memo`] remembers is true of one of them.
+    number: u64,
     rules: Vec<RequestRule>,
     path: FieldMatcher,
     query: FieldMatcher,
@@ -85,10 +94,10 @@ impl FieldMatcher {
 /// Percent-decodes `text` once into `decoded`, and says whether that changed anything. A `%` without two hex digits stays.
 fn decode_into(text: &[u8], decoded: &mut Vec<u8>) -> bool {
     decoded.clear();
-    if !text.contains(&b'%') {
+    if memchr::memchr(b'%', text).is_none() {
         return false;
     }
-    decoded.extend(percent_encoding::percent_decode(text));
+    decode_onto(text, decoded);
     decoded.len() != text.len()
 }
 
@@ -231,6 +240,7 @@ impl RequestMatcher {
             request_rules.push(own);
         }
         Ok(Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             rules: request_rules,
             path: FieldMatcher::new(&path)?,
             query: FieldMatcher::new(&query)?,
@@ -245,9 +255,17 @@ impl RequestMatcher {
         let (path, query) = path_and_query(request.url);
         self.path.hits(path, scratch)
             || (!query.is_empty() && self.query.hits(query, scratch))
-            || (!request.user_agent.is_empty() && self.user_agent.0.is_match(request.user_agent))
+            || self.agent_hits(request.user_agent, scratch)
             || self.url.0.is_match(request.url)
             || self.bare_methods.iter().any(|method| method.as_bytes() == request.method)
+    }
+
+    /// Whether any pattern matches this User-Agent. There are few of them, and they come again and again: the innocent ones are remembered.
+    fn agent_hits(&self, agent: &[u8], scratch: &mut Scratch) -> bool {
+        if agent.is_empty() || self.user_agent.0.is_empty() {
+            return false;
+        }
+        !scratch.innocent_agents.holds(self.number, agent, || !self.user_agent.0.is_match(agent))
     }
 
     fn matching(&self, request: &Request<'_>, scratch: &mut Scratch) -> Vec<Arc<Rule>> {

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::client::parse_address_bytes;
 use crate::event::{Event, Request, Surface};
+use crate::percent::decode_onto;
 
 /// The longest channel ID that is one: Squid's are below 2^64.
 const ID_DIGITS: usize = 20;
@@ -135,7 +136,7 @@ impl Parser {
             return Field::Plain(range);
         }
         let start = self.decoded.len();
-        self.decoded.extend(percent_encoding::percent_decode(token));
+        decode_onto(token, &mut self.decoded);
         Field::Decoded(start..self.decoded.len())
     }
 }

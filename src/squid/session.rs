@@ -273,8 +273,8 @@ impl Session {
     }
 
     fn note_id(&mut self, id: Option<&[u8]>) {
-        let id = id.and_then(|id| std::str::from_utf8(id).ok()).and_then(|id| id.parse().ok()).unwrap_or(0);
-        self.last_id = self.last_id.max(id);
+        let digits = id.unwrap_or_default().iter().map(|digit| u64::from(digit.wrapping_sub(b'0')));
+        self.last_id = self.last_id.max(digits.fold(0, |id, digit| id.saturating_mul(10).saturating_add(digit)));
     }
 
     fn flush(&mut self) {

