@@ -2,6 +2,7 @@
 
 mod exim;
 mod growth;
+mod logs;
 mod lookups;
 mod memory;
 mod offences;
@@ -22,13 +23,14 @@ pub struct Row {
     pub run: fn(&Options, &mut Report) -> Result<()>,
 }
 
-pub const ROWS: [Row; 9] = [
+pub const ROWS: [Row; 10] = [
     Row { name: "lookups", about: "CPU and lookups/s over a socket pair, beside the echo helper and a Python helper", run: lookups::run },
     Row { name: "userip", about: "the same without channel IDs, beside Squid's ext_file_userip_acl", run: userip::run },
     Row { name: "growth", about: "CPU per lookup as rules, tracked clients and URLs grow", run: growth::run },
     Row { name: "table", about: "a helper on the resident's table beside one with its own", run: table::run },
     Row { name: "squid", about: "requests/s and latency through Squid (cached hits, wrk) with each helper", run: squid::run },
     Row { name: "exim", about: "CPU per SMTP connection and connections/s with each connect ACL", run: exim::run },
+    Row { name: "logs", about: "lines/s of replay beside grep -c and fail2ban-regex", run: logs::run },
     Row { name: "offences", about: "requests of an offender that are served after its offence", run: offences::run },
     Row { name: "memory", about: "bytes for each tracked client", run: memory::run },
     Row { name: "start", about: "from the start to the first answer, with and without a million bans", run: start::run },
