@@ -2,6 +2,7 @@
 
 pub mod bans;
 pub mod counter;
+mod recent;
 pub mod strikes;
 
 pub use bans::{Ban, Bans, Until};
