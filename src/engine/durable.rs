@@ -14,6 +14,10 @@ use crate::time::{Span, Time};
 /// How many bans are handed over again at a time when the file has lost them.
 const RESEND: usize = 4096;
 
+/// Counts over a shorter time than this are not written: they are over, or nearly, when somebody starts again. Among them is the rate of
+/// ordinary requests, which every innocent client has.
+const WORTH_KEEPING: Span = Span::from_secs(120);
+
 /// The state file of one engine.
 pub struct StateFile {
     engine: Arc<Engine>,
@@ -87,6 +91,7 @@ impl StateFile {
         let mut strikes = Vec::new();
         self.engine.strikes().for_each(|id, client, counter| {
             if let Some(rule) = rules.get(id)
+                && rule.findtime >= WORTH_KEEPING
                 && !counter.is_over(now, rule.findtime)
             {
                 strikes.push(Strike { client, rule: Arc::clone(&rule.name), counter, until: counter.last().after(rule.findtime) });
