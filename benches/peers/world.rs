@@ -61,14 +61,14 @@ impl World {
 
     /// A configuration with the built-in rules, the benchmark's own, and `rules`.
     pub fn config(&self, name: &str, rules: &str) -> Result<PathBuf> {
-        self.config_with_state(name, Path::new(""), rules)
+        self.config_with(name, Path::new(""), 1_000_000, rules)
     }
 
-    /// The same for a resident, which keeps its bans in `state`.
-    pub fn config_with_state(&self, name: &str, state: &Path, rules: &str) -> Result<PathBuf> {
+    /// The same for a resident, which keeps its bans in `state`, and with room for the strikes of so many `clients`.
+    pub fn config_with(&self, name: &str, state: &Path, clients: u32, rules: &str) -> Result<PathBuf> {
         let (socket, state) = (self.path("strikeout.sock"), state.display());
         let table = format!(
-            "[table]\nsocket = '{}'\ngroup = ''\nmode = '0666'\nstate = '{state}'\nclients = 20000000\nbans = 4000000\n",
+            "[table]\nsocket = '{}'\ngroup = ''\nmode = '0666'\nstate = '{state}'\nclients = {clients}\nbans = 4000000\n",
             socket.display()
         );
         self.write(name, format!("{table}{RULES}{rules}"))

@@ -39,7 +39,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let world = World::new()?;
     let bans = either(options, 20_000, 1_000_000);
     let state = world.state("strikeout.db", bans)?;
-    let resident = world.resident(&world.config_with_state("strikeout.toml", &state, "")?)?;
+    let resident = world.resident(&world.config_with("strikeout.toml", &state, 1_000_000, "")?)?;
     let trivial_socket = world.path("trivial.sock");
     let trivial = Process::start(programs::role("socket", &trivial_socket.to_string_lossy())?.stdout(Stdio::null()))?;
     wait_for("the trivial server", || trivial_socket.exists())?;

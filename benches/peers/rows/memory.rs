@@ -1,5 +1,7 @@
 //! What a tracked client takes in memory: the resident memory of a helper before and after each of many clients has one strike.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use super::either;
@@ -11,7 +13,7 @@ use crate::world::{World, strike};
 
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let world = World::new()?;
-    let config = world.config("strikeout.toml", "")?;
+    let config = world.config_with("strikeout.toml", Path::new(""), 20_000_000, "")?;
     for clients in either(options, [100_000, 200_000], [1_000_000, 10_000_000]) {
         let mut helper = Helper::start(&mut world.embedded(&config, None)?)?;
         // What the first query makes it set up is not a client's.

@@ -19,7 +19,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     prepare(&mut embedded, bans, either(options, 10_000, 100_000))?;
 
     let shared = world.state("resident.db", bans)?;
-    let config = world.config_with_state("resident.toml", &shared, "")?;
+    let config = world.config_with("resident.toml", &shared, 1_000_000, "")?;
     let _resident = world.resident(&config)?;
     let mut command = std::process::Command::new(programs::EXT_STRIKEOUT_ACL);
     let mut attached = Helper::start(command.arg("--table").arg(world.path("strikeout.sock")).stderr(world.log("attached")?))?;
