@@ -35,6 +35,8 @@ pub struct LogRules {
     zone: Zone,
     /// Rules over requests and responses, if there are any.
     web: Option<RuleSet>,
+    /// The status codes that some rule looks at, sorted.
+    statuses: Vec<u16>,
     exim: Vec<(Kind, Arc<Rule>)>,
     /// Text without which no line of Exim's can matter: looking for it costs much less than reading the line.
     exim_gate: Option<AhoCorasick>,
@@ -52,8 +54,11 @@ impl LogRules {
     /// # Errors
     /// A sentence on the rule that cannot be used.
     pub fn new(rules: &[Arc<Rule>], zone: Zone, inline: bool) -> Result<Self, String> {
-        let (mut web, mut exim, mut texts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut web, mut exim, mut texts, mut statuses) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for rule in rules {
+            if let Trigger::Response { statuses: its, .. } = &rule.trigger {
+                statuses.extend(its);
+            }
             match &rule.trigger {
                 Trigger::Request(_) | Trigger::RequestRate if inline => {}
                 Trigger::Request(_) | Trigger::RequestRate | Trigger::Response { .. } => web.push(Rule::clone(rule)),
@@ -67,13 +72,14 @@ impl LogRules {
                 Trigger::ConnectionRate | Trigger::Simultaneous { .. } | Trigger::Incident => {}
             }
         }
+        statuses.sort_unstable();
         let web = if web.is_empty() { None } else { Some(RuleSet::new(web)?) };
         let exim_gate = if exim.is_empty() {
             None
         } else {
             Some(AhoCorasick::new(exim.iter().map(|(kind, _)| kind.literal())).map_err(|error| error.to_string())?)
         };
-        Ok(Self { zone, web, exim, exim_gate, texts, inline, scratch: Scratch::default() })
+        Ok(Self { zone, web, statuses, exim, exim_gate, texts, inline, scratch: Scratch::default() })
     }
 
     /// Hands the offences of `line` to `found`. `detector` gives lists, bans and prefix; the rules are this log's own.
@@ -148,6 +154,7 @@ impl LogRules {
             }
         }
         if let Some(status) = line.status
+            && self.statuses.binary_search(&status).is_ok()
             && let Judgement::Offence(offence) = detector.judge(time, address, &Event::Response { request, status }, &mut self.scratch)
         {
             tell(offence);

@@ -45,6 +45,8 @@ pub struct Args {
 /// log that cannot be used at all.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
+    // A line for each ban of long ago is no news.
+    log::set_max_level(log::LevelFilter::Warn.min(log::max_level()));
     let mut errors = std::io::stderr();
     match run_with(args, &mut std::io::stdout(), &mut errors) {
         Ok(true) => ExitCode::SUCCESS,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::merge::is_exim;
-use super::tally::{Banned, Bin, Tally};
+use super::tally::{Bin, Tally};
 use crate::client::Client;
 use crate::conduct::Conduct;
 use crate::config::{Config, LogConfig};
@@ -19,11 +19,11 @@ use crate::log::time::Zone;
 use crate::rule::set::Scratch;
 use crate::rule::{Evidence, LinePattern, Mode, Names, Offence, Rule, RuleId, Trigger};
 use crate::table::Ban;
-use crate::time::{Span, Time};
+use crate::time::Time;
 use crate::verdict::{Innocence, Refusal, Verdict};
 
-/// What is over is dropped from the table after so much time of the logs.
-const SWEEP: Span = Span::from_secs(600);
+/// What is over is dropped from the table after so many lines: to save memory, for what is over counts no more in any case.
+const SWEEP: u64 = 1 << 20;
 
 /// A replay under way.
 pub struct Replay {
@@ -38,7 +38,9 @@ pub struct Replay {
     most_clients: usize,
     /// The time of the last line that has one: of one without, too.
     now: Time,
-    swept: Time,
+    lines: u64,
+    /// The status codes that some rule looks at.
+    watched: Vec<u16>,
     has_shadow_bans: bool,
     first: Option<Time>,
 }
@@ -81,6 +83,14 @@ impl Replay {
             .map(|log| text_rules(in_force.rules.rules(), log, &configured, &zone))
             .collect::<Result<Vec<_>, String>>()
             .map_err(io::Error::other)?;
+        let mut watched: Vec<u16> = Vec::new();
+        for rule in in_force.rules.rules() {
+            if let Trigger::Response { statuses, .. } = &rule.trigger {
+                watched.extend(statuses);
+            }
+        }
+        watched.sort_unstable();
+        watched.dedup();
         let on_table = InForce {
             rules: Arc::clone(&in_force.rules),
             lists: in_force.lists.clone(),
@@ -97,7 +107,8 @@ impl Replay {
             tally: Tally::default(),
             most_clients,
             now: Time::default(),
-            swept: Time::default(),
+            lines: 0,
+            watched,
             has_shadow_bans: false,
             first: None,
         })
@@ -105,6 +116,10 @@ impl Replay {
 
     /// Judges one line of the log with this number.
     pub fn line(&mut self, log: usize, line: &[u8]) {
+        self.lines += 1;
+        if self.lines.is_multiple_of(SWEEP) {
+            self.engine.sweep(self.now);
+        }
         let known = if is_exim(line) {
             let read = exim::parse(line, &mut self.zone);
             match read.time {
@@ -135,10 +150,6 @@ impl Replay {
     fn at(&mut self, time: Time) {
         self.now = time;
         self.first = Some(self.first.map_or(time, |first| first.min(time)));
-        if time > self.swept.after(SWEEP) {
-            self.swept = time;
-            self.engine.sweep(time);
-        }
     }
 
     /// Judges a line of an access log, as the request that it was and by the status of its response. Says whether it names a client.
@@ -181,6 +192,7 @@ impl Replay {
         }
         if refused_by.is_none()
             && let Some(status) = line.status
+            && self.watched.binary_search(&status).is_ok()
             && let Judgement::Offence(offence) = detector.judge(time, address, &Event::Response { request, status }, &mut self.scratch)
         {
             // The response itself is never refused.
@@ -312,11 +324,11 @@ impl Replay {
             self.tally.rules.entry(rule.id).or_default().bans += 1;
             self.tally.rule_series.entry(rule.id).or_default().add(time, bin);
             self.tally.series.add(time, bin);
-            let banned = self.tally.banned.entry((record.client, rule.id)).or_insert_with(|| Banned {
-                since: record.since,
-                evidence: record.evidence.as_str().to_owned(),
-                ..Banned::default()
-            });
+            let Some(banned) = self.tally.banned(record.client, rule.id, self.most_clients) else { continue };
+            if banned.bans == 0 {
+                banned.since = record.since;
+                banned.evidence = record.evidence.as_str().to_owned();
+            }
             banned.bans = banned.bans.saturating_add(1);
         }
     }
@@ -331,7 +343,7 @@ impl Replay {
         self.tally.series.add(time, Bin { events: 1, refused, ..Bin::default() });
         for rule in refused_by.into_iter().chain(shadow.map(|ban| ban.rule)) {
             self.tally.rules.entry(rule).or_default().refused += 1;
-            let banned = self.tally.banned.entry((client, rule)).or_insert_with(|| Banned { since: time, ..Banned::default() });
+            let Some(banned) = self.tally.banned(client, rule, self.most_clients) else { continue };
             banned.refused = banned.refused.saturating_add(1);
             if matches!(deed, Deed::Success | Deed::ServedOffence) || authenticated {
                 banned.note_ordinary(time);

@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 
 use super::plot::{Bars, chart, put, spark};
 use super::report::{ClientReport, Report, RuleReport};
-use super::text::{grouped, plural};
+use super::text::{counted, grouped, plural};
 use crate::rule::Mode;
 
 const STYLE: &str = include_str!("page.css");
@@ -70,7 +70,7 @@ fn head(html: &mut String, report: &Report) {
             html,
             format_args!(
                 "These rules would have banned {} and refused {} of {} events. ",
-                plural_grouped(total.banned_clients, "client", "clients"),
+                counted(total.banned_clients, "client", "clients"),
                 grouped(total.refused),
                 grouped(total.requests + total.mail)
             ),
@@ -127,10 +127,6 @@ fn head(html: &mut String, report: &Report) {
     tile(total.banned_good, "banned clients that look good", total.banned_good > 0);
     tile(total.refused_good, "ordinary events of theirs refused", total.refused_good > 0);
     *html += "</div>";
-}
-
-fn plural_grouped(count: u64, one: &str, many: &str) -> String {
-    format!("{} {}", grouped(count), if count == 1 { one } else { many })
 }
 
 fn percent(share: f64) -> String {
@@ -217,8 +213,8 @@ fn over_time(html: &mut String, report: &Report) {
 fn width(seconds: u64) -> String {
     let units = [(86_400, "day", "days"), (3600, "hour", "hours"), (60, "minute", "minutes")];
     match units.into_iter().find(|(length, _, _)| seconds.is_multiple_of(*length)) {
-        Some((length, one, many)) => plural_grouped(seconds / length, one, many),
-        None => plural_grouped(seconds, "second", "seconds"),
+        Some((length, one, many)) => counted(seconds / length, one, many),
+        None => counted(seconds, "second", "seconds"),
     }
 }
 
@@ -289,12 +285,12 @@ fn one_rule(html: &mut String, rule: &RuleReport) {
         format_args!(
             "<p class=meta>{}. It banned {}, of which {} look good; {} of the refused events were ordinary ones of theirs.{}</p>",
             Escaped(&rule.setting),
-            plural_grouped(rule.clients, "client", "clients"),
+            counted(rule.clients, "client", "clients"),
             grouped(rule.clients_good),
             grouped(rule.refused_good),
             match rule.spared {
                 0 => String::new(),
-                spared => format!(" It also matched {} of clients that are never banned.", plural_grouped(spared, "event", "events")),
+                spared => format!(" It also matched {} of clients that are never banned.", counted(spared, "event", "events")),
             }
         ),
     );
@@ -319,7 +315,7 @@ fn networks(html: &mut String, report: &Report) {
                 Escaped(&network.network),
                 network.refused as f64 / highest as f64 * 100.0,
                 grouped(network.refused),
-                plural_grouped(network.clients, "client", "clients"),
+                counted(network.clients, "client", "clients"),
                 match network.clients_good {
                     0 => String::new(),
                     good => format!(", <span class=good>{} good</span>", grouped(good)),

@@ -87,6 +87,8 @@ pub struct Total {
     pub refused_good: u64,
     /// Events that Strikeout itself had refused at the time.
     pub refused_before: u64,
+    /// Events of clients beyond the most that are told apart (`[table] clients`): judged, and missing in the lists of clients.
+    pub forgotten: u64,
     /// Clients that enforced rules would have banned.
     pub banned_clients: u64,
     /// Of those, the ones that look good.
@@ -222,6 +224,7 @@ impl Report {
             mail: tally.mail,
             clients: u64::try_from(tally.clients.len()).unwrap_or_default(),
             refused_before: tally.refused_before,
+            forgotten: tally.forgotten_clients,
             ..Total::default()
         };
         let mut by_client: HashMap<Client, Sentence<'_>, RandomState> = HashMap::default();

@@ -156,7 +156,7 @@ pub struct Tally {
     pub rule_series: HashMap<RuleId, Series, RandomState>,
     /// By client.
     pub clients: HashMap<Client, Conduct, RandomState>,
-    /// By client and rule, of banned clients.
+    /// By client and rule, of banned clients, up to as many as clients are told apart.
     pub banned: HashMap<(Client, RuleId), Banned, RandomState>,
     /// Requests.
     pub requests: u64,
@@ -173,6 +173,15 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// What happened to `client` under `rule`; none for one beyond the `most` that are told apart.
+    pub fn banned(&mut self, client: Client, rule: RuleId, most: usize) -> Option<&mut Banned> {
+        if self.banned.len() >= most && !self.banned.contains_key(&(client, rule)) {
+            self.forgotten_clients += 1;
+            return None;
+        }
+        Some(self.banned.entry((client, rule)).or_default())
+    }
+
     /// The conduct of `client`; none for one beyond the `most` that are told apart.
     pub fn conduct(&mut self, client: Client, most: usize) -> Option<&mut Conduct> {
         if self.clients.len() >= most && !self.clients.contains_key(&client) {

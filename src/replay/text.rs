@@ -13,8 +13,8 @@ pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let total = &report.total;
     writeln!(
         out,
-        "Replayed {} lines of {} in {:.2} s ({} lines/s){}.",
-        grouped(total.lines),
+        "Replayed {} of {} in {:.2} s ({} lines/s){}.",
+        counted(total.lines, "line", "lines"),
         plural(report.logs.len(), "log", "logs"),
         report.seconds,
         grouped(rate(total.lines, report.seconds)),
@@ -30,22 +30,29 @@ pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{} requests, {} mail events, {} clients; {} lines tell of nobody, {} events were refused by Strikeout at the time.",
-        grouped(total.requests),
-        grouped(total.mail),
-        grouped(total.clients),
+        "{}, {}, {}; lines that tell of nobody: {}; events that Strikeout refused at the time: {}.",
+        counted(total.requests, "request", "requests"),
+        counted(total.mail, "mail event", "mail events"),
+        counted(total.clients, "client", "clients"),
         grouped(total.unread),
         grouped(total.refused_before)
     )?;
     writeln!(
         out,
-        "It would have banned {} clients ({} bans) and refused {} events. Of these clients {} look good, and {} of the refused events were ordinary ones of theirs.",
-        grouped(total.banned_clients),
-        grouped(total.bans),
-        grouped(total.refused),
+        "It would have banned {} ({}) and refused {}. Of these clients {} look good, and {} of the refused events were ordinary ones of theirs.",
+        counted(total.banned_clients, "client", "clients"),
+        counted(total.bans, "ban", "bans"),
+        counted(total.refused, "event", "events"),
         grouped(total.banned_good),
         grouped(total.refused_good)
     )?;
+    if total.forgotten > 0 {
+        writeln!(
+            out,
+            "warning: more clients than [table] clients: {} events are judged, and missing in the numbers of clients below.",
+            grouped(total.forgotten)
+        )?;
+    }
     rules(report, out)?;
     clients(&report.clients, out)?;
     if !report.networks.is_empty() {
@@ -138,6 +145,12 @@ fn mode(mode: Mode) -> &'static str {
 #[must_use]
 pub fn plural(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// `1 ban`, `1,234 bans`.
+#[must_use]
+pub fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(count), if count == 1 { one } else { many })
 }
 
 /// Lines in a second.
