@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 use crate::config::{DEFAULT_SOCKET, OnFailure, TableConfig};
 use crate::socket::ask::ask;
@@ -40,6 +40,12 @@ struct Arguments {
     /// check ADDRESS [pid=N] [port=N], or strike ADDRESS RULE.
     #[arg(value_name = "QUERY")]
     query: Vec<OsString>,
+}
+
+/// The program's arguments, for its manual page.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Where to ask, and what to answer if nobody can be asked.

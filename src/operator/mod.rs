@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{DEFAULT_FILE, DEFAULT_SOCKET, TableConfig};
 use crate::{filter_test, import, replay, resident};
@@ -123,6 +123,12 @@ pub enum Failure {
     Failed(String),
     /// The arguments or the configuration cannot be used: exit code 2.
     Usage(String),
+}
+
+/// The program's arguments, for its manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// The whole program.

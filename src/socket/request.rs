@@ -154,7 +154,8 @@ fn alone<'a>(rest: Option<&str>, request: Request<'a>) -> Result<Request<'a>, Un
     }
 }
 
-/// `ADDRESS [pid=N] [port=N] [via=run|lines]`. Exim writes an empty address, and `port=` with nothing behind it, for local mail.
+/// `ADDRESS [pid=N] [port=N] [via=run|lines]`. Exim writes an empty address, and `port=` with nothing behind it, for local mail, and
+/// `port=-1` when it only plays a connection (`exim4 -bh`).
 fn check(text: &str) -> Result<Check, Unreadable> {
     let mut words = text.split(' ').peekable();
     let address = match words.next_if(|word| !word.contains('=')) {
@@ -164,7 +165,7 @@ fn check(text: &str) -> Result<Check, Unreadable> {
     let mut check = Check { address, pid: None, port: None, via: Via::Peer };
     for word in words.filter(|word| !word.is_empty()) {
         match word.split_once('=') {
-            Some(("pid" | "port", "")) => {}
+            Some(("pid" | "port", "")) | Some(("port", "-1")) => {}
             Some(("pid", number)) => check.pid = Some(digits(number).ok_or_else(|| expected(word, "pid= and a number"))?),
             Some(("port", number)) => check.port = Some(digits(number).ok_or_else(|| expected(word, "port= and 0 to 65535"))?),
             Some(("via", "run")) => check.via = Via::Run,
@@ -289,6 +290,7 @@ mod tests {
         let local = Check { address: None, pid: Some(7), port: None, via: Via::Peer };
         assert_eq!(check_of("check  pid=7 port="), local);
         assert_eq!(check_of("check pid=7 port="), local);
+        assert_eq!(check_of("check 192.0.2.1 port=-1").port, None, "a connection that Exim only plays");
         assert_eq!(check_of("check").address, None);
         assert_eq!(parse(b"strike  helo-is-ip"), Ok(Request::Strike { address: None, rule: "helo-is-ip" }));
     }

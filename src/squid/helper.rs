@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 
 use super::Place;
 use super::embedded::Embedded;
@@ -42,6 +42,12 @@ pub struct Args {
     /// Log every query and its answer
     #[arg(short = 'd')]
     debug: bool,
+}
+
+/// The program's arguments, for its manual page.
+#[must_use]
+pub fn command() -> clap::Command {
+    Args::command()
 }
 
 /// Runs the helper until Squid closes its input.

@@ -1,0 +1,107 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_strikeout_global_optspecs
+    string join \n h/help V/version
+end
+
+function __fish_strikeout_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_strikeout_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_strikeout_using_subcommand
+    set -l cmd (__fish_strikeout_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c strikeout -n "__fish_strikeout_needs_command" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_needs_command" -s V -l version -d 'Print version'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "serve" -d 'Hold the table, and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reads the configuration again'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "check" -d 'Check the configuration'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "status" -d 'Show how the resident is'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "list" -d 'Show every ban'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "why" -d 'Show why an address is refused, or is not'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "ban" -d 'Ban an address or a network'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "unban" -d 'Lift the ban of an address or a network'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "reload" -d 'Make the resident read its configuration again'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "metrics" -d 'Show the resident\'s numbers in Prometheus\' text format'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "test" -d 'Try a fail2ban filter on a log: exit code 0 if a line matches, 1 if none does, 2 if the filter or the log cannot be read'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "replay" -d 'Run the rules over old logs, and say what they would have done'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "import" -d 'Translate another program\'s configuration, to the standard output'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c strikeout -n "__fish_strikeout_using_subcommand serve" -l config -d 'The configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand serve" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand check" -l config -d 'The configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand check" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand status" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand why" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l scope -d 'Where: web, mail or all' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l reason -d 'Why, for those who ask later' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l scope -d 'Where: web, mail or all' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l filter -d 'A fail2ban filter file, such as /etc/fail2ban/filter.d/sshd.conf' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -s o -l option -d 'An option of the filter, such as mode=aggressive; may be given several times' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l now -d 'Dates without a year or a day are guessed as at this moment (seconds since 1970), not as now' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l json -d 'One JSON object for each matching line'
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l config -d 'The configuration to try. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l html -d 'Write the report as a page with plots, which needs no other file, to FILE' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l zone -d 'The time zone of times in the logs that name none, such as Europe/Berlin. [default: this machine\'s]' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l json -d 'Write the report as JSON to standard output'
+complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand import; and not __fish_seen_subcommand_from fail2ban help" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand import; and not __fish_seen_subcommand_from fail2ban help" -f -a "fail2ban" -d 'fail2ban\'s jails and filters; the configuration is written to the standard output'
+complete -c strikeout -n "__fish_strikeout_using_subcommand import; and not __fish_seen_subcommand_from fail2ban help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from fail2ban" -l jail -d 'This jail, enabled or not; may be given several times' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from fail2ban" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from help" -f -a "fail2ban" -d 'fail2ban\'s jails and filters; the configuration is written to the standard output'
+complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "serve" -d 'Hold the table, and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reads the configuration again'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "check" -d 'Check the configuration'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "status" -d 'Show how the resident is'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "list" -d 'Show every ban'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "why" -d 'Show why an address is refused, or is not'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "ban" -d 'Ban an address or a network'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "unban" -d 'Lift the ban of an address or a network'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "reload" -d 'Make the resident read its configuration again'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "metrics" -d 'Show the resident\'s numbers in Prometheus\' text format'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "test" -d 'Try a fail2ban filter on a log: exit code 0 if a line matches, 1 if none does, 2 if the filter or the log cannot be read'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "replay" -d 'Run the rules over old logs, and say what they would have done'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "import" -d 'Translate another program\'s configuration, to the standard output'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and __fish_seen_subcommand_from import" -f -a "fail2ban" -d 'fail2ban\'s jails and filters; the configuration is written to the standard output'

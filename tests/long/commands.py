@@ -1,0 +1,26 @@
+"""Prints the shell commands of a documentation page: commands.py PAGE [MARK] [--first "## HEADING"].
+
+A block of commands may have a comment in front of it: its mark. Without MARK those without a comment are printed.
+With --first only those below the first heading that starts so.
+"""
+
+import re
+import sys
+
+arguments = sys.argv[1:]
+heading = None
+if "--first" in arguments:
+    at = arguments.index("--first")
+    heading = arguments[at + 1]
+    del arguments[at : at + 2]
+page, mark = arguments[0], arguments[1] if len(arguments) > 1 else ""
+text = open(page, encoding="utf-8").read()
+if heading:
+    start = re.search("^" + re.escape(heading), text, re.M)
+    assert start, f"{page} has no {heading}"
+    end = re.search("^## ", text[start.end() :], re.M)
+    text = text[start.start() : start.end() + (end.start() if end else len(text))]
+blocks = re.findall(r"(?:^<!-- ([^\n]*) -->\n)?^```sh\n(.*?)^```$", text, re.M | re.S)
+found = [commands for comment, commands in blocks if comment == mark]
+assert found, f"{page} has no commands marked {mark!r} below {heading}"
+print("".join(found), end="")
