@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::client::Ipv6Prefix;
+use crate::fleet::FleetConfig;
 use crate::list::{self, Lists, Source};
 use crate::log::rules::LogRules;
 use crate::log::time::Zone;
@@ -35,6 +36,8 @@ pub struct Config {
     pub logs: Vec<LogConfig>,
     /// `false_ban_share`: a rule of whose bans a greater share hits clients that look good is warned about. 0 to 1.
     pub false_ban_share: f64,
+    /// `[fleet]`, if the machine is part of one.
+    pub fleet: Option<FleetConfig>,
 }
 
 /// `[table]`.
@@ -170,6 +173,7 @@ struct File {
     defaults: Defaults,
     rule: Vec<RuleSpec>,
     log: Vec<LogSpec>,
+    fleet: Option<Spanned<FleetConfig>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -260,7 +264,11 @@ impl Config {
             Some(share) => *share.get_ref(),
             None => FALSE_BAN_SHARE,
         };
-        Ok(Self { table: parsed.table, rules, lists, logs, false_ban_share })
+        if let Some(fleet) = &parsed.fleet {
+            fleet.get_ref().check().map_err(|message| error(Some(fleet.span().start), message))?;
+        }
+        let fleet = parsed.fleet.map(Spanned::into_inner);
+        Ok(Self { table: parsed.table, rules, lists, logs, false_ban_share, fleet })
     }
 }
 

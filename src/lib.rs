@@ -13,6 +13,7 @@ pub mod event;
 pub mod exim;
 pub mod fail2ban;
 pub mod filter_test;
+pub mod fleet;
 pub mod import;
 pub mod list;
 pub mod log;

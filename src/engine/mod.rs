@@ -70,8 +70,12 @@ pub struct Engine {
     keeper: OnceLock<Box<dyn Keeper>>,
     deadlines: Deadlines,
     observers: RwLock<Vec<Observer>>,
+    strike_observer: OnceLock<StrikeObserver>,
     tallies: Tallies,
 }
+
+/// Somebody who is told of strikes under rules that count over a fleet.
+type StrikeObserver = Box<dyn Fn(&Offence, &Arc<Rule>, u32, Time) + Send + Sync>;
 
 /// Bans of one client under one rule so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +127,7 @@ impl Engine {
             keeper: OnceLock::new(),
             deadlines: Deadlines::start()?,
             observers: RwLock::default(),
+            strike_observer: OnceLock::new(),
             tallies: Tallies::default(),
         })
     }
@@ -173,6 +178,31 @@ impl Engine {
     /// Calls `observer` with every change from now on, once it is kept. It must neither block nor call the engine.
     pub fn observe(&self, observer: impl Fn(&Change) + Send + Sync + 'static) {
         self.observers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(observer));
+    }
+
+    /// Calls `observer` with every strike under a rule that counts over a fleet, unless it bans here already. The first one stays.
+    pub fn observe_strikes(&self, observer: impl Fn(&Offence, &Arc<Rule>, u32, Time) + Send + Sync + 'static) {
+        let _ = self.strike_observer.set(Box::new(observer));
+    }
+
+    /// Bans as `rule` says, because the strikes of all machines together are enough: `count` of them, the last one at `at`.
+    pub fn ban_by_count(self: &Arc<Self>, now: Time, at: Time, rule: &Arc<Rule>, offence: &Offence, count: u32) {
+        let standing = rule.scope.surfaces().iter().all(|surface| self.bans.get(offence.client, *surface, now).is_some());
+        if standing || rule.mode == Mode::Shadow || self.in_force().lists.never_banned(offence.address).is_some() {
+            return;
+        }
+        self.strikes.forget(rule.id, offence.client);
+        let record = self.sentence(now, rule, offence, Counter::new(at, count));
+        self.bans.ban(offence.client, rule.scope, Ban { until: record.until, rule: rule.id, saved: self.keeper.get().is_none() }, now);
+        self.tallies.bans.fetch_add(1, Ordering::Relaxed);
+        log::info!(
+            "banned {} by rule {} ({count} on all machines in {}): {}",
+            offence.client,
+            rule.name,
+            rule.findtime,
+            record.evidence.as_str()
+        );
+        self.conclude(vec![record], Verdict::Allow(Innocence::NotAQuestion), Reply::new(|_| ()));
     }
 
     /// The story of the latest ban of `client`, if it is remembered.
@@ -280,7 +310,7 @@ impl Engine {
         self.bans.ban(record.client, record.scope, Ban { until, rule, saved: true }, now);
     }
 
-    /// Makes a change that another process made: nothing is kept, told or answered.
+    /// Makes a change that another process made, and that is kept already: it is told to observers, and nobody is answered.
     pub fn take(&self, change: &Change, now: Time) {
         match change {
             Change::Banned(record) => self.restore(record, now),
@@ -304,6 +334,7 @@ impl Engine {
                 lists.banned.remove(*network);
             }),
         }
+        self.tell(change);
     }
 
     /// The story of a ban as far as it is remembered; where it is not, what the table itself knows.
@@ -364,6 +395,13 @@ impl Engine {
         for rule in &offence.rules {
             let shadow = rule.mode == Mode::Shadow;
             let Some(counter) = self.strike(now, rule, offence.client, strikes) else { continue };
+            if rule.fleet
+                && !shadow
+                && counter.count() < rule.maxretry
+                && let Some(observer) = self.strike_observer.get()
+            {
+                observer(offence, rule, strikes, now);
+            }
             if counter.count() >= rule.maxretry {
                 let record = self.ban_for(now, rule, offence, counter, prefix);
                 if shadow {

@@ -63,6 +63,13 @@ enum Command {
         #[command(flatten)]
         asking: Asking,
     },
+    /// Drop all that another machine of the fleet said.
+    Forget {
+        /// The machine's name in the fleet.
+        node: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// Make the resident read its configuration again.
     Reload(Asking),
     /// Show the resident's numbers in Prometheus' text format.
@@ -150,6 +157,7 @@ pub fn run() -> ExitCode {
         Command::Unban { target, scope, asking } => {
             ask::run(&asking, &format!("unban {} scope={}", ask::word(&target), ask::word(&scope)), ask::Shape::Text)
         }
+        Command::Forget { node, asking } => ask::run(&asking, &format!("forget {}", ask::word(&node)), ask::Shape::Text),
         Command::Reload(asking) => ask::run(&asking, "reload", ask::Shape::Text),
         Command::Metrics(asking) => ask::run(&asking, "metrics", ask::Shape::Text),
         Command::Test(arguments) => return filter_test::run(&arguments),

@@ -20,6 +20,7 @@ use crate::config::{Config, TableConfig};
 use crate::engine::durable::StateFile;
 use crate::engine::{BanRecord, Engine, InForce};
 use crate::event::{Scope, Surface};
+use crate::fleet::Fleet;
 use crate::list::BannedNetwork;
 use crate::reply::Reply;
 use crate::rule::Evidence;
@@ -82,6 +83,8 @@ pub struct Desk {
     pub logs: Arc<Mutex<Logs>>,
     /// The state file, if one is configured.
     pub state: Option<Arc<StateFile>>,
+    /// The fleet, if the machine is part of one.
+    pub fleet: Option<Fleet>,
     /// When the resident started.
     pub started: Time,
     /// As many others hold it as lists are being read.
@@ -158,8 +161,8 @@ impl Desk {
             Err(fault) => return Some(error(&fault.to_string()).into()),
         };
         let own = rustix::process::geteuid().as_raw();
-        if matches!(request, Request::Ban(_) | Request::Unban { .. } | Request::Reload) && !peer.is_privileged(own) {
-            let fault = format!("user {} may not do this: ban, unban and reload are for root and user {own}", peer.user);
+        if matches!(request, Request::Ban(_) | Request::Unban { .. } | Request::Forget(_) | Request::Reload) && !peer.is_privileged(own) {
+            let fault = format!("user {} may not do this: ban, unban, forget and reload are for root and user {own}", peer.user);
             return Some(error(&fault).into());
         }
         Some(match request {
@@ -175,12 +178,26 @@ impl Desk {
                 self.unban(target, scope, to);
                 return None;
             }
+            Request::Forget(node) => self.forget(node).into(),
             Request::Reload => match self.reload() {
                 Ok(()) => Lines::default().line("reloaded").end().into(),
                 Err(fault) => error(&fault).into(),
             },
             Request::Check(_) | Request::Strike { .. } | Request::Follow(_) => error("internal fault: not an errand").into(),
         })
+    }
+
+    /// Drops all that a node of the fleet said.
+    fn forget(&self, node: &str) -> String {
+        #[cfg(feature = "fleet")]
+        if let Some(fleet) = &self.fleet {
+            if node == fleet.node() {
+                return error("this is the node itself; expected the name of another");
+            }
+            fleet.forget(node);
+            return Lines::default().line(&format!("all that {node} said is being dropped")).end();
+        }
+        error(&format!("there is no fleet here that {node} could be in: expected [fleet] in the configuration"))
     }
 
     fn status(&self, sizes: &Sizes) -> String {
@@ -212,6 +229,12 @@ impl Desk {
                 lines.field("state", format_args!("degraded: {reason}")).field("state_unsaved", unsaved)
             }
         };
+        if let Some(fleet) = &self.fleet {
+            lines = lines.field("fleet", fleet.health.error().map_or_else(|| "ok".to_owned(), |error| format!("cut off: {error}")));
+            for (name, number) in fleet.health.numbers() {
+                lines = lines.field(name, number);
+            }
+        }
         for log in self.logs.lock().unwrap_or_else(PoisonError::into_inner).status() {
             let fault = log.fault.as_deref().map_or_else(|| "ok".to_owned(), |fault| format!("fault: {fault}"));
             lines = lines.field("log", format_args!("{} lines={} lag={} {fault}", log.path.display(), log.lines, log.lag));
@@ -314,6 +337,9 @@ impl Desk {
                 .field("count", story.count)
                 .field("times", story.times)
                 .field("evidence", story.evidence.as_str());
+            if !story.node.is_empty() {
+                lines = lines.field("node", &story.node);
+            }
         }
         for rule in in_force.rules.rules() {
             if let Some(counter) = self.engine.strikes().get(rule.id, client).filter(|counter| !counter.is_over(now, rule.findtime)) {

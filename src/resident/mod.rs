@@ -38,6 +38,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::engine::durable::StateFile;
 use crate::engine::{Engine, InForce};
+use crate::fleet::{Fleet, FleetConfig};
 use crate::list::OwnAddresses;
 use crate::list::own::Watch;
 use crate::rule::Names;
@@ -86,7 +87,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     let system = |what: &'static str| move |error: std::io::Error| Fault::System(format!("{what}: {error}"));
     let names = Arc::new(Names::default());
     let loaded = Config::load(config, &names)?;
-    let (table, log_files) = (loaded.table.clone(), loaded.logs.clone());
+    let (table, log_files, fleet) = (loaded.table.clone(), loaded.logs.clone(), loaded.fleet.clone());
     let own = OwnAddresses::read().unwrap_or_else(|error| {
         log::warn!("own addresses cannot be read: {error}");
         OwnAddresses::default()
@@ -101,6 +102,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     // The table is loaded before anybody can ask: who asks meanwhile is told at once that nobody is there, and need not wait.
     let state = open_state(&engine, clock, &table.state).map_err(system("a thread cannot be started"))?;
     let listener = Listener::bind(&table.socket, table.mode.0, &table.group).map_err(Fault::System)?;
+    let fleet = join(fleet, &engine, clock);
     let positions = state.iter().flat_map(|state| state.take_positions()).map(|(path, position)| (path.into(), position)).collect();
     let mailbox = Arc::new(Mailbox::new().map_err(system("the event loop cannot be made"))?);
     let logs = Arc::new(Mutex::new(Logs::new(Arc::clone(&engine), clock, positions)));
@@ -116,6 +118,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
         table,
         logs: desk_logs,
         state: desk_state,
+        fleet,
         started,
         lists: Arc::default(),
     };
@@ -134,6 +137,24 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     }
     log::info!("ended");
     ended
+}
+
+/// Joins the fleet, if one is configured. A fleet that cannot be joined is no reason not to serve.
+#[cfg(feature = "fleet")]
+fn join(config: Option<FleetConfig>, engine: &Arc<Engine>, clock: Clock) -> Option<Fleet> {
+    match Fleet::join(config?, engine, clock) {
+        Ok(fleet) => Some(fleet),
+        Err(error) => {
+            log::error!("serving without the fleet: {error}");
+            None
+        }
+    }
+}
+
+/// Built without the fleet: a configuration that names one was refused.
+#[cfg(not(feature = "fleet"))]
+fn join(_: Option<FleetConfig>, _: &Arc<Engine>, _: Clock) -> Option<Fleet> {
+    None
 }
 
 /// Loads the state file at `path`, if one is configured. A file that cannot be used is no reason not to serve.

@@ -7,6 +7,7 @@
 //! strike ADDRESS RULE                              the same
 //! why ADDRESS | list | status | metrics            lines, the last one is "."
 //! ban TARGET [LENGTH] [scope=SCOPE] [reason=…]     lines
+//! forget NODE                                      lines
 //! unban TARGET [scope=SCOPE] | reload              lines
 //! follow VERSION                                   a stream
 //! ```

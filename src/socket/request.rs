@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::client::parse_address;
 use crate::event::Scope;
+use crate::fleet::config::is_node;
 use crate::list::file::parse_network;
 use crate::time::Span;
 
@@ -42,6 +43,8 @@ pub enum Request<'a> {
         /// On which surfaces.
         scope: Scope,
     },
+    /// Drop all that this node of the fleet said.
+    Forget(&'a str),
     /// Read the configuration again.
     Reload,
     /// Turn this connection into a stream of rules, lists and bans, in this version of its protocol.
@@ -109,7 +112,7 @@ impl fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
-const VERBS: &str = "check, strike, why, list, status, metrics, ban, unban, reload or follow";
+const VERBS: &str = "check, strike, why, list, status, metrics, ban, unban, forget, reload or follow";
 
 /// Reads one line, without its newline; a carriage return before it is ignored.
 ///
@@ -136,6 +139,10 @@ pub fn parse(line: &[u8]) -> Result<Request<'_>, Unreadable> {
         "status" => alone(rest, Request::Status),
         "metrics" => alone(rest, Request::Metrics),
         "reload" => alone(rest, Request::Reload),
+        "forget" => {
+            let node = rest.unwrap_or_default().trim();
+            if is_node(node) { Ok(Request::Forget(node)) } else { Err(expected(node, "the name of a node after \"forget\"")) }
+        }
         "ban" => ban(rest.unwrap_or_default()).map(Request::Ban),
         "unban" => unban(rest.unwrap_or_default()),
         "follow" => {
