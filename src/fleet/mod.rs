@@ -17,12 +17,14 @@ pub mod message;
 #[cfg(feature = "fleet")]
 pub mod outbox;
 
+#[cfg(feature = "fleet")]
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 pub use config::FleetConfig;
 
+#[cfg(feature = "fleet")]
 use crate::client::Client;
 
 /// How the fleet does, for `status` and metrics.
@@ -42,6 +44,7 @@ pub struct Health {
     refused: AtomicU64,
     error: Mutex<Option<String>>,
     /// Which clients are banned because a node said so.
+    #[cfg(feature = "fleet")]
     said_by: Mutex<HashMap<String, std::collections::HashSet<Client, ahash::RandomState>, ahash::RandomState>>,
 }
 
