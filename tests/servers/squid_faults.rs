@@ -3,7 +3,7 @@
 
 use rustix::process::Signal;
 
-use super::harness::{Load, Origin, Resident, Squid, Stage, get, kill, long, until};
+use super::harness::{Load, Origin, Resident, Squid, Stage, Tally, get, kill, long, until};
 
 const CLIENTS: u8 = 4;
 
@@ -12,42 +12,48 @@ fn banned(squid: &Squid) {
 }
 
 /// Kills the helpers again and again under load, and says how many innocents were refused.
-fn kill_helpers(squid: &Squid, times: usize) -> usize {
-    let load = Load::web(squid.port(), CLIENTS);
-    for _ in 0..times {
-        load.serve(20);
-        until("helpers to kill", || (squid.kill_helpers() > 0).then_some(()));
+///
+/// Squid may abort by itself when a helper is killed (see [`Squid::has_aborted`]), the more often the busier the machine. That
+/// breaks connections, is no refusal, and is counted apart; the killing goes on with a new Squid.
+fn kill_helpers(stage: &Stage, example: &str, times: usize) -> usize {
+    let origin = Origin::start();
+    let _resident = Resident::start(stage, "");
+    let (mut kills, mut aborts, mut sum) = (0, 0, Tally::default());
+    while kills < times {
+        let squid = Squid::start(stage, &origin, &stage.squid_example(example));
+        banned(&squid);
+        let load = Load::web(squid.port(), CLIENTS);
+        while kills < times && !squid.has_aborted() {
+            load.serve_unless(20, || squid.has_aborted());
+            until("helpers to kill", || (squid.kill_helpers() > 0 || squid.has_aborted()).then_some(()));
+            kills += 1;
+        }
+        load.serve_unless(20, || squid.has_aborted());
+        let tally = load.finish();
+        sum += tally;
+        if squid.has_aborted() {
+            aborts += 1;
+            continue;
+        }
+        assert_eq!(tally.broken, 0, "{tally:?}");
+        until("the banned client is refused again", || (get(squid.port(), "198.51.100.1", "/") == 429).then_some(()));
     }
-    load.serve(20);
-    let tally = load.finish();
-    assert_eq!(tally.broken, 0, "{tally:?}");
-    tally.refused
+    eprintln!("{example}: {kills} kills of the helpers, {sum:?}, Squid aborted by itself {aborts} times");
+    sum.refused
 }
 
 #[test]
 fn failopen_conf_refuses_no_innocent_when_the_helpers_are_killed() {
     let Some(stage) = Stage::with_squid() else { return };
-    let origin = Origin::start();
-    let _resident = Resident::start(&stage, "");
-    let mut squid = Squid::start(&stage, &origin, &stage.squid_example("squid-failopen.conf"));
-    banned(&squid);
-    assert_eq!(kill_helpers(&squid, long(5, 60)), 0);
-    squid.assert_running();
-    until("the banned client is refused again", || (get(squid.port(), "198.51.100.1", "/") == 429).then_some(()));
+    assert_eq!(kill_helpers(&stage, "squid-failopen.conf", long(5, 60)), 0);
 }
 
 #[test]
 fn squid_conf_refuses_only_those_in_flight_when_the_helpers_are_killed() {
     let Some(stage) = Stage::with_squid() else { return };
-    let origin = Origin::start();
-    let _resident = Resident::start(&stage, "");
-    let mut squid = Squid::start(&stage, &origin, &stage.squid_example("squid.conf"));
-    banned(&squid);
     let times = long(5, 60);
-    let refused = kill_helpers(&squid, times);
+    let refused = kill_helpers(&stage, "squid.conf", times);
     assert!(refused <= times * usize::from(CLIENTS), "{refused} refused by {times} kills");
-    squid.assert_running();
-    until("the banned client is refused again", || (get(squid.port(), "198.51.100.1", "/") == 429).then_some(()));
 }
 
 #[test]

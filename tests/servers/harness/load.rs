@@ -43,7 +43,7 @@ impl Load {
             match request(port, &format!("192.0.2.{client}"), "GET", &path, "") {
                 Ok(reply) if reply.status == 200 => Ok(true),
                 Ok(reply) if matches!(reply.status, 403 | 429) => {
-                    eprintln!("refused {path}: {}", reply.text);
+                    eprintln!("refused {path}: {}", reply.status);
                     Ok(false)
                 }
                 Ok(reply) => Err(std::io::Error::other(format!("status {}", reply.status))),
@@ -97,8 +97,14 @@ impl Load {
     /// Waits until so many more requests have been served.
     #[track_caller]
     pub(crate) fn serve(&self, more: usize) {
+        self.serve_unless(more, || false);
+    }
+
+    /// The same, unless `is_over`: there is nothing left that could serve.
+    #[track_caller]
+    pub(crate) fn serve_unless(&self, more: usize, is_over: impl Fn() -> bool) {
         let goal = self.served.load(Ordering::SeqCst) + more;
-        until(&format!("{more} more requests served"), || (self.served.load(Ordering::SeqCst) >= goal).then_some(()));
+        until(&format!("{more} more requests served"), || (self.served.load(Ordering::SeqCst) >= goal || is_over()).then_some(()));
     }
 
     /// Stops the clients, each after its answer.

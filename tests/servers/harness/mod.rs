@@ -13,7 +13,7 @@ mod wait;
 
 pub(crate) use client::{Mail, get, request};
 pub(crate) use exim::Exim;
-pub(crate) use load::Load;
+pub(crate) use load::{Load, Tally};
 pub(crate) use origin::Origin;
 pub(crate) use process::kill;
 pub(crate) use resident::Resident;

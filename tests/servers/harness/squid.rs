@@ -45,11 +45,16 @@ pub(crate) struct Squid {
 impl Squid {
     /// Starts Squid on `fragment`, which stands where Debian includes `conf.d`: before the `allow`.
     pub(crate) fn start(stage: &Stage, origin: &Origin, fragment: &str) -> Self {
-        Self::start_with(stage, origin, fragment, 1)
+        // -N is Squid without a monitor that starts it again: a crash is seen.
+        Self::launch(stage, origin, fragment, 1, "-N")
     }
 
-    /// Starts Squid with this many SMP workers.
+    /// Starts Squid with this many SMP workers (and a monitor, without which there are none).
     pub(crate) fn start_with(stage: &Stage, origin: &Origin, fragment: &str, workers: u32) -> Self {
+        Self::launch(stage, origin, fragment, workers, "--foreground")
+    }
+
+    fn launch(stage: &Stage, origin: &Origin, fragment: &str, workers: u32, monitor: &str) -> Self {
         let service = format!("strikeout{}x{}", std::process::id(), NAMES.fetch_add(1, Ordering::SeqCst));
         let dir = stage.make(&service, Some("proxy"));
         let port = free_port();
@@ -81,9 +86,7 @@ impl Squid {
         );
         give(&config, "proxy");
         let mut command = Command::new(program("squid").expect("squid"));
-        // -N is Squid without a monitor that starts it again: a crash is seen. SMP needs the monitor.
-        command.arg(if workers == 1 { "-N" } else { "--foreground" });
-        command.arg("-n").arg(&service).arg("-f").arg(&config);
+        command.arg(monitor).arg("-n").arg(&service).arg("-f").arg(&config);
         let logs = vec![dir.join("output"), dir.join("cache.log")];
         let process = Process::start("squid", &mut command, logs);
         let helper = stage.binary("ext_strikeout_acl");
@@ -121,6 +124,12 @@ impl Squid {
             .output()
             .expect("run squid -k");
         assert!(output.status.success(), "squid -k {what}: {output:?}");
+    }
+
+    /// Whether Squid 5.7 has aborted by a bug of its own: when a helper dies just as Squid writes to it, Squid may begin a second
+    /// write ("helperDispatch: Helper … has crashed", then the assertion), whatever the helper and its concurrency.
+    pub(crate) fn has_aborted(&self) -> bool {
+        self.cache_log().contains("assertion failed: Write.cc")
     }
 
     /// Kills every helper of this Squid as `kill -9` does.
