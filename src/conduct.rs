@@ -16,10 +16,59 @@ pub struct Conduct {
     pub authenticated: bool,
 }
 
+/// What one event says about its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// Answered well.
+    Success,
+    /// Answered with an error, or an SMTP incident.
+    Error,
+    /// An offence.
+    Offence,
+    /// An offence that was answered as if it were none.
+    ServedOffence,
+    /// Nothing: a redirection, a connection.
+    Neither,
+}
+
+impl Deed {
+    /// What a response with this status says.
+    #[must_use]
+    pub fn of_status(status: Option<u16>) -> Self {
+        match status {
+            Some(200..=299 | 304) => Self::Success,
+            Some(400..) => Self::Error,
+            _ => Self::Neither,
+        }
+    }
+
+    /// What it is if a rule calls it an offence.
+    #[must_use]
+    pub fn as_offence(self) -> Self {
+        if self == Self::Success { Self::ServedOffence } else { Self::Offence }
+    }
+}
+
 /// So many successes at least look good: the front page and its style sheet are fetched by scanners too.
 const ENOUGH: u32 = 3;
 
 impl Conduct {
+    /// Notes an event, and whether the client proved in it who it is.
+    pub fn note(&mut self, deed: Deed, authenticated: bool) {
+        self.authenticated |= authenticated;
+        let count = match deed {
+            Deed::Success => &mut self.successes,
+            Deed::Error => &mut self.errors,
+            Deed::Offence => &mut self.offences,
+            Deed::ServedOffence => {
+                self.served_offences = self.served_offences.saturating_add(1);
+                &mut self.offences
+            }
+            Deed::Neither => return,
+        };
+        *count = count.saturating_add(1);
+    }
+
     /// Whether the client looks good: it was authenticated, or had at least three ordinary successes, and more of them than errors and
     /// offences that were not served together.
     ///

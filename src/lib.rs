@@ -15,6 +15,7 @@
 //! | [`replay`], [`conduct`], [`operator`] | old logs, false bans, and the operator's program |
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod client;
 pub mod clock;
 pub mod conduct;

@@ -9,13 +9,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use lru::LruCache;
 
+use crate::budget::Budget;
 use crate::client::{Client, Ipv6Prefix};
+use crate::conduct::Deed;
 use crate::config::{Config, OnFailure};
 use crate::detector::Detector;
 use crate::event::{Scope, Surface};
 use crate::list::Lists;
 use crate::reply::{Deadlines, Reply};
-use crate::rule::{Evidence, Mode, Names, Offence, Rule, RuleId, RuleSet};
+use crate::rule::{Evidence, Mode, Names, Offence, Rule, RuleId, RuleSet, Trigger};
 use crate::table::{Ban, Bans, Counter, Strikes, Until};
 use crate::time::Time;
 use crate::verdict::{Grounds, Innocence, Refusal, Verdict};
@@ -32,6 +34,8 @@ pub struct InForce {
     pub prefix: Ipv6Prefix,
     /// What is answered when the table cannot be asked.
     pub on_failure: OnFailure,
+    /// A rule of whose bans a greater share hits clients that look good is warned about.
+    pub false_ban_share: f64,
 }
 
 impl InForce {
@@ -44,7 +48,13 @@ impl InForce {
 
 impl From<Config> for InForce {
     fn from(config: Config) -> Self {
-        Self { rules: Arc::new(config.rules), lists: config.lists, prefix: config.table.ipv6_prefix, on_failure: config.table.on_failure }
+        Self {
+            rules: Arc::new(config.rules),
+            lists: config.lists,
+            prefix: config.table.ipv6_prefix,
+            on_failure: config.table.on_failure,
+            false_ban_share: config.false_ban_share,
+        }
     }
 }
 
@@ -72,6 +82,7 @@ pub struct Engine {
     observers: RwLock<Vec<Observer>>,
     strike_observer: OnceLock<StrikeObserver>,
     tallies: Tallies,
+    budget: Budget,
 }
 
 /// Somebody who is told of strikes under rules that count over a fleet.
@@ -129,6 +140,7 @@ impl Engine {
             observers: RwLock::default(),
             strike_observer: OnceLock::new(),
             tallies: Tallies::default(),
+            budget: Budget::default(),
         })
     }
 
@@ -173,6 +185,12 @@ impl Engine {
     /// From now on `keeper` keeps every change. The first one stays.
     pub fn keep_with(&self, keeper: Box<dyn Keeper>) {
         let _ = self.keeper.set(keeper);
+    }
+
+    /// Whom rules banned lately, and which of these clients look good.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Calls `observer` with every change from now on, once it is kept. It must neither block nor call the engine.
@@ -220,6 +238,10 @@ impl Engine {
     /// Counts an offence that was met on `surface`, and answers: at once, or when the ban that it made is kept.
     pub fn offend(self: &Arc<Self>, now: Time, offence: &Offence, surface: Surface, reply: Reply) {
         let outcome = self.count(now, offence, surface, 1);
+        let is_rate = |rule: &Arc<Rule>| matches!(rule.trigger, Trigger::RequestRate | Trigger::ConnectionRate);
+        if !offence.rules.iter().all(is_rate) {
+            self.budget.note(offence.client, Deed::Offence, false);
+        }
         self.conclude(outcome.banned, outcome.verdict, reply);
     }
 
@@ -294,8 +316,13 @@ impl Engine {
         let mut in_force = self.in_force.write().unwrap_or_else(PoisonError::into_inner);
         let mut lists = in_force.lists.clone();
         change(&mut lists);
-        *in_force =
-            Arc::new(InForce { rules: Arc::clone(&in_force.rules), lists, prefix: in_force.prefix, on_failure: in_force.on_failure });
+        *in_force = Arc::new(InForce {
+            rules: Arc::clone(&in_force.rules),
+            lists,
+            prefix: in_force.prefix,
+            on_failure: in_force.on_failure,
+            false_ban_share: in_force.false_ban_share,
+        });
     }
 
     /// Puts a ban in place as a state file or another machine has it: nothing is kept, told or answered.
@@ -450,23 +477,26 @@ impl Engine {
     fn ban_for(&self, now: Time, rule: &Rule, offence: &Offence, counter: Counter, prefix: Ipv6Prefix) -> BanRecord {
         let record = self.sentence(now, rule, offence, counter);
         let ban = Ban { until: record.until, rule: rule.id, saved: self.keeper.get().is_none() };
-        let story = format!(
-            "{} until {} by rule {} ({} in {}): {}",
-            offence.client.display(prefix),
-            record.until.time().map_or_else(|| "for ever".into(), crate::clock::timestamp),
-            rule.name,
-            counter.count(),
-            rule.findtime,
-            record.evidence.as_str()
-        );
+        let story = || {
+            format!(
+                "{} until {} by rule {} ({} in {}): {}",
+                offence.client.display(prefix),
+                record.until.time().map_or_else(|| "for ever".into(), crate::clock::timestamp),
+                rule.name,
+                counter.count(),
+                rule.findtime,
+                record.evidence.as_str()
+            )
+        };
+        self.budget.banned(rule.id, offence.client);
         if rule.mode == Mode::Shadow {
             self.shadows.ban(offence.client, rule.scope, Ban { saved: true, ..ban }, now);
             self.tallies.shadow_bans.fetch_add(1, Ordering::Relaxed);
-            log::info!("shadow: would ban {story}");
+            log::info!("shadow: would ban {}", story());
         } else {
             self.bans.ban(offence.client, rule.scope, ban, now);
             self.tallies.bans.fetch_add(1, Ordering::Relaxed);
-            log::info!("banned {story}");
+            log::info!("banned {}", story());
         }
         record
     }

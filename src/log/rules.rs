@@ -1,5 +1,6 @@
 //! The rules that look at one log: a line goes in, the offences that it tells of come out. No clock, no I/O.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use aho_corasick::AhoCorasick;
@@ -9,6 +10,7 @@ use super::exim::{self, EximLine, Kind};
 use super::text::TextRule;
 use super::time::Zone;
 use crate::client::Client;
+use crate::conduct::Deed;
 use crate::detector::{Detector, Judgement};
 use crate::event::{Event, Request, Surface};
 use crate::rule::set::Scratch;
@@ -35,6 +37,8 @@ pub struct LogRules {
     zone: Zone,
     /// Rules over requests and responses, if there are any.
     web: Option<RuleSet>,
+    /// Whether it is a log of requests, also one that is not judged by them.
+    is_web: bool,
     /// The status codes that some rule looks at, sorted.
     statuses: Vec<u16>,
     exim: Vec<(Kind, Arc<Rule>)>,
@@ -55,10 +59,12 @@ impl LogRules {
     /// A sentence on the rule that cannot be used.
     pub fn new(rules: &[Arc<Rule>], zone: Zone, inline: bool) -> Result<Self, String> {
         let (mut web, mut exim, mut texts, mut statuses) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut is_web = false;
         for rule in rules {
             if let Trigger::Response { statuses: its, .. } = &rule.trigger {
                 statuses.extend(its);
             }
+            is_web |= matches!(rule.trigger, Trigger::Request(_) | Trigger::RequestRate | Trigger::Response { .. });
             match &rule.trigger {
                 Trigger::Request(_) | Trigger::RequestRate if inline => {}
                 Trigger::Request(_) | Trigger::RequestRate | Trigger::Response { .. } => web.push(Rule::clone(rule)),
@@ -79,7 +85,7 @@ impl LogRules {
         } else {
             Some(AhoCorasick::new(exim.iter().map(|(kind, _)| kind.literal())).map_err(|error| error.to_string())?)
         };
-        Ok(Self { zone, web, statuses, exim, exim_gate, texts, inline, scratch: Scratch::default() })
+        Ok(Self { zone, is_web, web, statuses, exim, exim_gate, texts, inline, scratch: Scratch::default() })
     }
 
     /// Hands the offences of `line` to `found`. `detector` gives lists, bans and prefix; the rules are this log's own.
@@ -103,6 +109,30 @@ impl LogRules {
                 found(Seen { time: seen.time.min(latest), ..seen });
             }
         }
+    }
+
+    /// What a line says of its client's conduct, and whether the client proved in it who it is: for the false-ban budget.
+    ///
+    /// Only of a log whose rules look at requests or at Exim's lines. Our own refusals say nothing.
+    pub fn conduct(&mut self, line: &[u8]) -> Option<(IpAddr, Deed, bool)> {
+        if self.is_web
+            && let Some(read) = access::parse(line)
+        {
+            let deed = Deed::of_status(read.status);
+            return read.client.filter(|_| !read.is_our_refusal()).map(|client| (client, deed, read.is_authenticated()));
+        }
+        if self.exim.is_empty() {
+            return None;
+        }
+        let read = exim::parse(line, &mut self.zone);
+        let deed = match read.kind {
+            Kind::Accepted | Kind::AcceptedAuthenticated => Deed::Success,
+            Kind::OurRefusal | Kind::Connection | Kind::ConnectionRefusedGlobal | Kind::LoadRefused | Kind::Ambiguous | Kind::Other => {
+                Deed::Neither
+            }
+            _ => Deed::Error,
+        };
+        read.client.map(|client| (client, deed, read.kind == Kind::AcceptedAuthenticated))
     }
 
     /// The offence that a line of Exim's is.
@@ -266,6 +296,20 @@ mod tests {
             assert!(world.look(&line.replace("192.0.2.1", "192.0.2.2"), false).is_empty());
             assert_eq!(world.look(&line.replace("192.0.2.1", "192.0.2.3"), false).len(), 1);
         }
+    }
+
+    #[test]
+    fn a_line_tells_its_clients_conduct() {
+        let world = World::new("");
+        let mut rules = LogRules::new(world.config.rules.rules(), Zone::utc(), true).unwrap();
+        let mut conduct = |line: &str| rules.conduct(line.as_bytes()).map(|(_, deed, authenticated)| (deed, authenticated));
+        assert_eq!(conduct(&PROBE.replace("404", "200").replace("- - [", "- anna [")), Some((Deed::Success, true)));
+        assert_eq!(conduct(PROBE), Some((Deed::Error, false)));
+        let message = "2026-11-23 01:02:03 1qHd2z-0003Xb-1A <= a@b.c H=(x) [192.0.2.1] P=esmtpsa A=plain:anna S=123";
+        assert_eq!(conduct(message), Some((Deed::Success, true)));
+        assert_eq!(conduct("2026-11-23 01:02:03 Connection from [192.0.2.1] refused: too many connections"), Some((Deed::Neither, false)));
+        assert_eq!(conduct("1795395723.000 4 192.0.2.1 TCP_DENIED/429 4099 GET http://site/ - HIER_NONE/- text/html"), None);
+        assert_eq!(conduct("what is this?"), None);
     }
 
     #[test]

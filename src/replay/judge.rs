@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::merge::is_exim;
 use super::tally::{Bin, Tally};
 use crate::client::Client;
-use crate::conduct::Conduct;
+use crate::conduct::Deed;
 use crate::config::{Config, LogConfig};
 use crate::detector::{Detector, Judgement};
 use crate::engine::{BanRecord, Engine, InForce};
@@ -96,6 +96,7 @@ impl Replay {
             lists: in_force.lists.clone(),
             prefix: in_force.prefix,
             on_failure: in_force.on_failure,
+            false_ban_share: in_force.false_ban_share,
         };
         Ok(Self {
             engine: Arc::new(Engine::new(names, on_table, most_clients, bans)?),
@@ -168,7 +169,7 @@ impl Replay {
         let in_force = Arc::clone(&self.in_force);
         let engine = Arc::clone(&self.engine);
         let detector = in_force.detector(engine.bans());
-        let mut deed = Deed::of_request(line);
+        let mut deed = Deed::of_status(line.status);
         let mut refused_by = None;
         match detector.judge(time, address, &Event::Request(request), &mut self.scratch) {
             Judgement::Offence(offence) => {
@@ -336,8 +337,7 @@ impl Replay {
     /// Notes an event: for the conduct of its client, over time, and where it would have been refused.
     fn note(&mut self, time: Time, client: Client, deed: Deed, refused_by: Option<RuleId>, shadow: Option<Ban>, authenticated: bool) {
         if let Some(conduct) = self.tally.conduct(client, self.most_clients) {
-            deed.note(conduct);
-            conduct.authenticated |= authenticated;
+            conduct.note(deed, authenticated);
         }
         let refused = u64::from(refused_by.is_some());
         self.tally.series.add(time, Bin { events: 1, refused, ..Bin::default() });
@@ -349,45 +349,6 @@ impl Replay {
                 banned.note_ordinary(time);
             }
         }
-    }
-}
-
-/// What an event says about its client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Deed {
-    Success,
-    Error,
-    Offence,
-    /// One that was answered as if it were none.
-    ServedOffence,
-    Neither,
-}
-
-impl Deed {
-    fn of_request(line: &AccessLine<'_>) -> Self {
-        match line.status {
-            Some(200..=299 | 304) => Self::Success,
-            Some(400..) => Self::Error,
-            _ => Self::Neither,
-        }
-    }
-
-    /// What it is if a rule calls it an offence.
-    fn as_offence(self) -> Self {
-        if self == Self::Success { Self::ServedOffence } else { Self::Offence }
-    }
-
-    fn note(self, conduct: &mut Conduct) {
-        if self == Self::ServedOffence {
-            conduct.served_offences = conduct.served_offences.saturating_add(1);
-        }
-        let count = match self {
-            Self::Success => &mut conduct.successes,
-            Self::Error => &mut conduct.errors,
-            Self::Offence | Self::ServedOffence => &mut conduct.offences,
-            Self::Neither => return,
-        };
-        *count = count.saturating_add(1);
     }
 }
 

@@ -23,7 +23,7 @@ use crate::event::{Scope, Surface};
 use crate::fleet::Fleet;
 use crate::list::BannedNetwork;
 use crate::reply::Reply;
-use crate::rule::Evidence;
+use crate::rule::{Evidence, Mode};
 use crate::socket::answer::{END, Lines, error};
 use crate::socket::request::{Ban, Length, Request, parse};
 use crate::state::Health;
@@ -234,6 +234,15 @@ impl Desk {
             for (name, number) in fleet.health.numbers() {
                 lines = lines.field(name, number);
             }
+        }
+        for rule in engine.budget().beyond(in_force.false_ban_share) {
+            let name = engine.names().name(rule.rule);
+            let in_shadow = in_force.rules.get(rule.rule).is_none_or(|rule| rule.mode == Mode::Shadow);
+            let advice = if in_shadow { "leave it in shadow mode" } else { "mode = \"shadow\" is proposed" };
+            lines = lines.field(
+                "false_bans",
+                format_args!("rule {name}: {} of the last {} clients that it banned look good: {advice}", rule.good, rule.clients),
+            );
         }
         for log in self.logs.lock().unwrap_or_else(PoisonError::into_inner).status() {
             let fault = log.fault.as_deref().map_or_else(|| "ok".to_owned(), |fault| format!("fault: {fault}"));

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::client::Client;
 use crate::clock::Clock;
 use crate::config::LogConfig;
 use crate::engine::{Engine, InForce};
@@ -105,6 +106,9 @@ impl Judge {
     fn look(&mut self, engine: &Arc<Engine>, now: Time, drift: i64, line: &[u8]) {
         let in_force = engine.in_force();
         let Some(rules) = self.rules(&in_force) else { return };
+        if let Some((address, deed, authenticated)) = rules.conduct(line) {
+            engine.budget().note(Client::of(address, in_force.prefix), deed, authenticated);
+        }
         let mut found = Vec::new();
         rules.look(line, now.shifted(drift), &in_force.detector(engine.bans()), &mut |seen| found.push(seen));
         for Seen { time, surface, offence } in found {
@@ -132,7 +136,6 @@ impl Judge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Client;
     use crate::clock::timestamp;
     use crate::config::Config;
     use crate::event::Surface;
@@ -165,6 +168,28 @@ mod tests {
         assert!(is_banned_after([1805, 1800], 0), "the ban of half an hour ago stands");
         assert!(!is_banned_after([7205, 7200], 0), "the ban of two hours ago is over");
         assert!(!is_banned_after([7200, 0], 0), "too far apart");
+    }
+
+    #[test]
+    fn a_rule_that_bans_a_client_whose_messages_are_taken_is_beyond_its_budget() {
+        let names = Arc::new(Names::default());
+        let config = Config::parse(b"", Path::new("test.toml"), &names).unwrap();
+        let engine = Arc::new(Engine::new(Arc::clone(&names), config.into(), 100, 100).unwrap());
+        let mut judge = Judge { names: vec!["exim-per-host".into()], inline: false, compiled: None };
+        let stamp = timestamp(NOW).replace('T', " ").replace('Z', " +0000");
+        let mut line = |text: &str| judge.look(&engine, NOW, 0, format!("{stamp} {text}").as_bytes());
+        for client in ["203.0.113.7", "203.0.113.8"] {
+            line(&format!("Connection from [{client}] refused: too many connections from that IP address"));
+        }
+        assert!(engine.budget().beyond(0.01).is_empty());
+        for _ in 0..4 {
+            line("1qHd2z-0003Xb-1A <= a@b.example H=(x) [203.0.113.7] P=esmtp S=123");
+        }
+        let beyond = engine.budget().beyond(0.01);
+        assert_eq!(
+            beyond.iter().map(|rule| (names.name(rule.rule).to_string(), rule.clients, rule.good)).collect::<Vec<_>>(),
+            [("exim-per-host".to_owned(), 2, 1)]
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::helper::Fault;
 use super::{Backend, Place};
 use crate::client::{Client, Ipv6Prefix};
 use crate::clock::Clock;
-use crate::config::OnFailure;
+use crate::config::{FALSE_BAN_SHARE, OnFailure};
 use crate::engine::InForce;
 use crate::list::{BannedNetwork, Lists, OwnAddresses, Source};
 use crate::reply::{Deadlines, Held, Reply};
@@ -159,8 +159,13 @@ impl Attached {
         let line = UnixStream::connect(socket)?;
         let deadlines = Deadlines::start()?;
         let rules = RuleSet::new(Vec::new()).map_err(io::Error::other)?;
-        let nothing =
-            InForce { rules: Arc::new(rules), lists: Lists::default(), prefix: Ipv6Prefix::default(), on_failure: OnFailure::Allow };
+        let nothing = InForce {
+            rules: Arc::new(rules),
+            lists: Lists::default(),
+            prefix: Ipv6Prefix::default(),
+            on_failure: OnFailure::Allow,
+            false_ban_share: FALSE_BAN_SHARE,
+        };
         let attached = Self {
             clock: Clock::start(),
             names: Arc::clone(names),
@@ -257,8 +262,13 @@ impl Attached {
         let mut in_force = self.in_force.write().unwrap_or_else(PoisonError::into_inner);
         let mut lists = in_force.lists.clone();
         change(&mut lists);
-        *in_force =
-            Arc::new(InForce { rules: Arc::clone(&in_force.rules), lists, prefix: in_force.prefix, on_failure: in_force.on_failure });
+        *in_force = Arc::new(InForce {
+            rules: Arc::clone(&in_force.rules),
+            lists,
+            prefix: in_force.prefix,
+            on_failure: in_force.on_failure,
+            false_ban_share: in_force.false_ban_share,
+        });
     }
 
     /// Sends the requests counted since the last time.
@@ -365,7 +375,13 @@ impl Snapshot {
         lists.set_trusted_proxies(source(List::TrustedProxies, "the resident's trusted_proxies"));
         lists.set_deny(source(List::Deny, "the resident's deny lists"));
         lists.banned = banned;
-        Ok(InForce { rules: Arc::new(RuleSet::new(self.rules)?), lists, prefix: self.prefix, on_failure: self.on_failure })
+        Ok(InForce {
+            rules: Arc::new(RuleSet::new(self.rules)?),
+            lists,
+            prefix: self.prefix,
+            on_failure: self.on_failure,
+            false_ban_share: FALSE_BAN_SHARE,
+        })
     }
 }
 
