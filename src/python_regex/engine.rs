@@ -311,6 +311,7 @@ mod tests {
         assert_eq!(whole(r"(?i:A)(?!b).(?-i:c)", "aXc"), Some("aXc"));
         assert_eq!(whole(r"^(?>a+)ab", "aaab"), None);
         assert_eq!(whole(r"^a++b", "aaab"), Some("aaab"));
+        assert_eq!(whole(r"^(?!b){2,3}(?:)*(?=a)*?a(?!b)", "ac"), Some("a"), "what has no width may be repeated");
     }
 
     #[test]

@@ -95,6 +95,18 @@ fn find_group(node: &Node, wanted: usize) -> Option<&Node> {
     }
 }
 
+/// Whether whatever it matches is empty.
+fn has_no_width(node: &Node) -> bool {
+    match node {
+        Node::Empty | Node::Assert(_) | Node::Look { .. } => true,
+        Node::Literal(_) | Node::Any { .. } | Node::Class(_) | Node::Backreference(_) => false,
+        Node::Capture { node, .. } | Node::Case { node, .. } | Node::Atomic(node) => has_no_width(node),
+        Node::Repeat { node, max, .. } => *max == Some(0) || has_no_width(node),
+        Node::Concat(all) | Node::Alternate(all) => all.iter().all(has_no_width),
+        Node::Conditional { yes, no, .. } => has_no_width(yes) && has_no_width(no),
+    }
+}
+
 /// Whether every match goes through group `wanted` exactly once.
 fn always_there(node: &Node, wanted: usize) -> bool {
     match node {
@@ -213,6 +225,15 @@ impl Writer<'_> {
                     }
                     self.node(node)?;
                 }
+            }
+            // The backtracking engine repeats nothing without width. Once is as good as often, and trying comes before leaving out.
+            Node::Repeat { node, min, max, kind } if self.form == Form::Exact && has_no_width(node) => {
+                if *max == Some(0) {
+                    return Some(());
+                }
+                self.text.push_str(if *min == 0 && *kind == RepeatKind::Lazy { "(?:|" } else { "(?:" });
+                self.node(node)?;
+                self.text.push_str(if *min == 0 && *kind != RepeatKind::Lazy { "|)" } else { ")" });
             }
             Node::Repeat { node, min, max, kind } => {
                 let atomic = *kind == RepeatKind::Possessive && self.form == Form::Exact;
