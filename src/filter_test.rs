@@ -14,26 +14,25 @@ use std::sync::Arc;
 const LONGEST_LINE: usize = 1 << 20;
 
 /// Arguments of the command.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone)]
 pub struct Args {
     /// A fail2ban filter file, such as /etc/fail2ban/filter.d/sshd.conf
-    #[arg(long, value_name = "FILE")]
     pub filter: PathBuf,
     /// An option of the filter, such as mode=aggressive; may be given several times
-    #[arg(short = 'o', long = "option", value_name = "NAME=VALUE", value_parser = option)]
     pub options: Vec<(String, String)>,
     /// The log; - is the standard input
-    #[arg(value_name = "LOG")]
     pub log: PathBuf,
     /// One JSON object for each matching line
-    #[arg(long)]
     pub json: bool,
     /// Dates without a year or a day are guessed as at this moment (seconds since 1970), not as now
-    #[arg(long, value_name = "EPOCH")]
     pub now: Option<f64>,
 }
 
-fn option(text: &str) -> Result<(String, String), String> {
+/// Reads `NAME=VALUE`.
+///
+/// # Errors
+/// There is no `=`.
+pub fn option(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("found {text:?}, expected NAME=VALUE"))?;
     Ok((name.trim().to_lowercase(), value.to_owned()))
 }

@@ -22,6 +22,9 @@ _strikeout() {
             strikeout,check)
                 cmd="strikeout__subcmd__check"
                 ;;
+            strikeout,forget)
+                cmd="strikeout__subcmd__forget"
+                ;;
             strikeout,help)
                 cmd="strikeout__subcmd__help"
                 ;;
@@ -60,6 +63,9 @@ _strikeout() {
                 ;;
             strikeout__subcmd__help,check)
                 cmd="strikeout__subcmd__help__subcmd__check"
+                ;;
+            strikeout__subcmd__help,forget)
+                cmd="strikeout__subcmd__help__subcmd__forget"
                 ;;
             strikeout__subcmd__help,help)
                 cmd="strikeout__subcmd__help__subcmd__help"
@@ -116,7 +122,7 @@ _strikeout() {
 
     case "${cmd}" in
         strikeout)
-            opts="-h -V --help --version serve check status list why ban unban reload metrics test replay import help"
+            opts="-h -V --help --version serve check status list why ban unban forget reload metrics test replay import help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -177,8 +183,30 @@ _strikeout() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        strikeout__subcmd__forget)
+            opts="-h --config --table --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --table)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         strikeout__subcmd__help)
-            opts="serve check status list why ban unban reload metrics test replay import help"
+            opts="serve check status list why ban unban forget reload metrics test replay import help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -206,6 +234,20 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__help__subcmd__check)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        strikeout__subcmd__help__subcmd__forget)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -594,7 +636,7 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__test)
-            opts="-o -h --filter --option --json --now --help"
+            opts="-o -h --filter --option --now --config --method --user-agent --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -613,6 +655,18 @@ _strikeout() {
                     return 0
                     ;;
                 --now)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --method)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --user-agent)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -33,6 +33,7 @@ complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "list" -d 'Show 
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "why" -d 'Show why an address is refused, or is not'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "ban" -d 'Ban an address or a network'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "unban" -d 'Lift the ban of an address or a network'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "forget" -d 'Drop all that another machine of the fleet said'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "reload" -d 'Make the resident read its configuration again'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "metrics" -d 'Show the resident\'s numbers in Prometheus\' text format'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "test" -d 'Try a fail2ban filter on a log: exit code 0 if a line matches, 1 if none does, 2 if the filter or the log cannot be read'
@@ -66,6 +67,10 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l config -d 
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l json -d 'Answer in JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l json -d 'Answer in JSON'
@@ -74,10 +79,13 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -l config -
 complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -l json -d 'Answer in JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -s h -l help -d 'Print help'
-complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l filter -d 'A fail2ban filter file, such as /etc/fail2ban/filter.d/sshd.conf' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l filter -d 'Try this fail2ban filter on a log, such as /etc/fail2ban/filter.d/sshd.conf' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -s o -l option -d 'An option of the filter, such as mode=aggressive; may be given several times' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l now -d 'Dates without a year or a day are guessed as at this moment (seconds since 1970), not as now' -r
-complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l json -d 'One JSON object for each matching line'
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l config -d 'The configuration whose rules are tried [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l method -d 'The method of the request that a URL stands for' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l user-agent -d 'Its User-Agent' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l json -d 'Answer in JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l config -d 'The configuration to try. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l html -d 'Write the report as a page with plots, which needs no other file, to FILE' -r -F
@@ -91,17 +99,18 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_s
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from fail2ban" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from help" -f -a "fail2ban" -d 'fail2ban\'s jails and filters; the configuration is written to the standard output'
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "serve" -d 'Hold the table, and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reads the configuration again'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "check" -d 'Check the configuration'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "status" -d 'Show how the resident is'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "list" -d 'Show every ban'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "why" -d 'Show why an address is refused, or is not'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "ban" -d 'Ban an address or a network'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "unban" -d 'Lift the ban of an address or a network'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "reload" -d 'Make the resident read its configuration again'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "metrics" -d 'Show the resident\'s numbers in Prometheus\' text format'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "test" -d 'Try a fail2ban filter on a log: exit code 0 if a line matches, 1 if none does, 2 if the filter or the log cannot be read'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "replay" -d 'Run the rules over old logs, and say what they would have done'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "import" -d 'Translate another program\'s configuration, to the standard output'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban reload metrics test replay import help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "serve" -d 'Hold the table, and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reads the configuration again'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "check" -d 'Check the configuration'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "status" -d 'Show how the resident is'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "list" -d 'Show every ban'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "why" -d 'Show why an address is refused, or is not'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "ban" -d 'Ban an address or a network'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "unban" -d 'Lift the ban of an address or a network'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "forget" -d 'Drop all that another machine of the fleet said'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "reload" -d 'Make the resident read its configuration again'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "metrics" -d 'Show the resident\'s numbers in Prometheus\' text format'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "test" -d 'Try a fail2ban filter on a log: exit code 0 if a line matches, 1 if none does, 2 if the filter or the log cannot be read'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "replay" -d 'Run the rules over old logs, and say what they would have done'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "import" -d 'Translate another program\'s configuration, to the standard output'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and __fish_seen_subcommand_from import" -f -a "fail2ban" -d 'fail2ban\'s jails and filters; the configuration is written to the standard output'

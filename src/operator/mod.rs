@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod check;
+pub mod try_line;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -75,11 +76,57 @@ enum Command {
     /// Show the resident's numbers in Prometheus' text format.
     Metrics(Asking),
     /// Try a fail2ban filter on a log: exit code 0 if a line matches, 1 if none does, 2 if the filter or the log cannot be read.
-    Test(filter_test::Args),
+    Test(TestArguments),
     /// Run the rules over old logs, and say what they would have done.
     Replay(replay::command::Args),
     /// Translate another program's configuration, to the standard output.
     Import(import::Args),
+}
+
+/// What `test` takes: a filter and a log, or a line for the rules of the configuration.
+#[derive(Debug, Args)]
+struct TestArguments {
+    /// Try this fail2ban filter on a log, such as /etc/fail2ban/filter.d/sshd.conf
+    #[arg(long, value_name = "FILE")]
+    filter: Option<PathBuf>,
+    /// An option of the filter, such as mode=aggressive; may be given several times
+    #[arg(short = 'o', long = "option", value_name = "NAME=VALUE", value_parser = filter_test::option, requires = "filter")]
+    options: Vec<(String, String)>,
+    /// Dates without a year or a day are guessed as at this moment (seconds since 1970), not as now
+    #[arg(long, value_name = "EPOCH", requires = "filter")]
+    now: Option<f64>,
+    /// The configuration whose rules are tried [default: /etc/strikeout/strikeout.toml, if it is there]
+    #[arg(long, value_name = "FILE", conflicts_with = "filter")]
+    config: Option<PathBuf>,
+    /// The method of the request that a URL stands for
+    #[arg(long, default_value = "GET", conflicts_with = "filter")]
+    method: String,
+    /// Its User-Agent
+    #[arg(long, default_value = "", conflicts_with = "filter")]
+    user_agent: String,
+    /// With --filter the log (- is the standard input); else a URL, a path, or a line of a log
+    #[arg(value_name = "LOG or LINE")]
+    text: std::ffi::OsString,
+    /// Answer in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl TestArguments {
+    /// Exit code 0: something matched; 1: nothing did; 2: filter, log or configuration cannot be used.
+    fn run(self) -> ExitCode {
+        if let Some(filter) = self.filter {
+            let arguments = filter_test::Args { filter, options: self.options, log: self.text.into(), json: self.json, now: self.now };
+            return filter_test::run(&arguments);
+        }
+        let line = self.text.to_string_lossy();
+        let trial = try_line::Trial { line: &line, method: &self.method, user_agent: &self.user_agent };
+        match try_line::run(self.config.as_deref(), &trial, self.json) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(1),
+            Err(failure) => failure.tell(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -160,18 +207,27 @@ pub fn run() -> ExitCode {
         Command::Forget { node, asking } => ask::run(&asking, &format!("forget {}", ask::word(&node)), ask::Shape::Text),
         Command::Reload(asking) => ask::run(&asking, "reload", ask::Shape::Text),
         Command::Metrics(asking) => ask::run(&asking, "metrics", ask::Shape::Text),
-        Command::Test(arguments) => return filter_test::run(&arguments),
+        Command::Test(arguments) => return arguments.run(),
         Command::Replay(arguments) => return replay::command::run(&arguments),
         Command::Import(arguments) => return import::run(&arguments),
     };
-    let (text, code) = match done {
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Failed(text)) => (text, 1),
-        Err(Failure::Usage(text)) => (text, 2),
-    };
-    // Without standard error there is nobody to tell.
-    let _ = writeln!(std::io::stderr().lock(), "strikeout: {text}");
-    ExitCode::from(code)
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
+    }
+}
+
+impl Failure {
+    /// Says on standard error what it is. Returns the exit code.
+    fn tell(self) -> ExitCode {
+        let (text, code) = match self {
+            Self::Failed(text) => (text, 1),
+            Self::Usage(text) => (text, 2),
+        };
+        // Without standard error there is nobody to tell.
+        let _ = writeln!(std::io::stderr().lock(), "strikeout: {text}");
+        ExitCode::from(code)
+    }
 }
 
 /// Prints a result.

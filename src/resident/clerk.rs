@@ -462,7 +462,7 @@ fn unbanned(target: IpNet, found: bool) -> String {
 
 /// Seconds that remain; -1 for ever.
 fn remaining(until: Until, now: Time) -> String {
-    until.remaining(now).map_or_else(|| "-1".to_owned(), |span| span.secs_ceil().to_string())
+    until.remaining(now).map_or_else(|| "-1".to_owned(), |span| span.secs().max(1).to_string())
 }
 
 /// Two bans of one client that differ in nothing but the surface are one of scope `all`. They come sorted by client.

@@ -197,13 +197,13 @@ fn garbled(line: &str, expected: &str) -> Garbled {
     Garbled(format!("found {found:?}, expected {expected}"))
 }
 
-/// Seconds that remain, rounded up; `-1` for ever.
+/// Whole seconds that remain, at least one (an end is kept as a whole second, rounded up already); `-1` for ever.
 struct Remaining(Option<Span>);
 
 impl fmt::Display for Remaining {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(span) => write!(f, "{}", span.secs_ceil()),
+            Some(span) => write!(f, "{}", span.secs().max(1)),
             None => f.write_str("-1"),
         }
     }
