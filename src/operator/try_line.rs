@@ -86,11 +86,7 @@ fn in_words(hits: &[Hit]) -> String {
     for hit in hits {
         let rule = &hit.rule;
         let length = rule.bantime.of(0).map_or_else(|| "for ever".to_owned(), |span| format!("for {span}"));
-        let when = if rule.maxretry == 1 {
-            "at once".to_owned()
-        } else {
-            format!("at offence {} within {}", rule.maxretry, rule.findtime)
-        };
+        let when = if rule.maxretry == 1 { "at once".to_owned() } else { format!("at offence {} within {}", rule.maxretry, rule.findtime) };
         let alone = if rule.refuses_offence { "refused" } else { "served until it bans" };
         let mode = if rule.mode == Mode::Shadow { "; in shadow mode, so nothing is refused" } else { "" };
         let client = hit.client.as_deref().map_or_else(String::new, |client| format!(" by {client}"));

@@ -74,7 +74,12 @@ fn every_example_is_named_by_a_test() {
         .map(|path| fs::read_to_string(path).unwrap())
         .collect();
     for entry in fs::read_dir(root.join("conf-examples")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
+        let entry = entry.unwrap();
+        // What the packages are made of has tests of its own.
+        if entry.file_type().unwrap().is_dir() {
+            continue;
+        }
+        let name = entry.file_name().into_string().unwrap();
         assert!(tests.contains(&format!("\"{name}\"")), "no test names conf-examples/{name}");
     }
 }
