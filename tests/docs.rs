@@ -71,7 +71,7 @@ fn with_its_file(snippet: &Snippet, folder: &Path) -> String {
     };
     let file = folder.join(Path::new(named).file_name().unwrap());
     let filter = named.contains("filter.d");
-    std::fs::write(&file, if filter { "[Definition]\nfailregex = ^refused <HOST>$\n" } else { "192.0.2.0/25\n2001:db8:cd::/48\n" })
+    std::fs::write(&file, if filter { "[Definition]\nfailregex = ^\\s*refused <HOST>$\n" } else { "192.0.2.0/25\n2001:db8:cd::/48\n" })
         .unwrap();
     assert!(snippet.text.contains(named), "{}: does not name {named}", snippet.place);
     snippet.text.replace(named, file.to_str().unwrap())

@@ -159,14 +159,18 @@ impl Asking {
         if let Some(table) = &self.table {
             return Ok(table.clone());
         }
-        let usual = std::path::Path::new(DEFAULT_FILE);
-        match &self.config {
-            None if !usual.exists() => Ok(DEFAULT_SOCKET.into()),
-            config => {
-                let config = config.as_deref().unwrap_or(usual);
-                TableConfig::load(config).map(|table| table.socket).map_err(|fault| Failure::Usage(fault.to_string()))
-            }
+        if let Some(config) = &self.config {
+            return TableConfig::load(config).map(|table| table.socket).map_err(|fault| Failure::Usage(fault.to_string()));
         }
+        let usual = std::path::Path::new(DEFAULT_FILE);
+        if !usual.exists() {
+            return Ok(DEFAULT_SOCKET.into());
+        }
+        // A file that somebody is in the middle of changing must not keep others from asking a resident that runs well.
+        Ok(TableConfig::load(usual).map(|table| table.socket).unwrap_or_else(|fault| {
+            log::warn!("{fault}; asking at {DEFAULT_SOCKET}");
+            DEFAULT_SOCKET.into()
+        }))
     }
 }
 
