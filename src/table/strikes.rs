@@ -17,7 +17,7 @@ const SLICES: u64 = 64;
 
 /// The strikes of all clients under all counting rules.
 ///
-/// One [`Recent`] for each rule and slice of the clients, all in one [`DashMap`]: about 50 bytes for each live counter.
+/// One `Recent` for each rule and slice of the clients, all in one [`DashMap`]: about 50 bytes for each live counter.
 /// Hashes are keyed (clients choose their addresses).
 pub struct Strikes {
     slices: DashMap<(RuleId, u64), Recent, RandomState>,
