@@ -283,7 +283,7 @@ fn one_rule(html: &mut String, rule: &RuleReport) {
     put(
         html,
         format_args!(
-            "<p class=meta>{}. It banned {}, of which {} look good; {} of the refused events were ordinary ones of theirs.{}</p>",
+            "<p class=meta>Setting: {}. It banned {}, of which {} look good; {} of the refused events were ordinary ones of theirs.{}</p>",
             Escaped(&rule.setting),
             counted(rule.clients, "client", "clients"),
             grouped(rule.clients_good),

@@ -189,7 +189,7 @@ impl Evidence {
     /// Escapes what is not printable ASCII, and cuts.
     #[must_use]
     pub fn new(parts: &[&[u8]]) -> Self {
-        let mut text = String::new();
+        let mut text = String::with_capacity(parts.iter().map(|part| part.len() + 1).sum::<usize>().min(Self::MAX));
         'parts: for (number, part) in parts.iter().enumerate() {
             if number > 0 {
                 text.push(' ');
