@@ -1,5 +1,8 @@
 //! The configuration file: read whole, checked whole, with an error that names file, line, what was found and what was expected.
 
+mod hook;
+mod metrics;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +17,8 @@ use crate::log::time::Zone;
 use crate::rule::spec::{BantimeSpec, Fault, RuleDefaults, RuleSpec};
 use crate::rule::{Names, Rule, RuleSet, Trigger, builtin};
 use crate::time::Span;
+pub use hook::HookConfig;
+pub use metrics::MetricsConfig;
 
 /// Where the configuration is looked for.
 pub const DEFAULT_FILE: &str = "/etc/strikeout/strikeout.toml";
@@ -38,6 +43,10 @@ pub struct Config {
     pub false_ban_share: f64,
     /// `[fleet]`, if the machine is part of one.
     pub fleet: Option<FleetConfig>,
+    /// `[metrics]`.
+    pub metrics: MetricsConfig,
+    /// `[hook]`, if there is one.
+    pub hook: Option<HookConfig>,
 }
 
 /// `[table]`.
@@ -174,6 +183,8 @@ struct File {
     rule: Vec<RuleSpec>,
     log: Vec<LogSpec>,
     fleet: Option<Spanned<FleetConfig>>,
+    metrics: MetricsConfig,
+    hook: Option<HookConfig>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -268,7 +279,8 @@ impl Config {
             fleet.get_ref().check().map_err(|message| error(Some(fleet.span().start), message))?;
         }
         let fleet = parsed.fleet.map(Spanned::into_inner);
-        Ok(Self { table: parsed.table, rules, lists, logs, false_ban_share, fleet })
+        let (metrics, hook) = (parsed.metrics, parsed.hook);
+        Ok(Self { table: parsed.table, rules, lists, logs, false_ban_share, fleet, metrics, hook })
     }
 }
 
@@ -464,6 +476,9 @@ mod tests {
             ("[[rule]]\nname = \"a\"\nfilter = \"/nowhere/at.all\"", ":3: "),
             ("[[log]]\npath = \"x\"\nrules = []", ":2: found the log x, expected an absolute path"),
             ("[[log]]\npath = \"/x\"\nrules = [\"exim-rate\"]", ":3: found the rule \"exim-rate\" in a log, which"),
+            ("[metrics]\nlisten = \"192.0.2.7:9471\"", ":2: found \"192.0.2.7:9471\", expected an address of loopback and a port"),
+            ("[hook]\ncommand = [\"tell\"]", ":2: found \"tell\", expected the absolute path of a program"),
+            ("[hook]\ncommand = [\"/x\"]\ntimeout = \"1d\"", ":3: found timeout = 1d, expected 1s to 1h"),
             ("[table", ":1: "),
         ] {
             let error = parse(text).unwrap_err();

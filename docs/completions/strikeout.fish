@@ -29,7 +29,7 @@ complete -c strikeout -n "__fish_strikeout_needs_command" -s V -l version -d 'Pr
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "serve" -d 'Hold the table, and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reads the configuration again'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "check" -d 'Check the configuration'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "status" -d 'Show how the resident is'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "list" -d 'Show every ban'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "list" -d 'Show the bans'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "why" -d 'Show why an address is refused, or is not'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "ban" -d 'Ban an address or a network'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "unban" -d 'Lift the ban of an address or a network'
@@ -46,12 +46,21 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand check" -l config -d 
 complete -c strikeout -n "__fish_strikeout_using_subcommand check" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l watch -d 'Draw it anew each second, until Ctrl-C'
 complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l json -d 'Answer in JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand status" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l rule -d 'Only bans by this rule; "manual" for those made by hand' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l network -d 'Only clients and networks in this network, such as 192.0.2.0/24' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l scope -d 'Only bans that refuse there: web, mail, or all for those that refuse everywhere' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l sort -d 'Which ban comes first' -r -f -a "until\t'The one that ends soonest'
+client\t'The lowest address; networks among them'
+rule\t'By the name of the rule'
+since\t'The oldest; those whose beginning is not known at the end'"
 complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l count -d 'Say only how many bans there are'
 complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l json -d 'Answer in JSON'
-complete -c strikeout -n "__fish_strikeout_using_subcommand list" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l json -d 'Answer in JSON'
@@ -102,7 +111,7 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_s
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "serve" -d 'Hold the table, and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reads the configuration again'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "check" -d 'Check the configuration'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "status" -d 'Show how the resident is'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "list" -d 'Show every ban'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "list" -d 'Show the bans'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "why" -d 'Show why an address is refused, or is not'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "ban" -d 'Ban an address or a network'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "unban" -d 'Lift the ban of an address or a network'

@@ -170,6 +170,12 @@ impl Engine {
         &self.bans
     }
 
+    /// The bans that rules in shadow mode would have made.
+    #[must_use]
+    pub fn shadows(&self) -> &Bans {
+        &self.shadows
+    }
+
     /// The strikes.
     #[must_use]
     pub fn strikes(&self) -> &Strikes {
@@ -193,7 +199,7 @@ impl Engine {
         &self.budget
     }
 
-    /// Calls `observer` with every change from now on, once it is kept. It must neither block nor call the engine.
+    /// Calls `observer` with every change from now on, once it is kept. It must neither block nor change the table.
     pub fn observe(&self, observer: impl Fn(&Change) + Send + Sync + 'static) {
         self.observers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(observer));
     }

@@ -1,59 +1,89 @@
-//! Subcommands that ask the resident: the request goes over the socket, and the answer is shown as it comes or as JSON.
+//! Asking the resident for an operator: the request goes over the socket; whatever cannot be done is said with what to do about it.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
-
-use super::{Asking, Failure, show};
-use crate::socket::ask::ask;
-use crate::time::Span;
+use super::{Asking, Failure};
+use crate::client::parse_address;
+use crate::event::Scope;
+use crate::list::file::parse_network;
+use crate::socket::ask as socket;
 
 /// A list of a million bans takes its time.
 const LIMIT: Duration = Duration::from_secs(60);
 const MOST: usize = 1 << 30;
 
-/// What the lines of an answer are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// `key=value`, one a line; a key may come again.
-    Fields,
-    /// `WORD key=value key=value`: an entry a line.
-    Rows,
-    /// Text for people or other programs.
-    Text,
+/// An answer of the resident, without the line that ends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer(String);
+
+impl Answer {
+    /// Its lines.
+    #[must_use]
+    pub fn lines(&self) -> Vec<&str> {
+        self.0.lines().collect()
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.0.clone()
+    }
 }
 
-/// Asks, and shows the answer.
+/// Asks.
 ///
 /// # Errors
 /// The resident cannot be asked, or refuses.
-pub fn run(asking: &Asking, request: &str, shape: Shape) -> Result<(), Failure> {
+pub fn ask(asking: &Asking, request: &str) -> Result<Answer, Failure> {
     let socket = asking.socket()?;
-    let answer = ask(&socket, request, MOST, LIMIT).map_err(|error| Failure::Failed(unreachable_text(&socket, &error)))?;
-    let lines = lines_of(&answer)?;
-    if asking.json {
-        let value = match shape {
-            Shape::Fields => fields(&lines),
-            Shape::Rows => Value::Array(lines.iter().map(|line| row(line)).collect()),
-            Shape::Text => Value::Array(lines.iter().map(|line| Value::from(*line)).collect()),
-        };
-        return show(&format!("{value}\n"));
-    }
-    show(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+    let answer = socket::ask(&socket, request, MOST, LIMIT).map_err(|error| Failure::Failed(unreachable_text(&socket, &error)))?;
+    whole(answer)
 }
 
-/// The lines of an answer without its end.
-fn lines_of(answer: &str) -> Result<Vec<&str>, Failure> {
-    let mut lines: Vec<&str> = answer.lines().collect();
-    match lines.pop() {
-        Some(".") => Ok(lines),
-        Some(line) => match line.strip_prefix("error ") {
-            Some(fault) => Err(Failure::Failed(fault.to_owned())),
-            None => Err(Failure::Failed("the resident did not answer to the end".to_owned())),
-        },
-        None => Err(Failure::Failed("the resident did not answer".to_owned())),
+/// An answer that came to its end, without that.
+fn whole(mut answer: String) -> Result<Answer, Failure> {
+    let begins = answer.trim_end().rfind('\n').map_or(0, |at| at + 1);
+    match answer.get(begins..).map(str::trim_end) {
+        Some(".") => {
+            answer.truncate(begins);
+            Ok(Answer(answer))
+        }
+        Some("") | None => Err(Failure::Failed("the resident did not answer".to_owned())),
+        Some(line) => Err(Failure::Failed(match line.strip_prefix("error ") {
+            Some(fault) => fault.to_owned(),
+            None => "the resident did not answer to the end".to_owned(),
+        })),
     }
+}
+
+/// An argument that must be an address.
+///
+/// # Errors
+/// It is none.
+pub fn address(argument: &str) -> Result<IpAddr, Failure> {
+    parse_address(argument).map_err(|_| Failure::Usage(format!("found {argument:?}, expected an IP address such as 198.51.100.7")))
+}
+
+/// An argument that must be an address or a network; returned as it was given.
+///
+/// # Errors
+/// It is neither.
+pub fn target(argument: &str) -> Result<String, Failure> {
+    match parse_network(argument) {
+        Ok(_) => Ok(argument.to_owned()),
+        Err(_) => Err(Failure::Usage(format!("found {argument:?}, expected an IP address or a network such as 198.51.100.0/24"))),
+    }
+}
+
+/// An argument that must be a scope.
+///
+/// # Errors
+/// It is none.
+pub fn scope(argument: &str) -> Result<&'static str, Failure> {
+    let scope = Scope::from_name(argument).map(Scope::as_str);
+    scope.ok_or_else(|| Failure::Usage(format!("found the scope {argument:?}, expected web, mail or all")))
 }
 
 /// What it means that the resident cannot be asked, and what to do.
@@ -72,62 +102,10 @@ fn unreachable_text(socket: &Path, error: &std::io::Error) -> String {
     format!("{}: {error}: {advice}", socket.display())
 }
 
-/// The request that bans.
-///
-/// # Errors
-/// The duration cannot be read.
-pub fn ban(target: &str, duration: Option<&str>, scope: &str, reason: &str) -> Result<String, Failure> {
-    let mut request = format!("ban {} scope={}", word(target), word(scope));
-    match duration {
-        None => {}
-        Some("-1") => request.push_str(" for=-1"),
-        Some(text) => {
-            let span = Span::parse(text).map_err(Failure::Usage)?;
-            request.push_str(&format!(" for={}", span.secs_ceil()));
-        }
-    }
-    if !reason.is_empty() {
-        request.push_str(" reason=");
-        request.extend(reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500));
-    }
-    Ok(request)
-}
-
 /// An argument as one word of a request: what is no word is left to the resident to name as a fault.
 #[must_use]
 pub fn word(argument: &str) -> String {
     argument.chars().map(|c| if c.is_whitespace() || c.is_control() { '?' } else { c }).collect()
-}
-
-/// A number where it is one.
-fn value(text: &str) -> Value {
-    text.parse::<i64>().map_or_else(|_| Value::from(text), Value::from)
-}
-
-/// One object of all `key=value` lines; a key that comes again makes a list.
-fn fields(lines: &[&str]) -> Value {
-    let mut object = Map::new();
-    for (key, text) in lines.iter().filter_map(|line| line.split_once('=')) {
-        match object.get_mut(key) {
-            None => {
-                object.insert(key.to_owned(), value(text));
-            }
-            Some(Value::Array(values)) => values.push(value(text)),
-            Some(first) => *first = Value::Array(vec![first.take(), value(text)]),
-        }
-    }
-    Value::Object(object)
-}
-
-/// One object of `WORD key=value key=value`; the word is the client.
-fn row(line: &str) -> Value {
-    let mut words = line.split(' ');
-    let mut object = Map::new();
-    object.insert("client".to_owned(), Value::from(words.next().unwrap_or_default()));
-    for (key, text) in words.filter_map(|word| word.split_once('=')) {
-        object.insert(key.to_owned(), value(text));
-    }
-    Value::Object(object)
 }
 
 #[cfg(test)]
@@ -136,23 +114,26 @@ mod tests {
 
     #[test]
     fn an_answer_ends_with_a_dot_and_an_error_is_a_failure() {
-        assert_eq!(lines_of("a=1\nb\n.\n"), Ok(vec!["a=1", "b"]));
-        assert_eq!(lines_of(".\n"), Ok(vec![]));
-        assert_eq!(lines_of("error user 33 may not do this\n"), Err(Failure::Failed("user 33 may not do this".into())));
-        assert!(lines_of("a=1\n").is_err() && lines_of("").is_err());
+        assert_eq!(whole("a=1\nb\n.\n".into()).map(|answer| answer.text()), Ok("a=1\nb\n".into()));
+        assert_eq!(whole(".\n".into()).map(|answer| answer.text()), Ok(String::new()));
+        assert_eq!(whole("error user 33 may not do this\n".into()), Err(Failure::Failed("user 33 may not do this".into())));
+        assert!(whole("a=1\n".into()).is_err() && whole(String::new()).is_err());
     }
 
     #[test]
-    fn answers_become_json() {
-        assert_eq!(fields(&["bans=3", "log=a", "log=b", "uptime=-1"]).to_string(), r#"{"bans":3,"log":["a","b"],"uptime":-1}"#);
-        assert_eq!(row("192.0.2.1 scope=all until=-1").to_string(), r#"{"client":"192.0.2.1","scope":"all","until":-1}"#);
+    fn arguments_are_looked_at_before_anybody_is_asked() {
+        assert!(address("198.51.100.7").is_ok() && target("198.51.100.0/24").is_ok() && scope("web").is_ok());
+        assert_eq!(
+            address("mail.example.org"),
+            Err(Failure::Usage("found \"mail.example.org\", expected an IP address such as 198.51.100.7".into()))
+        );
+        assert!(matches!(target("1 2"), Err(Failure::Usage(_))) && matches!(scope("ftp"), Err(Failure::Usage(_))));
     }
 
     #[test]
-    fn a_ban_is_one_line_whatever_the_operator_writes() {
-        assert_eq!(ban("192.0.2.1", Some("1d 12h"), "all", ""), Ok("ban 192.0.2.1 scope=all for=129600".into()));
-        assert_eq!(ban("192.0.2.1", Some("-1"), "web", "a\nb"), Ok("ban 192.0.2.1 scope=web for=-1 reason=a b".into()));
-        assert_eq!(ban("1 2\n3", None, "all", ""), Ok("ban 1?2?3 scope=all".into()));
-        assert!(matches!(ban("192.0.2.1", Some("soon"), "all", ""), Err(Failure::Usage(_))));
+    fn who_cannot_ask_is_told_which_socket_and_what_to_do() {
+        let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let text = unreachable_text(Path::new("/no/such/socket"), &gone);
+        assert!(text.starts_with("/no/such/socket: ") && text.ends_with("is strikeout serve running?"), "{text}");
     }
 }

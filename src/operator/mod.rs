@@ -2,7 +2,13 @@
 
 pub mod ask;
 pub mod check;
+pub mod fields;
+pub mod list;
+pub mod order;
+pub mod screen;
+pub mod status;
 pub mod try_line;
+pub mod why;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -28,9 +34,9 @@ enum Command {
     /// Check the configuration.
     Check(ConfigArgument),
     /// Show how the resident is.
-    Status(Asking),
-    /// Show every ban.
-    List(Asking),
+    Status(status::Args),
+    /// Show the bans.
+    List(list::Args),
     /// Show why an address is refused, or is not.
     Why {
         /// The client's IP address.
@@ -151,6 +157,18 @@ pub struct Asking {
 }
 
 impl Asking {
+    /// The arguments, for a command line that a person may copy, that name the same resident again.
+    fn again(&self) -> String {
+        let quoted = |path: &std::path::Path| {
+            let text = path.display().to_string();
+            let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+            if is_plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+        };
+        let table = self.table.as_deref().map(|path| format!(" --table {}", quoted(path)));
+        let config = self.config.as_deref().map(|path| format!(" --config {}", quoted(path)));
+        table.or(config).unwrap_or_default()
+    }
+
     /// The resident's socket.
     ///
     /// # Errors
@@ -199,18 +217,14 @@ pub fn run() -> ExitCode {
             resident::Fault::System(fault) => Failure::Failed(fault),
         }),
         Command::Check(ConfigArgument { config }) => check::run(config.as_deref()).and_then(|summary| show(&summary)),
-        Command::Status(asking) => ask::run(&asking, "status", ask::Shape::Fields),
-        Command::List(asking) => ask::run(&asking, "list", ask::Shape::Rows),
-        Command::Why { address, asking } => ask::run(&asking, &format!("why {}", ask::word(&address)), ask::Shape::Fields),
-        Command::Ban { target, duration, scope, reason, asking } => {
-            ask::ban(&target, duration.as_deref(), &scope, &reason).and_then(|request| ask::run(&asking, &request, ask::Shape::Text))
-        }
-        Command::Unban { target, scope, asking } => {
-            ask::run(&asking, &format!("unban {} scope={}", ask::word(&target), ask::word(&scope)), ask::Shape::Text)
-        }
-        Command::Forget { node, asking } => ask::run(&asking, &format!("forget {}", ask::word(&node)), ask::Shape::Text),
-        Command::Reload(asking) => ask::run(&asking, "reload", ask::Shape::Text),
-        Command::Metrics(asking) => ask::run(&asking, "metrics", ask::Shape::Text),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::List(arguments) => list::run(&arguments),
+        Command::Why { address, asking } => why::run(&address, &asking),
+        Command::Ban { target, duration, scope, reason, asking } => order::ban(&asking, &target, duration.as_deref(), &scope, &reason),
+        Command::Unban { target, scope, asking } => order::unban(&asking, &target, &scope),
+        Command::Forget { node, asking } => order::forget(&asking, &node),
+        Command::Reload(asking) => order::reload(&asking),
+        Command::Metrics(asking) => order::metrics(&asking),
         Command::Test(arguments) => return arguments.run(),
         Command::Replay(arguments) => return replay::command::run(&arguments),
         Command::Import(arguments) => return import::run(&arguments),

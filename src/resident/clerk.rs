@@ -1,10 +1,10 @@
 //! The clerk: a thread that answers what operators ask. A list of a million bans, or a configuration with as many networks, never holds
 //! up an answer to Exim.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -13,10 +13,12 @@ use ipnet::IpNet;
 
 use super::logs::Logs;
 use super::mailbox::{Addressee, Answer};
+use super::numbers::Numbers;
 use super::peer::Peer;
+use super::why::{self, remaining};
 use crate::client::Client;
-use crate::clock::{Clock, timestamp};
-use crate::config::{Config, TableConfig};
+use crate::clock::Clock;
+use crate::config::{Config, MetricsConfig, TableConfig};
 use crate::engine::durable::StateFile;
 use crate::engine::{BanRecord, Engine, InForce};
 use crate::event::{Scope, Surface};
@@ -25,7 +27,7 @@ use crate::list::BannedNetwork;
 use crate::reply::Reply;
 use crate::rule::{Evidence, Mode};
 use crate::socket::answer::{END, Lines, error};
-use crate::socket::request::{Ban, Length, Request, parse};
+use crate::socket::request::{Ban, Length, Request, Wanted, parse};
 use crate::state::Health;
 use crate::table::Until;
 use crate::time::{Span, Time};
@@ -38,6 +40,8 @@ const BAN_BY_HAND: Span = Span::from_secs(3600);
 const MOST_LISTS: usize = 4;
 /// So many bans make one piece of a list.
 const PIECE: usize = 256;
+/// For so many bans whose beginning is not remembered a list looks into the state file.
+const MOST_LOOKUPS: usize = 10_000;
 
 /// Something for the clerk.
 pub enum Errand {
@@ -54,21 +58,6 @@ pub enum Errand {
     Reload,
 }
 
-/// How much the loop has in hand, for `status`.
-#[derive(Debug, Default)]
-pub struct Sizes {
-    connections: AtomicUsize,
-    processes: AtomicUsize,
-}
-
-impl Sizes {
-    /// Notes the open connections and the connection processes that are watched.
-    pub fn note(&self, connections: usize, processes: usize) {
-        self.connections.store(connections, Ordering::Relaxed);
-        self.processes.store(processes, Ordering::Relaxed);
-    }
-}
-
 /// What the clerk works with.
 pub struct Desk {
     /// The table.
@@ -79,6 +68,10 @@ pub struct Desk {
     pub config: Option<PathBuf>,
     /// What cannot change while the resident runs.
     pub table: TableConfig,
+    /// What cannot either.
+    pub metrics: MetricsConfig,
+    /// What is counted.
+    pub numbers: Arc<Numbers>,
     /// The logs that are followed.
     pub logs: Arc<Mutex<Logs>>,
     /// The state file, if one is configured.
@@ -94,7 +87,6 @@ pub struct Desk {
 /// The loop's end of the clerk's desk. Dropped, it ends the thread.
 pub struct Clerk {
     errands: Option<SyncSender<Errand>>,
-    sizes: Arc<Sizes>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -105,21 +97,13 @@ impl Clerk {
     /// It could not be started.
     pub fn start(mut desk: Desk) -> io::Result<Self> {
         let (sender, errands) = sync_channel(MOST_ERRANDS);
-        let sizes = Arc::new(Sizes::default());
-        let shown = Arc::clone(&sizes);
-        let thread = std::thread::Builder::new().name("clerk".into()).spawn(move || desk.work(&errands, &shown))?;
-        Ok(Self { errands: Some(sender), sizes, thread: Some(thread) })
+        let thread = std::thread::Builder::new().name("clerk".into()).spawn(move || desk.work(&errands))?;
+        Ok(Self { errands: Some(sender), thread: Some(thread) })
     }
 
     /// Hands over an errand. False if too many wait already.
     pub fn send(&self, errand: Errand) -> bool {
         self.errands.as_ref().is_some_and(|errands| errands.try_send(errand).is_ok())
-    }
-
-    /// Where the loop notes its sizes.
-    #[must_use]
-    pub fn sizes(&self) -> &Sizes {
-        &self.sizes
     }
 }
 
@@ -134,7 +118,7 @@ impl Drop for Clerk {
 }
 
 impl Desk {
-    fn work(&mut self, errands: &Receiver<Errand>, sizes: &Sizes) {
+    fn work(&mut self, errands: &Receiver<Errand>) {
         for errand in errands {
             match errand {
                 Errand::Reload => {
@@ -143,7 +127,7 @@ impl Desk {
                     }
                 }
                 Errand::Request { line, peer, to } => {
-                    let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.answer(&line, &peer, &to, sizes)));
+                    let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.answer(&line, &peer, &to)));
                     match answer {
                         Ok(Some(answer)) => to.answer(answer),
                         Ok(None) => {}
@@ -155,7 +139,7 @@ impl Desk {
     }
 
     /// The answer to a request; none if it comes later.
-    fn answer(&mut self, line: &[u8], peer: &Peer, to: &Addressee, sizes: &Sizes) -> Option<Answer> {
+    fn answer(&mut self, line: &[u8], peer: &Peer, to: &Addressee) -> Option<Answer> {
         let request = match parse(line) {
             Ok(request) => request,
             Err(fault) => return Some(error(&fault.to_string()).into()),
@@ -166,10 +150,10 @@ impl Desk {
             return Some(error(&fault).into());
         }
         Some(match request {
-            Request::Status => self.status(sizes).into(),
-            Request::Metrics => self.metrics().into(),
-            Request::List => self.list(),
-            Request::Why(address) => self.why(address).into(),
+            Request::Status => self.status().into(),
+            Request::Metrics => (self.numbers.prometheus() + END).into(),
+            Request::List(wanted) => self.list(&wanted),
+            Request::Why(address) => why::answer(&self.engine, self.state.as_deref(), self.clock.now(), address).end().into(),
             Request::Ban(ban) => match self.ban(&ban, to) {
                 Ok(()) => return None,
                 Err(fault) => error(&fault).into(),
@@ -200,7 +184,7 @@ impl Desk {
         error(&format!("there is no fleet here that {node} could be in: expected [fleet] in the configuration"))
     }
 
-    fn status(&self, sizes: &Sizes) -> String {
+    fn status(&self) -> String {
         let (engine, now) = (&self.engine, self.clock.now());
         let tallies = engine.tallies();
         let in_force = engine.in_force();
@@ -219,8 +203,8 @@ impl Desk {
             .field("bans_evicted", engine.bans().evicted())
             .field("strikes_evicted", engine.strikes().evicted())
             .field("answers_before_saved", tallies.unsaved_answers.load(Ordering::Relaxed))
-            .field("connections", sizes.connections.load(Ordering::Relaxed))
-            .field("mail_connections_watched", sizes.processes.load(Ordering::Relaxed))
+            .field("connections", self.numbers.meters.connections.load(Ordering::Relaxed))
+            .field("mail_connections_watched", self.numbers.meters.processes.load(Ordering::Relaxed))
             .field("wall_clock_drift_ms", self.clock.wall_drift());
         lines = match self.state.as_ref().map(|state| state.health()) {
             None => lines.field("state", "none"),
@@ -248,60 +232,66 @@ impl Desk {
             let fault = log.fault.as_deref().map_or_else(|| "ok".to_owned(), |fault| format!("fault: {fault}"));
             lines = lines.field("log", format_args!("{} lines={} lag={} {fault}", log.path.display(), log.lines, log.lag));
         }
+        for line in self.numbers.status_lines() {
+            lines.push(&line);
+        }
         lines.end()
     }
 
-    fn metrics(&self) -> String {
-        let engine = &self.engine;
-        let tallies = engine.tallies();
-        let mut lines = Lines::default();
-        let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
-            lines.push(&format!("# HELP strikeout_{name} {help}"));
-            lines.push(&format!("# TYPE strikeout_{name} {kind}"));
-            lines.push(&format!("strikeout_{name} {value}"));
-        };
-        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        metric("bans", "gauge", "Clients that are banned.", count(engine.bans().len()));
-        metric("banned_networks", "gauge", "Networks that are banned.", count(engine.in_force().lists.banned.len()));
-        metric("strikes", "gauge", "Counters of strikes that are live.", count(engine.strikes().len()));
-        metric("offences_total", "counter", "Offences counted.", tallies.offences.load(Ordering::Relaxed));
-        metric("bans_total", "counter", "Bans made.", tallies.bans.load(Ordering::Relaxed));
-        metric("shadow_bans_total", "counter", "Bans that shadow rules would have made.", tallies.shadow_bans.load(Ordering::Relaxed));
-        metric(
-            "unsaved_answers_total",
-            "counter",
-            "Answers that left before their ban was saved.",
-            tallies.unsaved_answers.load(Ordering::Relaxed),
-        );
-        metric("bans_evicted_total", "counter", "Bans that fell because the table was full.", engine.bans().evicted());
-        metric("strikes_evicted_total", "counter", "Strikes that fell because the table was full.", engine.strikes().evicted());
-        lines.end()
-    }
-
-    /// Every ban, in pieces that are made as fast as they are read.
-    fn list(&self) -> Answer {
+    /// The bans that are wanted, in pieces that are made as fast as they are read.
+    fn list(&self, wanted: &Wanted<'_>) -> Answer {
         if Arc::strong_count(&self.lists) > MOST_LISTS {
             return error(&format!("{MOST_LISTS} lists are being read already, try again")).into();
         }
         let reading = Arc::clone(&self.lists);
         let now = self.clock.now();
         let in_force = self.engine.in_force();
+        let rule = match wanted.rule.map(|name| (name, self.engine.names().find(name))) {
+            None => None,
+            Some((_, Some(id))) => Some(id),
+            Some((name, None)) => return error(&self.no_rule(name)).into(),
+        };
+        let network_of = |client: Client| match client.address() {
+            std::net::IpAddr::V6(v6) => IpNet::new(v6.into(), in_force.prefix.bits()).unwrap_or(IpNet::from(client.address())),
+            address => address.into(),
+        };
         let mut bans: Vec<(Client, Surface, crate::table::Ban)> = Vec::new();
-        self.engine.bans().for_each(now, |client, surface, ban| bans.push((client, surface, ban)));
+        self.engine.bans().for_each(now, |client, surface, ban| {
+            let is_wanted = rule.is_none_or(|rule| rule == ban.rule)
+                && wanted.network.is_none_or(|network| network.contains(&network_of(client)) || network_of(client).contains(&network));
+            if is_wanted {
+                bans.push((client, surface, ban));
+            }
+        });
         bans.sort_unstable_by_key(|(client, surface, _)| (*client, *surface == Surface::Mail));
-        let networks = in_force.lists.banned.iter().filter(|network| network.stands(now));
+        let networks = in_force.lists.banned.iter().filter(|network| {
+            network.stands(now)
+                && wanted.rule.is_none_or(|rule| *rule == *network.rule)
+                && wanted.network.is_none_or(|wanted| wanted.contains(&network.network) || network.network.contains(&wanted))
+        });
         let networks: Vec<String> = networks
             .map(|network| {
                 let until = network.until.map_or(Until::NEVER, Until::at);
-                format!("{} scope=all rule={} until={until} remaining={}\n", network.network, network.rule, remaining(until, now))
+                let (since, remaining) = (network.since.secs(), remaining(until, now));
+                format!("{} scope=all rule={} until={until} remaining={remaining} since={since}\n", network.network, network.rule)
             })
             .collect();
-        let (names, prefix) = (Arc::clone(self.engine.names()), in_force.prefix);
+        let begun = self.begun(&bans, now);
+        let (engine, prefix) = (Arc::clone(&self.engine), in_force.prefix);
         let line = move |(client, scope, ban): (Client, Scope, crate::table::Ban)| {
-            let (rule, until) = (names.name(ban.rule), ban.until);
-            format!("{} scope={} rule={rule} until={until} remaining={}\n", client.display(prefix), scope.as_str(), remaining(until, now))
+            let (rule, until) = (engine.names().name(ban.rule), ban.until);
+            let since = begun.get(&client).copied().or_else(|| Some(engine.story(client).filter(|story| story.until == until)?.since));
+            let since = since.map_or_else(String::new, |since| format!(" since={}", since.secs()));
+            let remaining = remaining(until, now);
+            format!("{} scope={} rule={rule} until={until} remaining={remaining}{since}\n", client.display(prefix), scope.as_str())
         };
-        let mut bans = joined(bans.into_iter()).map(line);
+        let scope = wanted.scope;
+        let is_there = move |its: Scope| match scope {
+            None => true,
+            Some(wanted) => its == Scope::All || its == wanted,
+        };
+        let is_wanted = move |its: Scope| is_there(its) && (scope != Some(Scope::All) || its == Scope::All);
+        let mut bans = joined(bans.into_iter()).filter(move |(_, its, _)| is_wanted(*its)).map(line);
         let pieces = std::iter::from_fn(move || {
             let _reading = &reading;
             let piece: String = bans.by_ref().take(PIECE).collect();
@@ -310,64 +300,37 @@ impl Desk {
         Answer::Pieces(Box::new(networks.into_iter().chain(pieces).chain([END.to_owned()])))
     }
 
-    fn why(&self, address: IpAddr) -> String {
-        let now = self.clock.now();
-        let in_force = self.engine.in_force();
-        let client = Client::of(address, in_force.prefix);
-        let mut lines = Lines::default().field("address", address).field("client", client.display(in_force.prefix));
-        if let Some(reason) = in_force.lists.never_banned(address) {
-            lines = lines.field("never_banned", reason);
-        }
-        for surface in Surface::ALL {
-            let standing = in_force.detector(self.engine.bans()).standing(now, address, client, surface);
-            lines = match standing {
-                Some((refusal, _)) => lines.field(
-                    surface.as_str(),
-                    format_args!(
-                        "refused rule={} until={} remaining={}",
-                        self.engine.names().name(refusal.rule),
-                        refusal.until,
-                        remaining(refusal.until, now)
-                    ),
-                ),
-                None => lines.field(surface.as_str(), "served"),
-            };
-            if let Some(ban) = self.engine.shadow(client, surface, now) {
-                let rule = self.engine.names().name(ban.rule);
-                lines = lines.field("shadow", format_args!("{} rule={rule} until={}", surface.as_str(), ban.until));
+    /// When bans began whose story only the state file has, as after a restart. Not of all, if there are very many.
+    fn begun(&self, bans: &[(Client, Surface, crate::table::Ban)], now: Time) -> HashMap<Client, Time> {
+        let mut begun = HashMap::new();
+        let Some(state) = &self.state else { return begun };
+        let mut lookups = 0;
+        for (client, _, ban) in bans {
+            let is_known = begun.contains_key(client) || self.engine.story(*client).is_some_and(|story| story.until == ban.until);
+            if is_known {
+                continue;
+            }
+            lookups += 1;
+            if lookups > MOST_LOOKUPS {
+                break;
+            }
+            let Ok(stories) = state.stories(*client, now) else { break };
+            if let Some(story) = stories.iter().find(|story| story.until == ban.until) {
+                begun.insert(*client, story.since);
             }
         }
-        if let Some(story) = self.story(client, now) {
-            lines = lines
-                .field("rule", &story.rule)
-                .field("first", timestamp(story.first))
-                .field("since", timestamp(story.since))
-                .field("until", story.until.time().map_or_else(|| "for ever".to_owned(), timestamp))
-                .field("count", story.count)
-                .field("times", story.times)
-                .field("evidence", story.evidence.as_str());
-            if !story.node.is_empty() {
-                lines = lines.field("node", &story.node);
-            }
-        }
-        for rule in in_force.rules.rules() {
-            if let Some(counter) = self.engine.strikes().get(rule.id, client).filter(|counter| !counter.is_over(now, rule.findtime)) {
-                let (count, last) = (counter.count(), timestamp(counter.last()));
-                lines = lines.field("strikes", format_args!("{count} of {} rule={} last={last}", rule.maxretry, rule.name));
-            }
-        }
-        lines.end()
+        begun
     }
 
-    /// The story of the latest ban of `client`: as it is remembered, or as the state file has it.
-    fn story(&self, client: Client, now: Time) -> Option<BanRecord> {
-        self.engine.story(client).or_else(|| match self.state.as_ref()?.stories(client, now) {
-            Ok(stories) => stories.into_iter().max_by_key(|story| story.since),
-            Err(fault) => {
-                log::warn!("{fault}");
-                None
-            }
-        })
+    /// That no rule is called so, and which one may have been meant.
+    fn no_rule(&self, name: &str) -> String {
+        let in_force = self.engine.in_force();
+        let likeness = |rule: &str| strsim::jaro_winkler(rule, name);
+        let names = in_force.rules.rules().iter().map(|rule| &*rule.name).chain(["manual"]);
+        let nearest = names.map(|rule| (rule, likeness(rule))).max_by(|(_, one), (_, other)| one.total_cmp(other));
+        let hint =
+            nearest.filter(|(_, likeness)| *likeness > 0.8).map_or_else(String::new, |(rule, _)| format!("; did you mean {rule:?}?"));
+        format!("found {:?}, expected the name of a rule{hint}", Evidence::new(&[name.as_bytes()]).as_str())
     }
 
     fn ban(&self, ban: &Ban<'_>, to: &Addressee) -> Result<(), String> {
@@ -387,10 +350,10 @@ impl Desk {
             network => network,
         };
         if let Some(reason) = in_force.lists.overlaps_never(covered) {
-            return Err(format!("{} is never banned: {reason}", ban.target));
+            return Err(format!("{} is never banned: {reason}", plain(ban.target)));
         }
         let done = Lines::default()
-            .line(&format!("banned {} until={} scope={}", ban.target, until.map_or(Until::NEVER, Until::at), ban.scope.as_str()))
+            .line(&format!("banned {} until={} scope={}", plain(ban.target), until.map_or(Until::NEVER, Until::at), ban.scope.as_str()))
             .end();
         let reply = answering(to, done);
         if whole {
@@ -434,13 +397,24 @@ impl Desk {
 
     /// Reads the configuration again. A faulty one changes nothing.
     fn reload(&mut self) -> Result<(), String> {
-        let config = Config::load(self.config.as_deref(), self.engine.names()).map_err(|fault| fault.to_string())?;
+        let meters = &self.numbers.meters;
+        let config = Config::load(self.config.as_deref(), self.engine.names()).map_err(|fault| {
+            meters.refused_reloads.fetch_add(1, Ordering::Relaxed);
+            fault.to_string()
+        })?;
         let (old, new) = (&self.table, &config.table);
         let needs_restart = (&old.socket, old.mode, &old.group, &old.state, old.clients, old.bans)
             != (&new.socket, new.mode, &new.group, &new.state, new.clients, new.bans);
         if needs_restart {
             log::warn!("socket, mode, group, state, clients and bans in [table] change only with a restart");
         }
+        if config.metrics != self.metrics {
+            log::warn!("[metrics] changes only with a restart");
+        }
+        if let Err(error) = self.numbers.hook.configure(config.hook.as_ref()) {
+            log::error!("the hook stays as it was: a thread could not be started: {error}");
+        }
+        meters.reloads.fetch_add(1, Ordering::Relaxed);
         let logs = config.logs.clone();
         self.engine.put_in_force(InForce::from(config));
         self.logs.lock().unwrap_or_else(PoisonError::into_inner).follow(&logs);
@@ -455,14 +429,15 @@ fn answering(to: &Addressee, text: String) -> Reply {
     Reply::new(move |_| to.answer(text))
 }
 
-fn unbanned(target: IpNet, found: bool) -> String {
-    let line = if found { format!("unbanned {target}") } else { format!("not banned {target}") };
-    Lines::default().line(&line).end()
+/// A network of one address is that address.
+fn plain(target: IpNet) -> String {
+    if target.prefix_len() == target.max_prefix_len() { target.addr().to_string() } else { target.to_string() }
 }
 
-/// Seconds that remain; -1 for ever.
-fn remaining(until: Until, now: Time) -> String {
-    until.remaining(now).map_or_else(|| "-1".to_owned(), |span| span.secs().max(1).to_string())
+fn unbanned(target: IpNet, found: bool) -> String {
+    let target = plain(target);
+    let line = if found { format!("unbanned {target}") } else { format!("not banned {target}") };
+    Lines::default().line(&line).end()
 }
 
 /// Two bans of one client that differ in nothing but the surface are one of scope `all`. They come sorted by client.

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
@@ -21,13 +22,16 @@ use super::followers::{self, Followers};
 use super::listener::Listener;
 use super::mail::Mail;
 use super::mailbox::{Addressee, ConnectionId, Mailbox, Post};
+use super::meters::{Meters, Question};
 use super::peer::Peer;
 use super::processes::MOST_PROCESSES;
 use super::signals::Signals;
 use crate::clock::Clock;
 use crate::engine::Engine;
+use crate::reply::Reply;
 use crate::socket::request::{Request, parse};
 use crate::socket::{answer, follow};
+use crate::verdict::{Innocence, Verdict};
 
 /// So many connections are open at most; then the longest idle one of the user who has the most makes room.
 pub const MOST_CONNECTIONS: usize = 4096;
@@ -96,6 +100,7 @@ pub struct EventLoop {
     mail: Mail,
     followers: Followers,
     clerk: Clerk,
+    meters: Arc<Meters>,
     engine: Arc<Engine>,
     clock: Clock,
 }
@@ -110,6 +115,7 @@ impl EventLoop {
         signals: Signals,
         mailbox: Arc<Mailbox>,
         clerk: Clerk,
+        meters: Arc<Meters>,
         engine: Arc<Engine>,
         clock: Clock,
     ) -> io::Result<Self> {
@@ -133,6 +139,7 @@ impl EventLoop {
             mail: Mail::new(Arc::clone(&engine), MOST_PROCESSES.min(files / 2)),
             followers,
             clerk,
+            meters,
             engine,
             clock,
         })
@@ -172,6 +179,7 @@ impl EventLoop {
                 }
             }
             self.deliver(now);
+            self.tell_sizes();
             if now.saturating_duration_since(ticked) >= TICK {
                 ticked = now;
                 self.tick(now);
@@ -179,9 +187,11 @@ impl EventLoop {
         }
     }
 
-    /// How many connections are open, and how many connection processes are watched.
+    /// How many connections are open, how many connection processes are watched, and how many follow.
     fn tell_sizes(&mut self) {
-        self.clerk.sizes().note(self.guests.len(), self.mail.processes().len());
+        self.meters.connections.store(self.guests.len(), Ordering::Relaxed);
+        self.meters.processes.store(self.mail.processes().len(), Ordering::Relaxed);
+        self.meters.followers.store(self.followers.number(), Ordering::Relaxed);
     }
 
     /// Lets in who waits.
@@ -310,15 +320,17 @@ impl EventLoop {
                 self.refuse(id, to, &fault);
             }
             Request::Check(check) => {
+                let reply = counted(&self.meters, Question::Check, now, to.reply());
                 let epoll = &self.epoll;
                 let watch = |pid, pidfd: &OwnedFd| Ok(epoll::add(epoll, pidfd, Token::Process(pid).data(), epoll::EventFlags::IN)?);
                 let socket = guest.connection.stream();
-                self.mail.check(self.clock.now(), (id, number), &check, &peer, socket, watch, to.reply());
+                self.mail.check(self.clock.now(), (id, number), &check, &peer, socket, watch, reply);
             }
             Request::Strike { address, rule } => {
-                if let Err((fault, reply)) = self.mail.strike(self.clock.now(), address, rule, &peer, now, to.reply()) {
+                let reply = counted(&self.meters, Question::Strike, now, to.reply());
+                if let Err((fault, reply)) = self.mail.strike(self.clock.now(), address, rule, &peer, now, reply) {
                     to.answer(answer::error(&fault));
-                    drop(reply);
+                    reply.send(Verdict::Allow(Innocence::NotAQuestion));
                 }
             }
             _ => {
@@ -335,7 +347,7 @@ impl EventLoop {
     fn hear(&mut self, id: ConnectionId, line: &[u8], to: &Addressee) {
         let send = to.clone();
         let line = String::from_utf8_lossy(line);
-        let heard = followers::hear(&self.engine, self.clock.now(), &line, move |answer| send.push(answer.into_bytes()));
+        let heard = followers::hear(&self.engine, self.clock.now(), &line, &self.meters, move |answer| send.push(answer.into_bytes()));
         if let Err(fault) = heard {
             log::warn!("a follower is cut off: {fault}");
             if let Some(guest) = self.guests.get_mut(&id) {
@@ -462,6 +474,15 @@ impl EventLoop {
             }
         }
     }
+}
+
+/// A reply to `question`, which came at `since`, that is counted when it is sent.
+fn counted(meters: &Arc<Meters>, question: Question, since: Instant, reply: Reply) -> Reply {
+    let meters = Arc::clone(meters);
+    Reply::new(move |verdict| {
+        meters.answered(question, since.elapsed(), &verdict);
+        reply.send(verdict);
+    })
 }
 
 fn timespec(span: Duration) -> Timespec {

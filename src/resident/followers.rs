@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use super::mailbox::{Mailbox, Post};
+use super::meters::{Meters, Question};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::engine::{Change, Engine, InForce};
@@ -144,9 +146,16 @@ pub fn change(change: &Change, now: Time) -> String {
 ///
 /// # Errors
 /// What was found and expected, where the line is none of the protocol's.
-pub fn hear(engine: &Arc<Engine>, now: Time, text: &str, send: impl FnOnce(String) + Send + 'static) -> Result<(), String> {
+pub fn hear(
+    engine: &Arc<Engine>,
+    now: Time,
+    text: &str,
+    meters: &Arc<Meters>,
+    send: impl FnOnce(String) + Send + 'static,
+) -> Result<(), String> {
     match FromFollower::parse(text).map_err(|error| error.to_string())? {
         FromFollower::Requests { address, count } => {
+            meters.requests.fetch_add(count.into(), Ordering::Relaxed);
             let in_force = engine.in_force();
             if in_force.lists.never_banned(address).is_none() {
                 engine.tally(now, address, Client::of(address, in_force.prefix), count);
@@ -154,7 +163,11 @@ pub fn hear(engine: &Arc<Engine>, now: Time, text: &str, send: impl FnOnce(Strin
         }
         FromFollower::Offence { number, address, rules, evidence } => {
             let names = Arc::clone(engine.names());
-            let reply = Reply::new(move |verdict| send(line(&FromResident::answer(number, &verdict, &names, now))));
+            let (meters, asked) = (Arc::clone(meters), Instant::now());
+            let reply = Reply::new(move |verdict| {
+                meters.answered(Question::Offence, asked.elapsed(), &verdict);
+                send(line(&FromResident::answer(number, &verdict, &names, now)));
+            });
             let in_force = engine.in_force();
             let client = Client::of(address, in_force.prefix);
             // The follower may not know yet what this table does.
@@ -214,7 +227,7 @@ mod tests {
 
     fn hear_one(engine: &Arc<Engine>, text: &str) -> String {
         let (sender, receiver) = channel();
-        hear(engine, NOW, text, move |line| sender.send(line).unwrap()).unwrap();
+        hear(engine, NOW, text, &Arc::default(), move |line| sender.send(line).unwrap()).unwrap();
         receiver.recv().unwrap()
     }
 
@@ -252,14 +265,14 @@ mod tests {
         assert_eq!(hear_one(&engine, "offence 1 198.51.100.7 w00tw00t x"), "answer 1 accept\n");
         assert_eq!(hear_one(&engine, "offence 2 198.51.100.8 gone,exim-rate x"), "answer 2 accept\n");
         assert!(engine.bans().is_empty());
-        assert!(hear(&engine, NOW, "check 1.2.3.4", |_| ()).is_err());
+        assert!(hear(&engine, NOW, "check 1.2.3.4", &Arc::default(), |_| ()).is_err());
     }
 
     #[test]
     fn requests_are_added_to_the_rates() {
         let engine = engine("[[rule]]\nname = 'rate'\nevent = 'request'\nmaxretry = 50\nfindtime = '1m'");
         for _ in 0..2 {
-            hear(&engine, NOW, "requests 198.51.100.7 25", |_| ()).unwrap();
+            hear(&engine, NOW, "requests 198.51.100.7 25", &Arc::default(), |_| ()).unwrap();
         }
         assert_eq!(engine.bans().len(), 1);
     }

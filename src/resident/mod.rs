@@ -12,6 +12,10 @@
 //! | [`mailbox`] | what other threads have for the loop |
 //! | [`clerk`] | what operators ask, on a thread of its own |
 //! | [`logs`] | the logs that are followed |
+//! | [`why`] | everything that is known of one client |
+//! | [`meters`], [`numbers`] | what is counted, and its text |
+//! | [`scrape`] | the HTTP listener for Prometheus |
+//! | [`hook`] | the program that is told of bans |
 //! | [`ticker`] | what comes once a second |
 //! | [`signals`] | the end, and the reload |
 
@@ -19,14 +23,19 @@ pub mod clerk;
 pub mod connection;
 pub mod event_loop;
 pub mod followers;
+pub mod hook;
 pub mod listener;
 pub mod logs;
 pub mod mail;
 pub mod mailbox;
+pub mod meters;
+pub mod numbers;
 pub mod peer;
 pub mod processes;
+pub mod scrape;
 pub mod signals;
 pub mod ticker;
+pub mod why;
 
 use std::fmt;
 use std::os::unix::fs::DirBuilderExt;
@@ -44,9 +53,13 @@ use crate::list::own::Watch;
 use crate::rule::Names;
 use clerk::{Clerk, Desk};
 use event_loop::EventLoop;
+use hook::Hook;
 use listener::Listener;
 use logs::Logs;
 use mailbox::Mailbox;
+use meters::Meters;
+use numbers::Numbers;
+use scrape::Scrape;
 use signals::Signals;
 use ticker::{Saving, Ticker};
 
@@ -88,6 +101,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     let names = Arc::new(Names::default());
     let loaded = Config::load(config, &names)?;
     let (table, log_files, fleet) = (loaded.table.clone(), loaded.logs.clone(), loaded.fleet.clone());
+    let (metrics, hook_config) = (loaded.metrics, loaded.hook.clone());
     let own = OwnAddresses::read().unwrap_or_else(|error| {
         log::warn!("own addresses cannot be read: {error}");
         OwnAddresses::default()
@@ -109,6 +123,19 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     logs.lock().unwrap_or_else(PoisonError::into_inner).follow(&log_files);
     let saving = || state.as_ref().map(|state| Saving { state: Arc::clone(state), logs: Arc::clone(&logs) });
     let ticker = Ticker::start(Arc::clone(&engine), clock, Watch::new(own), saving()).map_err(system("a thread cannot be started"))?;
+    let (meters, hook) = (Arc::new(Meters::default()), Arc::new(Hook::default()));
+    hook.configure(hook_config.as_ref()).map_err(system("a thread cannot be started"))?;
+    observe(&engine, &meters, &hook);
+    let numbers = Arc::new(Numbers {
+        engine: Arc::clone(&engine),
+        meters: Arc::clone(&meters),
+        logs: Arc::clone(&logs),
+        state: state.clone(),
+        hook: Arc::clone(&hook),
+        clock,
+        started,
+    });
+    let scrape = metrics.listen.and_then(|address| listen(address.0, &numbers));
     let socket = table.socket.clone();
     let (desk_logs, desk_state) = (Arc::clone(&logs), state.clone());
     let desk = Desk {
@@ -116,6 +143,8 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
         clock,
         config: config.map(Into::into),
         table,
+        metrics,
+        numbers,
         logs: desk_logs,
         state: desk_state,
         fleet,
@@ -123,13 +152,15 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
         lists: Arc::default(),
     };
     let clerk = Clerk::start(desk).map_err(system("a thread cannot be started"))?;
-    let event_loop = EventLoop::new(listener, signals, mailbox, clerk, Arc::clone(&engine), clock);
+    let event_loop = EventLoop::new(listener, signals, mailbox, clerk, meters, Arc::clone(&engine), clock);
     let mut event_loop = event_loop.map_err(system("the event loop cannot be made"))?;
     log::info!("serving on {} with {} rules", socket.display(), engine.in_force().rules.rules().len());
     let ended = event_loop.run().map_err(system("the event loop cannot go on"));
     // The socket goes first: whoever asks from now on is told at once that nobody is there.
     drop(event_loop);
+    drop(scrape);
     drop(ticker);
+    hook.end();
     logs.lock().unwrap_or_else(PoisonError::into_inner).stop();
     if let Some(saving) = saving() {
         saving.positions();
@@ -137,6 +168,17 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     }
     log::info!("ended");
     ended
+}
+
+/// Has every change of the table counted, and the hook told of it.
+fn observe(engine: &Arc<Engine>, meters: &Arc<Meters>, hook: &Arc<Hook>) {
+    let (meters, hook, of) = (Arc::clone(meters), Arc::clone(hook), Arc::downgrade(engine));
+    engine.observe(move |change| {
+        meters.changed(change);
+        if let Some(engine) = of.upgrade() {
+            hook.tell(change, engine.in_force().prefix);
+        }
+    });
 }
 
 /// Joins the fleet, if one is configured. A fleet that cannot be joined is no reason not to serve.
@@ -155,6 +197,20 @@ fn join(config: Option<FleetConfig>, engine: &Arc<Engine>, clock: Clock) -> Opti
 #[cfg(not(feature = "fleet"))]
 fn join(_: Option<FleetConfig>, _: &Arc<Engine>, _: Clock) -> Option<Fleet> {
     None
+}
+
+/// Listens for Prometheus. That nobody can ask there is no reason not to serve.
+fn listen(address: std::net::SocketAddr, numbers: &Arc<Numbers>) -> Option<Scrape> {
+    match Scrape::start(address, Arc::clone(numbers)) {
+        Ok(scrape) => {
+            log::info!("metrics on http://{}/metrics", scrape.address());
+            Some(scrape)
+        }
+        Err(error) => {
+            log::error!("metrics are not served on {address}: {error}");
+            None
+        }
+    }
 }
 
 /// Loads the state file at `path`, if one is configured. A file that cannot be used is no reason not to serve.

@@ -28,8 +28,8 @@ pub enum Request<'a> {
     },
     /// Why is this address refused, or not?
     Why(IpAddr),
-    /// Every ban.
-    List,
+    /// Every ban, or those that are wanted.
+    List(Wanted<'a>),
     /// How the resident is.
     Status,
     /// Its numbers, for Prometheus.
@@ -49,6 +49,17 @@ pub enum Request<'a> {
     Reload,
     /// Turn this connection into a stream of rules, lists and bans, in this version of its protocol.
     Follow(u32),
+}
+
+/// Which bans a `list` is about: those for which everything that is given is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wanted<'a> {
+    /// By this rule.
+    pub rule: Option<&'a str>,
+    /// Of clients and networks inside this network.
+    pub network: Option<IpNet>,
+    /// Refused there: a ban of scope `all` is refused on the web as well. `Some(All)` wants those alone that are refused everywhere.
+    pub scope: Option<Scope>,
 }
 
 /// A `check`.
@@ -135,7 +146,7 @@ pub fn parse(line: &[u8]) -> Result<Request<'_>, Unreadable> {
         "check" => check(rest.unwrap_or_default()).map(Request::Check),
         "strike" => strike(rest.unwrap_or_default()),
         "why" => Ok(Request::Why(address(rest.unwrap_or_default().trim())?)),
-        "list" => alone(rest, Request::List),
+        "list" => wanted(rest.unwrap_or_default()).map(Request::List),
         "status" => alone(rest, Request::Status),
         "metrics" => alone(rest, Request::Metrics),
         "reload" => alone(rest, Request::Reload),
@@ -159,6 +170,20 @@ fn alone<'a>(rest: Option<&str>, request: Request<'a>) -> Result<Request<'a>, Un
         None | Some("") => Ok(request),
         Some(more) => Err(expected(more, "nothing more in this request")),
     }
+}
+
+/// `[rule=NAME] [network=CIDR] [scope=SCOPE]`.
+fn wanted(text: &str) -> Result<Wanted<'_>, Unreadable> {
+    let mut wanted = Wanted::default();
+    for word in text.split_ascii_whitespace() {
+        match word.split_once('=') {
+            Some(("rule", name)) => wanted.rule = Some(name),
+            Some(("network", text)) => wanted.network = Some(target(text)?),
+            Some(("scope", name)) => wanted.scope = Some(scope(name)?),
+            _ => return Err(expected(word, "rule=NAME, network=CIDR or scope=SCOPE")),
+        }
+    }
+    Ok(wanted)
 }
 
 /// `ADDRESS [pid=N] [port=N] [via=run|lines]`. Exim writes an empty address, and `port=` with nothing behind it, for local mail, and
@@ -316,6 +341,14 @@ mod tests {
         assert!(matches!(parse(b"ban 192.0.2.1 10m"), Ok(Request::Ban(Ban { length: Length::For(_), .. }))));
         assert!(matches!(parse(b"ban 192.0.2.1 for=-1"), Ok(Request::Ban(Ban { length: Length::Permanent, .. }))));
         assert!(matches!(parse(b"unban 192.0.2.1 scope=web"), Ok(Request::Unban { scope: Scope::Web, .. })));
+    }
+
+    #[test]
+    fn a_list_may_be_of_some_bans_only() {
+        assert_eq!(parse(b"list"), Ok(Request::List(Wanted::default())));
+        let wanted = Wanted { rule: Some("helo"), network: "198.51.100.0/24".parse().ok(), scope: Some(Scope::Web) };
+        assert_eq!(parse(b"list rule=helo scope=web network=198.51.100.0/24"), Ok(Request::List(wanted)));
+        assert!(fault(b"list all").contains("expected rule=NAME, network=CIDR or scope=SCOPE"));
     }
 
     #[test]

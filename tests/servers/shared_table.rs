@@ -52,14 +52,18 @@ fn a_ban_of_scope_mail_leaves_the_web_alone() {
 }
 
 #[test]
-fn an_unban_takes_effect_within_two_seconds_and_a_little() {
+fn an_unban_takes_effect_within_two_seconds() {
     let Some(stage) = Stage::with_squid() else { return };
     let origin = Origin::start();
     let resident = Resident::start(&stage, "");
     let squid = Squid::start(&stage, &origin, &stage.squid_example("squid-failopen.conf"));
     assert_eq!(get(squid.port(), "198.51.100.1", "/w00tw00t"), 429);
-    resident.ask("unban 198.51.100.1");
+    // Squid's own cache has the refusal now, as fresh as it can be: the worst case.
+    until("Squid refuses by its cache", || (get(squid.port(), "198.51.100.1", "/") == 429).then_some(()));
     let start = Instant::now();
+    assert!(resident.ask("unban 198.51.100.1").starts_with("unbanned "));
     until("the client is served again", || (get(squid.port(), "198.51.100.1", "/") == 200).then_some(()));
-    assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
+    let took = start.elapsed();
+    eprintln!("an unban took effect through Squid after {} ms", took.as_millis());
+    assert!(took <= Duration::from_secs(2), "{took:?}");
 }

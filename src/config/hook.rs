@@ -1,0 +1,72 @@
+//! `[hook]`: a program that is told of bans and unbans, with its limits.
+
+use serde::Deserialize;
+
+use super::Bounded;
+use crate::time::Span;
+
+/// `[hook]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookConfig {
+    /// The program by its absolute path, and the arguments that come before those of each call. No shell sees them.
+    pub command: HookCommand,
+    /// So many run at a time, 1 to 64.
+    #[serde(default = "at_once")]
+    pub at_once: Bounded<64>,
+    /// A run that takes longer is killed.
+    #[serde(default = "timeout")]
+    pub timeout: HookTimeout,
+    /// So many calls may wait; what comes on top is dropped and counted.
+    #[serde(default = "queue")]
+    pub queue: Bounded<1_000_000>,
+}
+
+fn at_once() -> Bounded<64> {
+    Bounded(4)
+}
+
+fn timeout() -> HookTimeout {
+    HookTimeout(Span::from_secs(10))
+}
+
+fn queue() -> Bounded<1_000_000> {
+    Bounded(1000)
+}
+
+/// A program and its first arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookCommand {
+    /// The program's absolute path.
+    pub program: String,
+    /// What comes before the arguments of a call.
+    pub arguments: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for HookCommand {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut words = Vec::<String>::deserialize(deserializer)?.into_iter();
+        match words.next() {
+            Some(program) if program.starts_with('/') && !program.contains('\0') => Ok(Self { program, arguments: words.collect() }),
+            found => Err(serde::de::Error::custom(format!(
+                "found {:?}, expected the absolute path of a program, such as [\"/usr/local/bin/tell\", \"argument\"]",
+                found.unwrap_or_default()
+            ))),
+        }
+    }
+}
+
+/// How long a run may take: one second to one hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HookTimeout(pub Span);
+
+impl<'de> Deserialize<'de> for HookTimeout {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let span = Span::deserialize(deserializer)?;
+        if (Span::from_secs(1)..=Span::from_secs(3600)).contains(&span) {
+            Ok(Self(span))
+        } else {
+            Err(serde::de::Error::custom(format!("found timeout = {span}, expected 1s to 1h")))
+        }
+    }
+}
