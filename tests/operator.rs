@@ -1,5 +1,5 @@
 //! `strikeout`'s subcommands against a running resident: what an operator sees as text and what a program gets as JSON.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::fs;
 use std::io::{Read, Write};
