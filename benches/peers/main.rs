@@ -14,6 +14,7 @@
 mod child;
 mod machine;
 mod pipe;
+mod plot;
 mod programs;
 mod report;
 mod roles;

@@ -128,7 +128,25 @@ impl Report {
         self.failures.push(format!("{row}: {error:#}"));
     }
 
+    /// The findings as a table, for BENCHMARKS.md.
+    fn markdown(&self) -> String {
+        let mut text = String::from("| row | case | measured | median | 95 % | goal | |\n|---|---|---|---|---|---|---|\n");
+        for finding in &self.findings {
+            let Finding { row, case, what, unit, median, goal, reached } = finding;
+            let goal = goal.map_or(String::new(), |goal| goal.to_string());
+            let reached = match reached {
+                Some(true) => "reached",
+                Some(false) => "**not reached**",
+                None => "",
+            };
+            let [value, low, high] = [median.value, median.low, median.high].map(number);
+            text.push_str(&format!("| {row} | {case} | {what} | {value} {unit} | {low} … {high} | {goal} | {reached} |\n"));
+        }
+        text
+    }
+
     pub fn save(&self) -> Result<()> {
+        fs::write(self.file.with_extension("md"), self.markdown())?;
         let text = serde_json::to_string_pretty(self)?;
         fs::write(&self.file, text).with_context(|| format!("cannot write {}", self.file.display()))
     }

@@ -9,8 +9,9 @@ use super::either;
 use super::lookups::{column, in_turn};
 use crate::Options;
 use crate::pipe::{Helper, Load, Sample, Until};
+use crate::plot::{self, Curve, Panel};
 use crate::report::{Goal, Report};
-use crate::series::{paired, ratio};
+use crate::series::{median, paired, ratio};
 use crate::traffic::{Clients, Random, Traffic, WORDS};
 use crate::world::{World, browsing};
 
@@ -18,12 +19,16 @@ use crate::world::{World, browsing};
 const LOAD: Load = Load { outstanding: 1000, batch: 100 };
 
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
-    rules(options, report)?;
-    clients(options, report)?;
-    urls(options, report)
+    let panels = [rules(options, report)?, clients(options, report)?, urls(options, report)?];
+    plot::write(&options.results.join("growth.svg"), &panels)
 }
 
-fn rules(options: &Options, report: &mut Report) -> Result<()> {
+/// A curve through the medians.
+fn curve(name: &'static str, sizes: &[f64], costs: &[Vec<f64>]) -> Curve {
+    Curve { name, points: sizes.iter().copied().zip(costs.iter().map(|costs| median(costs).value)).collect() }
+}
+
+fn rules(options: &Options, report: &mut Report) -> Result<Panel> {
     let world = World::new()?;
     let start = |count: u32| -> Result<Helper> {
         let config = world.config(&format!("rules-{count}.toml"), &made_up_rules(count)?)?;
@@ -38,7 +43,7 @@ fn rules(options: &Options, report: &mut Report) -> Result<()> {
     }
     report.finding("rules", "1,000 rules to 10", "× CPU", paired(&cost[2], &cost[0], ratio), Some(Goal::AtMost(1.5)));
     report.finding("rules", "100 rules to 10", "× CPU", paired(&cost[1], &cost[0], ratio), Some(Goal::AtMost(1.5)));
-    Ok(())
+    Ok(Panel { title: "Rules", curves: vec![curve("rules", &[10.0, 100.0, 1000.0], &cost)], logarithmic: true })
 }
 
 /// Exactly `count` rules: the built-in ones are switched off. Seven in ten look at the path, two at the User-Agent, one at the query.
@@ -61,7 +66,7 @@ fn made_up_rules(count: u32) -> Result<String> {
     Ok(text)
 }
 
-fn clients(options: &Options, report: &mut Report) -> Result<()> {
+fn clients(options: &Options, report: &mut Report) -> Result<Panel> {
     let world = World::new()?;
     // The built-in rate of requests forgets a client after a minute.
     let rules = "[[rule]]\nname = 'web-rate'\nenabled = false\n[[rule]]\nname = 'bench-rate'\nevent = 'request'\nmaxretry = 1000000\nfindtime = '4w'\n";
@@ -75,6 +80,7 @@ fn clients(options: &Options, report: &mut Report) -> Result<()> {
     let (mut few, mut many, mut most) = (start(populations[0])?, start(populations[1])?, start(populations[2])?);
     type Kind = fn(u32) -> Clients;
     let kinds: [(&str, Kind, f64); 2] = [("uniform", Clients::Uniform, 2.0), ("Zipf", Clients::Zipf, 1.3)];
+    let mut curves = Vec::new();
     for (kind, clients, goal) in kinds {
         let case = format!("tracked clients, {kind}");
         let mut contenders = [("few", &mut few), ("many", &mut many), ("most", &mut most)];
@@ -87,11 +93,12 @@ fn clients(options: &Options, report: &mut Report) -> Result<()> {
             let what = format!("{} clients to {}", populations[number], populations[0]);
             report.finding(&case, &what, "× CPU", paired(&cost[number], &cost[0], ratio), Some(Goal::AtMost(goal)));
         }
+        curves.push(curve(kind, &populations.map(f64::from), &cost));
     }
-    Ok(())
+    Ok(Panel { title: "Tracked clients", curves, logarithmic: true })
 }
 
-fn urls(options: &Options, report: &mut Report) -> Result<()> {
+fn urls(options: &Options, report: &mut Report) -> Result<Panel> {
     const LENGTHS: [usize; 6] = [40, 200, 1000, 2000, 4000, 8000];
     let world = World::new()?;
     let config = world.config("strikeout.toml", "")?;
@@ -120,5 +127,6 @@ fn urls(options: &Options, report: &mut Report) -> Result<()> {
         paired(&slope(4, 5), &slope(0, 4), ratio),
         Some(Goal::AtMost(1.25)),
     );
-    Ok(())
+    let curves = vec![curve("URL", &LENGTHS.map(|length| length as f64), &cost)];
+    Ok(Panel { title: "Bytes in the URL", curves, logarithmic: false })
 }
