@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use ahash::RandomState;
 use dashmap::{DashMap, Entry};
 
+use super::sieve::Sieve;
 use crate::client::Client;
 use crate::event::{Scope, Surface};
 use crate::rule::RuleId;
@@ -133,6 +134,8 @@ impl Sentence {
 /// The bans in force: one concurrent map from client to bans.
 pub struct Bans {
     map: DashMap<Client, Sentence, RandomState>,
+    /// Who is certainly not in the map.
+    sieve: Sieve,
     /// How many clients are in the map: asking the map itself locks each of its shards.
     len: AtomicUsize,
     capacity: usize,
@@ -158,6 +161,7 @@ impl Bans {
     pub fn new(capacity: usize) -> Self {
         Self {
             map: DashMap::with_hasher_and_shard_amount(RandomState::new(), SHARDS),
+            sieve: Sieve::new(capacity),
             len: AtomicUsize::new(0),
             capacity: capacity.max(1),
             soonest: Mutex::default(),
@@ -169,12 +173,17 @@ impl Bans {
     /// The ban of `client` that stands on `surface` at `now`.
     #[must_use]
     pub fn get(&self, client: Client, surface: Surface, now: Time) -> Option<Ban> {
+        if self.is_empty() || !self.sieve.may_hold(self.map.hasher().hash_one(client)) {
+            return None;
+        }
         self.map.get(&client)?.slot(surface).standing(now)
     }
 
     /// Bans `client` on every surface of `scope`, and says whether that changed anything: a ban that ends later stays as it is.
     pub fn ban(&self, client: Client, scope: Scope, ban: Ban, now: Time) -> bool {
         let mut changed = false;
+        // Before it is in the map: nobody must find it there and not here.
+        self.sieve.add(self.map.hasher().hash_one(client));
         let is_too_many = match self.map.entry(client) {
             Entry::Occupied(mut entry) => {
                 for surface in scope.surfaces() {
@@ -476,6 +485,10 @@ mod tests {
                     _ => bans.expire(at(now), |_, _| ()),
                 }
                 prop_assert_eq!(bans.len(), bans.map.len());
+                for number in 0..12 {
+                    let in_map = bans.map.get(&client(number)).and_then(|sentence| sentence.slot(Surface::Web).standing(at(now)));
+                    prop_assert_eq!(bans.get(client(number), Surface::Web, at(now)), in_map);
+                }
                 prop_assert!(bans.len() <= 6);
             }
         }

@@ -3,6 +3,7 @@
 pub mod bans;
 pub mod counter;
 mod recent;
+mod sieve;
 pub mod strikes;
 
 pub use bans::{Ban, Bans, Until};

@@ -67,7 +67,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         },
     ];
     let repeat = options.repeat.unwrap_or(either(options, 2, 24));
-    let connections = either(options, 50, 250);
+    let connections = either(options, 50, 100);
     let mut daemons = Vec::new();
     for (number, variant) in variants.iter().enumerate() {
         daemons.push(Daemon::new(&world, &exim, number, variant)?);
