@@ -129,8 +129,10 @@ fn only(names: &[&str]) -> Result<String> {
     Ok(text)
 }
 
+/// One of 200,000 clients, number n as likely as 1/n: as in the log of a site with many visitors, most lines are of few of them.
 fn address(random: &mut Random) -> String {
-    format!("{}.{}.{}.{}", 64 + random.below(4), random.below(256), random.below(256), random.below(256))
+    let client = (200_000_f64.powf(random.unit()) as u32).wrapping_mul(0x9e37_79b1);
+    format!("{}.{}.{}.{}", 64 + (client >> 24 & 3), client >> 16 & 255, client >> 8 & 255, client & 255)
 }
 
 fn word(random: &mut Random) -> &'static str {
