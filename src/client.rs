@@ -23,7 +23,35 @@ pub fn parse_address_bytes(bytes: &[u8]) -> Result<IpAddr, NotAnAddress> {
     if bytes.len() > 45 {
         return Err(NotAnAddress);
     }
+    // Nearly all are IPv4 addresses: read here they cost a fifth of what the general way does.
+    if let Some(address) = dotted_quad(bytes) {
+        return Ok(IpAddr::V4(address));
+    }
     parse_address(std::str::from_utf8(bytes).map_err(|_| NotAnAddress)?)
+}
+
+/// Four decimal numbers up to 255, without leading zeros, and dots between them.
+fn dotted_quad(bytes: &[u8]) -> Option<Ipv4Addr> {
+    let (mut bits, mut number, mut digits, mut dots) = (0_u32, 0_u32, 0_u32, 0_u32);
+    for byte in bytes {
+        match byte {
+            b'0'..=b'9' => {
+                let has_leading_zero = digits > 0 && number == 0;
+                number = number * 10 + u32::from(byte - b'0');
+                digits += 1;
+                if has_leading_zero || number > 255 {
+                    return None;
+                }
+            }
+            b'.' if digits > 0 && dots < 3 => {
+                bits = bits << 8 | number;
+                dots += 1;
+                (number, digits) = (0, 0);
+            }
+            _ => return None,
+        }
+    }
+    (dots == 3 && digits > 0).then(|| Ipv4Addr::from_bits(bits << 8 | number))
 }
 
 /// A text that is not an IP address.
@@ -152,6 +180,22 @@ impl fmt::Display for ClientDisplay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn dotted_quads_are_those_of_the_standard_library(text in "[0-9.]{0,17}", address in any::<u32>()) {
+            prop_assert_eq!(dotted_quad(text.as_bytes()), text.parse().ok());
+            let address = Ipv4Addr::from_bits(address);
+            prop_assert_eq!(dotted_quad(address.to_string().as_bytes()), Some(address));
+            prop_assert_eq!(dotted_quad(format!("{address}{text}").as_bytes()), format!("{address}{text}").parse().ok());
+        }
+
+        #[test]
+        fn addresses_in_bytes_are_those_in_text(text in "[0-9a-f:.]{0,50}") {
+            prop_assert_eq!(parse_address_bytes(text.as_bytes()), parse_address(&text));
+        }
+    }
 
     fn client(text: &str) -> Client {
         Client::of(parse_address(text).unwrap(), Ipv6Prefix::default())

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use memchr::{memchr, memchr3};
+
 use super::automaton::{Automaton, Found};
 use super::memo::Memo;
 use super::{Rule, RuleId, Trigger};
@@ -108,7 +110,7 @@ pub fn path_and_query(url: &[u8]) -> (&[u8], &[u8]) {
         url
     } else {
         // Only what comes before the first `/` can be a scheme: a `://` in the query is not one.
-        let first_slash = url.iter().position(|byte| *byte == b'/');
+        let first_slash = memchr(b'/', url);
         let authority = first_slash.and_then(|slash| {
             let before = url.get(..slash)?;
             let after = url.get(slash..)?.strip_prefix(b"//")?;
@@ -116,10 +118,10 @@ pub fn path_and_query(url: &[u8]) -> (&[u8], &[u8]) {
             scheme.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')).then_some(after)
         });
         let Some(authority) = authority else { return (b"", b"") };
-        let end = authority.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(authority.len());
+        let end = memchr3(b'/', b'?', b'#', authority).unwrap_or(authority.len());
         authority.get(end..).unwrap_or_default()
     };
-    match rest.iter().position(|byte| *byte == b'?') {
+    match memchr(b'?', rest) {
         Some(mark) => (rest.get(..mark).unwrap_or_default(), rest.get(mark + 1..).unwrap_or_default()),
         None => (rest, b""),
     }
