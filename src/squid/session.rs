@@ -57,6 +57,8 @@ pub struct Session {
     /// The highest channel ID seen.
     last_id: u64,
     malformed: u64,
+    /// Whether the query being judged has a reply that answers it whatever happens: a fault must not answer it once more.
+    handed_over: bool,
 }
 
 /// What is the same for all lines of one read.
@@ -81,6 +83,7 @@ impl Session {
             tally: HashMap::default(),
             last_id: 0,
             malformed: 0,
+            handed_over: false,
         }
     }
 
@@ -176,12 +179,15 @@ impl Session {
                 continue;
             };
             let before = self.out.len();
+            self.handed_over = false;
             if catch_unwind(AssertUnwindSafe(|| self.answer(read, id, query))).is_err() {
                 log::error!("internal fault while a query was judged: it is answered ERR");
-                self.out.truncate(before);
                 self.parser = Parser::default();
                 self.scratch = Scratch::default();
-                super::answer::write_err(id, &mut self.out);
+                if !self.handed_over {
+                    self.out.truncate(before);
+                    super::answer::write_err(id, &mut self.out);
+                }
             }
         }
         self.flush();
@@ -254,6 +260,7 @@ impl Session {
             output.write_expected(&line);
             drop(sender);
         });
+        self.handed_over = true;
         (reply, receiver)
     }
 
@@ -288,5 +295,76 @@ impl Session {
     fn is_quiet(&self, input: BorrowedFd<'_>) -> bool {
         let limit = if self.last_id < VERY_LAST_ID { QUIET } else { Timespec { tv_sec: 0, tv_nsec: 0 } };
         matches!(poll(&mut [PollFd::new(&input, PollFlags::IN)], Some(&limit)), Ok(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::engine::Engine;
+    use crate::rule::{Names, Offence};
+    use crate::table::Bans;
+    use std::io::{Read as _, Seek as _, Write as _};
+    use std::os::fd::AsFd;
+    use std::path::Path;
+
+    /// A backend whose offences never come to anything.
+    struct Faulty(Arc<Engine>);
+
+    impl Backend for Faulty {
+        fn now(&self) -> Time {
+            Time::from_secs(1_800_000_000)
+        }
+
+        fn in_force(&self) -> Arc<InForce> {
+            self.0.in_force()
+        }
+
+        fn bans(&self) -> &Bans {
+            self.0.bans()
+        }
+
+        fn names(&self) -> &Names {
+            self.0.names()
+        }
+
+        fn offend(&self, _: Time, _: Offence, _reply: Reply) {
+            panic!("a fault of ours");
+        }
+
+        fn when_kept(&self, _: Verdict, _: Reply) {}
+
+        fn tally(&self, _: Time, _: IpAddr, _: Client, _: u32) {}
+
+        fn close(&self) {}
+    }
+
+    fn answers(queries: &str) -> String {
+        let names = Arc::new(Names::default());
+        let config = Config::parse(b"", Path::new("test.toml"), &names).unwrap();
+        let place = Place::default();
+        place.put(Arc::new(Faulty(Arc::new(Engine::new(names, config.into(), 100, 100).unwrap()))));
+        let (mut input, mut output) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        input.write_all(queries.as_bytes()).unwrap();
+        input.rewind().unwrap();
+        let mut session = Session::new(place, Output::new(output.try_clone().unwrap().into()));
+        assert_eq!(session.run(input.as_fd()), End::Eof);
+        let mut text = String::new();
+        output.rewind().unwrap();
+        output.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_fault_while_an_offence_is_counted_answers_its_query_once() {
+        let sorted = |text: String| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let text = answers("1 192.0.2.1 GET / -\n2 192.0.2.1 GET /w00tw00t -\n3 192.0.2.1 GET / -\n");
+        assert_eq!(sorted(text), ["1 ERR", "2 ERR", "3 ERR"]);
+        assert_eq!(answers("192.0.2.1 GET / -\n192.0.2.1 GET /w00tw00t -\n192.0.2.1 GET / -\n"), "ERR\nERR\nERR\n");
     }
 }
