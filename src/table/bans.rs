@@ -152,6 +152,9 @@ const SHARDS: usize = 256;
 /// So many bans are looked at in a millisecond of time that passes, on average: about half a percent of one core.
 const SWEPT_PER_MILLISECOND: usize = 100;
 
+/// A map in which nothing may fall is not looked through again for so long.
+const NONE_FALLS: Span = Span::from_millis(1000);
+
 /// How many candidates one scan of a full map collects: a scan of a million costs little when it serves this many evictions.
 const CANDIDATES: usize = 4096;
 
@@ -208,7 +211,7 @@ impl Bans {
             }
         };
         if is_too_many {
-            self.evict(now, client, ban.until);
+            self.evict(now, client, ban);
         }
         changed
     }
@@ -297,13 +300,18 @@ impl Bans {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// Makes room for the newcomer: the ban that ends soonest falls, which may be the newcomer's own.
-    fn evict(&self, now: Time, newcomer: Client, until: Until) {
+    /// Makes room for the newcomer: the ban that ends soonest falls, which may be the newcomer's own. Where none may fall, the newcomer's
+    /// does, unless it was made by hand: a rule that bans for ever must not make the table grow for ever.
+    fn evict(&self, now: Time, newcomer: Client, ban: Ban) {
         let mut soonest = self.soonest.lock().unwrap_or_else(PoisonError::into_inner);
-        if until.0 <= soonest.horizon {
-            soonest.heap.push(Reverse((until.0, newcomer)));
+        if ban.until.0 <= soonest.horizon {
+            soonest.heap.push(Reverse((ban.until.0, newcomer)));
         }
+        let scanned = soonest.none_before.is_some_and(|again| now < again && again.since(now) <= NONE_FALLS);
         for fresh in [false, true] {
+            if fresh && scanned {
+                break;
+            }
             if fresh {
                 *soonest = self.scan();
             }
@@ -319,6 +327,14 @@ impl Bans {
             }
             soonest.horizon = 0;
         }
+        if !scanned {
+            soonest.none_before = Some(now.after(NONE_FALLS));
+        }
+        drop(soonest);
+        if ban.rule != RuleId::MANUAL && self.map.remove(&newcomer).is_some() {
+            self.len.fetch_sub(1, Ordering::Relaxed);
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// The [`CANDIDATES`] bans that end soonest.
@@ -333,7 +349,7 @@ impl Bans {
             }
         }
         let horizon = latest_first.peek().map_or(0, |(until, _)| *until);
-        Soonest { horizon, heap: latest_first.into_iter().map(Reverse).collect() }
+        Soonest { horizon, heap: latest_first.into_iter().map(Reverse).collect(), none_before: None }
     }
 }
 
@@ -342,6 +358,8 @@ impl Bans {
 struct Soonest {
     horizon: u32,
     heap: BinaryHeap<Reverse<(u32, Client)>>,
+    /// The last scan found nothing that may fall: until then the next one is not worth its time.
+    none_before: Option<Time>,
 }
 
 #[cfg(test)]
@@ -429,6 +447,28 @@ mod tests {
             bans.ban(client(number), Scope::All, ban(u64::from(number * 7919 % 1000) + 1), at(0));
             assert!(bans.len() <= 100);
         }
+    }
+
+    #[test]
+    fn a_rule_that_bans_for_ever_never_exceeds_the_capacity_and_a_ban_by_hand_always_finds_room() {
+        let bans = Bans::new(100);
+        let for_ever = Ban { until: Until::NEVER, ..ban(0) };
+        for number in 0..1000 {
+            bans.ban(client(number), Scope::All, for_ever, at(u64::from(number / 100)));
+            assert!(bans.len() <= 100);
+        }
+        assert!((0..100).all(|number| bans.get(client(number), Surface::Web, at(10)).is_some()));
+        assert_eq!(bans.evicted(), 900);
+        bans.ban(client(2000), Scope::All, Ban { rule: RuleId::MANUAL, ..for_ever }, at(10));
+        bans.ban(client(2001), Scope::All, ban(60), at(10));
+        let stands = |number| bans.get(client(number), Surface::Web, at(10)).is_some();
+        assert!(stands(2000) && !stands(2001));
+        bans.unban(client(0), Scope::All);
+        bans.unban(client(1), Scope::All);
+        bans.ban(client(2002), Scope::All, ban(60), at(10));
+        bans.ban(client(2003), Scope::All, ban(90), at(12));
+        assert!(bans.get(client(2003), Surface::Web, at(12)).is_some(), "what may fall is found again");
+        assert_eq!(bans.len(), 100);
     }
 
     #[test]
