@@ -98,7 +98,7 @@ fn main() -> ExitCode {
     for number in 0..flood {
         if number % EACH_MILLISECOND == 0 {
             now = now.after(Span::from_millis(1));
-            if now.millis() % 1000 == 0 {
+            if now.millis().is_multiple_of(1000) {
                 engine.sweep(now);
             }
         }

@@ -1,5 +1,6 @@
 //! Replies: a query's answer as a value that answers exactly once, whatever happens to whoever holds it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -90,7 +91,8 @@ fn answer_late(receiver: &Receiver<Due>) {
         std::thread::sleep(due.at.saturating_duration_since(Instant::now()));
         let reply = due.held.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(reply) = reply {
-            reply.send((due.late)());
+            // A fault in one answer must not take the time limit away from all others.
+            let _ = catch_unwind(AssertUnwindSafe(|| reply.send((due.late)())));
         }
     }
 }

@@ -28,6 +28,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const MINUTE: Duration = Duration::from_secs(60);
 /// So many keys are looked at in one step of a scan.
 const SCAN: usize = 1000;
+/// So many nodes are kept apart at most.
+const MOST_NODES: usize = 4096;
 /// Clients whose bans have ended are dropped from a node's list when it is so much longer than the table.
 const MANY: usize = 1024;
 
@@ -168,6 +170,10 @@ impl Work {
             }
             Some(Message::Forget(node)) => self.forget(&engine, now, &node),
             Some(Message::Ban(said)) if said.node == self.link.node => {}
+            // On the channel each node speaks for itself: what it repeats of others is kept for those who join later.
+            Some(Message::Ban(said)) if said.story.node != said.node => {
+                self.health.refused.fetch_add(1, Ordering::Relaxed);
+            }
             Some(Message::Ban(said)) => {
                 if self.is_too_much(&said.node) {
                     self.health.refused.fetch_add(1, Ordering::Relaxed);
@@ -182,6 +188,10 @@ impl Work {
     fn is_too_much(&mut self, node: &str) -> bool {
         let now = Instant::now();
         self.rates.retain(|_, (since, _)| now.duration_since(*since) < MINUTE);
+        // Names are their own word: whoever makes up more of them than a fleet has nodes is not believed.
+        if self.rates.len() >= MOST_NODES && !self.rates.contains_key(node) {
+            return true;
+        }
         let (_, count) = self.rates.entry(node.to_owned()).or_insert((now, 0));
         *count = count.saturating_add(1);
         if *count == self.link.bans_per_minute.saturating_add(1) {
@@ -244,6 +254,11 @@ impl Work {
         };
         if !own {
             let mut said_by = self.health.said_by.lock().unwrap_or_else(PoisonError::into_inner);
+            if said_by.len() >= MOST_NODES {
+                said_by.retain(|_, clients| {
+                    clients.iter().any(|client| Surface::ALL.iter().any(|surface| engine.bans().get(*client, *surface, now).is_some()))
+                });
+            }
             let clients = said_by.entry(said.story.node.clone()).or_default();
             if clients.len() > engine.bans().len() + MANY {
                 clients.retain(|client| Surface::ALL.iter().any(|surface| engine.bans().get(*client, *surface, now).is_some()));
