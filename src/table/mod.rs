@@ -2,7 +2,6 @@
 
 pub mod bans;
 pub mod counter;
-mod recent;
 mod sieve;
 pub mod strikes;
 

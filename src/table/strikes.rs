@@ -4,10 +4,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ahash::RandomState;
 use dashmap::DashMap;
-use dashmap::mapref::one::RefMut;
+use lru::LruCache;
 
 use super::counter::Counter;
-use super::recent::Recent;
 use crate::client::Client;
 use crate::rule::RuleId;
 use crate::time::{Span, Time};
@@ -15,12 +14,14 @@ use crate::time::{Span, Time};
 /// Every rule's strikes are spread over this many caches, so that threads seldom wait for each other.
 const SLICES: u64 = 64;
 
+type Slice = LruCache<Client, Counter, RandomState>;
+
 /// The strikes of all clients under all counting rules.
 ///
-/// One `Recent` for each rule and slice of the clients, all in one [`DashMap`]: about 50 bytes for each live counter.
+/// One [`LruCache`] for each rule and slice of the clients, all in one [`DashMap`]: about 99 bytes for each live counter.
 /// Hashes are keyed (clients choose their addresses).
 pub struct Strikes {
-    slices: DashMap<(RuleId, u64), Recent, RandomState>,
+    slices: DashMap<(RuleId, u64), Slice, RandomState>,
     hasher: RandomState,
     capacity: usize,
     live: AtomicUsize,
@@ -44,38 +45,34 @@ impl Strikes {
     ///
     /// A new client in a full table pushes out the least recently used one: of the same rule, where it has others.
     pub fn add(&self, rule: RuleId, client: Client, now: Time, findtime: Span, strikes: u32) -> Counter {
-        let hash = Recent::hash(&self.hasher, client);
-        let mut slice = self.slice(rule, hash);
-        if let Some(counter) = slice.use_mut(hash, client) {
+        let mut slice = self.slice(rule, client);
+        if let Some(counter) = slice.get_mut(&client) {
             counter.add(now, findtime, strikes);
             return *counter;
         }
         let counter = Counter::new(now, strikes);
-        self.insert(slice, hash, client, counter);
+        self.insert(slice, client, counter);
         counter
     }
 
     /// Puts a counter back as a state file kept it, unless the client has one already.
     pub fn restore(&self, rule: RuleId, client: Client, counter: Counter) {
-        let hash = Recent::hash(&self.hasher, client);
-        let slice = self.slice(rule, hash);
-        if slice.peek(hash, client).is_none() {
-            self.insert(slice, hash, client, counter);
+        let slice = self.slice(rule, client);
+        if !slice.contains(&client) {
+            self.insert(slice, client, counter);
         }
     }
 
     /// The counter of `client` under `rule`, if it has one. Asking does not make it more recently used.
     #[must_use]
     pub fn get(&self, rule: RuleId, client: Client) -> Option<Counter> {
-        let hash = Recent::hash(&self.hasher, client);
-        self.slices.get(&key(rule, hash))?.peek(hash, client)
+        self.slices.get(&self.key(rule, client))?.peek(&client).copied()
     }
 
     /// Forgets the strikes of `client` under `rule`: after a ban the count starts anew.
     pub fn forget(&self, rule: RuleId, client: Client) {
-        let hash = Recent::hash(&self.hasher, client);
-        if let Some(mut slice) = self.slices.get_mut(&key(rule, hash))
-            && slice.remove(hash, client).is_some()
+        if let Some(mut slice) = self.slices.get_mut(&self.key(rule, client))
+            && slice.pop(&client).is_some()
         {
             self.live.fetch_sub(1, Ordering::Relaxed);
         }
@@ -85,8 +82,8 @@ impl Strikes {
     pub fn sweep(&self, rule: RuleId, now: Time, findtime: Span) {
         for slice in 0..SLICES {
             let Some(mut slice) = self.slices.get_mut(&(rule, slice)) else { continue };
-            while slice.oldest().is_some_and(|(_, counter)| counter.is_over(now, findtime)) {
-                slice.remove_oldest(&self.hasher);
+            while slice.peek_lru().is_some_and(|(_, counter)| counter.is_over(now, findtime)) {
+                slice.pop_lru();
                 self.live.fetch_sub(1, Ordering::Relaxed);
             }
         }
@@ -96,8 +93,8 @@ impl Strikes {
     pub fn for_each(&self, mut visit: impl FnMut(RuleId, Client, Counter)) {
         for slice in &self.slices {
             let (rule, _) = *slice.key();
-            for (client, counter) in slice.value().iter() {
-                visit(rule, client, counter);
+            for (client, counter) in slice.value() {
+                visit(rule, *client, *counter);
             }
         }
     }
@@ -126,24 +123,24 @@ impl Strikes {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    fn slice(&self, rule: RuleId, hash: u64) -> RefMut<'_, (RuleId, u64), Recent> {
-        let key = key(rule, hash);
-        // Nearly always it is there: `entry` makes ready for what it would have to do otherwise.
-        match self.slices.get_mut(&key) {
-            Some(slice) => slice,
-            None => self.slices.entry(key).or_default(),
-        }
+    fn key(&self, rule: RuleId, client: Client) -> (RuleId, u64) {
+        // The cache places a client by the lowest and highest bits of the same hash: the slice must be chosen by others.
+        (rule, (self.hasher.hash_one(client) >> 32) % SLICES)
     }
 
-    fn insert(&self, mut slice: RefMut<'_, (RuleId, u64), Recent>, hash: u64, client: Client, counter: Counter) {
+    fn slice(&self, rule: RuleId, client: Client) -> dashmap::mapref::one::RefMut<'_, (RuleId, u64), Slice> {
+        self.slices.entry(self.key(rule, client)).or_insert_with(|| LruCache::unbounded_with_hasher(self.hasher.clone()))
+    }
+
+    fn insert(&self, mut slice: dashmap::mapref::one::RefMut<'_, (RuleId, u64), Slice>, client: Client, counter: Counter) {
         if self.live.load(Ordering::Relaxed) < self.capacity {
-            slice.insert(hash, client, counter, &self.hasher);
+            slice.put(client, counter);
             self.live.fetch_add(1, Ordering::Relaxed);
-        } else if slice.remove_oldest(&self.hasher).is_some() {
-            slice.insert(hash, client, counter, &self.hasher);
+        } else if slice.pop_lru().is_some() {
+            slice.put(client, counter);
             self.evicted.fetch_add(1, Ordering::Relaxed);
         } else {
-            slice.insert(hash, client, counter, &self.hasher);
+            slice.put(client, counter);
             let own = *slice.key();
             // Two guards of one map at a time could wait for each other for ever.
             drop(slice);
@@ -154,19 +151,13 @@ impl Strikes {
     /// Makes room for a rule's first strike in a table that other rules have filled: the fullest slice gives one up.
     fn evict_elsewhere(&self, own: (RuleId, u64)) {
         let fullest = self.slices.iter().filter(|slice| *slice.key() != own).max_by_key(|slice| slice.len()).map(|slice| *slice.key());
-        let evicted = fullest.and_then(|key| self.slices.get_mut(&key)).and_then(|mut slice| slice.remove_oldest(&self.hasher)).is_some();
+        let evicted = fullest.and_then(|key| self.slices.get_mut(&key)).and_then(|mut slice| slice.pop_lru()).is_some();
         if evicted {
             self.evicted.fetch_add(1, Ordering::Relaxed);
         } else {
             self.live.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-/// Which slice holds a client with this hash. The bits are none of those that place the client within the slice: its lowest ones would be
-/// the same for all clients of a slice, and crowd them together.
-fn key(rule: RuleId, hash: u64) -> (RuleId, u64) {
-    (rule, (hash >> 40) % SLICES)
 }
 
 #[cfg(test)]
