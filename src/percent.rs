@@ -2,7 +2,7 @@
 
 /// Appends `text` to `out`, with each `%` and two hex digits as the byte that they stand for. A `%` without two hex digits stays as it is.
 ///
-/// The same as the crate `percent-encoding`, in a third of the time: every query has a User-Agent full of `%20`.
+/// The same as the crate `percent-encoding`, in one loop without an iterator: every query has a User-Agent full of `%20`.
 pub(crate) fn decode_onto(text: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + text.len(), 0);
