@@ -107,7 +107,7 @@ impl Detector<'_> {
             };
             return settled(verdict, true);
         }
-        let evidence = || Evidence::new(&[request.method, request.url, request.user_agent]);
+        let evidence = || Evidence::new(&[request.method, request.url, &request.user_agent.text()]);
         offence_or_allow(address, client, rules, evidence, true)
     }
 
@@ -143,7 +143,7 @@ fn offence_or_allow(
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::event::Scope;
+    use crate::event::{Header, Scope};
     use crate::rule::Names;
     use crate::time::Span;
     use std::path::Path;
@@ -301,9 +301,13 @@ mod tests {
     #[test]
     fn a_rule_needs_all_its_parts_to_match() {
         let world = World::new("[[rule]]\nname = 'post-login'\nmethod = 'POST'\npath = '^/login$'\nuser_agent = 'Evil'\nmaxretry = 2");
-        let hit = Request { method: b"POST", url: b"http://h/login", user_agent: b"Mozilla Evil/1", sec_fetch_site: b"" };
+        let hit = Request { method: b"POST", url: b"http://h/login", user_agent: Header::plain(b"Mozilla Evil/1"), sec_fetch_site: b"" };
         assert_eq!(world.offended(hit), ["post-login"]);
-        for miss in [Request { method: b"GET", ..hit }, Request { url: b"http://h/login2", ..hit }, Request { user_agent: b"", ..hit }] {
+        for miss in [
+            Request { method: b"GET", ..hit },
+            Request { url: b"http://h/login2", ..hit },
+            Request { user_agent: Header::default(), ..hit },
+        ] {
             assert!(world.offended(miss).is_empty(), "{miss:?}");
         }
     }

@@ -1,5 +1,9 @@
 //! Events: what was seen of a client, and where. They borrow from the line that told of them.
 
+use std::borrow::Cow;
+
+use crate::percent;
+
 /// Where a client is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Surface {
@@ -90,9 +94,44 @@ pub struct Request<'a> {
     /// The URL as sent, query included; absolute, or from its path on.
     pub url: &'a [u8],
     /// The User-Agent header.
-    pub user_agent: &'a [u8],
+    pub user_agent: Header<'a>,
     /// The Sec-Fetch-Site header: present when a browser sent the request.
     pub sec_fetch_site: &'a [u8],
+}
+
+/// The value of a header: as the client sent it, or as Squid's `%#` escaped it.
+///
+/// Most User-Agents come again and again and need not be looked at again, so they are not decoded before somebody asks for the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Header<'a> {
+    bytes: &'a [u8],
+    is_escaped: bool,
+}
+
+impl<'a> Header<'a> {
+    /// A value as the client sent it; empty for a header that is missing.
+    #[must_use]
+    pub const fn plain(value: &'a [u8]) -> Self {
+        Self { bytes: value, is_escaped: false }
+    }
+
+    /// A value as Squid escaped it: `%` and two hex digits for whatever is not plain, `%` itself included.
+    #[must_use]
+    pub const fn escaped(value: &'a [u8]) -> Self {
+        Self { bytes: value, is_escaped: !value.is_empty() }
+    }
+
+    /// Whether there is no value.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The value as the client sent it.
+    #[must_use]
+    pub fn text(&self) -> Cow<'a, [u8]> {
+        if self.is_escaped { percent::decode(self.bytes) } else { Cow::Borrowed(self.bytes) }
+    }
 }
 
 impl Request<'_> {

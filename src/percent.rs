@@ -1,8 +1,20 @@
 //! Percent-decoding, once: for what Squid escaped, and for paths as a web server will read them.
 
+use std::borrow::Cow;
+
+/// `text` with each `%` and two hex digits as the byte that they stand for. See [`decode_onto`].
+pub(crate) fn decode(text: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(b'%', text).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let mut decoded = Vec::with_capacity(text.len());
+    decode_onto(text, &mut decoded);
+    Cow::Owned(decoded)
+}
+
 /// Appends `text` to `out`, with each `%` and two hex digits as the byte that they stand for. A `%` without two hex digits stays as it is.
 ///
-/// The same as the crate `percent-encoding`, in one loop without an iterator: every query has a User-Agent full of `%20`.
+/// The same as the crate `percent-encoding`, in one loop without an iterator.
 pub(crate) fn decode_onto(text: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + text.len(), 0);

@@ -10,10 +10,11 @@ use strikeout::client::{Client, Ipv6Prefix};
 use strikeout::config::Config;
 use strikeout::detector::Judgement;
 use strikeout::engine::{Engine, InForce};
-use strikeout::event::{Event, Request, Surface};
+use strikeout::event::{Event, Header, Request, Surface};
 use strikeout::reply::Reply;
 use strikeout::rule::Names;
 use strikeout::rule::set::Scratch;
+use strikeout::table::Tallied;
 use strikeout::time::{Span, Time};
 
 const BEGIN: Time = Time::from_secs(1_800_000_000);
@@ -39,7 +40,8 @@ impl Site {
     fn visit(&self, address: &str, agent: &str, line: &str, status: u16) -> bool {
         let (method, path) = line.split_once(' ').unwrap_or(("GET", line));
         let url = format!("https://known.example{path}");
-        let request = Request { method: method.as_bytes(), url: url.as_bytes(), user_agent: agent.as_bytes(), sec_fetch_site: b"" };
+        let request =
+            Request { method: method.as_bytes(), url: url.as_bytes(), user_agent: Header::plain(agent.as_bytes()), sec_fetch_site: b"" };
         self.event(address, &Event::Request(request)) || self.event(address, &Event::Response { request, status })
     }
 
@@ -57,7 +59,7 @@ impl Site {
             }
         };
         if counts {
-            self.engine.tally(self.now, address, Client::of(address, Ipv6Prefix::default()), 1);
+            self.engine.tally(self.now, &mut vec![Tallied::new(address, Client::of(address, Ipv6Prefix::default()), 1)]);
         }
         verdict.refusal().is_some()
     }

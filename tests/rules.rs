@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use strikeout::config::Config;
-use strikeout::event::Request;
+use strikeout::event::{Header, Request};
 use strikeout::log::exim::{self, Kind};
 use strikeout::log::time::Zone;
 use strikeout::rule::set::{RuleSet, Scratch};
@@ -53,7 +53,12 @@ fn what_ordinary_sites_serve_offends_no_enforced_rule() {
     for line in paths {
         let (method, url) = method_and_url(line);
         for url in [url.to_owned(), format!("http://site.example{url}"), format!("https://site.example:8443{url}")] {
-            let request = Request { method: method.as_bytes(), url: url.as_bytes(), user_agent: BROWSER.as_bytes(), sec_fetch_site: b"" };
+            let request = Request {
+                method: method.as_bytes(),
+                url: url.as_bytes(),
+                user_agent: Header::plain(BROWSER.as_bytes()),
+                sec_fetch_site: b"",
+            };
             let offended = enforced(rules.offended_by_request(&request, &mut scratch));
             if !offended.is_empty() {
                 wrong.push(format!("{method} {url}: {}", offended.join(", ")));
@@ -69,7 +74,8 @@ fn programs_that_visit_ordinary_sites_offend_no_rule() {
     let mut scratch = Scratch::default();
     let mut wrong = Vec::new();
     for agent in lines(include_str!("data/user-agents.txt")) {
-        let request = Request { method: b"GET", url: b"http://site.example/", user_agent: agent.as_bytes(), sec_fetch_site: b"" };
+        let request =
+            Request { method: b"GET", url: b"http://site.example/", user_agent: Header::plain(agent.as_bytes()), sec_fetch_site: b"" };
         wrong.extend(rules.offended_by_request(&request, &mut scratch).iter().map(|rule| format!("{agent}: {}", rule.name)));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -102,7 +108,8 @@ impl Sample {
             Self::Table { url, user_agent, status } => (url, user_agent.as_deref().unwrap_or(BROWSER), *status),
         };
         let (method, url) = method_and_url(text);
-        let request = Request { method: method.as_bytes(), url: url.as_bytes(), user_agent: agent.as_bytes(), sec_fetch_site: b"" };
+        let request =
+            Request { method: method.as_bytes(), url: url.as_bytes(), user_agent: Header::plain(agent.as_bytes()), sec_fetch_site: b"" };
         let mut scratch = Scratch::default();
         let offended = match status {
             Some(status) => rules.offended_by_response(status, &request, &mut scratch),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use strikeout::client::{Client, Ipv6Prefix};
+use strikeout::client::Ipv6Prefix;
 use strikeout::config::{Config, OnFailure};
 use strikeout::engine::{Engine, InForce};
 use strikeout::event::Surface;
@@ -12,7 +12,7 @@ use strikeout::list::Lists;
 use strikeout::reply::Reply;
 use strikeout::rule::{Names, Offence, RuleSet};
 use strikeout::squid::Backend;
-use strikeout::table::Bans;
+use strikeout::table::{Bans, Tallied};
 use strikeout::time::Time;
 use strikeout::verdict::Verdict;
 
@@ -101,8 +101,8 @@ impl Backend for Table {
         self.0.when_kept(verdict, reply);
     }
 
-    fn tally(&self, now: Time, address: IpAddr, client: Client, requests: u32) {
-        self.0.tally(now, address, client, requests);
+    fn tally(&self, now: Time, tallied: &mut Vec<Tallied>) {
+        self.0.tally(now, tallied);
     }
 
     fn close(&self) {}

@@ -18,7 +18,7 @@ use crate::event::{Scope, Surface};
 use crate::list::Lists;
 use crate::reply::{Deadlines, Reply};
 use crate::rule::{Evidence, Mode, Names, Offence, Rule, RuleId, RuleSet, Trigger};
-use crate::table::{Ban, Bans, Counter, Strikes, Until};
+use crate::table::{Ban, Bans, Counter, Strikes, Tallied, Until};
 use crate::time::Time;
 use crate::verdict::{Grounds, Innocence, Refusal, Verdict};
 pub use change::{BanRecord, Change, Done, Keeper, Kept};
@@ -251,24 +251,45 @@ impl Engine {
         self.conclude(outcome.banned, outcome.verdict, reply);
     }
 
-    /// Adds `requests` ordinary requests of `client` to the rates. A ban that comes of it takes effect with the next read.
-    pub fn tally(self: &Arc<Self>, now: Time, address: std::net::IpAddr, client: Client, requests: u32) {
+    /// Adds the ordinary requests of one read to the rates of their clients. A ban that comes of it takes effect with the next read.
+    ///
+    /// What is left in `tallied` is of no use any more.
+    pub fn tally(self: &Arc<Self>, now: Time, tallied: &mut Vec<Tallied>) {
         let in_force = self.in_force();
         let rules = in_force.rules.request_rates();
-        if rules.is_empty() || self.bans.get(client, Surface::Web, now).is_some() {
+        if rules.is_empty() {
             return;
         }
+        self.strikes.arrange(tallied);
         let mut banned = Vec::new();
         for rule in rules {
-            // Nearly every request ends here, counted and no more: nothing is put together for the few that do not.
-            let Some(counter) = self.strike(now, rule, client, requests).filter(|counter| counter.count() >= rule.maxretry) else {
-                continue;
-            };
-            let evidence = Evidence::new(&[b"requests in one read:", requests.to_string().as_bytes()]);
-            let offence = Offence { address, client, rules: vec![Arc::clone(rule)], evidence };
-            let record = self.ban_for(now, rule, &offence, counter, in_force.prefix);
-            if rule.mode == Mode::Enforce {
-                banned.push(record);
+            // Nearly every client's requests end here, counted and no more: nothing is put together for the few that do not.
+            let mut reached = Vec::new();
+            let is_many = |one: &Tallied| one.requests >= rule.maxretry;
+            let mut counted = 0;
+            let counts = |one: &Tallied| !is_many(one) && self.counts_under(now, rule, one.client);
+            self.strikes.add_all(rule.id, now, rule.findtime, tallied, counts, |one, counter| {
+                counted += 1;
+                if counter.count() >= rule.maxretry {
+                    reached.push((*one, counter));
+                }
+            });
+            self.tallies.offences.fetch_add(counted, Ordering::Relaxed);
+            for (one, _) in &reached {
+                self.strikes.forget(rule.id, one.client);
+            }
+            let at_once = tallied.iter().filter(|one| is_many(one));
+            reached.extend(at_once.filter_map(|one| Some((*one, self.strike(now, rule, one.client, one.requests)?))));
+            for (Tallied { address, client, requests, .. }, counter) in reached {
+                if self.bans.get(client, Surface::Web, now).is_some() {
+                    continue;
+                }
+                let evidence = Evidence::new(&[b"requests in one read:", requests.to_string().as_bytes()]);
+                let offence = Offence { address, client, rules: vec![Arc::clone(rule)], evidence };
+                let record = self.ban_for(now, rule, &offence, counter, in_force.prefix);
+                if rule.mode == Mode::Enforce {
+                    banned.push(record);
+                }
             }
         }
         if !banned.is_empty() {
@@ -463,8 +484,7 @@ impl Engine {
     /// Counts under one rule, which may then be at its `maxretry`; a rule for which one strike is enough stores none, and one that bans
     /// starts anew. `None` if there is nothing to count: the ban that a rule in shadow mode would make stands already.
     fn strike(&self, now: Time, rule: &Rule, client: Client, strikes: u32) -> Option<Counter> {
-        let is_shadowed = |surface: &Surface| self.shadows.get(client, *surface, now).is_some();
-        if rule.mode == Mode::Shadow && rule.scope.surfaces().iter().all(is_shadowed) {
+        if !self.counts_under(now, rule, client) {
             return None;
         }
         self.tallies.offences.fetch_add(1, Ordering::Relaxed);
@@ -477,6 +497,12 @@ impl Engine {
             self.strikes.forget(rule.id, client);
         }
         Some(counter)
+    }
+
+    /// Whether offences of `client` count under `rule`: not while the ban stands that a rule in shadow mode would have made.
+    fn counts_under(&self, now: Time, rule: &Rule, client: Client) -> bool {
+        let is_shadowed = |surface: &Surface| self.shadows.get(client, *surface, now).is_some();
+        rule.mode == Mode::Enforce || !rule.scope.surfaces().iter().all(is_shadowed)
     }
 
     /// Bans in memory, or in the shadows, what `rule` bans for `offence`, and logs it.

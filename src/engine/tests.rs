@@ -120,9 +120,9 @@ fn a_rate_of_requests_bans_with_the_read_that_reaches_it() {
     let engine = engine("[[rule]]\nname = 'rate'\nevent = 'request'\nmaxretry = 50\nfindtime = '1m'");
     let address = "192.0.2.1".parse().unwrap();
     let client = Client::of(address, Ipv6Prefix::default());
-    engine.tally(at(0), address, client, 49);
+    engine.tally(at(0), &mut vec![Tallied::new(address, client, 20), Tallied::new(address, client, 29)]);
     assert_eq!(grounds(&ask(&engine, at(1), "192.0.2.1", &get("/"))), None);
-    engine.tally(at(1), address, client, 1);
+    engine.tally(at(1), &mut vec![Tallied::new(address, client, 1)]);
     assert_eq!(grounds(&ask(&engine, at(2), "192.0.2.1", &get("/"))), Some(Grounds::Banned));
 }
 

@@ -12,7 +12,7 @@ use super::time::Zone;
 use crate::client::Client;
 use crate::conduct::Deed;
 use crate::detector::{Detector, Judgement};
-use crate::event::{Event, Request, Surface};
+use crate::event::{Event, Header, Request, Surface};
 use crate::rule::set::Scratch;
 use crate::rule::{Evidence, LinePattern, Mode, Offence, Rule, RuleSet, Trigger};
 use crate::time::{Span, Time};
@@ -160,8 +160,8 @@ impl LogRules {
         }
         let time = line.time.min(latest);
         let (url, user_agent) = (access::unescape(line.url), line.user_agent.map(access::unescape));
-        let request =
-            Request { method: line.method, url: &url, user_agent: user_agent.as_deref().unwrap_or_default(), sec_fetch_site: b"" };
+        let user_agent = Header::plain(user_agent.as_deref().unwrap_or_default());
+        let request = Request { method: line.method, url: &url, user_agent, sec_fetch_site: b"" };
         let detector = Detector { rules: web, ..*detector };
         let mut tell = |offence| found(Seen { time, surface: Surface::Web, offence });
         if !self.inline {

@@ -10,7 +10,7 @@ use super::{Failure, show};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::detector::Detector;
-use crate::event::Request;
+use crate::event::{Header, Request};
 use crate::list::Lists;
 use crate::log::rules::LogRules;
 use crate::log::time::Zone;
@@ -54,7 +54,7 @@ fn hits(config: &Config, trial: &Trial<'_>) -> Result<Vec<Hit>, String> {
         let request = Request {
             method: trial.method.as_bytes(),
             url: line.as_bytes(),
-            user_agent: trial.user_agent.as_bytes(),
+            user_agent: Header::plain(trial.user_agent.as_bytes()),
             ..Request::default()
         };
         let rules = config.rules.offended_by_request(&request, &mut Scratch::default());

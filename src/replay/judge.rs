@@ -11,7 +11,7 @@ use crate::conduct::Deed;
 use crate::config::{Config, LogConfig};
 use crate::detector::{Detector, Judgement};
 use crate::engine::{BanRecord, Engine, InForce};
-use crate::event::{Connection, Event, Request, Surface};
+use crate::event::{Connection, Event, Header, Request, Surface};
 use crate::log::access::{self, AccessLine};
 use crate::log::exim::{self, EximLine, Kind};
 use crate::log::text::TextRule;
@@ -163,8 +163,8 @@ impl Replay {
             return true;
         }
         let (url, user_agent) = (access::unescape(line.url), line.user_agent.map(access::unescape));
-        let request =
-            Request { method: line.method, url: &url, user_agent: user_agent.as_deref().unwrap_or_default(), sec_fetch_site: b"" };
+        let user_agent = Header::plain(user_agent.as_deref().unwrap_or_default());
+        let request = Request { method: line.method, url: &url, user_agent, sec_fetch_site: b"" };
         let shadow = self.shadow_ban(client, Surface::Web, time);
         let in_force = Arc::clone(&self.in_force);
         let engine = Arc::clone(&self.engine);

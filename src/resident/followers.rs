@@ -13,7 +13,7 @@ use crate::event::{Scope, Surface};
 use crate::reply::Reply;
 use crate::rule::{Offence, Rule, Trigger};
 use crate::socket::follow::{self, FromFollower, FromResident, List, RuleLine};
-use crate::table::Ban;
+use crate::table::{Ban, Tallied};
 use crate::time::Time;
 use crate::verdict::{Innocence, Verdict};
 
@@ -158,7 +158,7 @@ pub fn hear(
             meters.requests.fetch_add(count.into(), Ordering::Relaxed);
             let in_force = engine.in_force();
             if in_force.lists.never_banned(address).is_none() {
-                engine.tally(now, address, Client::of(address, in_force.prefix), count);
+                engine.tally(now, &mut vec![Tallied::new(address, Client::of(address, in_force.prefix), count)]);
             }
         }
         FromFollower::Offence { number, address, rules, evidence } => {

@@ -41,7 +41,7 @@ struct Family {
 pub fn specs() -> Result<Vec<RuleSpec>, String> {
     let mut specs = Vec::new();
     for (name, text) in FAMILIES {
-        specs.extend(family(name, text)?);
+        specs.extend(family(name, text)?.into_iter().map(|spec| RuleSpec { is_proven: true, ..spec }));
     }
     Ok(specs)
 }
@@ -69,7 +69,10 @@ mod tests {
         for spec in specs().unwrap() {
             assert!(seen.insert(spec.name.get_ref().clone()), "{} comes twice", spec.name.get_ref());
             let name = spec.name.get_ref().clone();
-            let rule = spec.check(&names, &RuleDefaults::default()).unwrap_or_else(|fault| panic!("{name}: {}", fault.message));
+            assert!(spec.is_proven, "{name} would be compiled twice at each start");
+            let rule = RuleSpec { is_proven: false, ..spec }
+                .check(&names, &RuleDefaults::default())
+                .unwrap_or_else(|fault| panic!("{name}: {}", fault.message));
             assert!(rule.description.len() > 40 && rule.description.ends_with('.'), "{} says no sentence", rule.name);
             rules.push(rule);
         }

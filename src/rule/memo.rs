@@ -1,6 +1,7 @@
 //! A memory of texts that something holds for, in fixed room: what comes again and again need not be looked at again.
 
 use std::fmt;
+use std::hash::Hash;
 
 use ahash::RandomState;
 
@@ -19,7 +20,7 @@ pub(super) struct Memo {
 
 impl Memo {
     /// Whether the property of `owner` holds for `text`: remembered, or found out by `test`. For another owner everything is forgotten.
-    pub(super) fn holds(&mut self, owner: u64, text: &[u8], test: impl FnOnce() -> bool) -> bool {
+    pub(super) fn holds(&mut self, owner: u64, text: &impl Hash, test: impl FnOnce() -> bool) -> bool {
         if self.owner != owner || self.slots.is_empty() {
             self.owner = owner;
             self.slots.clear();
@@ -63,7 +64,7 @@ mod tests {
         let tests = Cell::new(0);
         let mut memo = Memo::default();
         let mut ask = |text: &[u8]| {
-            memo.holds(1, text, || {
+            memo.holds(1, &text, || {
                 tests.set(tests.get() + 1);
                 text.starts_with(b"good")
             })
@@ -75,8 +76,8 @@ mod tests {
     #[test]
     fn another_owner_remembers_nothing_of_the_first() {
         let mut memo = Memo::default();
-        assert!(memo.holds(1, b"text", || true));
-        assert!(!memo.holds(2, b"text", || false));
+        assert!(memo.holds(1, &"text", || true));
+        assert!(!memo.holds(2, &"text", || false));
     }
 
     proptest! {
@@ -85,7 +86,7 @@ mod tests {
             let mut memo = Memo::default();
             for (owner, text) in steps {
                 let truth = u64::from(text) % 3 == owner;
-                prop_assert_eq!(memo.holds(owner, &text.to_be_bytes(), || truth), truth);
+                prop_assert_eq!(memo.holds(owner, &text, || truth), truth);
             }
         }
     }

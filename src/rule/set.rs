@@ -9,7 +9,7 @@ use memchr::{memchr, memchr3};
 use super::automaton::{Automaton, Found};
 use super::memo::Memo;
 use super::{Rule, RuleId, Trigger};
-use crate::event::Request;
+use crate::event::{Header, Request};
 use crate::percent::decode_onto;
 
 /// The number of the next [`RequestMatcher`].
@@ -263,11 +263,11 @@ impl RequestMatcher {
     }
 
     /// Whether any pattern matches this User-Agent. There are few of them, and they come again and again: the innocent ones are remembered.
-    fn agent_hits(&self, agent: &[u8], scratch: &mut Scratch) -> bool {
+    fn agent_hits(&self, agent: Header<'_>, scratch: &mut Scratch) -> bool {
         if agent.is_empty() || self.user_agent.0.is_empty() {
             return false;
         }
-        !scratch.innocent_agents.holds(self.number, agent, || !self.user_agent.0.is_match(agent))
+        !scratch.innocent_agents.holds(self.number, &agent, || !self.user_agent.0.is_match(&agent.text()))
     }
 
     fn matching(&self, request: &Request<'_>, scratch: &mut Scratch) -> Vec<Arc<Rule>> {
@@ -275,7 +275,7 @@ impl RequestMatcher {
         let path = self.path.which(path, scratch);
         let query = self.query.which(query, scratch);
         let mut user_agent = self.user_agent.0.nothing_found();
-        self.user_agent.0.which(request.user_agent, &mut user_agent);
+        self.user_agent.0.which(&request.user_agent.text(), &mut user_agent);
         let mut url = self.url.0.nothing_found();
         self.url.0.which(request.url, &mut url);
         let has = |found: &Found, pattern: Option<usize>| pattern.is_none_or(|pattern| found.contains(pattern));

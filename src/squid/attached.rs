@@ -24,7 +24,7 @@ use crate::list::{BannedNetwork, Lists, OwnAddresses, Source};
 use crate::reply::{Deadlines, Held, Reply};
 use crate::rule::{Mode, Names, Offence, Rule, RuleId, RuleSet};
 use crate::socket::follow::{self, FromFollower, FromResident, List};
-use crate::table::{Ban, Bans, Until};
+use crate::table::{Ban, Bans, Tallied, Until};
 use crate::time::Time;
 use crate::verdict::{Grounds, Innocence, Refusal, Verdict};
 
@@ -333,21 +333,27 @@ impl Backend for Attached {
         reply.send(verdict);
     }
 
-    fn tally(&self, _: Time, address: IpAddr, client: Client, requests: u32) {
+    fn tally(&self, _: Time, tallied: &mut Vec<Tallied>) {
         // Nobody would ever send them, and they must not pile up.
         if self.lost.load(Ordering::Relaxed) {
             return;
         }
         let rules = Arc::clone(&self.in_force().rules);
         let Some(fewest) = rules.request_rates().iter().map(|rule| rule.maxretry).min() else { return };
+        let mut urgent = String::new();
         let mut counted = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = counted.entry(client).or_insert((address, 0));
-        entry.1 = entry.1.saturating_add(requests);
-        if entry.1 >= fewest {
-            let line = FromFollower::Requests { address, count: entry.1 };
-            counted.remove(&client);
-            drop(counted);
-            self.send(&format!("{line}\n"));
+        for Tallied { address, client, requests, .. } in tallied {
+            let entry = counted.entry(*client).or_insert((*address, 0));
+            entry.1 = entry.1.saturating_add(*requests);
+            if entry.1 >= fewest {
+                let line = FromFollower::Requests { address: *address, count: entry.1 };
+                counted.remove(client);
+                urgent += &format!("{line}\n");
+            }
+        }
+        drop(counted);
+        if !urgent.is_empty() {
+            self.send(&urgent);
         }
     }
 

@@ -1,12 +1,10 @@
 //! The table in the helper itself: the default.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Backend;
-use crate::client::Client;
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_FILE};
 use crate::engine::durable::StateFile;
@@ -15,7 +13,7 @@ use crate::event::Surface;
 use crate::list::OwnAddresses;
 use crate::reply::Reply;
 use crate::rule::{Names, Offence};
-use crate::table::Bans;
+use crate::table::{Bans, Tallied};
 use crate::time::Time;
 use crate::verdict::Verdict;
 
@@ -113,8 +111,8 @@ impl Backend for Embedded {
         self.engine.when_kept(verdict, reply);
     }
 
-    fn tally(&self, now: Time, address: IpAddr, client: Client, requests: u32) {
-        self.engine.tally(now, address, client, requests);
+    fn tally(&self, now: Time, tallied: &mut Vec<Tallied>) {
+        self.engine.tally(now, tallied);
     }
 
     fn close(&self) {

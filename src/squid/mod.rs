@@ -8,14 +8,12 @@ pub mod output;
 pub mod query;
 pub mod session;
 
-use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::client::Client;
 use crate::engine::InForce;
 use crate::reply::Reply;
 use crate::rule::{Names, Offence};
-use crate::table::Bans;
+use crate::table::{Bans, Tallied};
 use crate::time::Time;
 use crate::verdict::Verdict;
 
@@ -33,8 +31,8 @@ pub trait Backend: Send + Sync {
     fn offend(&self, now: Time, offence: Offence, reply: Reply);
     /// Answers with a refusal once the ban that it rests on is kept.
     fn when_kept(&self, verdict: Verdict, reply: Reply);
-    /// Adds ordinary requests to the rates of a client.
-    fn tally(&self, now: Time, address: IpAddr, client: Client, requests: u32);
+    /// Adds the ordinary requests of one read to the rates of their clients. What is left in `tallied` is of no use any more.
+    fn tally(&self, now: Time, tallied: &mut Vec<Tallied>);
     /// The input has ended: saves what should outlive the process.
     fn close(&self);
 }

@@ -1,7 +1,5 @@
 //! The helper's loop: one read's worth of lines in, one write's worth of answers out, and every query answered exactly once.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,11 +18,14 @@ use crate::engine::InForce;
 use crate::event::Event;
 use crate::reply::Reply;
 use crate::rule::set::Scratch;
+use crate::table::Tallied;
 use crate::time::Time;
 use crate::verdict::{Innocence, Verdict};
 
 /// How much is read at a time.
 const READ: usize = 32 * 1024;
+/// After so many lines of one read their answers are written: Squid can go on with these while the rest is judged.
+const AT_ONCE: usize = 64;
 /// The longest line that is kept: Squid's are 200 KB at most. What is longer is answered `ERR`, and the rest of it is passed over.
 const LONGEST_LINE: usize = 1024 * 1024;
 /// Squid reads channel IDs into an int: from here on the helper looks for a quiet moment to end, and Squid starts a new one.
@@ -53,7 +54,8 @@ pub struct Session {
     parser: Parser,
     scratch: Scratch,
     out: Vec<u8>,
-    tally: HashMap<Client, (IpAddr, u32), ahash::RandomState>,
+    /// The ordinary requests of this read, for the rates of their clients.
+    tally: Vec<Tallied>,
     /// The highest channel ID seen.
     last_id: u64,
     malformed: u64,
@@ -80,7 +82,7 @@ impl Session {
             parser: Parser::default(),
             scratch: Scratch::default(),
             out: Vec::with_capacity(READ),
-            tally: HashMap::default(),
+            tally: Vec::new(),
             last_id: 0,
             malformed: 0,
             handed_over: false,
@@ -157,7 +159,7 @@ impl Session {
         end
     }
 
-    /// Answers the complete lines of one read: everything that needs no waiting in one write.
+    /// Answers the complete lines of one read, whatever needs no waiting in a write for each [`AT_ONCE`] of them.
     fn answer_all(&mut self, lines: &[u8]) {
         let backend = self.place.get();
         let in_force = backend.as_ref().map(|backend| backend.in_force());
@@ -169,7 +171,10 @@ impl Session {
             counts_requests: !in_force.rules.request_rates().is_empty(),
         });
         let mut start = 0;
-        for end in memchr::memchr_iter(b'\n', lines) {
+        for (number, end) in memchr::memchr_iter(b'\n', lines).enumerate() {
+            if number > 0 && number.is_multiple_of(AT_ONCE) {
+                self.flush();
+            }
             let line = lines.get(start..end).unwrap_or_default();
             start = end + 1;
             let (id, query) = split_id(line.strip_suffix(b"\r").unwrap_or(line));
@@ -191,10 +196,9 @@ impl Session {
             }
         }
         self.flush();
-        if let Some(read) = &read {
-            for (client, (address, requests)) in self.tally.drain() {
-                read.backend.tally(read.now, address, client, requests);
-            }
+        if let Some(read) = read.filter(|_| !self.tally.is_empty()) {
+            read.backend.tally(read.now, &mut self.tally);
+            self.tally.clear();
         }
     }
 
@@ -215,7 +219,11 @@ impl Session {
         match read.detector.judge(read.now, query.address, &query.event, &mut self.scratch) {
             Judgement::Settled { verdict, counts } => {
                 if counts && read.counts_requests && matches!(query.event, Event::Request(_)) {
-                    self.tally.entry(Client::of(query.address, read.in_force.prefix)).or_insert((query.address, 0)).1 += 1;
+                    let client = Client::of(query.address, read.in_force.prefix);
+                    match self.tally.last_mut() {
+                        Some(last) if last.client == client => last.requests += 1,
+                        _ => self.tally.push(Tallied::new(query.address, client, 1)),
+                    }
                 }
                 log::debug!("{} gets {verdict:?}", query.address);
                 self.output.format(id, &verdict, read.backend.names(), read.now, &mut self.out);
@@ -335,7 +343,7 @@ mod tests {
 
         fn when_kept(&self, _: Verdict, _: Reply) {}
 
-        fn tally(&self, _: Time, _: IpAddr, _: Client, _: u32) {}
+        fn tally(&self, _: Time, _: &mut Vec<Tallied>) {}
 
         fn close(&self) {}
     }

@@ -1,9 +1,11 @@
 //! Strikes: who offended how often under which rule, least recently used out first, never more than the configured number.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ahash::RandomState;
 use dashmap::DashMap;
+use dashmap::mapref::one::RefMut;
 use lru::LruCache;
 
 use super::counter::Counter;
@@ -11,8 +13,9 @@ use crate::client::Client;
 use crate::rule::RuleId;
 use crate::time::{Span, Time};
 
-/// Every rule's strikes are spread over this many caches, so that threads seldom wait for each other.
-const SLICES: u64 = 64;
+/// Every rule's strikes are spread over this many caches, so that threads seldom wait for each other and none is held up for long when one
+/// of them grows. More would leave a [batch](Strikes::add_all) few clients in each.
+const SLICES: u64 = 16;
 
 type Slice = LruCache<Client, Counter, RandomState>;
 
@@ -26,6 +29,27 @@ pub struct Strikes {
     capacity: usize,
     live: AtomicUsize,
     evicted: AtomicU64,
+}
+
+/// Ordinary requests of one client, seen in one read: they go into its rates together with those of others.
+#[derive(Debug, Clone, Copy)]
+pub struct Tallied {
+    /// The full address.
+    pub address: IpAddr,
+    /// The client.
+    pub client: Client,
+    /// How many requests.
+    pub requests: u32,
+    /// The slice that its counters are in.
+    slice: u64,
+}
+
+impl Tallied {
+    /// So many `requests` of the client that `address` belongs to.
+    #[must_use]
+    pub fn new(address: IpAddr, client: Client, requests: u32) -> Self {
+        Self { address, client, requests, slice: 0 }
+    }
 }
 
 impl Strikes {
@@ -45,21 +69,82 @@ impl Strikes {
     ///
     /// A new client in a full table pushes out the least recently used one: of the same rule, where it has others.
     pub fn add(&self, rule: RuleId, client: Client, now: Time, findtime: Span, strikes: u32) -> Counter {
-        let mut slice = self.slice(rule, client);
-        if let Some(counter) = slice.get_mut(&client) {
-            counter.add(now, findtime, strikes);
-            return *counter;
+        let key = self.key(rule, client);
+        let mut slice = self.slice(key);
+        let (counter, has_room) = self.count_in(&mut slice, client, now, findtime, strikes);
+        drop(slice);
+        if !has_room {
+            self.evict_elsewhere(key);
         }
-        let counter = Counter::new(now, strikes);
-        self.insert(slice, client, counter);
         counter
+    }
+
+    /// Puts those of one client together, and clients of one slice next to each other, as [`Strikes::add_all`] wants them.
+    pub fn arrange(&self, tallied: &mut Vec<Tallied>) {
+        if tallied.len() > 1 {
+            for one in tallied.iter_mut() {
+                one.slice = self.slice_of(one.client);
+            }
+            tallied.sort_unstable_by_key(|one| (one.slice, one.client));
+            tallied.dedup_by(|next, kept| {
+                let same = next.client == kept.client;
+                if same {
+                    kept.requests = kept.requests.saturating_add(next.requests);
+                }
+                same
+            });
+        } else if let Some(one) = tallied.first_mut() {
+            one.slice = self.slice_of(one.client);
+        }
+    }
+
+    /// [`Strikes::add`] for many clients, [arranged](Strikes::arrange), of which those are counted that `counts` names; `counted` is handed
+    /// each counter as it is then.
+    ///
+    /// In a large table nearly every step is a wait for memory. So each slice's clients are all looked up before any is changed: the
+    /// processor then waits for all of these places at the same time.
+    pub fn add_all(
+        &self,
+        rule: RuleId,
+        now: Time,
+        findtime: Span,
+        tallied: &[Tallied],
+        counts: impl Fn(&Tallied) -> bool,
+        mut counted: impl FnMut(&Tallied, Counter),
+    ) {
+        for group in tallied.chunk_by(|one, next| one.slice == next.slice) {
+            let Some(first) = group.first() else { continue };
+            let key = (rule, first.slice);
+            let mut slice = self.slice(key);
+            if group.len() > 1 {
+                let new = group.iter().filter(|one| !slice.contains(&one.client)).count();
+                let evicted = (self.len() + new).saturating_sub(self.capacity).min(new);
+                let found = slice.iter().rev().take(evicted).filter(|(client, _)| slice.contains(client)).count();
+                debug_assert!(found <= evicted, "what is in the list is in the map");
+            }
+            let mut without_room = 0;
+            for one in group.iter().filter(|one| counts(one)) {
+                let (counter, has_room) = self.count_in(&mut slice, one.client, now, findtime, one.requests);
+                without_room += usize::from(!has_room);
+                counted(one, counter);
+            }
+            drop(slice);
+            (0..without_room).for_each(|_| self.evict_elsewhere(key));
+        }
     }
 
     /// Puts a counter back as a state file kept it, unless the client has one already.
     pub fn restore(&self, rule: RuleId, client: Client, counter: Counter) {
-        let slice = self.slice(rule, client);
-        if !slice.contains(&client) {
-            self.insert(slice, client, counter);
+        let key = self.key(rule, client);
+        let mut slice = self.slice(key);
+        if slice.contains(&client) {
+            return;
+        }
+        slice.put(client, counter);
+        let has_room = self.make_room(&mut slice);
+        drop(slice);
+        if !has_room {
+            self.evict_elsewhere(key);
         }
     }
 
@@ -124,28 +209,45 @@ impl Strikes {
     }
 
     fn key(&self, rule: RuleId, client: Client) -> (RuleId, u64) {
+        (rule, self.slice_of(client))
+    }
+
+    fn slice_of(&self, client: Client) -> u64 {
         // The cache places a client by the lowest and highest bits of the same hash: the slice must be chosen by others.
-        (rule, (self.hasher.hash_one(client) >> 32) % SLICES)
+        (self.hasher.hash_one(client) >> 32) % SLICES
     }
 
-    fn slice(&self, rule: RuleId, client: Client) -> dashmap::mapref::one::RefMut<'_, (RuleId, u64), Slice> {
-        self.slices.entry(self.key(rule, client)).or_insert_with(|| LruCache::unbounded_with_hasher(self.hasher.clone()))
+    fn slice(&self, key: (RuleId, u64)) -> RefMut<'_, (RuleId, u64), Slice> {
+        self.slices.entry(key).or_insert_with(|| LruCache::unbounded_with_hasher(self.hasher.clone()))
     }
 
-    fn insert(&self, mut slice: dashmap::mapref::one::RefMut<'_, (RuleId, u64), Slice>, client: Client, counter: Counter) {
-        if self.live.load(Ordering::Relaxed) < self.capacity {
-            slice.put(client, counter);
-            self.live.fetch_add(1, Ordering::Relaxed);
-        } else if slice.pop_lru().is_some() {
-            slice.put(client, counter);
-            self.evicted.fetch_add(1, Ordering::Relaxed);
-        } else {
-            slice.put(client, counter);
-            let own = *slice.key();
-            // Two guards of one map at a time could wait for each other for ever.
-            drop(slice);
-            self.evict_elsewhere(own);
+    /// Counts in `slice`, and says whether there is [room](Strikes::make_room).
+    fn count_in(&self, slice: &mut Slice, client: Client, now: Time, findtime: Span, strikes: u32) -> (Counter, bool) {
+        let mut is_new = false;
+        let counter = slice.get_or_insert_mut(client, || {
+            is_new = true;
+            Counter::new(now, strikes)
+        });
+        if !is_new {
+            counter.add(now, findtime, strikes);
         }
+        (*counter, !is_new || self.make_room(slice))
+    }
+
+    /// Counts the newcomer that was just put into `slice`, or pushes its least recently used one out if the table is full.
+    ///
+    /// False where the newcomer is alone in its slice: then another one must give something up, once this one is let go. Two guards of one
+    /// map could wait for each other for ever.
+    fn make_room(&self, slice: &mut Slice) -> bool {
+        if self.live.load(Ordering::Relaxed) < self.capacity {
+            self.live.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+        let has_others = slice.len() > 1;
+        if has_others && slice.pop_lru().is_some() {
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+        }
+        has_others
     }
 
     /// Makes room for a rule's first strike in a table that other rules have filled: the fullest slice gives one up.
@@ -240,7 +342,53 @@ mod tests {
         assert_eq!(strikes.get(one, client(2)).map(|counter| counter.count()), Some(2));
     }
 
+    #[test]
+    fn a_batch_of_new_clients_never_exceeds_the_capacity() {
+        let (one, two) = rules();
+        let strikes = Strikes::new(100);
+        for second in 0..100 {
+            let mut tallied: Vec<Tallied> = (0..70).map(|number| tallied(second * 50 + number, 1)).collect();
+            strikes.arrange(&mut tallied);
+            let rule = if second % 3 == 0 { two } else { one };
+            strikes.add_all(rule, at(u64::from(second)), FINDTIME, &tallied, |_| true, |_, _| ());
+        }
+        let mut counted = 0;
+        strikes.for_each(|_, _, _| counted += 1);
+        assert_eq!((strikes.len(), counted), (100, 100));
+    }
+
+    fn tallied(number: u32, requests: u32) -> Tallied {
+        let address = Ipv4Addr::from(number);
+        Tallied::new(address.into(), Client::from(address), requests)
+    }
+
     proptest! {
+        #[test]
+        fn a_batch_counts_as_its_clients_one_by_one(
+            batches in proptest::collection::vec(proptest::collection::vec((0_u32..30, 1_u32..4), 0..40), 1..8),
+            skipped in 0_u32..30,
+        ) {
+            let (one, _) = rules();
+            let (strikes, twin) = (Strikes::new(1000), Strikes::new(1000));
+            for (second, batch) in (0..).zip(batches) {
+                let mut together: Vec<Tallied> = batch.iter().map(|(number, requests)| tallied(*number, *requests)).collect();
+                strikes.arrange(&mut together);
+                let mut counted = HashMap::new();
+                let counts = |one: &Tallied| one.client != client(skipped);
+                strikes.add_all(one, at(second), FINDTIME, &together, counts, |one, counter| {
+                    assert!(counted.insert(one.client, counter).is_none(), "each client once");
+                });
+                for (number, requests) in batch.into_iter().filter(|(number, _)| *number != skipped) {
+                    twin.add(one, client(number), at(second), FINDTIME, requests);
+                }
+                for (client, counter) in counted {
+                    prop_assert_eq!(Some(counter), twin.get(one, client));
+                    prop_assert_eq!(Some(counter), strikes.get(one, client));
+                }
+            }
+            prop_assert_eq!(strikes.len(), twin.len());
+        }
+
         #[test]
         fn with_room_for_all_it_counts_as_a_plain_map_does(events in proptest::collection::vec((0_u32..20, 0_u64..300, any::<bool>()), 1..200)) {
             let (one, _) = rules();
