@@ -43,4 +43,5 @@ pub mod state;
 pub mod table;
 pub mod time;
 pub mod timestamp;
+mod token;
 pub mod verdict;

@@ -5,6 +5,7 @@
 use super::time;
 use crate::client::parse_address_bytes;
 use crate::time::Time;
+use crate::token;
 use memchr::{memchr, memchr2, memrchr};
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -68,8 +69,7 @@ fn present(field: &[u8]) -> Option<&[u8]> {
 fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let start = text.iter().position(|byte| *byte != b' ')?;
     let text = text.get(start..)?;
-    let end = memchr(b' ', text).unwrap_or(text.len());
-    let (word, rest) = text.split_at_checked(end)?;
+    let (word, rest) = text.split_at_checked(token::length(text))?;
     Some((word, rest.get(1..).unwrap_or_default()))
 }
 

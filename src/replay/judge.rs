@@ -1,6 +1,7 @@
 //! Runs the very same detector over the lines of old logs, and counts what it would have done.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,20 +35,26 @@ pub struct Replay {
     texts: Vec<Vec<TextRule>>,
     zone: Zone,
     scratch: Scratch,
-    tally: Tally,
-    most_clients: usize,
+    ledger: Ledger,
     /// The time of the last line that has one: of one without, too.
     now: Time,
     lines: u64,
     /// The status codes that some rule looks at.
     watched: Vec<u16>,
-    has_shadow_bans: bool,
     first: Option<Time>,
+}
+
+/// The counts of a replay, and what goes into them.
+#[derive(Debug)]
+struct Ledger {
+    tally: Tally,
+    most_clients: usize,
+    has_shadow_bans: bool,
 }
 
 impl std::fmt::Debug for Replay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Replay").field("tally", &self.tally).finish_non_exhaustive()
+        f.debug_struct("Replay").field("ledger", &self.ledger).finish_non_exhaustive()
     }
 }
 
@@ -105,12 +112,10 @@ impl Replay {
             texts,
             zone,
             scratch: Scratch::default(),
-            tally: Tally::default(),
-            most_clients,
+            ledger: Ledger { tally: Tally::default(), most_clients, has_shadow_bans: false },
             now: Time::default(),
             lines: 0,
             watched,
-            has_shadow_bans: false,
             first: None,
         })
     }
@@ -138,14 +143,14 @@ impl Replay {
         };
         let offends = self.text(log, line);
         if !known && !offends {
-            self.tally.unread += 1;
+            self.ledger.tally.unread += 1;
         }
     }
 
     /// Ends the replay.
     #[must_use]
     pub fn finish(self) -> Outcome {
-        Outcome { tally: self.tally, in_force: self.in_force, span: self.first.map(|first| (first, self.now.max(first))) }
+        Outcome { tally: self.ledger.tally, in_force: self.in_force, span: self.first.map(|first| (first, self.now.max(first))) }
     }
 
     fn at(&mut self, time: Time) {
@@ -156,68 +161,66 @@ impl Replay {
     /// Judges a line of an access log, as the request that it was and by the status of its response. Says whether it names a client.
     fn web(&mut self, line: &AccessLine<'_>) -> bool {
         let Some(address) = line.client else { return false };
-        let (time, client) = (line.time, Client::of(address, self.in_force.prefix));
-        self.tally.requests += 1;
+        let Self { engine, in_force, scratch, ledger, watched, .. } = self;
+        let (time, client) = (line.time, Client::of(address, in_force.prefix));
+        ledger.tally.requests += 1;
         if line.is_our_refusal() {
-            self.tally.refused_before += 1;
+            ledger.tally.refused_before += 1;
             return true;
         }
         let (url, user_agent) = (access::unescape(line.url), line.user_agent.map(access::unescape));
         let user_agent = Header::plain(user_agent.as_deref().unwrap_or_default());
         let request = Request { method: line.method, url: &url, user_agent, sec_fetch_site: b"" };
-        let shadow = self.shadow_ban(client, Surface::Web, time);
-        let in_force = Arc::clone(&self.in_force);
-        let engine = Arc::clone(&self.engine);
+        let shadow = ledger.shadow_ban(engine, client, Surface::Web, time);
         let detector = in_force.detector(engine.bans());
         let mut deed = Deed::of_status(line.status);
         let mut refused_by = None;
-        match detector.judge(time, address, &Event::Request(request), &mut self.scratch) {
+        match detector.judge(time, address, &Event::Request(request), scratch) {
             Judgement::Offence(offence) => {
                 deed = deed.as_offence();
-                refused_by = self.offence(time, &offence, Surface::Web);
+                refused_by = ledger.offence(engine, time, &offence, Surface::Web);
             }
             Judgement::Settled { verdict: Verdict::Allow(Innocence::NeverBanned(_)), .. } => {
-                let rules = in_force.rules.offended_by_request(&request, &mut self.scratch);
-                self.spare(&rules);
+                let rules = in_force.rules.offended_by_request(&request, scratch);
+                ledger.spare(&rules);
             }
             Judgement::Settled { verdict, .. } | Judgement::Unkept(verdict) if verdict.refusal().is_some() => {
                 refused_by = verdict.refusal().map(|Refusal { rule, .. }| *rule);
-                if !in_force.rules.offended_by_request(&request, &mut self.scratch).is_empty() {
+                if !in_force.rules.offended_by_request(&request, scratch).is_empty() {
                     deed = deed.as_offence();
                 }
             }
             Judgement::Settled { counts: true, .. } => {
-                self.rate(time, address, client, in_force.rules.request_rates(), b"one request of many")
+                ledger.rate(engine, time, address, client, in_force.rules.request_rates(), b"one request of many")
             }
             Judgement::Settled { .. } | Judgement::Unkept(_) => {}
         }
         if refused_by.is_none()
             && let Some(status) = line.status
-            && self.watched.binary_search(&status).is_ok()
-            && let Judgement::Offence(offence) = detector.judge(time, address, &Event::Response { request, status }, &mut self.scratch)
+            && watched.binary_search(&status).is_ok()
+            && let Judgement::Offence(offence) = detector.judge(time, address, &Event::Response { request, status }, scratch)
         {
             // The response itself is never refused.
             deed = Deed::Offence;
-            self.offence(time, &offence, Surface::Web);
+            ledger.offence(engine, time, &offence, Surface::Web);
         }
-        self.note(time, client, deed, refused_by, shadow, line.is_authenticated());
+        ledger.note(time, client, deed, refused_by, shadow, line.is_authenticated());
         true
     }
 
     /// Judges a line of Exim's. Says whether it tells of a client.
     fn mail(&mut self, time: Time, line: &EximLine) -> bool {
         let Some(address) = line.client else { return line.kind == Kind::Other };
-        let client = Client::of(address, self.in_force.prefix);
-        self.tally.mail += 1;
+        let Self { engine, in_force, scratch, ledger, exim, .. } = self;
+        let client = Client::of(address, in_force.prefix);
+        ledger.tally.mail += 1;
         if line.kind == Kind::OurRefusal {
-            self.tally.refused_before += 1;
+            ledger.tally.refused_before += 1;
             return true;
         }
-        let shadow = self.shadow_ban(client, Surface::Mail, time);
-        let in_force = Arc::clone(&self.in_force);
-        let engine = Arc::clone(&self.engine);
+        let shadow = ledger.shadow_ban(engine, client, Surface::Mail, time);
         let detector = in_force.detector(engine.bans());
-        let rules: Vec<Arc<Rule>> = self.exim.iter().filter(|(kind, _)| *kind == line.kind).map(|(_, rule)| Arc::clone(rule)).collect();
+        let rules: Vec<Arc<Rule>> = exim.iter().filter(|(kind, _)| *kind == line.kind).map(|(_, rule)| Arc::clone(rule)).collect();
         let mut deed = match line.kind {
             Kind::Accepted | Kind::AcceptedAuthenticated => Deed::Success,
             Kind::Connection | Kind::ConnectionRefusedGlobal | Kind::LoadRefused => Deed::Neither,
@@ -226,20 +229,20 @@ impl Replay {
         };
         let mut refused_by = None;
         if in_force.lists.never_banned(address).is_some() {
-            self.spare(&rules);
+            ledger.spare(&rules);
         } else if let Some((refusal, _)) = detector.standing(time, address, client, Surface::Mail) {
             refused_by = Some(refusal.rule);
         } else if line.kind == Kind::Connection {
             let connection = Connection { port: line.local_port, open: 0 };
-            if let Judgement::Offence(offence) = detector.judge(time, address, &Event::Connection(connection), &mut self.scratch) {
-                self.rate(time, address, client, &offence.rules, b"one SMTP connection of many");
+            if let Judgement::Offence(offence) = detector.judge(time, address, &Event::Connection(connection), scratch) {
+                ledger.rate(engine, time, address, client, &offence.rules, b"one SMTP connection of many");
             }
         } else if !rules.is_empty() {
             deed = Deed::Offence;
             let evidence = Evidence::new(&[b"Exim log:", line.kind.description().as_bytes()]);
-            self.offence(time, &Offence { address, client, rules, evidence }, Surface::Mail);
+            ledger.offence(engine, time, &Offence { address, client, rules, evidence }, Surface::Mail);
         }
-        self.note(time, client, deed, refused_by, shadow, line.kind == Kind::AcceptedAuthenticated);
+        ledger.note(time, client, deed, refused_by, shadow, line.kind == Kind::AcceptedAuthenticated);
         true
     }
 
@@ -248,9 +251,7 @@ impl Replay {
         if self.texts.get(log).is_none_or(Vec::is_empty) {
             return false;
         }
-        let in_force = Arc::clone(&self.in_force);
-        let engine = Arc::clone(&self.engine);
-        let detector: Detector<'_> = in_force.detector(engine.bans());
+        let detector: Detector<'_> = self.in_force.detector(self.engine.bans());
         let mut seen = Vec::new();
         for rule in self.texts.get_mut(log).into_iter().flatten() {
             seen.extend(rule.look(line, self.now, &detector));
@@ -259,15 +260,17 @@ impl Replay {
             if self.now == Time::default() || offence.time > self.now {
                 self.at(offence.time);
             }
-            self.tally.texts += 1;
-            self.offence(offence.time, &offence.offence, offence.surface);
-            self.note(offence.time, offence.offence.client, Deed::Offence, None, None, false);
+            self.ledger.tally.texts += 1;
+            self.ledger.offence(&self.engine, offence.time, &offence.offence, offence.surface);
+            self.ledger.note(offence.time, offence.offence.client, Deed::Offence, None, None, false);
         }
         !seen.is_empty()
     }
+}
 
-    fn shadow_ban(&self, client: Client, surface: Surface, time: Time) -> Option<Ban> {
-        if self.has_shadow_bans { self.engine.shadow(client, surface, time) } else { None }
+impl Ledger {
+    fn shadow_ban(&self, engine: &Engine, client: Client, surface: Surface, time: Time) -> Option<Ban> {
+        if self.has_shadow_bans { engine.shadow(client, surface, time) } else { None }
     }
 
     /// Offences of a client that is never banned.
@@ -278,12 +281,12 @@ impl Replay {
     }
 
     /// Counts an ordinary event in the rates. Only a ban that comes of it makes it an offence that is worth telling.
-    fn rate(&mut self, time: Time, address: std::net::IpAddr, client: Client, rules: &[Arc<Rule>], evidence: &[u8]) {
+    fn rate(&mut self, engine: &Engine, time: Time, address: IpAddr, client: Client, rules: &[Arc<Rule>], evidence: &[u8]) {
         if rules.is_empty() {
             return;
         }
         let offence = Offence { address, client, rules: rules.to_vec(), evidence: Evidence::new(&[evidence]) };
-        let outcome = self.engine.count(time, &offence, Surface::Web, 1);
+        let outcome = engine.count(time, &offence, Surface::Web, 1);
         for record in outcome.banned.iter().chain(&outcome.shadowed) {
             if let Some(rule) = rules.iter().find(|rule| rule.name == record.rule) {
                 let offences = u64::from(record.count);
@@ -297,13 +300,13 @@ impl Replay {
     }
 
     /// Counts an offence, and says which rule refuses it at once.
-    fn offence(&mut self, time: Time, offence: &Offence, surface: Surface) -> Option<RuleId> {
+    fn offence(&mut self, engine: &Engine, time: Time, offence: &Offence, surface: Surface) -> Option<RuleId> {
         for rule in &offence.rules {
             self.tally.rules.entry(rule.id).or_default().offences += 1;
             self.tally.rule_series.entry(rule.id).or_default().add(time, Bin { offences: 1, ..Bin::default() });
         }
         self.tally.series.add(time, Bin { offences: 1, ..Bin::default() });
-        let outcome = self.engine.count(time, offence, surface, 1);
+        let outcome = engine.count(time, offence, surface, 1);
         self.banned(time, &outcome.banned, &offence.rules);
         self.banned(time, &outcome.shadowed, &offence.rules);
         let refused = outcome.verdict.refusal().map(|refusal| refusal.rule);

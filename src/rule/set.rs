@@ -108,6 +108,8 @@ fn decode_into(text: &[u8], decoded: &mut Vec<u8>) -> bool {
 pub fn path_and_query(url: &[u8]) -> (&[u8], &[u8]) {
     let rest = if url.first() == Some(&b'/') {
         url
+    } else if let Some(authority) = url.strip_prefix(b"http://").or_else(|| url.strip_prefix(b"https://")) {
+        behind_authority(authority)
     } else {
         // Only what comes before the first `/` can be a scheme: a `://` in the query is not one.
         let first_slash = memchr(b'/', url);
@@ -118,13 +120,17 @@ pub fn path_and_query(url: &[u8]) -> (&[u8], &[u8]) {
             scheme.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')).then_some(after)
         });
         let Some(authority) = authority else { return (b"", b"") };
-        let end = memchr3(b'/', b'?', b'#', authority).unwrap_or(authority.len());
-        authority.get(end..).unwrap_or_default()
+        behind_authority(authority)
     };
     match memchr(b'?', rest) {
         Some(mark) => (rest.get(..mark).unwrap_or_default(), rest.get(mark + 1..).unwrap_or_default()),
         None => (rest, b""),
     }
+}
+
+fn behind_authority(authority: &[u8]) -> &[u8] {
+    let end = memchr3(b'/', b'?', b'#', authority).unwrap_or(authority.len());
+    authority.get(end..).unwrap_or_default()
 }
 
 impl RuleSet {
@@ -303,6 +309,8 @@ mod tests {
             ("http://host/a/b?c=d", "/a/b", "c=d"),
             ("/a?b?c", "/a", "b?c"),
             ("https://user@host:8443/", "/", ""),
+            ("HTTP://host/a?b", "/a", "b"),
+            ("ftp://host/a", "/a", ""),
             ("http://host", "", ""),
             ("http://host?x=http://y/z", "", "x=http://y/z"),
             ("host:443", "", ""),

@@ -8,6 +8,7 @@ use memchr::memchr;
 use crate::client::parse_address_bytes;
 use crate::event::{Event, Header, Request, Surface};
 use crate::percent::decode_onto;
+use crate::token;
 
 /// The longest channel ID that is one: Squid's are below 2^64.
 const ID_DIGITS: usize = 20;
@@ -83,7 +84,7 @@ impl Parser {
         let mut count = 0;
         let mut rest = line;
         while !rest.is_empty() {
-            let (token, behind) = rest.split_at_checked(token_length(rest)).unwrap_or((rest, b""));
+            let (token, behind) = rest.split_at_checked(token::length(rest)).unwrap_or((rest, b""));
             if !token.is_empty() {
                 *tokens.get_mut(count).ok_or(Malformed::TooManyTokens)? = token;
                 count += 1;
@@ -124,21 +125,6 @@ impl Parser {
         });
         let mut start = 0;
         ends.map(|end| self.decoded.get(std::mem::replace(&mut start, end)..end).unwrap_or_default())
-    }
-}
-
-/// The number of bytes in front of the first space. Most tokens are shorter than what it takes a vector search to begin, so the first eight
-/// bytes are looked at as one number (Mycroft's test for a zero byte, 1987).
-fn token_length(text: &[u8]) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const SPACES: u64 = u64::from_ne_bytes([b' '; 8]);
-    let Some(word) = text.first_chunk() else { return text.iter().position(|byte| *byte == b' ').unwrap_or(text.len()) };
-    let zero_where_space = u64::from_le_bytes(*word) ^ SPACES;
-    let spaces = zero_where_space.wrapping_sub(ONES) & !zero_where_space & (ONES << 7);
-    match spaces.trailing_zeros() {
-        64 => text.get(word.len()..).and_then(|rest| memchr(b' ', rest)).map_or(text.len(), |length| word.len() + length),
-        // Only the lowest mark is certain to be a space, and it is the first one.
-        bits => bits as usize / 8,
     }
 }
 
@@ -245,11 +231,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn a_token_ends_at_the_first_space(text in proptest::collection::vec(prop_oneof![Just(b' '), Just(b'!'), any::<u8>()], 0..30)) {
-            prop_assert_eq!(token_length(&text), text.iter().position(|byte| *byte == b' ').unwrap_or(text.len()));
-        }
-
         #[test]
         fn whatever_is_in_url_and_headers_the_address_is_the_sockets(
             address in any::<std::net::IpAddr>(),

@@ -7,7 +7,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 ///
 /// Filled as it is meant to be, it lets one stranger in a hundred pass. Bits are only ever set: a ban that has ended leaves its bits, and
 /// a filter that many of them have filled up saves less time and is never wrong.
-pub(super) struct Sieve(Box<[AtomicU64]>);
+///
+/// There are two of them, and who is banned passes both: a small one that stays in the innermost cache, which alone decides nearly
+/// everything as long as no more than some ten thousand clients were ever banned; and one as large as the table.
+pub(super) struct Sieve {
+    near: Filter,
+    far: Filter,
+}
+
+/// One filter.
+struct Filter(Box<[AtomicU64]>);
+
+/// The words of the small filter: 16 KB.
+const NEAR_WORDS: usize = 1 << 11;
 
 /// Four clients share a word when the filter is full.
 const CLIENTS_PER_WORD: usize = 4;
@@ -19,18 +31,33 @@ impl Sieve {
     /// A filter for so many clients.
     pub(super) fn new(clients: usize) -> Self {
         let words = (clients / CLIENTS_PER_WORD).clamp(1, MOST_WORDS);
-        Self((0..words).map(|_| AtomicU64::new(0)).collect())
+        Self { near: Filter::new(words.min(NEAR_WORDS)), far: Filter::new(words) }
     }
 
     /// Lets the client with this hash pass from now on.
     pub(super) fn add(&self, hash: u64) {
+        self.near.add(hash);
+        self.far.add(hash);
+    }
+
+    /// Whether the client with this hash may have been added; false is certain.
+    pub(super) fn may_hold(&self, hash: u64) -> bool {
+        self.near.may_hold(hash) && self.far.may_hold(hash)
+    }
+}
+
+impl Filter {
+    fn new(words: usize) -> Self {
+        Self((0..words).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn add(&self, hash: u64) {
         if let Some(word) = self.word(hash) {
             word.fetch_or(bits(hash), Ordering::Relaxed);
         }
     }
 
-    /// Whether the client with this hash may have been added; false is certain.
-    pub(super) fn may_hold(&self, hash: u64) -> bool {
+    fn may_hold(&self, hash: u64) -> bool {
         self.word(hash).is_none_or(|word| word.load(Ordering::Relaxed) & bits(hash) == bits(hash))
     }
 
