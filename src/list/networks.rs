@@ -1,6 +1,7 @@
 //! A set of networks that never changes: made once from any number of CIDRs, asked for each query.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -72,9 +73,18 @@ impl Networks {
 
     /// The networks after the joining, IPv4 first, in rising order.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> + '_ {
-        let v4 = self.v4.iter().filter_map(|(start, length)| Ipv4Net::new(Ipv4Addr::from_bits(start), length).ok().map(IpNet::V4));
-        let v6 = self.v6.iter().filter_map(|(start, length)| Ipv6Net::new(Ipv6Addr::from_bits(start), length).ok().map(IpNet::V6));
-        v4.chain(v6)
+        self.part(0..self.len())
+    }
+
+    /// Those of [`Networks::iter`] with these numbers, found at once: for who takes them a few at a time.
+    pub fn part(&self, numbers: Range<usize>) -> impl Iterator<Item = IpNet> + '_ {
+        numbers.filter_map(|number| {
+            if let Some((start, length)) = self.v4.get(number) {
+                return Ipv4Net::new(Ipv4Addr::from_bits(start), length).ok().map(IpNet::V4);
+            }
+            let (start, length) = self.v6.get(number - self.v4.starts.len())?;
+            Ipv6Net::new(Ipv6Addr::from_bits(start), length).ok().map(IpNet::V6)
+        })
     }
 
     /// How many networks remain after the joining.
@@ -128,12 +138,11 @@ struct Sorted<A> {
 
 impl<A: Copy + Ord> Sorted<A> {
     fn last_not_after(&self, address: A) -> Option<(A, u8)> {
-        let index = self.starts.partition_point(|start| *start <= address).checked_sub(1)?;
-        Some((*self.starts.get(index)?, *self.lengths.get(index)?))
+        self.get(self.starts.partition_point(|start| *start <= address).checked_sub(1)?)
     }
 
-    fn iter(&self) -> impl Iterator<Item = (A, u8)> + '_ {
-        self.starts.iter().copied().zip(self.lengths.iter().copied())
+    fn get(&self, index: usize) -> Option<(A, u8)> {
+        Some((*self.starts.get(index)?, *self.lengths.get(index)?))
     }
 }
 
@@ -241,6 +250,8 @@ mod tests {
             let set = Networks::new(networks);
             prop_assert_eq!(set.iter().collect::<Networks>(), set.clone());
             prop_assert_eq!(set.iter().count(), set.len());
+            let parts = (0..set.len()).step_by(3).flat_map(|from| set.part(from..from + 3));
+            prop_assert_eq!(parts.collect::<Vec<_>>(), set.iter().collect::<Vec<_>>());
         }
     }
 

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::mailbox::Answer;
+use super::mailbox::{Answer, Pieces};
 use super::peer::Peer;
 use crate::socket::request::LONGEST_LINE;
 
@@ -20,10 +20,12 @@ pub const UNREAD: Duration = Duration::from_secs(5);
 const MOST_PENDING: usize = 64;
 /// So many bytes of answers wait for the peer; then no more requests are read, and no more of a long answer is made.
 const ENOUGH_OUTPUT: usize = 64 * 1024;
-/// A follower that has so many bytes waiting is cut off: it comes back and gets everything anew.
+/// A follower that has so many bytes of changes waiting is cut off: it comes back and gets everything anew. A configuration does not
+/// count: it is made as it is read.
 const MOST_OUTPUT: usize = 8 * 1024 * 1024;
-/// So much is read at a time, so that one peer holds up nobody.
+/// So much is read at a time, and about so much written, so that one peer holds up nobody.
 const CHUNK: usize = 16 * 1024;
+const MOST_WRITTEN: usize = 128 * 1024;
 
 /// What the peer sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,7 +50,7 @@ pub struct Connection {
     /// The answers to the latest requests, in their order; the last one is to request `next - 1`.
     answers: VecDeque<Option<Answer>>,
     /// The rest of the answer that is being written.
-    pieces: Option<Box<dyn Iterator<Item = String> + Send>>,
+    pieces: Option<Pieces>,
     output: VecDeque<u8>,
     /// The peer sends nothing more.
     read_closed: bool,
@@ -60,6 +62,8 @@ pub struct Connection {
     follows: bool,
     /// What a follower is sent after its snapshot, of which pieces are left.
     later: Vec<u8>,
+    /// The configuration that a follower is being sent after its snapshot, and the one that is in force by now.
+    configs: VecDeque<Pieces>,
 }
 
 impl Connection {
@@ -81,6 +85,7 @@ impl Connection {
             broken: false,
             follows: false,
             later: Vec::new(),
+            configs: VecDeque::new(),
         }
     }
 
@@ -183,10 +188,17 @@ impl Connection {
     }
 
     /// Turns the connection into a follower's, which gets `snapshot` as fast as it reads, and then whatever is pushed.
-    pub fn follow(&mut self, snapshot: impl Iterator<Item = String> + Send + 'static) {
+    pub fn follow(&mut self, snapshot: Pieces) {
         self.follows = true;
         self.answers.clear();
-        self.pieces = Some(Box::new(snapshot));
+        self.pieces = Some(snapshot);
+    }
+
+    /// Sends a follower another configuration, as fast as it reads. What is pushed meanwhile goes between its pieces and waits for none of
+    /// them. One that is being sent is sent to its end; one that has not begun is left out.
+    pub fn reconfigure(&mut self, config: Pieces) {
+        self.configs.truncate(1);
+        self.configs.push_back(config);
     }
 
     /// Whether it has turned into a follower's.
@@ -195,36 +207,42 @@ impl Connection {
         self.follows
     }
 
-    /// Reads nothing more; what was asked so far is answered, then the connection ends.
+    /// Reads nothing more; what was asked so far is answered, then the connection ends. A follower gets what was pushed, and no more.
     pub fn close_after_answers(&mut self) {
+        if self.follows {
+            self.pieces = None;
+            self.configs.clear();
+            self.output.extend(std::mem::take(&mut self.later));
+        }
         self.closing = true;
         self.input.clear();
         self.half_since = None;
     }
 
-    /// Writes what can be written. Says whether anything was.
+    /// Writes what can be written, or what is enough for now. Says whether anything was.
     pub fn write(&mut self, now: Instant) -> bool {
-        let mut progress = false;
-        loop {
+        let mut sum = 0;
+        while sum < MOST_WRITTEN {
             self.fill();
             let (front, _) = self.output.as_slices();
             if front.is_empty() || self.broken {
-                return progress;
+                break;
             }
             match (&self.stream).write(front) {
                 Ok(written) => {
                     self.output.drain(..written);
                     self.active = now;
-                    progress = true;
+                    sum += written;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return progress,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => self.broken = true,
             }
         }
+        sum > 0
     }
 
-    /// Moves answers that are ready and next in order to the output.
+    /// Moves answers that are ready and next in order to the output, and what a follower is sent.
     fn fill(&mut self) {
         while self.output.len() < ENOUGH_OUTPUT {
             if let Some(pieces) = &mut self.pieces {
@@ -234,6 +252,13 @@ impl Connection {
                         self.pieces = None;
                         self.output.extend(std::mem::take(&mut self.later));
                     }
+                }
+                continue;
+            }
+            if let Some(config) = self.configs.front_mut() {
+                match config.next() {
+                    Some(piece) => self.output.extend(piece.as_bytes()),
+                    None => drop(self.configs.pop_front()),
                 }
                 continue;
             }
@@ -255,7 +280,7 @@ impl Connection {
     /// Whether something waits to be written.
     #[must_use]
     pub fn wants_write(&self) -> bool {
-        !self.output.is_empty() || self.pieces.is_some()
+        !self.output.is_empty() || self.pieces.is_some() || !self.configs.is_empty()
     }
 
     fn is_full(&self) -> bool {

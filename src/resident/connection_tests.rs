@@ -194,7 +194,7 @@ fn a_follower_gets_its_snapshot_then_what_is_pushed_may_be_idle_and_is_cut_off_w
     let mut world = World::new();
     world.send(b"follow 1\n");
     assert_eq!(world.lines().len(), 1);
-    world.connection.follow(["snapshot\n", "end\n"].map(str::to_owned).into_iter());
+    world.connection.follow(Box::new(["snapshot\n", "end\n"].map(str::to_owned).into_iter()));
     world.connection.push(b"change\n");
     world.send(b"one\ntwo\n");
     assert_eq!(world.lines().len(), 2);
@@ -209,4 +209,39 @@ fn a_follower_gets_its_snapshot_then_what_is_pushed_may_be_idle_and_is_cut_off_w
         world.connection.push(&vec![b'x'; 1024 * 1024]);
     }
     assert!(world.connection.is_done() && world.connection.output.len() <= MOST_OUTPUT);
+}
+
+#[test]
+fn a_follower_gets_a_configuration_as_fast_as_it_reads_changes_between_its_pieces_and_after_it_only_the_newest() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let mut world = World::new();
+    world.connection.follow(Box::new(std::iter::once("snapshot\n".to_owned())));
+    let made = std::sync::Arc::new(AtomicUsize::new(0));
+    let mut config = |name: &'static str, pieces: usize| {
+        let made = std::sync::Arc::clone(&made);
+        let pieces = (0..pieces).map(move |_| {
+            made.fetch_add(1, Ordering::Relaxed);
+            format!("{name}{}\n", "x".repeat(1022))
+        });
+        world.connection.reconfigure(Box::new(pieces));
+    };
+    config("a", 30_000);
+    config("b", 10);
+    config("c", 10);
+    world.connection.write(world.now);
+    assert!(world.connection.wants_write());
+    assert!(made.load(Ordering::Relaxed) < 1000, "{made:?}");
+    world.connection.push(b"change\n");
+    let mut received = String::new();
+    while world.connection.wants_write() {
+        received += &world.received();
+        world.connection.write(world.now);
+        assert!(world.connection.output.len() < 2 * ENOUGH_OUTPUT);
+    }
+    received += &world.received();
+    let letters = |wanted| received.lines().filter(|line| line.starts_with(wanted)).count();
+    assert_eq!((letters('s'), letters('a'), letters('b')), (1, 30_000, 0));
+    assert_eq!(received.lines().filter(|line| line.starts_with("cx")).count(), 10);
+    let before = received.lines().position(|line| line == "change").unwrap();
+    assert!(before < 1000, "the change waited for {before} lines");
 }

@@ -307,11 +307,10 @@ impl EventLoop {
             Request::Follow(follow::VERSION) if self.followers.number() >= followers::MOST => {
                 self.refuse(id, to, &format!("{} helpers follow already, and no more can", followers::MOST));
             }
-            Request::Follow(follow::VERSION) => {
-                // Counted first: a change that another thread makes meanwhile is posted, and sent after the snapshot.
-                self.followers.begin();
-                guest.connection.follow(followers::snapshot(&self.engine, self.clock.now()));
-            }
+            Request::Follow(follow::VERSION) => match self.followers.begin(&self.engine, self.clock) {
+                Some(snapshot) => guest.connection.follow(snapshot),
+                None => self.refuse(id, to, "others have not read their snapshots yet, try again"),
+            },
             Request::Follow(version) => {
                 let fault = format!(
                     "found version {version} of the follow protocol, expected {}: upgrade helper and resident together",
@@ -359,6 +358,7 @@ impl EventLoop {
 
     /// Hands every follower what all of them are sent. Returns those.
     fn push_to_followers(&mut self, text: &str) -> Vec<ConnectionId> {
+        self.followers.changed();
         let mut ids = Vec::new();
         for (id, guest) in &mut self.guests {
             if guest.connection.follows() {
@@ -368,6 +368,17 @@ impl EventLoop {
         }
         self.followers.count(ids.len());
         ids
+    }
+
+    /// Begins to send every follower the configuration, if it is another one than they have.
+    fn reconfigure_followers(&mut self, now: Instant) {
+        let Some(in_force) = self.followers.changed_config(&self.engine) else { return };
+        let mut ids = Vec::new();
+        for (id, guest) in self.guests.iter_mut().filter(|(_, guest)| guest.connection.follows()) {
+            guest.connection.reconfigure(Box::new(followers::config(Arc::clone(&in_force))));
+            ids.push(*id);
+        }
+        ids.into_iter().for_each(|id| self.settle(id, now));
     }
 
     /// Answers a request that cannot be read, and ends the connection after it.
@@ -459,11 +470,7 @@ impl EventLoop {
 
     /// Looks after limits of time, and whether followers need a new configuration.
     fn tick(&mut self, now: Instant) {
-        if let Some(config) = self.followers.changed_config(&self.engine) {
-            for id in self.push_to_followers(&config) {
-                self.settle(id, now);
-            }
-        }
+        self.reconfigure_followers(now);
         self.guests.retain(|_, guest| !guest.connection.is_overdue(now));
         self.followers.count(self.guests.values().filter(|guest| guest.connection.follows()).count());
         if self.closed_until.is_some_and(|until| until <= now) {

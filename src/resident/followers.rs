@@ -1,15 +1,19 @@
 //! What followers are sent: the configuration and the bans whole, then every change; and what becomes of the offences that they send.
 
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::mailbox::{Mailbox, Post};
+use ipnet::IpNet;
+
+use super::mailbox::{Mailbox, Pieces, Post};
 use super::meters::{Meters, Question};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::engine::{Change, Engine, InForce};
 use crate::event::{Scope, Surface};
+use crate::list::{Lists, Source};
 use crate::reply::Reply;
 use crate::rule::{Offence, Rule, Trigger};
 use crate::socket::follow::{self, FromFollower, FromResident, List, RuleLine};
@@ -20,15 +24,28 @@ use crate::verdict::{Innocence, Verdict};
 /// So many may follow at a time: what each has not read yet is kept for it.
 pub const MOST: usize = 256;
 
-/// So many bans make one piece of a snapshot.
+/// So many lines make one piece of what is sent.
 const PIECE: usize = 1024;
+
+/// So many copies of the bans are on their way at a time: each takes as much memory as the table until its followers have read it.
+const MOST_SNAPSHOTS: usize = 8;
+
+/// The bans of one moment, and the banned networks.
+struct Standing {
+    clients: Vec<(Client, Surface, Ban)>,
+    networks: Vec<(IpNet, Option<Time>)>,
+}
 
 /// What the event loop remembers of those who follow.
 pub struct Followers {
     /// How many follow: while nobody does, changes are not posted.
     count: Arc<AtomicUsize>,
-    /// The configuration that they have.
+    /// The configuration that they have, or are being sent.
     sent: Arc<InForce>,
+    /// The bans that somebody has not read to their end yet.
+    snapshots: Vec<Weak<Standing>>,
+    /// Whether the last of these are the bans of now.
+    is_fresh: bool,
 }
 
 impl Followers {
@@ -42,12 +59,33 @@ impl Followers {
                 mailbox.post(Post::Change(self::change(change, clock.now())));
             }
         });
-        Self { count, sent: engine.in_force() }
+        Self { count, sent: engine.in_force(), snapshots: Vec::new(), is_fresh: false }
     }
 
-    /// Somebody more follows.
-    pub fn begin(&self) {
+    /// Somebody more follows, and is sent this: the greeting, the configuration and all bans, piece by piece. What changes from now on must
+    /// be sent after it. `None` if too many others are still reading what was sent to them.
+    ///
+    /// After a restart all come back at once: as long as nothing changes they share one copy of the bans.
+    pub fn begin(&mut self, engine: &Engine, clock: Clock) -> Option<Pieces> {
+        self.snapshots.retain(|standing| standing.strong_count() > 0);
+        let shared = self.snapshots.last().filter(|_| self.is_fresh).and_then(Weak::upgrade);
+        if shared.is_none() && self.snapshots.len() >= MOST_SNAPSHOTS {
+            return None;
+        }
+        // Counted first: a change that another thread makes while the table is looked at is posted.
         self.count.fetch_add(1, Ordering::Relaxed);
+        let standing = shared.unwrap_or_else(|| {
+            let standing = Arc::new(standing(engine, clock.now()));
+            self.snapshots.push(Arc::downgrade(&standing));
+            self.is_fresh = true;
+            standing
+        });
+        Some(Box::new(snapshot(engine, standing, move || clock.now())))
+    }
+
+    /// A change was posted: who follows from now on needs the bans as they are now.
+    pub fn changed(&mut self) {
+        self.is_fresh = false;
     }
 
     /// How many follow; some of them may just have gone.
@@ -62,68 +100,106 @@ impl Followers {
     }
 
     /// The configuration in force, if it is another one than followers have.
-    pub fn changed_config(&mut self, engine: &Engine) -> Option<String> {
+    pub fn changed_config(&mut self, engine: &Engine) -> Option<Arc<InForce>> {
         let in_force = engine.in_force();
         let same = Arc::ptr_eq(&in_force, &self.sent)
             || (Arc::ptr_eq(&in_force.rules, &self.sent.rules)
                 && in_force.lists.are_the_lists_of(&self.sent.lists)
                 && (in_force.prefix, in_force.on_failure) == (self.sent.prefix, self.sent.on_failure));
         self.sent = in_force;
-        (!same).then(|| config(&self.sent))
+        (!same).then(|| Arc::clone(&self.sent))
     }
 }
 
-/// The greeting, the configuration and all bans, piece by piece.
-///
-/// The table is looked at now; what changes while the pieces go out must be sent after the last one.
-pub fn snapshot(engine: &Engine, now: Time) -> impl Iterator<Item = String> + Send + 'static {
-    let in_force = engine.in_force();
-    let hello = format!("{}\n{}{}\n", FromResident::Hello(follow::VERSION), config(&in_force), FromResident::BeginBans);
-    let networks: String = in_force
-        .lists
-        .banned
-        .iter()
-        .map(|ban| line(&FromResident::BanNetwork { network: ban.network, remaining: ban.until.map(|until| until.since(now)) }))
-        .collect();
-    let mut bans: Vec<(Client, Surface, Ban)> = Vec::with_capacity(engine.bans().len());
-    engine.bans().for_each(now, |client, surface, ban| bans.push((client, surface, ban)));
+/// The bans and banned networks that stand at `now`.
+fn standing(engine: &Engine, now: Time) -> Standing {
+    let networks = engine.in_force().lists.banned.iter().map(|ban| (ban.network, ban.until)).collect();
+    let mut clients = Vec::with_capacity(engine.bans().len());
+    engine.bans().for_each(now, |client, surface, ban| clients.push((client, surface, ban)));
+    Standing { clients, networks }
+}
+
+/// The greeting, the configuration and all bans. `now` tells the time at which a piece is made.
+fn snapshot(
+    engine: &Engine,
+    standing: Arc<Standing>,
+    now: impl Fn() -> Time + Clone + Send + 'static,
+) -> impl Iterator<Item = String> + Send + 'static {
+    let hello = line(&FromResident::Hello(follow::VERSION));
+    let of_network = {
+        let (standing, now) = (Arc::clone(&standing), now.clone());
+        move |numbers: Range<usize>| {
+            let now = now();
+            let networks = standing.networks.get(numbers).unwrap_or_default().iter();
+            let lines = networks.map(|(network, until)| {
+                line(&FromResident::BanNetwork { network: *network, remaining: until.map(|until| until.since(now)) })
+            });
+            lines.collect()
+        }
+    };
+    let networks = parts(standing.networks.len()).map(of_network);
     let names = Arc::clone(engine.names());
-    let mut rest = bans.into_iter().peekable();
-    let pieces = std::iter::from_fn(move || {
-        rest.peek()?;
-        Some(
-            rest.by_ref()
-                .take(PIECE)
-                .map(|(client, surface, ban)| {
-                    let scope = match surface {
-                        Surface::Web => Scope::Web,
-                        Surface::Mail => Scope::Mail,
-                    };
-                    line(&FromResident::Ban { client, scope, rule: names.name(ban.rule), remaining: ban.until.remaining(now) })
-                })
-                .collect(),
-        )
+    let clients = parts(standing.clients.len()).map(move |numbers| {
+        let now = now();
+        let bans = standing.clients.get(numbers).unwrap_or_default().iter();
+        let lines = bans.map(|(client, surface, ban)| {
+            let scope = match surface {
+                Surface::Web => Scope::Web,
+                Surface::Mail => Scope::Mail,
+            };
+            line(&FromResident::Ban { client: *client, scope, rule: names.name(ban.rule), remaining: ban.until.remaining(now) })
+        });
+        lines.collect()
     });
-    [hello, networks].into_iter().chain(pieces).chain(std::iter::once(line(&FromResident::EndBans)))
+    let begin = [line(&FromResident::BeginBans)];
+    let end = [line(&FromResident::EndBans)];
+    [hello].into_iter().chain(config(engine.in_force())).chain(begin).chain(networks).chain(clients).chain(end)
 }
 
-/// The configuration as a follower needs it.
-#[must_use]
-pub fn config(in_force: &InForce) -> String {
-    let mut text = line(&FromResident::BeginConfig { prefix: in_force.prefix, on_failure: in_force.on_failure });
-    for rule in in_force.rules.rules().iter().filter_map(|rule| RuleLine::of(rule)) {
-        text.push_str(&line(&FromResident::Rule(rule)));
+/// The configuration as a follower needs it, piece by piece. Until the last one is made the lists are held as they are in memory, and no
+/// text of them: a million networks take a fifth of their text, however many followers read it.
+pub fn config(in_force: Arc<InForce>) -> impl Iterator<Item = String> + Send + 'static {
+    let begin = [line(&FromResident::BeginConfig { prefix: in_force.prefix, on_failure: in_force.on_failure })];
+    let of_rules = {
+        let in_force = Arc::clone(&in_force);
+        move |numbers: Range<usize>| {
+            let rules = in_force.rules.rules().get(numbers).unwrap_or_default().iter();
+            rules.filter_map(|rule| RuleLine::of(rule)).map(|rule| line(&FromResident::Rule(rule))).collect()
+        }
+    };
+    let rules = parts(in_force.rules.rules().len()).map(of_rules);
+    let own = in_force.lists.own();
+    let addresses = own.addresses().iter().map(|address| (List::Own, *address));
+    let gateways = own.gateways().iter().map(|address| (List::Gateway, *address));
+    let own = [addresses.chain(gateways).map(|(list, address)| line(&FromResident::Listed(list, address.into()))).collect()];
+    let mut places = Vec::new();
+    for list in [List::IgnoreIp, List::TrustedProxies, List::Deny] {
+        for (number, source) in sources(&in_force.lists, list).iter().enumerate() {
+            places.extend(parts(source.networks().len()).map(|numbers| (list, number, numbers)));
+        }
     }
-    let lists = &in_force.lists;
-    let mut listed = |list, network| text.push_str(&line(&FromResident::Listed(list, network)));
-    lists.own().addresses().iter().for_each(|address| listed(List::Own, (*address).into()));
-    lists.own().gateways().iter().for_each(|address| listed(List::Gateway, (*address).into()));
-    for (list, sources) in [(List::IgnoreIp, lists.ignoreip()), (List::TrustedProxies, lists.trusted_proxies()), (List::Deny, lists.deny())]
-    {
-        sources.iter().flat_map(|source| source.networks().iter()).for_each(|network| listed(list, network));
+    let lists = places.into_iter().map(move |(list, number, numbers)| {
+        let source = sources(&in_force.lists, list).get(number);
+        let networks = source.into_iter().flat_map(|source| source.networks().part(numbers.clone()));
+        networks.map(|network| line(&FromResident::Listed(list, network))).collect()
+    });
+    begin.into_iter().chain(rules).chain(own).chain(lists).chain([line(&FromResident::EndConfig)])
+}
+
+/// What is in the list of this name.
+fn sources(lists: &Lists, list: List) -> &[Source] {
+    match list {
+        List::IgnoreIp => lists.ignoreip(),
+        List::TrustedProxies => lists.trusted_proxies(),
+        List::Deny => lists.deny(),
+        // These are addresses, and few.
+        List::Own | List::Gateway => &[],
     }
-    text.push_str(&line(&FromResident::EndConfig));
-    text
+}
+
+/// The numbers below `len`, as many at a time as make one piece.
+fn parts(len: usize) -> impl Iterator<Item = Range<usize>> + Send + 'static {
+    (0..len).step_by(PIECE).map(move |from| from..len.min(from + PIECE))
 }
 
 /// What followers hear of a change.
@@ -238,13 +314,33 @@ mod tests {
         for number in 0..3000 {
             engine.bans().ban(client(number), Scope::Web, Ban { until, rule: engine.names().intern("w00tw00t"), saved: true }, NOW);
         }
-        let text: String = snapshot(&engine, NOW).collect();
+        let text: String = snapshot(&engine, Arc::new(standing(&engine, NOW)), || NOW).collect();
         let lines: Vec<FromResident> = text.lines().map(|line| FromResident::parse(line).unwrap()).collect();
         assert_eq!(lines.first(), Some(&FromResident::Hello(1)));
         assert_eq!(lines.last(), Some(&FromResident::EndBans));
         assert!(lines.contains(&FromResident::Listed(List::Deny, "203.0.113.9/32".parse().unwrap())));
         assert_eq!(lines.iter().filter(|line| matches!(line, FromResident::Ban { scope: Scope::Web, .. })).count(), 3000);
         assert!(text.lines().all(|line| line.len() < 8192));
+    }
+
+    #[test]
+    fn as_long_as_nothing_changes_all_who_come_share_one_copy_of_the_bans_and_few_copies_are_kept() {
+        let engine = engine("");
+        let (mailbox, clock) = (Arc::new(Mailbox::new().unwrap()), Clock::start());
+        let mut followers = Followers::new(&engine, &mailbox, clock);
+        let mut reading = Vec::new();
+        for _ in 0..100 {
+            reading.push(followers.begin(&engine, clock).unwrap());
+        }
+        assert_eq!((followers.snapshots.len(), followers.number()), (1, 100));
+        for _ in 1..MOST_SNAPSHOTS {
+            followers.changed();
+            reading.push(followers.begin(&engine, clock).unwrap());
+        }
+        followers.changed();
+        assert!(followers.begin(&engine, clock).is_none(), "nobody has read anything");
+        reading.truncate(1);
+        assert!(followers.begin(&engine, clock).is_some());
     }
 
     #[test]

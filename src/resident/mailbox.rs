@@ -13,12 +13,15 @@ use crate::verdict::Verdict;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
+/// Text that is made piece by piece, as fast as the peer reads.
+pub type Pieces = Box<dyn Iterator<Item = String> + Send>;
+
 /// An answer's text: at once, or piece by piece as fast as the peer reads.
 pub enum Answer {
     /// All of it.
     Text(String),
     /// Pieces of it.
-    Pieces(Box<dyn Iterator<Item = String> + Send>),
+    Pieces(Pieces),
 }
 
 impl From<String> for Answer {

@@ -1,7 +1,7 @@
 //! The lines of a `follow` stream, both ways, in version 1 of its protocol.
 //!
 //! The resident sends its configuration and its bans whole, each between `begin` and `end`, and then every change. A configuration
-//! that changes is sent whole again. The follower sends offences, each answered once under its number, and counts of ordinary requests.
+//! that changes is sent whole again, with bans and answers between its lines: a long one holds nobody up. The follower sends offences, each answered once under its number, and counts of ordinary requests.
 //! Times are seconds that remain, so the two clocks need not agree.
 
 use std::fmt;

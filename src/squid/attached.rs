@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -33,7 +34,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 /// Requests are counted for so long before they go across together.
 const BATCH: Duration = Duration::from_millis(100);
-/// How long the first snapshot may stay away before queries are answered without it.
+/// How long the resident may say nothing before its first snapshot is whole: then it is tried again.
 const SNAPSHOT: Duration = Duration::from_secs(10);
 /// The longest line that the resident sends: a rule with its patterns.
 const LONGEST_LINE: usize = 256 * 1024;
@@ -80,15 +81,15 @@ fn follow(socket: &Path, names: &Arc<Names>, place: &Place, ready: &Sender<()>, 
         Ok(attached) => Arc::new(attached),
         Err(error) => return error,
     };
-    let mut snapshot = Snapshot::default();
+    let mut incoming = Incoming::default();
     let mut lines = Lines::default();
-    let began = Instant::now();
+    let mut heard = Instant::now();
     let mut in_place = false;
     let mut swept = Instant::now();
     let error = loop {
         match lines.wait(&attached.line, BATCH) {
-            Ok(true) => {}
-            Ok(false) if !in_place && began.elapsed() > SNAPSHOT => {
+            Ok(true) => heard = Instant::now(),
+            Ok(false) if !in_place && heard.elapsed() > SNAPSHOT => {
                 break io::Error::new(io::ErrorKind::TimedOut, "the resident does not answer");
             }
             Ok(false) => {}
@@ -96,7 +97,7 @@ fn follow(socket: &Path, names: &Arc<Names>, place: &Place, ready: &Sender<()>, 
         }
         let taken = loop {
             match lines.next() {
-                Ok(Some(line)) => match attached.take(&line, &mut snapshot) {
+                Ok(Some(line)) => match attached.take(&line, &mut incoming) {
                     Ok(true) if !in_place => {
                         place.put(Arc::clone(&attached) as Arc<dyn Backend>);
                         in_place = true;
@@ -106,7 +107,7 @@ fn follow(socket: &Path, names: &Arc<Names>, place: &Place, ready: &Sender<()>, 
                     Ok(_) => {}
                     Err(error) => break Err(error),
                 },
-                Ok(None) => break Ok(()),
+                Ok(None) => break incoming.look(),
                 Err(error) => break Err(error),
             }
         };
@@ -209,8 +210,8 @@ impl Attached {
     }
 
     /// Takes one line from the resident. True once the first snapshot is whole.
-    fn take(&self, line: &[u8], snapshot: &mut Snapshot) -> io::Result<bool> {
-        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+    fn take(self: &Arc<Self>, line: &[u8], incoming: &mut Incoming) -> io::Result<bool> {
+        let snapshot = &mut incoming.snapshot;
         let text = std::str::from_utf8(line).map_err(|_| invalid("found bytes that are no UTF-8 on the stream".into()))?;
         let now = self.now();
         match FromResident::parse(text).map_err(|error| invalid(error.to_string()))? {
@@ -225,13 +226,9 @@ impl Attached {
             FromResident::BeginConfig { prefix, on_failure } => *snapshot = Snapshot { prefix, on_failure, ..Snapshot::default() },
             FromResident::Rule(rule) => snapshot.rules.push(rule.into_rule(&self.names)),
             FromResident::Listed(list, network) => snapshot.listed.push((list, network)),
-            FromResident::EndConfig => {
-                let banned = self.in_force().lists.banned.clone();
-                let in_force = std::mem::take(snapshot).finish(banned).map_err(invalid)?;
-                *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(in_force);
-            }
+            FromResident::EndConfig => incoming.build(self)?,
             FromResident::BeginBans => {}
-            FromResident::EndBans => return Ok(true),
+            FromResident::EndBans => return incoming.finish().map(|()| true),
             FromResident::Ban { client, scope, rule, remaining } => {
                 let until = remaining.map_or(Until::NEVER, |remaining| Until::at(now.after(remaining)));
                 self.bans.ban(client, scope, Ban { until, rule: self.names.intern(&rule), saved: true }, now);
@@ -256,6 +253,13 @@ impl Attached {
             }
         }
         Ok(false)
+    }
+
+    /// What is in force from now on; the banned networks, which come for themselves, stay.
+    fn put_in_force(&self, mut in_force: InForce) {
+        let mut current = self.in_force.write().unwrap_or_else(PoisonError::into_inner);
+        in_force.lists.banned = current.lists.banned.clone();
+        *current = Arc::new(in_force);
     }
 
     fn change_lists(&self, change: impl FnOnce(&mut Lists)) {
@@ -362,7 +366,46 @@ impl Backend for Attached {
     }
 }
 
-/// A configuration on its way in.
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// The configuration that is coming in, and the one before, which may still be in the making.
+#[derive(Default)]
+struct Incoming {
+    snapshot: Snapshot,
+    /// A million networks take a while to be put in order: meanwhile answers and bans come in, so that is done on another thread.
+    building: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Incoming {
+    /// Puts the configuration, which is whole, into force as soon as it is made, and after the one before.
+    fn build(&mut self, attached: &Arc<Attached>) -> io::Result<()> {
+        let (snapshot, attached) = (std::mem::take(&mut self.snapshot), Arc::clone(attached));
+        let mut before = Self { snapshot: Snapshot::default(), building: self.building.take() };
+        let build = move || {
+            let in_force = snapshot.finish().map_err(invalid)?;
+            before.finish()?;
+            attached.put_in_force(in_force);
+            Ok(())
+        };
+        self.building = Some(std::thread::Builder::new().name("lists".into()).spawn(build)?);
+        Ok(())
+    }
+
+    /// What went wrong with a configuration since the last look.
+    fn look(&mut self) -> io::Result<()> {
+        if self.building.as_ref().is_some_and(JoinHandle::is_finished) { self.finish() } else { Ok(()) }
+    }
+
+    /// Waits until the configuration is in force.
+    fn finish(&mut self) -> io::Result<()> {
+        let built = self.building.take().map(JoinHandle::join);
+        built.unwrap_or(Ok(Ok(()))).unwrap_or_else(|_| Err(io::Error::other("internal fault")))
+    }
+}
+
+/// A configuration, line by line.
 #[derive(Default)]
 struct Snapshot {
     prefix: Ipv6Prefix,
@@ -372,7 +415,7 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    fn finish(self, banned: crate::list::BannedNetworks) -> Result<InForce, String> {
+    fn finish(self) -> Result<InForce, String> {
         let of = |wanted: List| self.listed.iter().filter(move |(list, _)| *list == wanted).map(|(_, network)| *network);
         let source = |list: List, name: &str| vec![Source::new(name, of(list))];
         let mut lists = Lists::default();
@@ -380,7 +423,6 @@ impl Snapshot {
         lists.set_ignoreip(source(List::IgnoreIp, "the resident's ignoreip"));
         lists.set_trusted_proxies(source(List::TrustedProxies, "the resident's trusted_proxies"));
         lists.set_deny(source(List::Deny, "the resident's deny lists"));
-        lists.banned = banned;
         Ok(InForce {
             rules: Arc::new(RuleSet::new(self.rules)?),
             lists,
