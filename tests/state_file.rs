@@ -414,6 +414,29 @@ fn while_another_process_holds_the_file_bans_are_put_off_and_saved_later() {
     assert_eq!(found.len(), 1);
 }
 
+#[test]
+fn that_a_ban_was_lifted_is_saved_however_many_bans_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let (writer, _) = start(&path);
+    assert_eq!(kept(&writer, ban(0)), Kept::Yes);
+    let holder = rusqlite::Connection::open(&path).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut numbers = 1..;
+    wait_for("the queue to be full", || {
+        let refused = |number| matches!(keep(&writer, ban(number)).try_recv(), Ok(Kept::No(why)) if why.contains("too many bans wait"));
+        numbers.by_ref().take(20_000).any(refused)
+    });
+    let lifted = keep(&writer, Change::Unbanned { client: client(0), scope: Scope::All, at: now() });
+    assert!(lifted.try_recv().is_err(), "it waits");
+    holder.execute_batch("COMMIT").unwrap();
+    drop(lifted.recv_timeout(PATIENCE).unwrap());
+    wait_for("all to be saved", || writer.health().unsaved == 0 && writer.health().degraded.is_none());
+    assert!(writer.finish(PATIENCE));
+    let (_other, known) = start(&path);
+    assert!(!known.clients().contains(&client(0)) && known.clients().contains(&client(1)));
+}
+
 /// A small file system of its own, for as long as the value lives. `None`, with the reason printed, where it cannot be mounted.
 struct SmallDisk(tempfile::TempDir);
 

@@ -74,11 +74,17 @@ pub type Done = Box<dyn FnOnce(Kept) + Send>;
 
 /// Keeps changes beyond this process's life.
 pub trait Keeper: Send + Sync {
-    /// Writes `change` down, in the order of the calls, without blocking the caller, and calls `done` when that is done or has failed.
+    /// Writes `change` down, in the order of the calls, without blocking the caller, and calls `done` when that is done or has failed. Where
+    /// too much is waiting a ban fails at once, before what waits; nothing else does.
     fn keep(&self, change: Change, done: Done);
 
     /// Calls `done` when everything that was kept before is down, or has failed.
     fn flush(&self, done: Done);
+
+    /// Whether a ban ever failed because too much was waiting.
+    fn has_overflowed(&self) -> bool {
+        false
+    }
 }
 
 /// What became of a change that was to be kept.

@@ -38,6 +38,10 @@ impl Keeper for Shared {
     fn flush(&self, done: super::Done) {
         self.0.flush(done);
     }
+
+    fn has_overflowed(&self) -> bool {
+        self.0.has_overflowed()
+    }
 }
 
 impl StateFile {
@@ -193,6 +197,11 @@ fn resend(engine: &Arc<Engine>, writer: &Writer, now: Time, all: bool) {
     });
     for few in bans.chunks(RESEND) {
         for (client, surface, ban) in few {
+            let _turn = engine.order.of(client);
+            // It may have been lifted meanwhile.
+            if engine.bans().get(*client, *surface, now).is_none_or(|standing| standing.until != ban.until) {
+                continue;
+            }
             let record = engine.record_of(*client, *surface, *ban, now);
             let (engine, client, until) = (Arc::clone(engine), *client, ban.until);
             writer.keep(

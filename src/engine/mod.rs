@@ -2,10 +2,11 @@
 
 pub mod change;
 pub mod durable;
+mod order;
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use lru::LruCache;
 
@@ -22,6 +23,7 @@ use crate::table::{Ban, Bans, Counter, Strikes, Tallied, Until};
 use crate::time::Time;
 use crate::verdict::{Grounds, Innocence, Refusal, Verdict};
 pub use change::{BanRecord, Change, Done, Keeper, Kept};
+use order::Order;
 
 /// What is in force: swapped whole on a reload, held for one read's worth of events.
 #[derive(Debug)]
@@ -70,6 +72,8 @@ pub struct Engine {
     names: Arc<Names>,
     in_force: RwLock<Arc<InForce>>,
     bans: Bans,
+    /// Held from a change of the bans until keeper or observers have it.
+    order: Order,
     strikes: Strikes,
     /// Bans that rules in shadow mode would have made.
     shadows: Bans,
@@ -131,6 +135,7 @@ impl Engine {
             names,
             in_force: RwLock::new(Arc::new(in_force)),
             bans: Bans::new(bans),
+            order: Order::default(),
             strikes: Strikes::new(clients),
             shadows: Bans::new(SHADOWS),
             history: Mutex::new(LruCache::with_hasher(NonZeroUsize::new(bans).unwrap_or(NonZeroUsize::MIN), ahash::RandomState::new())),
@@ -217,6 +222,7 @@ impl Engine {
         }
         self.strikes.forget(rule.id, offence.client);
         let record = self.sentence(now, rule, offence, Counter::new(at, count));
+        let _turn = self.order.of(&offence.client);
         self.bans.ban(offence.client, rule.scope, Ban { until: record.until, rule: rule.id, saved: self.keeper.get().is_none() }, now);
         self.tallies.bans.fetch_add(1, Ordering::Relaxed);
         log::info!(
@@ -243,7 +249,7 @@ impl Engine {
 
     /// Counts an offence that was met on `surface`, and answers: at once, or when the ban that it made is kept.
     pub fn offend(self: &Arc<Self>, now: Time, offence: &Offence, surface: Surface, reply: Reply) {
-        let outcome = self.count(now, offence, surface, 1);
+        let (outcome, _turn) = self.count_in_turn(now, offence, surface, 1);
         let is_rate = |rule: &Arc<Rule>| matches!(rule.trigger, Trigger::RequestRate | Trigger::ConnectionRate);
         if !offence.rules.iter().all(is_rate) {
             self.budget.note(offence.client, Deed::Offence, false);
@@ -261,7 +267,6 @@ impl Engine {
             return;
         }
         self.strikes.arrange(tallied);
-        let mut banned = Vec::new();
         for rule in rules {
             // Nearly every client's requests end here, counted and no more: nothing is put together for the few that do not.
             let mut reached = Vec::new();
@@ -286,14 +291,14 @@ impl Engine {
                 }
                 let evidence = Evidence::new(&[b"requests in one read:", requests.to_string().as_bytes()]);
                 let offence = Offence { address, client, rules: vec![Arc::clone(rule)], evidence };
-                let record = self.ban_for(now, rule, &offence, counter, in_force.prefix);
-                if rule.mode == Mode::Enforce {
-                    banned.push(record);
+                if rule.mode == Mode::Shadow {
+                    self.ban_for(now, rule, &offence, counter, in_force.prefix);
+                    continue;
                 }
+                let _turn = self.order.of(&client);
+                let record = self.ban_for(now, rule, &offence, counter, in_force.prefix);
+                self.conclude(vec![record], Verdict::Allow(Innocence::NotAQuestion), Reply::new(|_| ()));
             }
-        }
-        if !banned.is_empty() {
-            self.conclude(banned, Verdict::Allow(Innocence::NotAQuestion), Reply::new(|_| ()));
         }
     }
 
@@ -309,12 +314,14 @@ impl Engine {
     /// Bans `client` as an operator or another machine says, and answers when that is kept. The caller has asked the never-ban list.
     pub fn ban(self: &Arc<Self>, record: BanRecord, reply: Reply) {
         let rule = self.names.intern(&record.rule);
+        let _turn = self.order.of(&record.client);
         self.bans.ban(record.client, record.scope, Ban { until: record.until, rule, saved: self.keeper.get().is_none() }, record.since);
         self.conclude(vec![record], Verdict::Allow(Innocence::NotAQuestion), reply);
     }
 
     /// Lifts the bans of `client` on the surfaces of `scope`, and answers when that is kept. Says whether there was one.
     pub fn unban(self: &Arc<Self>, now: Time, client: Client, scope: Scope, reply: Reply) -> bool {
+        let _turn = self.order.of(&client);
         let found = self.bans.unban(client, scope);
         self.keep(Change::Unbanned { client, scope, at: now }, reply);
         found
@@ -324,6 +331,7 @@ impl Engine {
     pub fn ban_network(self: &Arc<Self>, ban: crate::list::BannedNetwork, reason: Evidence, reply: Reply) {
         let until = ban.until.map_or(Until::NEVER, Until::at);
         let change = Change::NetworkBanned { network: ban.network, since: ban.since, until, reason };
+        let _turn = self.order.of(&ban.network);
         self.change_lists(|lists| {
             lists.banned.insert(ban);
         });
@@ -333,6 +341,7 @@ impl Engine {
     /// Lifts the ban of a network. Says whether there was one.
     pub fn unban_network(self: &Arc<Self>, now: Time, network: ipnet::IpNet, reply: Reply) -> bool {
         let mut found = false;
+        let _turn = self.order.of(&network);
         self.change_lists(|lists| found = lists.banned.remove(network).is_some());
         self.keep(Change::NetworkUnbanned { network, at: now }, reply);
         found
@@ -366,6 +375,10 @@ impl Engine {
 
     /// Makes a change that another process made, and that is kept already: it is told to observers, and nobody is answered.
     pub fn take(&self, change: &Change, now: Time) {
+        let _turn = match change {
+            Change::Banned(BanRecord { client, .. }) | Change::Unbanned { client, .. } => self.order.of(client),
+            Change::NetworkBanned { network, .. } | Change::NetworkUnbanned { network, .. } => self.order.of(network),
+        };
         match change {
             Change::Banned(record) => self.restore(record, now),
             Change::Unbanned { client, scope, .. } => {
@@ -442,7 +455,13 @@ impl Engine {
     ///
     /// Nothing is kept, told or answered: that is for replay, and for [`Engine::offend`], which does all of it.
     pub fn count(&self, now: Time, offence: &Offence, surface: Surface, strikes: u32) -> Outcome {
+        self.count_in_turn(now, offence, surface, strikes).0
+    }
+
+    /// [`Engine::count`], and the client's turn if it is banned now: to be held until its bans are handed over.
+    fn count_in_turn(&self, now: Time, offence: &Offence, surface: Surface, strikes: u32) -> (Outcome, Option<MutexGuard<'_, ()>>) {
         let prefix = self.in_force().prefix;
+        let mut turn = None;
         let (mut banned, mut shadowed) = (Vec::new(), Vec::new());
         let mut refusal = None;
         let mut innocence = Innocence::NothingFound;
@@ -457,10 +476,11 @@ impl Engine {
                 observer(offence, rule, strikes, now);
             }
             if counter.count() >= rule.maxretry {
-                let record = self.ban_for(now, rule, offence, counter, prefix);
                 if shadow {
-                    shadowed.push(record);
+                    shadowed.push(self.ban_for(now, rule, offence, counter, prefix));
                 } else {
+                    turn.get_or_insert_with(|| self.order.of(&offence.client));
+                    let record = self.ban_for(now, rule, offence, counter, prefix);
                     if refusal.is_none() && rule.scope.surfaces().contains(&surface) {
                         refusal = Some(Refusal { rule: rule.id, until: record.until, grounds: Grounds::Struck });
                     }
@@ -478,7 +498,7 @@ impl Engine {
             Some(refusal) => self.in_force().detector(&self.bans).refuse(refusal, surface),
             None => Verdict::Allow(innocence),
         };
-        Outcome { verdict, banned, shadowed }
+        (Outcome { verdict, banned, shadowed }, turn)
     }
 
     /// Counts under one rule, which may then be at its `maxretry`; a rule for which one strike is enough stores none, and one that bans
@@ -561,7 +581,7 @@ impl Engine {
         }
     }
 
-    /// Keeps and tells the bans, then answers.
+    /// Keeps and tells the bans, then answers. The caller has the client's turn.
     fn conclude(self: &Arc<Self>, banned: Vec<BanRecord>, verdict: Verdict, reply: Reply) {
         let mut banned = banned.into_iter().peekable();
         if banned.peek().is_none() {
@@ -584,7 +604,7 @@ impl Engine {
         self.keep_then(change, Verdict::Allow(Innocence::NotAQuestion), reply);
     }
 
-    /// Disk, mark, subscribers, reply: in that order.
+    /// Disk, mark, subscribers, reply: in that order. The caller has the turn of the client or network.
     fn keep_then(self: &Arc<Self>, change: Change, verdict: Verdict, reply: Reply) {
         let Some(keeper) = self.keeper.get() else {
             self.tell(&change);
@@ -596,13 +616,30 @@ impl Engine {
         keeper.keep(
             change,
             Box::new(move |kept| {
-                if let (Kept::Yes, Change::Banned(record)) = (&kept, &told) {
-                    engine.bans.mark_saved(record.client, record.until);
+                match &told {
+                    Change::Banned(record) if kept == Kept::Yes => engine.bans.mark_saved(record.client, record.until),
+                    Change::Unbanned { client, scope, .. } => engine.bans.mark_unsaved(*client, *scope),
+                    _ => {}
                 }
                 engine.tell(&told);
+                engine.tell_again(&told);
                 held.settle(verdict);
             }),
         );
+    }
+
+    /// A ban that found the keeper's queue full was told of at once, and so perhaps before an unban that was waiting: after that unban it is
+    /// told of again.
+    fn tell_again(&self, told: &Change) {
+        let Change::Unbanned { client, scope, at } = told else { return };
+        if !self.keeper.get().is_some_and(|keeper| keeper.has_overflowed()) {
+            return;
+        }
+        for surface in scope.surfaces() {
+            if let Some(ban) = self.bans.get(*client, *surface, *at) {
+                self.tell(&Change::Banned(self.record_of(*client, *surface, ban, *at)));
+            }
+        }
     }
 
     fn tell(&self, change: &Change) {

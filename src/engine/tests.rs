@@ -206,3 +206,157 @@ fn a_restored_ban_lasts_no_longer_from_now_than_it_was_meant_to() {
     engine.restore(&record, at(2 * ahead));
     assert_eq!(engine.bans().len(), 1, "an ended ban is not restored");
 }
+
+/// Bans and unbans each client at once, as rules, operators and other machines do: what each thread does is over in a microsecond, so they
+/// spin until all are there.
+fn race(engine: &Arc<Engine>, clients: &[Client], clock: crate::clock::Clock) {
+    use std::sync::atomic::AtomicUsize;
+    const THREADS: usize = 3;
+    let arrived = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let arrived = &arrived;
+            scope.spawn(move || {
+                for (round, client) in clients.iter().enumerate() {
+                    arrived.fetch_add(1, Ordering::SeqCst);
+                    while arrived.load(Ordering::SeqCst) < (round + 1) * THREADS {
+                        std::thread::yield_now();
+                    }
+                    let now = clock.now();
+                    let scope = [Scope::All, Scope::All, Scope::Web, Scope::Mail][(round / 3 + thread) % 4];
+                    if (round + thread) % THREADS == 0 {
+                        engine.unban(now, *client, scope, Reply::new(|_| ()));
+                    } else {
+                        let until = Until::at(now.after(crate::time::Span::from_secs(3600 + thread as u64)));
+                        engine.ban(BanRecord { until, scope, ..record(*client, now) }, Reply::new(|_| ()));
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn record(client: Client, now: Time) -> BanRecord {
+    BanRecord {
+        client,
+        scope: Scope::All,
+        rule: "w00tw00t".into(),
+        first: now,
+        since: now,
+        until: Until::NEVER,
+        count: 1,
+        times: 1,
+        evidence: Evidence::new(&[]),
+        node: "".into(),
+    }
+}
+
+/// Where a follower that hears every change refuses, until when.
+#[derive(Default)]
+struct Follower(Mutex<Standing>);
+
+type Standing = std::collections::BTreeMap<(Client, &'static str), Until>;
+
+impl Follower {
+    fn hear(&self, change: &Change) {
+        let mut standing = self.0.lock().unwrap();
+        match change {
+            Change::Banned(record) => record.scope.surfaces().iter().for_each(|surface| {
+                let until = standing.entry((record.client, name(*surface))).or_insert(record.until);
+                *until = record.until.max(*until);
+            }),
+            Change::Unbanned { client, scope, .. } => scope.surfaces().iter().for_each(|surface| {
+                standing.remove(&(*client, name(*surface)));
+            }),
+            _ => {}
+        }
+    }
+}
+
+fn name(surface: Surface) -> &'static str {
+    if surface == Surface::Web { "web" } else { "mail" }
+}
+
+#[test]
+fn after_bans_and_unbans_of_one_client_that_met_memory_file_and_followers_agree() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let roomy = || {
+        let names = Arc::new(Names::default());
+        let config = Config::parse(b"", Path::new("test.toml"), &names).unwrap();
+        Arc::new(Engine::new(names, config.into(), 1000, 1_000_000).unwrap())
+    };
+    let (engine, clock, follower) = (roomy(), crate::clock::Clock::start(), Arc::new(Follower::default()));
+    let state = durable::StateFile::open(&engine, clock, &path).unwrap();
+    let hears = Arc::clone(&follower);
+    engine.observe(move |change| hears.hear(change));
+    let clients: Vec<Client> = (0..20_000).map(|number| Client::from(std::net::Ipv4Addr::from(0x0a00_0000 + number))).collect();
+    // No more at a time than the writer's queue holds.
+    for (number, some) in (1..).zip(clients.chunks(4000)) {
+        race(&engine, some, clock);
+        while state.health().failed == 0 && state.health().saved < number * 3 * 4000 {
+            std::thread::yield_now();
+        }
+    }
+    state.finish(clock.now(), std::time::Duration::from_secs(60));
+    assert_eq!(state.health().failed, 0);
+    let in_memory = |engine: &Engine| {
+        let mut standing = Standing::new();
+        engine.bans().for_each(clock.now(), |client, surface, ban| _ = standing.insert((client, name(surface)), ban.until));
+        standing
+    };
+    let standing = in_memory(&engine);
+    let differences = |other: &Standing| {
+        standing.iter().filter(|(key, until)| other.get(key) != Some(until)).count()
+            + other.keys().filter(|key| !standing.contains_key(key)).count()
+    };
+    assert!(standing.len() > 20_000 && standing.len() < 40_000, "{} of 40,000", standing.len());
+    assert_eq!(differences(&follower.0.lock().unwrap()), 0, "followers");
+    let next = roomy();
+    let _state = durable::StateFile::open(&next, clock, &path).unwrap();
+    assert_eq!(differences(&in_memory(&next)), 0, "the file");
+}
+
+/// A disk that somebody else moves, and that is full for bans when told so.
+#[derive(Default, Clone)]
+struct Full {
+    disk: Slow,
+    is_full: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Keeper for Full {
+    fn keep(&self, change: Change, done: Done) {
+        if self.has_overflowed() && matches!(change, Change::Banned(_)) {
+            done(Kept::No("full".into()))
+        } else {
+            self.disk.keep(change, done)
+        }
+    }
+
+    fn flush(&self, done: Done) {
+        self.disk.flush(done);
+    }
+
+    fn has_overflowed(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn a_ban_that_overtakes_an_unban_because_the_queue_is_full_stands_for_followers_too() {
+    let keeper = Full::default();
+    let engine = engine_with("", Some(Box::new(keeper.clone())));
+    let follower = Arc::new(Follower::default());
+    let hears = Arc::clone(&follower);
+    engine.observe(move |change| hears.hear(change));
+    let client = Client::from(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    engine.ban(record(client, at(0)), Reply::new(|_| ()));
+    engine.unban(at(1), client, Scope::All, Reply::new(|_| ()));
+    keeper.is_full.store(true, Ordering::Relaxed);
+    engine.ban(record(client, at(2)), Reply::new(|_| ()));
+    let waiting = std::mem::take(&mut *keeper.disk.0.lock().unwrap());
+    assert_eq!(waiting.len(), 2);
+    waiting.into_iter().for_each(|done| done(Kept::Yes));
+    assert_eq!(follower.0.lock().unwrap().len(), 2);
+    assert!(engine.bans().get(client, Surface::Web, at(3)).is_some());
+}

@@ -1,7 +1,7 @@
 //! What the writer's handle and its thread have in common: submissions, their answers, and what the handle tells of the thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -50,7 +50,12 @@ pub(super) struct Shared {
     pub(super) forget: AtomicU64,
     pub(super) saved: AtomicU64,
     pub(super) failed: AtomicU64,
+    /// How many messages the thread has not taken yet.
+    pub(super) waiting: AtomicUsize,
+    /// A ban was turned away since bans were last asked for.
     pub(super) overflowed: AtomicBool,
+    /// One ever was.
+    pub(super) has_overflowed: AtomicBool,
     pub(super) finish: AtomicBool,
 }
 

@@ -213,6 +213,7 @@ impl Work {
         let mut next = Some(receiver.recv_timeout(wait)?);
         let begin = Instant::now();
         while let Some(message) = next {
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
             match message {
                 Message::Save(item, answer) => group.push((item, answer)),
                 Message::Strikes(strikes, answer) => self.strikes.push_back((strikes.into_iter(), answer)),

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::engine::{Change, Done, Keeper, Kept};
 use crate::log::follow::Position;
 use crate::time::{Span, Time};
 
-/// So many submissions may wait; another is answered "not saved" at once.
+/// So many submissions may wait; another ban is answered "not saved" at once, and asked for again. That a ban was lifted waits all the same:
+/// nobody could be asked for it, and only operators say so.
 const QUEUE: usize = 16_384;
 
 /// A disk that takes longer is reported as one that fails.
@@ -56,7 +57,7 @@ pub struct Health {
 
 /// The writer's handle. It ends, after writing what it holds, when the handle is dropped.
 pub struct Writer {
-    sender: SyncSender<Message>,
+    sender: Sender<Message>,
     ended: Mutex<Receiver<()>>,
     shared: Arc<Shared>,
     path: PathBuf,
@@ -78,7 +79,7 @@ impl Writer {
         sink: &mut dyn FnMut(Known),
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let (sender, receiver) = sync_channel(QUEUE);
+        let (sender, receiver) = channel();
         let (ending, ended) = sync_channel(1);
         let mut work = Work::new(path.clone(), Box::new(clock), Box::new(listener), Arc::clone(&shared))?;
         work.load(sink);
@@ -107,11 +108,19 @@ impl Writer {
     }
 
     fn send(&self, message: Message) {
-        // Disconnected: the message is dropped, which answers it.
-        if let Err(TrySendError::Full(Message::Save(_, answer) | Message::Strikes(_, answer))) = self.sender.try_send(message) {
-            self.shared.overflowed.store(true, Ordering::Relaxed);
-            self.shared.failed.fetch_add(1, Ordering::Relaxed);
-            answer.send(Kept::No(format!("{}: too many bans wait for the disk", self.path.display())));
+        let is_full = self.shared.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE;
+        match message {
+            Message::Save(Some(Item::Change(Change::Banned(_)) | Item::Position(..)) | None, answer) | Message::Strikes(_, answer)
+                if is_full =>
+            {
+                self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.shared.overflowed.store(true, Ordering::Relaxed);
+                self.shared.has_overflowed.store(true, Ordering::Relaxed);
+                self.shared.failed.fetch_add(1, Ordering::Relaxed);
+                answer.send(Kept::No(format!("{}: too many bans wait for the disk", self.path.display())));
+            }
+            // Where the writer has ended the message is dropped, which answers it.
+            message => drop(self.sender.send(message)),
         }
     }
 
@@ -135,8 +144,8 @@ impl Writer {
     /// and returns whether that was enough. Nothing that was answered "saved" is lost if not.
     pub fn finish(&self, limit: Duration) -> bool {
         self.shared.finish.store(true, Ordering::Relaxed);
-        // Only to wake it: a full queue wakes it too.
-        let _ = self.sender.try_send(Message::Finish);
+        // Only to wake it.
+        self.send(Message::Finish);
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(limit);
         !matches!(ended, Err(RecvTimeoutError::Timeout))
     }
@@ -151,5 +160,9 @@ impl Keeper for Writer {
 
     fn flush(&self, done: Done) {
         self.send(Message::Save(None, Answer::by(done)));
+    }
+
+    fn has_overflowed(&self) -> bool {
+        self.shared.has_overflowed.load(Ordering::Relaxed)
     }
 }

@@ -228,6 +228,16 @@ impl Bans {
         }
     }
 
+    /// Notes that the state file has no bans of `client` on the surfaces of `scope`, because it was just told to forget them: one that
+    /// stands here is newer, although its end may be that of one which was saved.
+    pub fn mark_unsaved(&self, client: Client, scope: Scope) {
+        if let Some(mut sentence) = self.map.get_mut(&client) {
+            for surface in scope.surfaces() {
+                sentence.value_mut().slot_mut(*surface).rule |= UNSAVED;
+            }
+        }
+    }
+
     /// Lifts the bans of `client` on every surface of `scope`, and says whether there was one.
     pub fn unban(&self, client: Client, scope: Scope) -> bool {
         let mut found = false;
@@ -541,5 +551,16 @@ mod tests {
         assert_eq!(bans.get(client(1), Surface::Web, at(1)).map(|ban| ban.saved), Some(false));
         bans.mark_saved(client(1), Until::at(at(60)));
         assert_eq!(bans.get(client(1), Surface::Mail, at(1)).map(|ban| ban.saved), Some(true));
+    }
+
+    #[test]
+    fn a_ban_is_unsaved_again_when_the_file_was_told_to_forget_its_client() {
+        let bans = Bans::new(10);
+        bans.ban(client(1), Scope::All, ban(60), at(0));
+        bans.mark_unsaved(client(1), Scope::Mail);
+        assert_eq!(bans.get(client(1), Surface::Mail, at(1)).map(|ban| ban.saved), Some(false));
+        assert_eq!(bans.get(client(1), Surface::Web, at(1)).map(|ban| ban.saved), Some(true));
+        bans.mark_unsaved(client(2), Scope::All);
+        assert_eq!(bans.len(), 1);
     }
 }
