@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::harness::{Exim, Load, Mail, Resident, Stage, kill, long};
+use super::harness::{Exim, Load, Mail, Resident, Stage, kill, long, running, until};
 
 const EXAMPLES: [&str; 2] = ["exim-readsocket.acl", "exim-run.acl"];
 
@@ -17,7 +17,8 @@ fn mail_goes_on_while_the_resident_is_killed_again_and_again() {
         let mut resident = Resident::start(&stage, "");
         let exim = Exim::start(&stage, &stage.exim_example(example));
         let load = Load::mail(exim.port(), 3);
-        for _ in 0..long(3, 50) {
+        let times = long(3, 50);
+        for _ in 0..times {
             load.serve(10);
             resident.kill();
             load.serve(10);
@@ -26,9 +27,57 @@ fn mail_goes_on_while_the_resident_is_killed_again_and_again() {
         }
         load.serve(10);
         let tally = load.finish();
+        eprintln!("{example}: {times} times kill -9 of the resident; innocents: {tally:?}");
         assert_eq!((tally.refused, tally.broken), (0, 0), "{example}: {tally:?}");
         assert_eq!(exim.paniclog(), "", "{example}");
     }
+}
+
+/// Three that connect as fast as they can, and innocents among them, while resident and helpers are killed.
+fn flood(example: &str) {
+    let Some(stage) = Stage::with_exim() else { return };
+    let mut resident = Resident::start(&stage, "");
+    let exim = Exim::start(&stage, &stage.exim_example(example));
+    let bots = Load::mail_from(exim.port(), 3, |bot, _| format!("198.51.100.{bot}"));
+    let is_banned = |resident: &Resident, bot: u8| resident.ask(&format!("check 198.51.100.{bot}")).starts_with("defer rule=exim-rate");
+    until("the bots are banned", || (1..=3).all(|bot| is_banned(&resident, bot)).then_some(()));
+    let innocents = Load::mail(exim.port(), 3);
+    let (times, mut lost, mut helpers) = (long(3, 50), 0, 0);
+    for _ in 0..times {
+        innocents.serve(10);
+        resident.kill();
+        innocents.serve(5);
+        resident.start_again();
+        lost += (1..=3).filter(|bot| !is_banned(&resident, *bot)).count();
+        if example == "exim-run.acl" {
+            // They live for milliseconds: whoever is there now is killed.
+            helpers += until("helpers to kill", || {
+                let found = running(&stage.binary("exim_strikeout_acl"));
+                found.iter().for_each(|pid| kill(*pid, Signal::KILL));
+                Some(found.len()).filter(|killed| *killed > 0)
+            });
+        }
+    }
+    innocents.serve(10);
+    let (innocents, bots) = (innocents.finish(), bots.finish());
+    eprintln!(
+        "{example} under a flood: {times} times kill -9 of the resident, {helpers} helpers killed; {lost} bans lost; innocents: {innocents:?}; \
+         bots: {} refused, {} greeted while nobody could be asked or before their ban",
+        bots.refused, bots.served
+    );
+    assert_eq!((lost, innocents.refused, innocents.broken), (0, 0, 0), "{innocents:?}");
+    assert!(bots.refused > times, "{bots:?}");
+    assert_eq!(exim.paniclog(), "");
+}
+
+#[test]
+fn readsocket_acl_under_a_flood_greets_every_innocent_and_keeps_every_ban_whatever_is_killed() {
+    flood(EXAMPLES[0]);
+}
+
+#[test]
+fn run_acl_under_a_flood_greets_every_innocent_and_keeps_every_ban_whatever_is_killed() {
+    flood(EXAMPLES[1]);
 }
 
 #[test]

@@ -54,10 +54,12 @@ impl Load {
 
     /// Mail clients of the Exim on `port`: many addresses, so that none is too fast.
     pub(crate) fn mail(port: u16, clients: u8) -> Self {
-        Self::start(clients, move |client, count| {
-            let session = Mail::connect(port, &format!("10.{client}.{}.{}", count / 250 % 250, count % 250 + 1))?;
-            Ok(session.code == 220)
-        })
+        Self::mail_from(port, clients, |client, count| format!("10.{client}.{}.{}", count / 250 % 250, count % 250 + 1))
+    }
+
+    /// Mail clients of the Exim on `port`, under the address that each has at each time.
+    pub(crate) fn mail_from(port: u16, clients: u8, address: impl Fn(u8, usize) -> String + Clone + Send + 'static) -> Self {
+        Self::start(clients, move |client, count| Ok(Mail::connect(port, &address(client, count))?.code == 220))
     }
 
     fn start(clients: u8, ask: impl Fn(u8, usize) -> std::io::Result<bool> + Clone + Send + 'static) -> Self {

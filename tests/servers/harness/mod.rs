@@ -15,7 +15,7 @@ pub(crate) use client::{Mail, get, request};
 pub(crate) use exim::Exim;
 pub(crate) use load::{Load, Tally};
 pub(crate) use origin::Origin;
-pub(crate) use process::kill;
+pub(crate) use process::{kill, running};
 pub(crate) use resident::Resident;
 pub(crate) use squid::Squid;
 pub(crate) use stage::{Stage, example, give, long, program};

@@ -90,15 +90,19 @@ pub(crate) fn kill(pid: u32, signal: Signal) {
     }
 }
 
-/// The children of `parent` whose program is the file `program`.
-pub(crate) fn children(parent: u32, program: &Path) -> Vec<u32> {
+/// The processes whose program is the file `program`: one on a test's own stage, so nobody else's.
+pub(crate) fn running(program: &Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| parent_of(*pid) == Some(parent))
         .filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program))
         .collect()
+}
+
+/// The children of `parent` whose program is the file `program`.
+pub(crate) fn children(parent: u32, program: &Path) -> Vec<u32> {
+    running(program).into_iter().filter(|pid| parent_of(*pid) == Some(parent)).collect()
 }
 
 fn parent_of(pid: u32) -> Option<u32> {

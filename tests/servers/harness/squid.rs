@@ -72,6 +72,8 @@ impl Squid {
                  pid_filename {own}/squid.pid\n\
                  cache_log {own}/cache.log\n\
                  access_log stdio:{own}/access.log\n\
+                 logformat refusals %>a %>Hs %{{ban_}}note\n\
+                 access_log stdio:{own}/refusals.log rotate=0 logformat=refusals\n\
                  coredump_dir {own}\n\
                  netdb_filename none\n\
                  pinger_enable off\n\
@@ -130,6 +132,21 @@ impl Squid {
     /// write ("helperDispatch: Helper … has crashed", then the assertion), whatever the helper and its concurrency.
     pub(crate) fn has_aborted(&self) -> bool {
         self.cache_log().contains("assertion failed: Write.cc")
+    }
+
+    /// How often this Squid, or one of its workers, has aborted so.
+    pub(crate) fn aborts(&self) -> usize {
+        self.cache_log().matches("assertion failed: Write.cc").count()
+    }
+
+    /// How many requests of clients below `network` were refused, by a verdict of the helper's and by Squid itself: because a helper died
+    /// with the question in its hands.
+    pub(crate) fn refusals(&self, network: &str) -> (usize, usize) {
+        let log = fs::read_to_string(self.dir.join("refusals.log")).unwrap_or_default();
+        let refused = log.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let refused = refused.filter(|fields| fields.len() == 3 && fields[0].starts_with(network) && matches!(fields[1], "403" | "429"));
+        let (by_verdict, by_squid): (Vec<_>, Vec<_>) = refused.partition(|fields| fields[2] == "yes");
+        (by_verdict.len(), by_squid.len())
     }
 
     /// Kills every helper of this Squid as `kill -9` does.
