@@ -57,6 +57,18 @@ mod tests {
     }
 
     #[test]
+    fn a_wall_clock_that_was_set_by_a_day_since_the_start_moves_no_table_time_and_is_told() {
+        const DAY: i64 = 86_400_000;
+        for set in [DAY, -DAY] {
+            // Started when the wall clock stood a day before or after what it is now.
+            let clock = Clock { offset: Clock::start().offset - set };
+            let began = clock.now();
+            assert!((clock.wall_drift() - set).abs() <= 1000, "{}", clock.wall_drift());
+            assert!(clock.now().since(began).secs() <= 1 && clock.now() >= began);
+        }
+    }
+
+    #[test]
     fn a_moment_is_shown_in_utc() {
         assert_eq!(timestamp(Time::from_secs(1_800_000_000)), "2027-01-15T08:00:00Z");
     }

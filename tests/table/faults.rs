@@ -1,9 +1,11 @@
 //! What is answered when the resident cannot be: always within 200 ms, as `on_failure` says.
 
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use super::processes::{Helper, Resident, Stage, is_root, until};
 
@@ -64,6 +66,32 @@ fn gone_or_hung_the_resident_makes_nobody_wait_and_on_failure_decides() {
             resident.signal(Signal::CONT);
         }
     }
+}
+
+#[test]
+fn thousands_of_clients_and_hundreds_that_stop_half_way_through_a_line_make_nobody_wait() {
+    let files = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
+    let stage = Stage::new();
+    let _resident = Resident::start(&stage, "", &RULE.replace("maxretry = 3", "maxretry = 1"));
+    let mut helper = Helper::attach(&stage);
+    assert!(helper.get("198.51.100.1", "/w00tw00t").starts_with("OK "));
+    let connect = |said: &[u8]| {
+        let mut stream = UnixStream::connect(stage.socket()).unwrap();
+        stream.write_all(said).unwrap();
+        stream
+    };
+    let idle: Vec<UnixStream> = (0..3000).map(|_| connect(b"")).collect();
+    for round in 1..=3 {
+        let halves: Vec<UnixStream> = (0..500).map(|_| connect(b"check 203.0")).collect();
+        assert_eq!(offence(&mut helper, round), "OK ban_=yes rule_=admin");
+        assert_eq!(check(&stage, false), "accept");
+        let bans: Vec<(String, Duration)> = (0..TRIES).map(|_| stage.exim(&["check", "198.51.100.1", "port=25"], false)).collect();
+        assert!(bans.iter().any(|(answer, took)| answer.starts_with("defer rule=w00tw00t") && *took < LIMIT), "{bans:?}");
+        drop(halves);
+    }
+    assert!(!helper.log().contains("cannot be reached"), "{}", helper.log());
+    drop(idle);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 mod big_lists;
+mod bounded;
 mod disk;
 mod escalation;
 mod faults;
