@@ -27,15 +27,20 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         peers.push(Helper::start(command.arg("-f").arg(list).stderr(world.log("userip")?))?);
     }
     let [one, thousand] = &mut peers[..] else { unreachable!("two peers") };
+    // How far any helper at all could be ahead of theirs on this pipe.
+    let mut echo = Helper::start(&mut programs::role("echo", "")?)?;
     for load in LOADS {
         let case = load.name();
         let theirs = || Traffic::with_tails(Clients::Strangers, vec![b" somebody\n".to_vec()]).without_ids();
-        let mut contenders = [("strikeout", &mut ours), ("userip, 1 entry", &mut *one), ("userip, 1,000 entries", &mut *thousand)];
+        let mut contenders =
+            [("strikeout", &mut ours), ("userip, 1 entry", &mut *one), ("userip, 1,000 entries", &mut *thousand), ("echo", &mut echo)];
         // Each gets the lines that are its own: theirs are a third as long as ours.
-        let samples = in_turn(options, &mut contenders, load, |number| if number == 0 { browsing().without_ids() } else { theirs() })?;
+        let is_theirs = |number| matches!(number, 1 | 2);
+        let samples = in_turn(options, &mut contenders, load, |number| if is_theirs(number) { theirs() } else { browsing().without_ids() })?;
         report_samples(report, &case, &contenders.map(|(name, _)| name), &samples);
         let rate = |number: usize| column(&samples[number], Sample::per_second);
         report.finding(&case, "lookups/s to 1 entry", "×", paired(&rate(0), &rate(1), ratio), Some(Goal::AtLeast(1.5)));
+        report.finding(&case, "lookups/s of echo to 1 entry", "×", paired(&rate(3), &rate(1), ratio), None);
         report.finding(&case, "lookups/s to 1,000 entries", "×", paired(&rate(0), &rate(2), ratio), Some(Goal::AtLeast(20.0)));
     }
     Ok(())
