@@ -33,7 +33,7 @@ fn a_reload_with_a_million_networks_reaches_followers_without_a_break_and_querie
     let lists = format!("[defaults]\ndeny = [{:?}]\nignoreip = [{:?}]\n", stage.path("deny"), stage.path("spare"));
     stage.configure("", &(lists + "[[rule]]\nname = 'admin'\npath = '/admin'\nmaxretry = 2\n"));
     let reloaded = AtomicBool::new(false);
-    let (mut waits, mut checks, mut answers) = (Vec::new(), Vec::new(), 0);
+    let (mut waits, mut checks) = (Vec::new(), Vec::new());
     let reached = std::thread::scope(|scope| {
         scope.spawn(|| {
             assert_eq!(resident.ask("reload"), "reloaded\n.\n");
@@ -41,15 +41,19 @@ fn a_reload_with_a_million_networks_reaches_followers_without_a_break_and_querie
         });
         let mut since = None;
         let deadline = Instant::now() + super::processes::DEADLINE;
-        for number in 0.. {
+        for number in 0_u32.. {
             if since.is_none() && reloaded.load(Ordering::SeqCst) {
                 since = Some(Instant::now());
             }
-            // An offence crosses to the resident and back; the second one of each client bans.
-            let client = format!("203.0.113.{}", number / 2 % 200 + 1);
+            // An offence crosses to the resident and back; the second one of each client bans, and waits for the disk too.
+            let client = std::net::Ipv4Addr::from(0x0a00_0000 + number / 2);
             let (answer, took) = helper.timed(&format!("{client} GET http://example.test/admin Mozilla/5.0 - -"));
             waits.push(took);
-            answers += usize::from(answer.starts_with("OK "));
+            // On a machine that is busy an answer may come too late, and then `on_failure` decides.
+            assert!(
+                answer.starts_with("OK ") == (number % 2 == 1) || took > Duration::from_millis(100),
+                "{client}: {answer} after {took:?}"
+            );
             let start = Instant::now();
             assert_eq!(resident.ask("check 192.0.2.1 port=465"), "accept\n");
             checks.push(start.elapsed());
@@ -66,7 +70,6 @@ fn a_reload_with_a_million_networks_reaches_followers_without_a_break_and_querie
     assert_eq!(helper.get("12.0.0.4", "/w00tw00t"), "ERR", "spared");
     assert!(helper.get("12.0.0.5", "/w00tw00t").starts_with("OK "), "between two that are spared");
     assert_eq!(helper.breaks(), 0, "{}", helper.log());
-    assert!(answers > 0);
     eprintln!(
         "two lists of a million: in force {reached:?} after the reload; meanwhile {} offences answered, median {:?}, longest {:?}; \
          checks of Exim's: median {:?}, longest {:?}",
