@@ -317,6 +317,25 @@ fn after_bans_and_unbans_of_one_client_that_met_memory_file_and_followers_agree(
     assert_eq!(differences(&in_memory(&next)), 0, "the file");
 }
 
+#[test]
+fn no_query_waits_for_the_turn_in_which_bans_are_made_nor_does_an_offence_that_bans_nobody() {
+    let engine = engine("[[rule]]\nname = 'admin'\npath = '/admin'\nmaxretry = 2");
+    let _ = ask(&engine, at(0), "192.0.2.1", &get("/w00tw00t"));
+    for (address, events, answers) in [
+        ("192.0.2.1", vec![get("/")], vec![Some(Grounds::Banned)]),
+        ("192.0.2.2", vec![get("/"), Event::Connection(Connection { port: Some(25), open: 1 }), get("/admin")], vec![None; 3]),
+    ] {
+        // Somebody is at it, and does not come to an end.
+        let _turn = engine.order.of(&Client::of(address.parse().unwrap(), Ipv6Prefix::default()));
+        let (sender, received) = channel();
+        let asking = Arc::clone(&engine);
+        std::thread::spawn(move || events.iter().for_each(|event| sender.send(grounds(&ask(&asking, at(1), address, event))).unwrap()));
+        for answer in answers {
+            assert_eq!(received.recv_timeout(std::time::Duration::from_secs(20)), Ok(answer), "{address} waits");
+        }
+    }
+}
+
 /// A disk that somebody else moves, and that is full for bans when told so.
 #[derive(Default, Clone)]
 struct Full {

@@ -131,7 +131,7 @@ fn snapshot(
         move |numbers: Range<usize>| {
             let now = now();
             let networks = standing.networks.get(numbers).unwrap_or_default().iter();
-            let lines = networks.map(|(network, until)| {
+            let lines = networks.filter(|(_, until)| until.is_none_or(|until| until > now)).map(|(network, until)| {
                 line(&FromResident::BanNetwork { network: *network, remaining: until.map(|until| until.since(now)) })
             });
             lines.collect()
@@ -141,7 +141,8 @@ fn snapshot(
     let names = Arc::clone(engine.names());
     let clients = parts(standing.clients.len()).map(move |numbers| {
         let now = now();
-        let bans = standing.clients.get(numbers).unwrap_or_default().iter();
+        // Who reads slowly shall not hear of what has ended meanwhile.
+        let bans = standing.clients.get(numbers).unwrap_or_default().iter().filter(|(_, _, ban)| !ban.until.is_over(now));
         let lines = bans.map(|(client, surface, ban)| {
             let scope = match surface {
                 Surface::Web => Scope::Web,
