@@ -25,6 +25,7 @@ fn a_ban_made_anywhere_is_refused_everywhere_within_50_ms() {
     let stage = Stage::new();
     let resident = Resident::start(&stage, "", "[[rule]]\nname = 'helo'\nevent = 'incident'\nmaxretry = 1\n");
     let (mut one, mut two) = (Helper::attach(&stage), Helper::attach(&stage));
+    assert!(!one.refuses("192.0.2.1") && !two.refuses("192.0.2.1"), "both have started");
     let mut spans = Vec::new();
     for number in 1..=21 {
         // By a helper, by the mail server, by hand.
