@@ -171,6 +171,25 @@ fn every_command_is_one_that_there_is() {
     assert!(commands > 10, "found {commands} commands of ours");
 }
 
+/// Which commands are run is a matter of the page and of the mark in front of them.
+#[test]
+fn every_command_is_run_by_a_test() {
+    let package = std::fs::read_to_string(Path::new(ROOT).join("tests/long/package")).unwrap();
+    for snippet in of("sh") {
+        let (page, _) = snippet.place.split_once(':').unwrap();
+        let run = match snippet.comment.as_deref() {
+            // The front page's are conf-examples/try, which tests/servers runs, and tests/run itself.
+            None => page == "README.md" || package.lines().any(|line| line.contains("as_told") && line.contains(page)),
+            Some(comment) if comment.starts_with("not run: ") => true,
+            Some(comment) => {
+                let marked = [format!("{page} {comment}"), format!("{page} \"{comment}\"")];
+                marked.iter().any(|marked| package.contains(marked))
+            }
+        };
+        assert!(run, "{}: tests/long/package does not run these commands", snippet.place);
+    }
+}
+
 #[test]
 fn every_file_that_a_command_takes_from_the_package_is_in_it() {
     let manifest = std::fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();

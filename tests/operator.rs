@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const STRIKEOUT: &str = env!("CARGO_BIN_EXE_strikeout");
+const SQUID_HELPER: &str = env!("CARGO_BIN_EXE_ext_strikeout_acl");
 /// Far longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -42,11 +43,23 @@ impl Resident {
     fn start(rest: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self::configure(dir.path(), rest);
-        let log = fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(STRIKEOUT).args(["serve", "--config"]).arg(dir.path().join("strikeout.toml")).stderr(log).spawn().unwrap();
-        let resident = Self { child, dir };
+        let resident = Self { child: Self::serve(dir.path()), dir };
         wait_until("it listens", || UnixStream::connect(resident.socket()).ok());
         resident
+    }
+
+    fn serve(dir: &Path) -> Child {
+        let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+        Command::new(STRIKEOUT).args(["serve", "--config"]).arg(dir.join("strikeout.toml")).stderr(log).spawn().unwrap()
+    }
+
+    /// Ends it, and lets `meanwhile` happen before it serves again.
+    fn restart(&mut self, meanwhile: impl FnOnce()) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.child.wait().unwrap();
+        meanwhile();
+        self.child = Self::serve(self.dir.path());
+        wait_until("it listens again", || UnixStream::connect(self.socket()).ok());
     }
 
     fn configure(dir: &Path, rest: &str) {
@@ -179,7 +192,7 @@ fn why_tells_a_ban_from_its_evidence_to_the_command_that_undoes_it() {
     let done = Command::new("/bin/sh").arg("-c").arg(undo.replacen("strikeout", STRIKEOUT, 1)).status().unwrap();
     assert!(done.success());
     let text = resident.text(&["why", "203.0.113.11"]);
-    assert!(text.contains("not refused") && text.contains("earlier") && text.contains("over, or lifted by hand"), "{text}");
+    assert!(text.contains("not refused") && text.contains("earlier") && text.contains("it was lifted before its end"), "{text}");
     assert_eq!(resident.json(&["why", "203.0.113.11"])["ban"]["stands"], false);
 }
 
@@ -195,7 +208,7 @@ fn why_tells_who_is_not_refused_the_reason_as_well() {
     contains("203.0.113.13", "quiet would refuse it (web) until ");
     contains("203.0.113.99", "it is never banned: ignored network 203.0.113.99 (ignoreip in ");
     contains("127.0.0.1", "it is never banned: loopback 127.0.0.0/8");
-    contains("203.0.113.14", "no ban stands, no list names it, and no strikes are counted now");
+    contains("203.0.113.14", "no ban stands, no list names it, and no strikes are counted");
     let why = resident.json(&["why", "203.0.113.12"]);
     assert_eq!(
         (&why["strikes"][0]["rule"], &why["strikes"][0]["count"], &why["strikes"][0]["maxretry"]),
@@ -213,7 +226,8 @@ fn why_names_the_network_and_the_list_that_refuse() {
     let resident = Resident::start(RULES);
     resident.text(&["ban", "198.51.100.0/24", "--reason", "floods us"]);
     let text = resident.text(&["why", "198.51.100.77"]);
-    assert!(text.contains("198.51.100.0/24 is banned by manual since "), "{text}");
+    assert!(text.contains("198.51.100.0/24 is banned by hand since ") && text.contains("reason    floods us\n"), "{text}");
+    assert_eq!(resident.json(&["why", "198.51.100.77"])["network"]["reason"], "floods us");
     assert!(text.contains("strikeout unban 198.51.100.0/24"), "{text}");
     let text = resident.text(&["why", "203.0.113.66"]);
     assert!(text.contains("refused on the web and in mail") && text.contains("deny in ") && text.contains("strikeout reload"), "{text}");
@@ -223,7 +237,8 @@ fn why_names_the_network_and_the_list_that_refuse() {
 #[test]
 fn bans_and_unbans_say_what_was_done_and_what_was_not() {
     let resident = Resident::start(RULES);
-    assert!(resident.text(&["ban", "203.0.113.10", "10m", "--reason", "floods us"]).starts_with("banned 203.0.113.10 until="));
+    let told = resident.text(&["ban", "203.0.113.10", "10m", "--reason", "floods us"]);
+    assert!(told.starts_with("banned 203.0.113.10 on the web and in mail until 2") && told.ends_with(" (in 10 min)\n"), "{told}");
     assert_eq!(resident.json(&["why", "203.0.113.10"])["ban"]["evidence"], "floods us");
     let (_, stderr, code) = resident.run(&["ban", "203.0.113.99"]);
     assert_eq!(code, Some(1));
@@ -234,7 +249,10 @@ fn bans_and_unbans_say_what_was_done_and_what_was_not() {
         resident.json(&["unban", "203.0.113.10"]),
         json!({"target": "203.0.113.10", "found": false, "still_refused": false, "undo": []})
     );
-    assert_eq!(resident.json(&["ban", "198.51.100.0/24", "-1"]), json!({"banned": "198.51.100.0/24", "until": -1, "scope": "all"}));
+    assert_eq!(
+        resident.json(&["ban", "198.51.100.0/24", "-1"]),
+        json!({"banned": "198.51.100.0/24", "until": -1, "remaining": -1, "scope": "all"})
+    );
     let (stdout, stderr, code) = resident.run(&["unban", "198.51.100.7"]);
     assert_eq!((stdout.as_str(), code), ("198.51.100.7 was not banned\n", Some(1)));
     assert!(stderr.contains("refused all the same; expected: strikeout unban 198.51.100.0/24"), "{stderr}");
@@ -265,7 +283,11 @@ fn status_tells_what_there_is_in_groups_and_in_a_stable_shape() {
     );
     assert_eq!(rule("quiet")["shadow_bans"], 1);
     let text = resident.text(&["status"]);
-    assert!(text.contains("1 client, 0 networks, 1 in shadow; 1 made") && text.contains("1 helper attached"), "{text}");
+    assert!(
+        text.contains("1 client, 0 networks, 1 in shadow; 1 made")
+            && text.contains("1 helper attached; 0 queries answered there, 0 offences here"),
+        "{text}"
+    );
     assert_eq!(row(&text, "helo"), ["helo", "enforce", "mail", "1", "0", "1", "1", "1"]);
     let (_, stderr, code) = resident.run(&["status", "--watch"]);
     assert!(code == Some(2) && stderr.contains("expected status or status --json"), "{stderr}");
@@ -317,20 +339,29 @@ fn metrics_count_answers_by_rule_and_surface_and_how_long_they_took() {
     let resident = Resident::start(RULES);
     resident.ask("check 203.0.113.1 port=25\nstrike 203.0.113.11 helo\nstrike 203.0.113.11 helo\ncheck 203.0.113.11 port=25\nstrike 203.0.113.1 none\n");
     let mut follower = UnixStream::connect(resident.socket()).unwrap();
-    follower.write_all(b"follow 1\noffence 1 198.51.100.7 w00tw00t GET /w00tw00t\n").unwrap();
+    // A helper's stream: an offence, and what it answered by itself.
+    follower
+        .write_all(b"follow 1\nanswered 40 3\nrefused w00tw00t 5\nrefused no-such-rule 9\noffence 1 198.51.100.7 w00tw00t GET /w00tw00t\n")
+        .unwrap();
     let samples = wait_until("the offence is counted", || {
         let samples = samples(&resident.text(&["metrics"]));
         (samples["strikeout_answer_seconds_count{question=\"offence\"}"] >= 1.0).then_some(samples)
     });
     for (name, expected) in [
         ("strikeout_verdicts_total{surface=\"mail\",verdict=\"defer\",rule=\"helo\"}", 2.0),
-        ("strikeout_verdicts_total{surface=\"web\",verdict=\"deny\",rule=\"w00tw00t\"}", 1.0),
+        ("strikeout_verdicts_total{surface=\"web\",verdict=\"deny\",rule=\"w00tw00t\"}", 6.0),
+        ("strikeout_verdicts_total{surface=\"web\",verdict=\"accept\",rule=\"\"}", 43.0),
+        ("strikeout_queries_total{question=\"query\"}", 48.0),
+        ("strikeout_queries_total{question=\"offence\"}", 1.0),
+        ("strikeout_verdicts_total{surface=\"mail\",verdict=\"accept\",rule=\"\"}", 3.0),
+        ("strikeout_queries_total{question=\"check\"}", 2.0),
+        ("strikeout_queries_total{question=\"strike\"}", 3.0),
         ("strikeout_answer_seconds_count{question=\"check\"}", 2.0),
         ("strikeout_answer_seconds_bucket{question=\"check\",le=\"+Inf\"}", 2.0),
         ("strikeout_rule_bans{rule=\"helo\"}", 1.0),
         ("strikeout_rule_bans_total{rule=\"w00tw00t\"}", 1.0),
         ("strikeout_bans", 2.0),
-        ("strikeout_failed_open_total", 0.0),
+        ("strikeout_failed_open_total", 3.0),
         ("strikeout_followers", 1.0),
         ("strikeout_state_degraded", 0.0),
     ] {
@@ -338,6 +369,105 @@ fn metrics_count_answers_by_rule_and_surface_and_how_long_they_took() {
     }
     let json = resident.json(&["metrics"]);
     assert_eq!(json["strikeout_bans"], 2);
+}
+
+#[test]
+fn metrics_tell_what_fell_from_a_full_table_and_how_far_logs_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("mainlog");
+    fs::write(&log, "").unwrap();
+    let resident = Resident::start(&format!("clients = 1\nbans = 1\n{RULES}[[log]]\npath = {log:?}\nrules = ['exim-per-host']\n"));
+    let strikes: String = (1..=200).map(|last| format!("strike 198.51.100.{last} helo\n")).collect();
+    resident.ask(&strikes);
+    resident.ask("strike 203.0.113.11 helo\nstrike 203.0.113.11 helo\nstrike 203.0.113.12 helo\nstrike 203.0.113.12 helo\n");
+    let mut file = fs::File::options().append(true).open(&log).unwrap();
+    // What was there before the resident first looked is not read: so lines are written until some are.
+    let name = |metric: &str| format!("strikeout_{metric}{{log=\"{}\"}}", log.display());
+    let samples = wait_until("the lines are read", || {
+        writeln!(file, "2026-11-23 01:02:03 Start queue run: pid=7").unwrap();
+        let samples = samples(&resident.text(&["metrics"]));
+        (samples[&name("log_lines_total")] >= 2.0 && samples["strikeout_bans_evicted_total"] > 0.0).then_some(samples)
+    });
+    assert!(samples["strikeout_strikes_evicted_total"] > 100.0 && samples["strikeout_bans"] < 1.5, "{samples:?}");
+    assert_eq!((samples[&name("log_fault")], samples.contains_key(&name("log_lag_bytes"))), (0.0, true));
+}
+
+#[test]
+fn what_a_squid_helper_answers_by_itself_is_counted_also_while_the_resident_is_away() {
+    let mut resident = Resident::start(RULES);
+    let mut helper = Command::new(SQUID_HELPER)
+        .arg("--table")
+        .arg(resident.socket())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut queries, mut answers) = (helper.stdin.take().unwrap(), BufReader::new(helper.stdout.take().unwrap()));
+    let mut ask = |query: &str| {
+        writeln!(queries, "{query} -").unwrap();
+        let mut answer = String::new();
+        answers.read_line(&mut answer).unwrap();
+        answer
+    };
+    let told = |resident: &Resident, served: f64, refused: f64| {
+        wait_until("the helper has told", || {
+            let samples = samples(&resident.text(&["metrics"]));
+            let of = |name: &str| samples.get(name).copied().unwrap_or(0.0);
+            let verdicts = |verdict: &str| of(&format!("strikeout_verdicts_total{{surface=\"web\",{verdict}}}"));
+            let found = (verdicts("verdict=\"accept\",rule=\"\""), verdicts("verdict=\"deny\",rule=\"w00tw00t\""));
+            (found == (served, refused)).then_some(of("strikeout_queries_total{question=\"query\"}"))
+        })
+    };
+    wait_until("the helper is attached", || (resident.json(&["status"])["followers"] == 1).then_some(()));
+    for _ in 0..3 {
+        assert_eq!(ask("203.0.113.50 GET http://a.example/"), "ERR\n");
+    }
+    assert!(ask("203.0.113.51 GET http://a.example/w00tw00t").starts_with("OK "));
+    for _ in 0..2 {
+        assert!(ask("203.0.113.51 GET http://a.example/").starts_with("OK "));
+    }
+    // The offence was the resident's to answer; the rest the helper's.
+    assert_eq!(told(&resident, 3.0, 3.0), 5.0);
+    resident.restart(|| {
+        assert_eq!(ask("203.0.113.50 GET http://a.example/"), "ERR\n");
+        assert!(ask("203.0.113.51 GET http://a.example/").starts_with("OK "));
+        // One strike is enough: refused although nobody counts it.
+        assert!(ask("203.0.113.52 GET http://a.example/w00tw00t").starts_with("OK "));
+    });
+    assert_eq!(told(&resident, 1.0, 2.0), 3.0);
+    drop(queries);
+    assert!(helper.wait().unwrap().success());
+}
+
+/// The names in the first column of the page's table of metrics: their list is between backticks, labels in braces.
+fn documented_metrics() -> std::collections::BTreeSet<String> {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operators.md")).unwrap();
+    let section = page.split("\n## ").find(|section| section.starts_with("Metrics\n")).unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split('|').nth(1));
+    let names = rows.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    names.map(|name| format!("strikeout_{}", name.split('{').next().unwrap())).collect()
+}
+
+#[test]
+fn every_metric_is_documented_and_every_documented_one_is_there() {
+    // A fleet whose engine is away has its numbers all the same.
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("mainlog");
+    fs::write(&log, "").unwrap();
+    let resident = Resident::start(&format!(
+        "[[log]]\npath = {log:?}\nrules = ['exim-per-host']\n[hook]\ncommand = ['/bin/true']\n[fleet]\nurl = 'redis://127.0.0.1:1/0'\nnode = 'mx1'\n"
+    ));
+    let page = resident.text(&["metrics"]);
+    let told: std::collections::BTreeSet<String> =
+        page.lines().filter_map(|line| Some(line.strip_prefix("# TYPE ")?.split(' ').next()?.to_owned())).collect();
+    let documented = documented_metrics();
+    assert_eq!(documented.difference(&told).collect::<Vec<_>>(), Vec::<&String>::new(), "documented, and not told");
+    assert_eq!(told.difference(&documented).collect::<Vec<_>>(), Vec::<&String>::new(), "told, and not documented");
+    let samples = samples(&page);
+    assert!(samples.contains_key(&format!("strikeout_log_lag_bytes{{log=\"{}\"}}", log.display())), "{page}");
+    let text = resident.text(&["status"]);
+    assert!(row(&text, "fleet").join(" ").contains("0 changes said, 0 heard"), "{text}");
 }
 
 #[test]
@@ -437,6 +567,19 @@ fn a_reload_reaches_who_follows_at_once_and_a_refused_one_nobody() {
     assert_eq!(resident.json(&["list"])[0]["client"], "203.0.113.11", "bans stay");
     let status = resident.json(&["status"]);
     assert_eq!((&status["reloads"], &status["reloads_refused"]), (&json!(1), &json!(1)));
+}
+
+#[test]
+fn a_reload_says_what_of_the_configuration_waits_for_a_restart() {
+    let resident = Resident::start(RULES);
+    let config = resident.dir.path().join("strikeout.toml");
+    let text = fs::read_to_string(&config).unwrap().replace("mode = '0600'", "mode = '0660'") + "[metrics]\nlisten = '127.0.0.1:9471'\n";
+    fs::write(&config, text).unwrap();
+    let told = resident.text(&["reload"]);
+    assert!(told.starts_with("reloaded\nbut socket, mode, ") && told.contains("\nbut [metrics] changes only with a restart\n"), "{told}");
+    let told = resident.json(&["reload"]);
+    assert_eq!((&told["reloaded"], told["notes"].as_array().unwrap().len()), (&json!(true), 2));
+    assert_eq!(resident.json(&["status"])["reloads"], 2, "the rest is in force");
 }
 
 #[test]

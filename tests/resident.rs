@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -508,10 +508,11 @@ fn only_root_and_the_own_user_may_ban_unban_and_reload() {
         (String::from_utf8(output.stderr).unwrap(), output.status.code())
     };
     for user in ["65534", "33"] {
+        let named = nix::unistd::User::from_uid(user.parse::<u32>().unwrap().into()).unwrap().map_or(user.to_owned(), |user| user.name);
         for arguments in [&["ban", "203.0.113.1"][..], &["unban", "203.0.113.1"], &["reload"]] {
             let (stderr, code) = as_user(user, arguments);
             assert_eq!(code, Some(1), "{user} {arguments:?}: {stderr}");
-            assert!(stderr.contains(&format!("user {user} may not do this")), "{stderr}");
+            assert!(stderr.contains(&format!("user {named} may not do this")), "{stderr}");
         }
         assert_eq!(as_user(user, &["status"]).1, Some(0));
     }
@@ -520,5 +521,26 @@ fn only_root_and_the_own_user_may_ban_unban_and_reload() {
     assert!(stdout.starts_with("banned 203.0.113.1"), "{stdout}");
     fs::set_permissions(resident.socket(), fs::Permissions::from_mode(0o600)).unwrap();
     let (stderr, code) = as_user("33", &["status"]);
-    assert!(code == Some(1) && stderr.contains("join the group root"), "{stderr}");
+    assert!(code == Some(1) && stderr.contains("ask as root, or join the group root"), "{stderr}");
+}
+
+#[test]
+fn the_service_manager_is_told_once_it_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, socket, manager) = (dir.path().join("strikeout.toml"), dir.path().join("socket"), dir.path().join("notify"));
+    fs::write(&config, format!("[table]\nsocket = {socket:?}\ngroup = ''\nstate = ''\n")).unwrap();
+    let told = UnixDatagram::bind(&manager).unwrap();
+    told.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut child = Command::new(STRIKEOUT).args(["serve", "--config"]).arg(&config).env("NOTIFY_SOCKET", &manager).spawn().unwrap();
+    let next = || {
+        let mut message = [0; 100];
+        let length = told.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    };
+    assert_eq!(next(), "READY=1\n");
+    let status = Command::new(STRIKEOUT).args(["status", "--table"]).arg(&socket).output().unwrap();
+    assert!(status.status.success(), "{status:?}");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(next(), "STOPPING=1\n");
+    assert!(child.wait().unwrap().success());
 }

@@ -36,13 +36,14 @@ complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "unban" -d 'Lift
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "forget" -d 'Drop all that another machine of the fleet said'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "reload" -d 'Make the resident read its configuration again'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "metrics" -d 'Show the resident\'s numbers in Prometheus\' text format'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "test" -d 'Try a fail2ban filter on a log: exit code 0 if a line matches, 1 if none does, 2 if the filter or the log cannot be read'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "test" -d 'Try a URL or a log line on the rules, or a fail2ban filter on a log: exit code 0 if something matches, 1 if nothing does'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "replay" -d 'Run the rules over old logs, and say what they would have done'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "import" -d 'Translate another program\'s configuration, to the standard output'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c strikeout -n "__fish_strikeout_using_subcommand serve" -l config -d 'The configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand serve" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand check" -l config -d 'The configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand check" -l rules -d 'Show all rules, not only those that the file names'
 complete -c strikeout -n "__fish_strikeout_using_subcommand check" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
@@ -118,7 +119,7 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "forget" -d 'Drop all that another machine of the fleet said'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "reload" -d 'Make the resident read its configuration again'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "metrics" -d 'Show the resident\'s numbers in Prometheus\' text format'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "test" -d 'Try a fail2ban filter on a log: exit code 0 if a line matches, 1 if none does, 2 if the filter or the log cannot be read'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "test" -d 'Try a URL or a log line on the rules, or a fail2ban filter on a log: exit code 0 if something matches, 1 if nothing does'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "replay" -d 'Run the rules over old logs, and say what they would have done'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "import" -d 'Translate another program\'s configuration, to the standard output'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -4,10 +4,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::{BanRecord, Change, Engine, Keeper, Kept};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::log::follow::Position;
+use crate::rule::Evidence;
 use crate::state::{Failure, Health, Known, News, Reader, Strike, Writer};
 use crate::time::{Span, Time};
 
@@ -123,6 +126,14 @@ impl StateFile {
     /// The file cannot be read.
     pub fn stories(&self, client: Client, now: Time) -> Result<Vec<BanRecord>, Failure> {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner).find(client, now)
+    }
+
+    /// The reason of the ban of a network, as the file has it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn reason(&self, network: IpNet) -> Result<Option<Evidence>, Failure> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner).reason(network)
     }
 
     /// Saves the strikes and closes the file; waits for at most `limit`.

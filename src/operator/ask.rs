@@ -10,8 +10,10 @@ use crate::event::Scope;
 use crate::list::file::parse_network;
 use crate::socket::ask as socket;
 
-/// A list of a million bans takes its time.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long a person waits for a resident that hangs.
+const LIMIT: Duration = Duration::from_secs(10);
+/// A list of a million bans takes its time, and so does a configuration with as many networks.
+const LONG_LIMIT: Duration = Duration::from_secs(60);
 const MOST: usize = 1 << 30;
 
 /// An answer of the resident, without the line that ends it.
@@ -38,7 +40,9 @@ impl Answer {
 /// The resident cannot be asked, or refuses.
 pub fn ask(asking: &Asking, request: &str) -> Result<Answer, Failure> {
     let socket = asking.socket()?;
-    let answer = socket::ask(&socket, request, MOST, LIMIT).map_err(|error| Failure::Failed(unreachable_text(&socket, &error)))?;
+    let is_long = ["list", "reload"].contains(&request.split(' ').next().unwrap_or_default());
+    let answer = socket::ask(&socket, request, MOST, if is_long { LONG_LIMIT } else { LIMIT })
+        .map_err(|error| Failure::Failed(unreachable_text(&socket, &error)))?;
     whole(answer)
 }
 
@@ -93,9 +97,11 @@ fn unreachable_text(socket: &Path, error: &std::io::Error) -> String {
             use std::os::unix::fs::MetadataExt;
             let group = std::fs::metadata(socket).or_else(|_| std::fs::metadata(socket.parent().unwrap_or(socket))).ok();
             let group = group.and_then(|metadata| nix::unistd::Group::from_gid(metadata.gid().into()).ok().flatten());
-            format!("join the group {}", group.map_or_else(|| "strikeout".to_owned(), |group| group.name))
+            format!("ask as root, or join the group {}", group.map_or_else(|| "strikeout".to_owned(), |group| group.name))
         }
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => "is strikeout serve running?".to_owned(),
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+            "is strikeout serve running? See: systemctl status strikeout".to_owned()
+        }
         std::io::ErrorKind::TimedOut => "the resident hangs".to_owned(),
         _ => "expected the socket of strikeout serve".to_owned(),
     };
@@ -134,6 +140,6 @@ mod tests {
     fn who_cannot_ask_is_told_which_socket_and_what_to_do() {
         let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
         let text = unreachable_text(Path::new("/no/such/socket"), &gone);
-        assert!(text.starts_with("/no/such/socket: ") && text.ends_with("is strikeout serve running?"), "{text}");
+        assert!(text.starts_with("/no/such/socket: ") && text.contains("is strikeout serve running?"), "{text}");
     }
 }

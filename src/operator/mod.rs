@@ -32,7 +32,13 @@ enum Command {
     /// Hold the table, and answer Exim, Squid's helpers and operators until SIGTERM. SIGHUP reads the configuration again.
     Serve(ConfigArgument),
     /// Check the configuration.
-    Check(ConfigArgument),
+    Check {
+        #[command(flatten)]
+        config: ConfigArgument,
+        /// Show all rules, not only those that the file names.
+        #[arg(long)]
+        rules: bool,
+    },
     /// Show how the resident is.
     Status(status::Args),
     /// Show the bans.
@@ -81,7 +87,7 @@ enum Command {
     Reload(Asking),
     /// Show the resident's numbers in Prometheus' text format.
     Metrics(Asking),
-    /// Try a fail2ban filter on a log: exit code 0 if a line matches, 1 if none does, 2 if the filter or the log cannot be read.
+    /// Try a URL or a log line on the rules, or a fail2ban filter on a log: exit code 0 if something matches, 1 if nothing does.
     Test(TestArguments),
     /// Run the rules over old logs, and say what they would have done.
     Replay(replay::command::Args),
@@ -216,7 +222,9 @@ pub fn run() -> ExitCode {
             resident::Fault::Config(fault) => Failure::Usage(fault.to_string()),
             resident::Fault::System(fault) => Failure::Failed(fault),
         }),
-        Command::Check(ConfigArgument { config }) => check::run(config.as_deref()).and_then(|summary| show(&summary)),
+        Command::Check { config: ConfigArgument { config }, rules } => {
+            check::run(config.as_deref(), rules).and_then(|summary| show(&summary))
+        }
         Command::Status(arguments) => status::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Why { address, asking } => why::run(&address, &asking),

@@ -1,9 +1,11 @@
 //! Orders to the resident: `ban`, `unban`, `reload`; and its metrics.
 
+use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 
 use super::ask::{address, ask, scope, target, word};
 use super::fields::Fields;
+use super::screen::{moment, now, span};
 use super::why::Answer;
 use super::{Asking, Failure, show};
 use crate::time::Span;
@@ -14,13 +16,31 @@ use crate::time::Span;
 /// An argument cannot be used; the resident cannot be asked, or refuses: of whom is never banned, with the reason.
 pub fn ban(asking: &Asking, client: &str, duration: Option<&str>, on: &str, reason: &str) -> Result<(), Failure> {
     let answer = ask(asking, &request(client, duration, on, reason)?)?;
-    if !asking.json {
-        return show(&answer.text());
-    }
     let line = answer.lines().first().copied().unwrap_or_default();
     let row = Fields::of_row(line);
     let banned = line.split(' ').nth(1);
-    show(&format!("{}\n", json!({ "banned": banned, "until": row.signed("until"), "scope": row.get("scope") })))
+    if !asking.json {
+        let left = row.signed("remaining").and_then(|left| u64::try_from(left).ok());
+        return show(&in_words(banned.unwrap_or(client), left, row.get("scope").unwrap_or("all"), now(), &TimeZone::system()));
+    }
+    show(&format!(
+        "{}\n",
+        json!({ "banned": banned, "until": row.signed("until"), "remaining": row.signed("remaining"), "scope": row.get("scope") })
+    ))
+}
+
+/// What was done, for people: for the seconds that are left, or for ever.
+fn in_words(banned: &str, left: Option<u64>, scope: &str, now: i64, zone: &TimeZone) -> String {
+    let ends = left.map_or_else(
+        || "for ever".to_owned(),
+        |left| format!("until {} (in {})", moment(now.saturating_add_unsigned(left), zone), span(left)),
+    );
+    let places = match scope {
+        "web" => "on the web",
+        "mail" => "in mail",
+        _ => "on the web and in mail",
+    };
+    format!("banned {banned} {places} {ends}\n")
 }
 
 /// The request that bans.
@@ -73,7 +93,11 @@ pub fn unban(asking: &Asking, client: &str, on: &str) -> Result<(), Failure> {
 /// The resident cannot be asked, or refuses the configuration: its fault is told.
 pub fn reload(asking: &Asking) -> Result<(), Failure> {
     let answer = ask(asking, "reload")?;
-    if asking.json { show(&format!("{}\n", json!({ "reloaded": true }))) } else { show(&answer.text()) }
+    let fields = Fields::of(&answer.lines());
+    if asking.json {
+        return show(&format!("{}\n", json!({ "reloaded": true, "notes": fields.all("note").collect::<Vec<_>>() })));
+    }
+    show(&fields.all("note").fold("reloaded\n".to_owned(), |text, note| format!("{text}but {note}\n")))
 }
 
 /// `strikeout forget`.
@@ -103,6 +127,13 @@ pub fn metrics(asking: &Asking) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ban_is_told_in_the_words_of_people() {
+        let told = |left, scope| in_words("192.0.2.1", left, scope, 1_800_000_000, &TimeZone::UTC);
+        assert_eq!(told(Some(600), "all"), "banned 192.0.2.1 on the web and in mail until 2027-01-15 08:10:00 (in 10 min)\n");
+        assert_eq!(told(None, "mail"), "banned 192.0.2.1 in mail for ever\n");
+    }
 
     #[test]
     fn a_ban_is_one_line_whatever_the_operator_writes() {

@@ -111,7 +111,7 @@ fn object(fields: &Fields) -> Map<String, Value> {
 }
 
 /// Keys that have a place of their own in the text; others are shown at its end.
-const PLACED: [&str; 31] = [
+const PLACED: [&str; 39] = [
     "version",
     "pid",
     "uptime",
@@ -138,11 +138,19 @@ const PLACED: [&str; 31] = [
     "answers_failed_open",
     "reloads",
     "reloads_refused",
+    "answers_by_helpers",
     "answers_to_check",
     "answers_to_strike",
     "answers_to_offence",
     "hook",
     "rule",
+    "fleet",
+    "fleet_hears",
+    "fleet_says",
+    "fleet_said_total",
+    "fleet_heard_total",
+    "fleet_dropped_total",
+    "fleet_refused_total",
 ];
 
 /// For people, in groups.
@@ -184,7 +192,12 @@ fn text(fields: &Fields, colours: Colours) -> String {
     );
     line(
         "squid",
-        &format!("{} attached, {} answered", counted(number("followers"), "helper"), counted(number("answers_to_offence"), "offence")),
+        &format!(
+            "{} attached; {} answered there, {} here",
+            counted(number("followers"), "helper"),
+            if number("answers_by_helpers") == 1 { "1 query".to_owned() } else { format!("{} queries", number("answers_by_helpers")) },
+            counted(number("answers_to_offence"), "offence")
+        ),
     );
     line(
         "exim",
@@ -231,6 +244,13 @@ fn text(fields: &Fields, colours: Colours) -> String {
         };
         line("hook", &format!("{} done, {} waiting{faults}", counted(calls, "call"), number("waiting")));
     }
+    if let Some(state) = fields.get("fleet") {
+        let state = if state == "ok" { colours.good("ok") } else { colours.bad(state) };
+        let dropped = fallen("fleet_dropped_total", "dropped");
+        let refused = fallen("fleet_refused_total", "not believed");
+        let (said, heard) = (counted(number("fleet_said_total"), "change"), number("fleet_heard_total"));
+        line("fleet", &format!("{state}; {said} said, {heard} heard{dropped}{refused}"));
+    }
     if fields.signed("wall_clock_drift_ms").is_some_and(|drift| drift.abs() > 2000) {
         line(
             "clock",
@@ -239,7 +259,7 @@ fn text(fields: &Fields, colours: Colours) -> String {
     }
     for key in fields.keys().into_iter().filter(|key| !PLACED.contains(key)) {
         for value in fields.all(key) {
-            line(key, value);
+            line(&key.replace('_', " "), value);
         }
     }
     text + &rules(fields, colours)
@@ -287,7 +307,10 @@ mod tests {
             "log=/var/log/a b lines=7 lag=12 ok",
             "log=/x lines=0 lag=0 fault: cannot be read: no such file",
             "memory=10485760",
-            "fleet=mx2 away",
+            "fleet=cut off: the engine is away",
+            "fleet_said_total=7",
+            "fleet_dropped_total=2",
+            "false_bans=rule helo: 2 of the last 9 clients that it banned look good",
             "rule=helo mode=enforce scope=mail bans=2 shadow_bans=0 strikes=1 bans_made=5 refused=9",
             "rule=quiet mode=shadow scope=all bans=0 shadow_bans=0 strikes=0 bans_made=0 refused=0",
         ])
@@ -302,7 +325,8 @@ mod tests {
             "degraded: disk full, 3 changes not saved",
             "/var/log/a b: 7 lines read, 12 B behind",
             "/x: cannot be read: no such file",
-            "mx2 away",
+            "cut off: the engine is away; 7 changes said, 0 heard, 2 dropped\n",
+            "false bans rule helo: 2 of the last 9",
         ] {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
         }

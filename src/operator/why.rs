@@ -97,6 +97,9 @@ impl Answer {
         let mut line = |title: &str, rest: &str| {
             let _ = writeln!(text, "  {} {rest}", colours.weak(&format!("{title:<9}")));
         };
+        if !self.is_refused() && self.get("never_banned").is_none() && self.get("strikes").is_none() && !self.stands() {
+            line("now", "no ban stands, no list names it, and no strikes are counted");
+        }
         if let Some(reason) = self.get("never_banned") {
             line("never", &format!("it is never banned: {reason}"));
         }
@@ -107,21 +110,25 @@ impl Answer {
             |seconds: i64| format!("{} ({} ago)", moment(now.saturating_sub(seconds), zone), span(u64::try_from(seconds).unwrap_or(0)));
         let ends = |remaining: Option<i64>| match remaining.unwrap_or(-1) {
             -1 => "for ever".to_owned(),
-            left => format!("{} (in {})", moment(now.saturating_add(left), zone), span(u64::try_from(left).unwrap_or(0))),
+            left => format!("until {} (in {})", moment(now.saturating_add(left), zone), span(u64::try_from(left).unwrap_or(0))),
         };
         if let Some((network, ban)) = self.network() {
             let since = ban.signed("since_ago").map_or_else(String::new, |seconds| format!(" since {}", ago(seconds)));
-            line(
-                "network",
-                &format!("{network} is banned by {}{since} until {}", ban.get("rule").unwrap_or("?"), ends(ban.signed("remaining"))),
-            );
+            let by = match ban.get("rule") {
+                Some("manual") => "by hand".to_owned(),
+                rule => format!("by {}", rule.unwrap_or("?")),
+            };
+            line("network", &format!("{network} is banned {by}{since}, {}", ends(ban.signed("remaining"))));
+            if let Some(reason) = self.get("network_reason") {
+                line("reason", reason);
+            }
         }
         for (surface, place) in SURFACES {
             let Some(refused) = self.refused(surface) else { continue };
             let rule = refused.get("rule").unwrap_or("?");
             let is_told = self.stands() && self.get("rule") == Some(rule);
             if refused.get("by") == Some("client") && !is_told {
-                line("ban", &format!("{place} by {rule} until {}", ends(refused.signed("remaining"))));
+                line("ban", &format!("{place} by {rule} {}", ends(refused.signed("remaining"))));
             }
             if refused.get("unsaved").is_some() {
                 line("unsaved", "the state file does not have this ban yet");
@@ -132,10 +139,7 @@ impl Answer {
             let (surface, rest) = shadow.split_once(' ').unwrap_or((shadow, ""));
             let row = Fields::of_row(rest);
             let rule = row.get("rule").unwrap_or("?");
-            line(
-                "shadow",
-                &format!("{rule} would refuse it ({surface}) until {}, were it not in shadow mode", ends(row.signed("remaining"))),
-            );
+            line("shadow", &format!("{rule} would refuse it ({surface}) {}, were it not in shadow mode", ends(row.signed("remaining"))));
         }
         for strikes in self.fields.all("strikes") {
             let (counts, rest) = strikes.split_once(" rule=").unwrap_or((strikes, ""));
@@ -143,9 +147,6 @@ impl Answer {
             let shadow = if row.get("mode") == Some("shadow") { " (shadow mode)" } else { "" };
             let last = row.signed("last_ago").map_or_else(String::new, |seconds| format!(", the last {}", ago(seconds)));
             line("strikes", &format!("{counts} under {}{shadow}{last}", row.get("rule").unwrap_or("?")));
-        }
-        if !self.is_refused() && self.get("never_banned").is_none() && self.get("strikes").is_none() && !self.stands() {
-            line("reason", "no ban stands, no list names it, and no strikes are counted now");
         }
         for undo in self.undo() {
             line("undo", &colours.strong(&undo));
@@ -182,12 +183,16 @@ impl Answer {
         }
         let evidence = self.get("evidence").filter(|evidence| !evidence.is_empty());
         line(if rule == "manual" { "reason" } else { "evidence" }, evidence.unwrap_or("none was kept"));
-        line("first", &ago(self.fields.signed("first_ago").unwrap_or(0)));
+        if rule != "manual" {
+            line("first", &ago(self.fields.signed("first_ago").unwrap_or(0)));
+        }
         line("since", &ago(self.fields.signed("since_ago").unwrap_or(0)));
         if self.stands() {
-            line("until", &ends(self.fields.signed("remaining")));
+            line("until", ends(self.fields.signed("remaining")).trim_start_matches("until "));
         } else {
-            line("until", "over, or lifted by hand");
+            // A second may be left of a ban that is over just now.
+            let is_over = self.fields.signed("remaining").is_some_and(|left| (0..=1).contains(&left));
+            line("until", if is_over { "it is over" } else { "it was lifted before its end" });
         }
         let (count, times) = (self.fields.number("count"), self.fields.number("times"));
         if rule != "manual" {
@@ -223,7 +228,7 @@ impl Answer {
         let network = self.network().map_or(Value::Null, |(network, row)| {
             json!({
                 "network": network, "rule": row.get("rule"), "since": row.get("since"),
-                "until": row.signed("until"), "remaining": row.signed("remaining"),
+                "until": row.signed("until"), "remaining": row.signed("remaining"), "reason": text("network_reason"),
             })
         });
         let strikes = self.fields.all("strikes").map(|line| {
@@ -331,7 +336,7 @@ mod tests {
                 "remove 198.51.100.7 (/etc/strikeout/deny) from that list, then: strikeout reload --table /s"
             ]
         );
-        assert!(text(&both).contains("198.51.100.0/24 is banned by manual since 2027-01-15 07:59:55 (5 s ago) until for ever"));
+        assert!(text(&both).contains("198.51.100.0/24 is banned by hand since 2027-01-15 07:59:55 (5 s ago), for ever"));
     }
 
     #[test]

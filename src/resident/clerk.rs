@@ -17,12 +17,12 @@ use super::numbers::Numbers;
 use super::peer::Peer;
 use super::why::{self, remaining};
 use crate::client::Client;
-use crate::clock::Clock;
+use crate::clock::{Clock, timestamp};
 use crate::config::{Config, MetricsConfig, TableConfig};
 use crate::engine::durable::StateFile;
 use crate::engine::{BanRecord, Engine, InForce};
 use crate::event::{Scope, Surface};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, FleetConfig};
 use crate::list::BannedNetwork;
 use crate::reply::Reply;
 use crate::rule::{Evidence, Mode};
@@ -76,6 +76,8 @@ pub struct Desk {
     pub logs: Arc<Mutex<Logs>>,
     /// The state file, if one is configured.
     pub state: Option<Arc<StateFile>>,
+    /// What cannot either.
+    pub fleet_config: Option<FleetConfig>,
     /// The fleet, if the machine is part of one.
     pub fleet: Option<Fleet>,
     /// When the resident started.
@@ -146,7 +148,7 @@ impl Desk {
         };
         let own = rustix::process::geteuid().as_raw();
         if matches!(request, Request::Ban(_) | Request::Unban { .. } | Request::Forget(_) | Request::Reload) && !peer.is_privileged(own) {
-            let fault = format!("user {} may not do this: ban, unban, forget and reload are for root and user {own}", peer.user);
+            let fault = format!("{} may not do this: ban, unban, forget and reload are for root and {}", user(peer.user), user(own));
             return Some(error(&fault).into());
         }
         Some(match request {
@@ -164,7 +166,7 @@ impl Desk {
             }
             Request::Forget(node) => self.forget(node).into(),
             Request::Reload => match self.reload() {
-                Ok(()) => Lines::default().line("reloaded").end().into(),
+                Ok(notes) => notes.iter().fold(Lines::default().line("reloaded"), |lines, note| lines.field("note", note)).end().into(),
                 Err(fault) => error(&fault).into(),
             },
             Request::Check(_) | Request::Strike { .. } | Request::Follow(_) => error("internal fault: not an errand").into(),
@@ -352,9 +354,9 @@ impl Desk {
         if let Some(reason) = in_force.lists.overlaps_never(covered) {
             return Err(format!("{} is never banned: {reason}", plain(ban.target)));
         }
-        let done = Lines::default()
-            .line(&format!("banned {} until={} scope={}", plain(ban.target), until.map_or(Until::NEVER, Until::at), ban.scope.as_str()))
-            .end();
+        let ends = until.map_or(Until::NEVER, Until::at);
+        let (target, left, scope) = (plain(ban.target), remaining(ends, now), ban.scope.as_str());
+        let done = Lines::default().line(&format!("banned {target} until={ends} remaining={left} scope={scope}")).end();
         let reply = answering(to, done);
         if whole {
             let record = BanRecord {
@@ -363,16 +365,16 @@ impl Desk {
                 rule: "manual".into(),
                 first: now,
                 since: now,
-                until: until.map_or(Until::NEVER, Until::at),
+                until: ends,
                 count: 1,
                 times: 1,
                 evidence: reason,
                 node: "".into(),
             };
-            log::info!("banned {} by hand until {}: {}", client.display(in_force.prefix), record.until, record.evidence.as_str());
+            log::info!("banned {} until {} by hand: {}", client.display(in_force.prefix), end(record.until), said(&record.evidence));
             self.engine.ban(record, reply);
         } else if ban.scope == Scope::All {
-            log::info!("banned {} by hand: {}", ban.target, reason.as_str());
+            log::info!("banned {} until {} by hand: {}", ban.target, end(ends), said(&reason));
             let network = BannedNetwork { network: ban.target, rule: "manual".into(), since: now, until };
             self.engine.ban_network(network, reason, reply);
         } else {
@@ -385,18 +387,18 @@ impl Desk {
         let (now, prefix) = (self.clock.now(), self.engine.in_force().prefix);
         if target.prefix_len() == target.max_prefix_len() {
             let client = Client::of(target.addr(), prefix);
-            log::info!("unbanned {} by hand", client.display(prefix));
             let found = Surface::ALL.iter().any(|surface| self.engine.bans().get(client, *surface, now).is_some());
+            log_unban(&client.display(prefix), found);
             self.engine.unban(now, client, scope, answering(to, unbanned(target, found)));
         } else {
-            log::info!("unbanned {target} by hand");
             let found = self.engine.in_force().lists.banned.iter().any(|banned| banned.network == target && banned.stands(now));
+            log_unban(&target, found);
             self.engine.unban_network(now, target, answering(to, unbanned(target, found)));
         }
     }
 
-    /// Reads the configuration again. A faulty one changes nothing.
-    fn reload(&mut self) -> Result<(), String> {
+    /// Reads the configuration again. A faulty one changes nothing. Returns what of it is not in force all the same.
+    fn reload(&mut self) -> Result<Vec<String>, String> {
         let meters = &self.numbers.meters;
         let config = Config::load(self.config.as_deref(), self.engine.names()).map_err(|fault| {
             meters.refused_reloads.fetch_add(1, Ordering::Relaxed);
@@ -405,21 +407,28 @@ impl Desk {
         let (old, new) = (&self.table, &config.table);
         let needs_restart = (&old.socket, old.mode, &old.group, &old.state, old.clients, old.bans)
             != (&new.socket, new.mode, &new.group, &new.state, new.clients, new.bans);
+        let mut notes = Vec::new();
         if needs_restart {
-            log::warn!("socket, mode, group, state, clients and bans in [table] change only with a restart");
+            notes.push("socket, mode, group, state, clients and bans in [table] change only with a restart".to_owned());
         }
         if config.metrics != self.metrics {
-            log::warn!("[metrics] changes only with a restart");
+            notes.push("[metrics] changes only with a restart".to_owned());
+        }
+        if config.fleet != self.fleet_config {
+            notes.push("[fleet] changes only with a restart".to_owned());
         }
         if let Err(error) = self.numbers.hook.configure(config.hook.as_ref()) {
-            log::error!("the hook stays as it was: a thread could not be started: {error}");
+            notes.push(format!("the hook stays as it was: a thread could not be started: {error}"));
+        }
+        for note in &notes {
+            log::warn!("{note}");
         }
         meters.reloads.fetch_add(1, Ordering::Relaxed);
         let logs = config.logs.clone();
         self.engine.put_in_force(InForce::from(config));
         self.logs.lock().unwrap_or_else(PoisonError::into_inner).follow(&logs);
         log::info!("the configuration was read again and is in force");
-        Ok(())
+        Ok(notes)
     }
 }
 
@@ -427,6 +436,31 @@ impl Desk {
 fn answering(to: &Addressee, text: String) -> Reply {
     let to = to.clone();
     Reply::new(move |_| to.answer(text))
+}
+
+/// When a ban ends, for the log.
+fn end(until: Until) -> String {
+    until.time().map_or_else(|| "for ever".to_owned(), timestamp)
+}
+
+/// An operator's reason, for the log.
+fn said(reason: &Evidence) -> &str {
+    if reason.as_str().is_empty() { "no reason given" } else { reason.as_str() }
+}
+
+/// A lift is carried out, and told to everybody, even where nothing is banned: another process or machine may know of a ban.
+fn log_unban(target: &dyn std::fmt::Display, found: bool) {
+    if found {
+        log::info!("unbanned {target} by hand");
+    } else {
+        log::info!("{target} was to be unbanned by hand, and was not banned");
+    }
+}
+
+/// A user by name, where there is one.
+fn user(id: u32) -> String {
+    let user = nix::unistd::User::from_uid(id.into()).ok().flatten();
+    user.map_or_else(|| format!("user {id}"), |user| format!("user {}", user.name))
 }
 
 /// A network of one address is that address.

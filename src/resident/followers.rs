@@ -238,6 +238,13 @@ pub fn hear(
                 engine.tally(now, &mut vec![Tallied::new(address, Client::of(address, in_force.prefix), count)]);
             }
         }
+        FromFollower::Answered { served, failed_open } => meters.told(served, failed_open),
+        // A rule that this table never had has no metric.
+        FromFollower::Refused { rule, count } => {
+            if let Some(rule) = engine.names().find(&rule) {
+                meters.told_refused(rule, count);
+            }
+        }
         FromFollower::Offence { number, address, rules, evidence } => {
             let names = Arc::clone(engine.names());
             let (meters, asked) = (Arc::clone(meters), Instant::now());

@@ -100,6 +100,10 @@ pub struct Meters {
     bans: Mutex<BTreeMap<Arc<str>, u64>>,
     /// Ordinary requests that helpers reported, where a rule counts them.
     pub requests: AtomicU64,
+    /// Queries of Squid that helpers answered by themselves and served.
+    served: AtomicU64,
+    /// All queries of Squid that helpers answered by themselves.
+    by_helpers: AtomicU64,
     /// Answers that accept because of a fault of ours.
     pub failed_open: AtomicU64,
     /// Connections that are open.
@@ -139,6 +143,28 @@ impl Meters {
         }
     }
 
+    /// Counts what a helper answered by itself.
+    pub fn told(&self, served: u64, failed_open: u64) {
+        add(&self.served, served.saturating_add(failed_open));
+        add(&self.by_helpers, served.saturating_add(failed_open));
+        add(&self.failed_open, failed_open);
+    }
+
+    /// Counts what a helper refused by itself.
+    pub fn told_refused(&self, rule: RuleId, count: u64) {
+        add(&self.by_helpers, count);
+        let key = Refused { web: true, deny: true, rule };
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = refused.entry(key).or_default();
+        *sum = sum.saturating_add(count);
+    }
+
+    /// Queries of Squid that helpers answered by themselves.
+    #[must_use]
+    pub fn by_helpers(&self) -> u64 {
+        self.by_helpers.load(Ordering::Relaxed)
+    }
+
     /// Counts a ban.
     pub fn changed(&self, change: &Change) {
         let rule: Arc<str> = match change {
@@ -155,10 +181,12 @@ impl Meters {
         self.answered.get(question as usize).map(Histogram::read).unwrap_or_default()
     }
 
-    /// How many answers to `question` accepted.
+    /// How many answers on `surface` accepted.
     #[must_use]
-    pub fn accepted(&self, question: Question) -> u64 {
-        self.accepted.get(question as usize).map_or(0, |accepted| accepted.load(Ordering::Relaxed))
+    pub fn accepted(&self, surface: Surface) -> u64 {
+        let by_helpers = if surface == Surface::Web { self.served.load(Ordering::Relaxed) } else { 0 };
+        let asked = Question::ALL.into_iter().zip(&self.accepted).filter(|(question, _)| question.surface() == surface);
+        asked.map(|(_, accepted)| accepted.load(Ordering::Relaxed)).sum::<u64>().saturating_add(by_helpers)
     }
 
     /// The refusals so far.
@@ -172,6 +200,11 @@ impl Meters {
     pub fn bans(&self) -> BTreeMap<Arc<str>, u64> {
         self.bans.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Adds to a counter that never begins anew: what a helper says is a stranger's number.
+fn add(counter: &AtomicU64, more: u64) {
+    let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| Some(count.saturating_add(more)));
 }
 
 #[cfg(test)]
@@ -202,6 +235,13 @@ mod tests {
         meters.answered(Question::Offence, Duration::ZERO, &Verdict::Deny(refusal));
         let refused: Vec<_> = meters.refused().into_iter().map(|(key, count)| (key.web, key.deny, count)).collect();
         assert_eq!(refused, [(false, false, 2), (true, true, 1)]);
-        assert_eq!((meters.accepted(Question::Check), meters.failed_open.load(Ordering::Relaxed)), (1, 1));
+        assert_eq!((meters.accepted(Surface::Mail), meters.failed_open.load(Ordering::Relaxed)), (1, 1));
+        meters.told(5, 2);
+        meters.told_refused(RuleId::MANUAL, 10);
+        let refused: Vec<u64> = meters.refused().into_values().collect();
+        assert_eq!((refused, meters.accepted(Surface::Web), meters.by_helpers()), (vec![2, 11], 7, 17));
+        assert_eq!(meters.failed_open.load(Ordering::Relaxed), 3);
+        meters.told(u64::MAX, u64::MAX);
+        assert_eq!(meters.by_helpers(), u64::MAX);
     }
 }

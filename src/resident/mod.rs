@@ -43,6 +43,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sd_notify::NotifyState;
+
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::engine::durable::StateFile;
@@ -100,7 +102,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     let system = |what: &'static str| move |error: std::io::Error| Fault::System(format!("{what}: {error}"));
     let names = Arc::new(Names::default());
     let loaded = Config::load(config, &names)?;
-    let (table, log_files, fleet) = (loaded.table.clone(), loaded.logs.clone(), loaded.fleet.clone());
+    let (table, log_files, fleet_config) = (loaded.table.clone(), loaded.logs.clone(), loaded.fleet.clone());
     let (metrics, hook_config) = (loaded.metrics, loaded.hook.clone());
     let own = OwnAddresses::read().unwrap_or_else(|error| {
         log::warn!("own addresses cannot be read: {error}");
@@ -116,7 +118,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     // The table is loaded before anybody can ask: who asks meanwhile is told at once that nobody is there, and need not wait.
     let state = open_state(&engine, clock, &table.state).map_err(system("a thread cannot be started"))?;
     let listener = Listener::bind(&table.socket, table.mode.0, &table.group).map_err(Fault::System)?;
-    let fleet = join(fleet, &engine, clock);
+    let fleet = join(fleet_config.clone(), &engine, clock);
     let positions = state.iter().flat_map(|state| state.take_positions()).map(|(path, position)| (path.into(), position)).collect();
     let mailbox = Arc::new(Mailbox::new().map_err(system("the event loop cannot be made"))?);
     let logs = Arc::new(Mutex::new(Logs::new(Arc::clone(&engine), clock, positions)));
@@ -132,6 +134,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
         logs: Arc::clone(&logs),
         state: state.clone(),
         hook: Arc::clone(&hook),
+        fleet: fleet.as_ref().map(|fleet| Arc::clone(&fleet.health)),
         clock,
         started,
     });
@@ -147,6 +150,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
         numbers,
         logs: desk_logs,
         state: desk_state,
+        fleet_config,
         fleet,
         started,
         lists: Arc::default(),
@@ -155,7 +159,9 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     let event_loop = EventLoop::new(listener, signals, mailbox, clerk, meters, Arc::clone(&engine), clock);
     let mut event_loop = event_loop.map_err(system("the event loop cannot be made"))?;
     log::info!("serving on {} with {} rules", socket.display(), engine.in_force().rules.rules().len());
+    tell_the_service_manager(NotifyState::Ready);
     let ended = event_loop.run().map_err(system("the event loop cannot go on"));
+    tell_the_service_manager(NotifyState::Stopping);
     // The socket goes first: whoever asks from now on is told at once that nobody is there.
     drop(event_loop);
     drop(scrape);
@@ -168,6 +174,13 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     }
     log::info!("ended");
     ended
+}
+
+/// Tells systemd how the service is. Started by hand there is nobody to tell.
+fn tell_the_service_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        log::warn!("the service manager cannot be told: {error}");
+    }
 }
 
 /// Has every change of the table counted, and the hook told of it.

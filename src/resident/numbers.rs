@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::engine::durable::StateFile;
 use crate::event::Surface;
+use crate::fleet::Health;
 use crate::log::thread::Status;
 use crate::rule::{Mode, RuleId};
 use crate::time::Time;
@@ -28,6 +29,8 @@ pub struct Numbers {
     pub state: Option<Arc<StateFile>>,
     /// The program that is told of bans, if one is configured.
     pub hook: Arc<Hook>,
+    /// How the fleet does, if the machine is part of one.
+    pub fleet: Option<Arc<Health>>,
     /// The time.
     pub clock: Clock,
     /// When the resident started.
@@ -45,7 +48,7 @@ pub struct RuleNumbers {
     pub strikes: u64,
     /// Bans that it made since the start.
     pub bans_made: u64,
-    /// Answers of this resident that refused by it since the start.
+    /// Answers that refused by it since the start.
     pub refused: u64,
 }
 
@@ -92,6 +95,7 @@ impl Numbers {
         let mut lines = vec![
             format!("memory={}", resident_memory()),
             format!("followers={}", meters.followers.load(Ordering::Relaxed)),
+            format!("answers_by_helpers={}", meters.by_helpers()),
             format!("shadow_bans={}", self.engine.shadows().len()),
             format!("answers_failed_open={}", meters.failed_open.load(Ordering::Relaxed)),
             format!("reloads={}", meters.reloads.load(Ordering::Relaxed)),
@@ -175,10 +179,19 @@ impl Numbers {
 
     /// Questions, verdicts and how long they took.
     fn answers(&self, page: &mut Page) {
-        page.about("verdicts_total", "counter", "Answers of the resident, by surface, verdict and the rule that refused.");
+        page.about(
+            "queries_total",
+            "counter",
+            "Questions that the resident answered, and queries that Squid's helpers answered by themselves.",
+        );
+        page.value("queries_total", &[("question", "query")], self.meters.by_helpers());
+        for question in Question::ALL {
+            let (counts, _) = self.meters.histogram(question);
+            page.value("queries_total", &[("question", question.as_str())], counts.last().copied().unwrap_or_default());
+        }
+        page.about("verdicts_total", "counter", "Answers by surface, verdict and the rule that refused.");
         for surface in Surface::ALL {
-            let accepted = Question::ALL.iter().filter(|question| question.surface() == surface);
-            let accepted = accepted.map(|question| self.meters.accepted(*question)).sum();
+            let accepted = self.meters.accepted(surface);
             page.value("verdicts_total", &[("surface", surface.as_str()), ("verdict", "accept"), ("rule", "")], accepted);
         }
         for (refused, count) in self.meters.refused() {
@@ -216,7 +229,7 @@ impl Numbers {
         }
     }
 
-    /// Logs, state file and hook.
+    /// Logs, state file, hook and fleet.
     fn outside(&self, page: &mut Page) {
         let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner).status();
         let columns: [Column<Status>; 3] = [
@@ -242,6 +255,18 @@ impl Numbers {
                 page.value("hook_calls_total", &[("result", result)], number);
             }
             page.alone("hook_waiting", "gauge", "Calls of the hook that wait.", hook.waiting);
+        }
+        for (name, number) in self.fleet.iter().flat_map(|health| health.numbers()) {
+            let (kind, help) = match name {
+                "fleet_hears" => ("gauge", "1 while changes of other machines are heard."),
+                "fleet_says" => ("gauge", "1 while own changes are said to other machines."),
+                "fleet_said_total" => ("counter", "Own changes said to other machines."),
+                "fleet_dropped_total" => ("counter", "Own changes that were dropped: too many waited, or the engine was away."),
+                "fleet_heard_total" => ("counter", "Changes of other machines that were taken over."),
+                "fleet_refused_total" => ("counter", "Bans of other machines that were not believed."),
+                _ => ("untyped", "Of the fleet."),
+            };
+            page.alone(name, kind, help, number);
         }
     }
 }

@@ -60,6 +60,11 @@ pub fn answer(engine: &Engine, state: Option<&StateFile>, now: Time, address: Ip
                 remaining(until, now)
             ),
         );
+        match state.map_or(Ok(None), |state| state.reason(network.network)) {
+            Ok(Some(reason)) if !reason.as_str().is_empty() => lines = lines.field("network_reason", reason.as_str()),
+            Ok(_) => {}
+            Err(fault) => log::warn!("{fault}"),
+        }
     }
     if let Some(listed) = in_force.lists.denied(address) {
         lines = lines.field("denied", listed);

@@ -180,6 +180,20 @@ pub enum FromFollower {
         /// So many ordinary requests more.
         count: u32,
     },
+    /// Queries that the follower answered by itself since it last said so.
+    Answered {
+        /// So many served the client.
+        served: u64,
+        /// So many others served it for a fault: nobody could be asked.
+        failed_open: u64,
+    },
+    /// Queries that the follower refused by itself since it last said so.
+    Refused {
+        /// The name of the rule.
+        rule: String,
+        /// How many.
+        count: u64,
+    },
 }
 
 /// A line that is not part of the protocol.
@@ -347,6 +361,8 @@ impl fmt::Display for FromFollower {
                 write!(f, "offence {number} {address} {} {}", rules.join(","), evidence.as_str())
             }
             Self::Requests { address, count } => write!(f, "requests {address} {count}"),
+            Self::Answered { served, failed_open } => write!(f, "answered {served} {failed_open}"),
+            Self::Refused { rule, count } => write!(f, "refused {rule} {count}"),
         }
     }
 }
@@ -357,7 +373,9 @@ impl FromFollower {
     /// # Errors
     /// [`Garbled`] says what was found and expected.
     pub fn parse(line: &str) -> Result<Self, Garbled> {
-        Self::read(line).ok_or_else(|| garbled(line, "offence NUMBER ADDRESS RULE,… EVIDENCE or requests ADDRESS NUMBER"))
+        Self::read(line).ok_or_else(|| {
+            garbled(line, "offence NUMBER ADDRESS RULE,… EVIDENCE, requests ADDRESS NUMBER, answered NUMBER NUMBER or refused RULE NUMBER")
+        })
     }
 
     fn read(line: &str) -> Option<Self> {
@@ -373,6 +391,14 @@ impl FromFollower {
             "requests" => {
                 let (address, count) = rest.split_once(' ')?;
                 Some(Self::Requests { address: parse_address(address).ok()?, count: count.parse().ok()? })
+            }
+            "answered" => {
+                let (served, failed_open) = rest.split_once(' ')?;
+                Some(Self::Answered { served: served.parse().ok()?, failed_open: failed_open.parse().ok()? })
+            }
+            "refused" => {
+                let (rule, count) = rest.split_once(' ')?;
+                Some(Self::Refused { rule: rule.to_owned(), count: count.parse().ok()? })
             }
             _ => None,
         }
@@ -442,6 +468,8 @@ mod tests {
                 evidence: Evidence::new(&[]),
             },
             FromFollower::Requests { address: "192.0.2.1".parse().unwrap(), count: 42 },
+            FromFollower::Answered { served: 7, failed_open: 0 },
+            FromFollower::Refused { rule: "w00tw00t".into(), count: u64::MAX },
         ] {
             assert_eq!(FromFollower::parse(&line.to_string()), Ok(line));
         }
@@ -465,16 +493,24 @@ mod tests {
         ] {
             assert!(FromResident::parse(line).is_err(), "{line}");
         }
-        for line in
-            ["", "offence", "offence x 1.2.3.4 a b", "offence 1 host a b", "requests 1.2.3.4", "requests 1.2.3.4 -1", "check 1.2.3.4"]
-        {
+        for line in [
+            "",
+            "offence",
+            "offence x 1.2.3.4 a b",
+            "offence 1 host a b",
+            "requests 1.2.3.4",
+            "requests 1.2.3.4 -1",
+            "check 1.2.3.4",
+            "answered 1",
+            "refused 1",
+        ] {
             assert!(FromFollower::parse(line).is_err(), "{line}");
         }
     }
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic_and_evidence_stays_bounded(text in ".{0,300}", words in "(offence|requests|ban|answer|list|rule) .{0,300}") {
+        fn no_text_makes_it_panic_and_evidence_stays_bounded(text in ".{0,300}", words in "(offence|requests|answered|refused|ban|answer|list|rule) .{0,300}") {
             for line in [text, words] {
                 let _ = FromResident::parse(&line);
                 if let Ok(FromFollower::Offence { evidence, .. }) = FromFollower::parse(&line) {

@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
+use super::answered::Answered;
 use super::helper::Fault;
 use super::{Backend, Place};
 use crate::client::{Client, Ipv6Prefix};
@@ -55,16 +56,18 @@ struct Attached {
     number: AtomicU64,
     unanswered: Mutex<HashMap<u64, (Held, Verdict)>>,
     requests: Mutex<HashMap<Client, (IpAddr, u32), ahash::RandomState>>,
+    /// Shared by all connections to come: what was answered while the resident was away is told once it is back.
+    answered: Arc<Mutex<Answered>>,
 }
 
 /// Keeps `place` in step with the resident on `socket`, for the life of the process.
 pub fn keep(socket: &Path, place: &Place, ready: &Sender<()>) {
-    let names = Arc::new(Names::default());
+    let (names, answered) = (Arc::new(Names::default()), Arc::default());
     let mut fault = Fault::default();
     let mut wait = FIRST_WAIT;
     loop {
         let began = Instant::now();
-        let ended = follow(socket, &names, place, ready, &mut fault);
+        let ended = follow(socket, &names, &answered, place, ready, &mut fault);
         fault.say(&explain(socket, &ended, place.get().is_some()));
         let _ = ready.send(());
         if began.elapsed() > LONGEST_WAIT {
@@ -76,8 +79,15 @@ pub fn keep(socket: &Path, place: &Place, ready: &Sender<()>) {
 }
 
 /// One connection to the resident, from its snapshot to its end. Returns why it ended.
-fn follow(socket: &Path, names: &Arc<Names>, place: &Place, ready: &Sender<()>, fault: &mut Fault) -> io::Error {
-    let attached = match Attached::connect(socket, names) {
+fn follow(
+    socket: &Path,
+    names: &Arc<Names>,
+    answered: &Arc<Mutex<Answered>>,
+    place: &Place,
+    ready: &Sender<()>,
+    fault: &mut Fault,
+) -> io::Error {
+    let attached = match Attached::connect(socket, names, answered) {
         Ok(attached) => Arc::new(attached),
         Err(error) => return error,
     };
@@ -115,6 +125,9 @@ fn follow(socket: &Path, names: &Arc<Names>, place: &Place, ready: &Sender<()>, 
             break error;
         }
         attached.send_requests();
+        if in_place {
+            attached.send_answered();
+        }
         if swept.elapsed() >= Duration::from_secs(1) {
             swept = Instant::now();
             attached.bans.expire(attached.now(), |_, _| ());
@@ -156,7 +169,7 @@ fn group_name(gid: u32) -> Option<String> {
 }
 
 impl Attached {
-    fn connect(socket: &Path, names: &Arc<Names>) -> io::Result<Self> {
+    fn connect(socket: &Path, names: &Arc<Names>, answered: &Arc<Mutex<Answered>>) -> io::Result<Self> {
         let line = UnixStream::connect(socket)?;
         let deadlines = Deadlines::start()?;
         let rules = RuleSet::new(Vec::new()).map_err(io::Error::other)?;
@@ -179,6 +192,7 @@ impl Attached {
             number: AtomicU64::new(0),
             unanswered: Mutex::default(),
             requests: Mutex::default(),
+            answered: Arc::clone(answered),
         };
         attached.send(&format!("follow {}\n", follow::VERSION));
         Ok(attached)
@@ -205,7 +219,7 @@ impl Attached {
         let _ = self.line.shutdown(std::net::Shutdown::Both);
         let unanswered = std::mem::take(&mut *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner));
         for (held, verdict) in unanswered.into_values() {
-            held.settle(verdict);
+            self.settle(&held, verdict);
         }
     }
 
@@ -286,6 +300,32 @@ impl Attached {
         self.send(&lines);
     }
 
+    /// Tells what was answered since the last time.
+    fn send_answered(&self) {
+        let answered = std::mem::take(&mut *self.answered.lock().unwrap_or_else(PoisonError::into_inner));
+        if answered.is_empty() {
+            return;
+        }
+        let Answered { served, failed_open, refused } = answered;
+        let mut lines = format!("{}\n", FromFollower::Answered { served, failed_open });
+        for (rule, count) in refused {
+            lines.push_str(&format!("{}\n", FromFollower::Refused { rule: self.names.name(rule).to_string(), count }));
+        }
+        self.send(&lines);
+    }
+
+    /// Notes what an offence was answered here, because the resident did not.
+    fn note(&self, verdict: &Verdict) {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).note(verdict);
+    }
+
+    /// Answers for a resident that cannot.
+    fn settle(&self, held: &Held, verdict: Verdict) {
+        if held.settle(verdict.clone()) {
+            self.note(&verdict);
+        }
+    }
+
     /// What an offence is answered when the resident does not: whatever it would have refused alone is refused all the same.
     fn without_answer(&self, now: Time, rules: &[Arc<Rule>]) -> Verdict {
         if let Some(rule) = rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.refuses_offence) {
@@ -318,17 +358,21 @@ impl Backend for Attached {
     fn offend(&self, now: Time, offence: Offence, reply: Reply) {
         let verdict = self.without_answer(now, &offence.rules);
         if self.lost.load(Ordering::Relaxed) {
+            self.note(&verdict);
             return reply.send(verdict);
         }
         let number = self.number.fetch_add(1, Ordering::Relaxed);
-        let late = verdict.clone();
-        let held = self.deadlines.hold(reply, move || late);
+        let (late, answered) = (verdict.clone(), Arc::clone(&self.answered));
+        let held = self.deadlines.hold(reply, move || {
+            answered.lock().unwrap_or_else(PoisonError::into_inner).note(&late);
+            late
+        });
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).insert(number, (held.clone(), verdict.clone()));
         let rules = offence.rules.iter().map(|rule| rule.name.to_string()).collect();
         let line = FromFollower::Offence { number, address: offence.address, rules, evidence: offence.evidence };
         if !self.send(&format!("{line}\n")) {
             self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-            held.settle(verdict);
+            self.settle(&held, verdict);
         }
     }
 
@@ -361,8 +405,13 @@ impl Backend for Attached {
         }
     }
 
+    fn answered(&self, answered: &mut Answered) {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).take(answered);
+    }
+
     fn close(&self) {
         self.send_requests();
+        self.send_answered();
     }
 }
 

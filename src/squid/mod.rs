@@ -1,6 +1,7 @@
 //! The Squid helper: its protocol, its loop, and the two places where its table can live.
 
 pub mod answer;
+pub mod answered;
 pub mod attached;
 pub mod embedded;
 pub mod helper;
@@ -10,6 +11,7 @@ pub mod session;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use self::answered::Answered;
 use crate::engine::InForce;
 use crate::reply::Reply;
 use crate::rule::{Names, Offence};
@@ -33,6 +35,10 @@ pub trait Backend: Send + Sync {
     fn when_kept(&self, verdict: Verdict, reply: Reply);
     /// Adds the ordinary requests of one read to the rates of their clients. What is left in `tallied` is of no use any more.
     fn tally(&self, now: Time, tallied: &mut Vec<Tallied>);
+    /// Takes what was answered without it, for metrics. A table of the helper's own has none.
+    fn answered(&self, answered: &mut Answered) {
+        *answered = Answered::default();
+    }
     /// The input has ended: saves what should outlive the process.
     fn close(&self);
 }

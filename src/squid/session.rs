@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::answered::Answered;
 use super::output::Output;
 use super::query::{Parser, split_id};
 use super::{Backend, Place};
@@ -56,6 +57,8 @@ pub struct Session {
     out: Vec<u8>,
     /// The ordinary requests of this read, for the rates of their clients.
     tally: Vec<Tallied>,
+    /// What was answered and is not handed on yet.
+    answered: Answered,
     /// The highest channel ID seen.
     last_id: u64,
     malformed: u64,
@@ -83,6 +86,7 @@ impl Session {
             scratch: Scratch::default(),
             out: Vec::with_capacity(READ),
             tally: Vec::new(),
+            answered: Answered::default(),
             last_id: 0,
             malformed: 0,
             handed_over: false,
@@ -180,6 +184,7 @@ impl Session {
             let (id, query) = split_id(line.strip_suffix(b"\r").unwrap_or(line));
             self.note_id(id);
             let Some(read) = &read else {
+                self.answered.failed_open += 1;
                 super::answer::write_err(id, &mut self.out);
                 continue;
             };
@@ -190,15 +195,20 @@ impl Session {
                 self.parser = Parser::default();
                 self.scratch = Scratch::default();
                 if !self.handed_over {
+                    self.answered.failed_open += 1;
                     self.out.truncate(before);
                     super::answer::write_err(id, &mut self.out);
                 }
             }
         }
         self.flush();
-        if let Some(read) = read.filter(|_| !self.tally.is_empty()) {
+        let Some(read) = read else { return };
+        if !self.tally.is_empty() {
             read.backend.tally(read.now, &mut self.tally);
             self.tally.clear();
+        }
+        if !self.answered.is_empty() {
+            read.backend.answered(&mut self.answered);
         }
     }
 
@@ -209,6 +219,7 @@ impl Session {
             Err(error) => {
                 // A stranger may be able to provoke these: one line of log for each power of two of them.
                 self.malformed += 1;
+                self.answered.served += 1;
                 if self.malformed.is_power_of_two() {
                     log::warn!("malformed query ({} so far): {error}", self.malformed);
                 }
@@ -226,6 +237,7 @@ impl Session {
                     }
                 }
                 log::debug!("{} gets {verdict:?}", query.address);
+                self.answered.note(&verdict);
                 self.output.format(id, &verdict, read.backend.names(), read.now, &mut self.out);
             }
             Judgement::Unkept(verdict) => {

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use super::{Failure, Store};
 use crate::client::Client;
 use crate::engine::BanRecord;
+use crate::rule::Evidence;
 use crate::time::Time;
 
 /// A connection that only reads, opened when it is first asked.
@@ -25,11 +28,24 @@ impl Reader {
     /// # Errors
     /// The file cannot be read now.
     pub fn find(&mut self, client: Client, now: Time) -> Result<Vec<BanRecord>, Failure> {
+        self.read(|store| store.find(client, now))
+    }
+
+    /// Why an operator banned `network`, if it is banned.
+    ///
+    /// # Errors
+    /// The file cannot be read now.
+    pub fn reason(&mut self, network: IpNet) -> Result<Option<Evidence>, Failure> {
+        self.read(|store| store.reason(network))
+    }
+
+    /// Reads from the file that is there now. After a failure it is opened anew.
+    fn read<T>(&mut self, read: impl FnOnce(&mut Store) -> Result<T, Failure>) -> Result<T, Failure> {
         let mut store = match self.store.take().filter(|store| !store.was_replaced()) {
             Some(store) => store,
             None => Store::open_read_only(&self.path)?,
         };
-        let found = store.find(client, now)?;
+        let found = read(&mut store)?;
         self.store = Some(store);
         Ok(found)
     }

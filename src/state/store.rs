@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
 use super::rows::{self, BAN_COLUMNS, NETWORK_COLUMNS, Names, blob, stored, stored_end};
 use super::sweep::{Swept, sweep};
@@ -13,6 +13,7 @@ use crate::client::Client;
 use crate::engine::{BanRecord, Change};
 use crate::event::Scope;
 use crate::log::follow::Position;
+use crate::rule::Evidence;
 use crate::time::{Span, Time};
 
 /// How many rows one look at what others wrote reads at a time.
@@ -246,6 +247,17 @@ impl Store {
         let found = find(&self.connection, &mut names, client, now).map_err(|error| self.failed(&error));
         self.names = names;
         found
+    }
+
+    /// The reason that was given when `network` was banned, if it was.
+    ///
+    /// # Errors
+    /// The file cannot be read now.
+    pub fn reason(&self, network: IpNet) -> Result<Option<Evidence>, Failure> {
+        let statement = self.connection.prepare_cached("SELECT reason FROM network WHERE net = ? AND (until IS NULL OR until > 0)");
+        statement
+            .and_then(|mut statement| statement.query_row([network.to_string()], |row| rows::evidence(row, "reason")).optional())
+            .map_err(|error| self.failed(&error))
     }
 
     /// Removes rows that ended before `now`, and histories whose last ban is `forget` ago, after looking at no more than `limit` rows of each
