@@ -203,6 +203,21 @@ fn every_file_that_a_command_takes_from_the_package_is_in_it() {
 }
 
 #[test]
+fn every_page_is_reached_from_the_front_page() {
+    let pages = pages();
+    let mut reached = std::collections::BTreeSet::new();
+    let mut next = vec![Path::new(ROOT).join("README.md")];
+    while let Some(path) = next.pop() {
+        let Some(page) = pages.get(&path).filter(|_| reached.insert(path.clone())) else { continue };
+        let links = page.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link.split('#').next().unwrap());
+        next.extend(links.filter(|link| link.ends_with(".md")).map(|link| path.parent().unwrap().join(link)));
+    }
+    for path in pages.keys() {
+        assert!(reached.contains(path), "no link leads to {}", path.display());
+    }
+}
+
+#[test]
 fn every_link_leads_somewhere() {
     for (path, page) in pages() {
         for link in page.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -115,6 +115,38 @@ impl Drop for Resident {
         if std::thread::panicking() {
             let _ = writeln!(std::io::stderr(), "the resident's log:\n{}", self.log());
         }
+    }
+}
+
+/// Squid's helper on a resident's table, as Squid runs it.
+struct SquidHelper {
+    child: Child,
+    queries: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl SquidHelper {
+    fn attach(resident: &Resident) -> Self {
+        let mut command = Command::new(SQUID_HELPER);
+        command.arg("--table").arg(resident.socket()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let (queries, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        wait_until("the helper is attached", || (resident.json(&["status"])["followers"] == 1).then_some(()));
+        Self { child, queries, answers }
+    }
+
+    fn ask(&mut self, query: &str) -> String {
+        writeln!(self.queries, "{query} -").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        answer
+    }
+}
+
+impl Drop for SquidHelper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -395,21 +427,7 @@ fn metrics_tell_what_fell_from_a_full_table_and_how_far_logs_are_read() {
 #[test]
 fn what_a_squid_helper_answers_by_itself_is_counted_also_while_the_resident_is_away() {
     let mut resident = Resident::start(RULES);
-    let mut helper = Command::new(SQUID_HELPER)
-        .arg("--table")
-        .arg(resident.socket())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let (mut queries, mut answers) = (helper.stdin.take().unwrap(), BufReader::new(helper.stdout.take().unwrap()));
-    let mut ask = |query: &str| {
-        writeln!(queries, "{query} -").unwrap();
-        let mut answer = String::new();
-        answers.read_line(&mut answer).unwrap();
-        answer
-    };
+    let mut helper = SquidHelper::attach(&resident);
     let told = |resident: &Resident, served: f64, refused: f64| {
         wait_until("the helper has told", || {
             let samples = samples(&resident.text(&["metrics"]));
@@ -419,25 +437,22 @@ fn what_a_squid_helper_answers_by_itself_is_counted_also_while_the_resident_is_a
             (found == (served, refused)).then_some(of("strikeout_queries_total{question=\"query\"}"))
         })
     };
-    wait_until("the helper is attached", || (resident.json(&["status"])["followers"] == 1).then_some(()));
     for _ in 0..3 {
-        assert_eq!(ask("203.0.113.50 GET http://a.example/"), "ERR\n");
+        assert_eq!(helper.ask("203.0.113.50 GET http://a.example/"), "ERR\n");
     }
-    assert!(ask("203.0.113.51 GET http://a.example/w00tw00t").starts_with("OK "));
+    assert!(helper.ask("203.0.113.51 GET http://a.example/w00tw00t").starts_with("OK "));
     for _ in 0..2 {
-        assert!(ask("203.0.113.51 GET http://a.example/").starts_with("OK "));
+        assert!(helper.ask("203.0.113.51 GET http://a.example/").starts_with("OK "));
     }
     // The offence was the resident's to answer; the rest the helper's.
     assert_eq!(told(&resident, 3.0, 3.0), 5.0);
     resident.restart(|| {
-        assert_eq!(ask("203.0.113.50 GET http://a.example/"), "ERR\n");
-        assert!(ask("203.0.113.51 GET http://a.example/").starts_with("OK "));
+        assert_eq!(helper.ask("203.0.113.50 GET http://a.example/"), "ERR\n");
+        assert!(helper.ask("203.0.113.51 GET http://a.example/").starts_with("OK "));
         // One strike is enough: refused although nobody counts it.
-        assert!(ask("203.0.113.52 GET http://a.example/w00tw00t").starts_with("OK "));
+        assert!(helper.ask("203.0.113.52 GET http://a.example/w00tw00t").starts_with("OK "));
     });
     assert_eq!(told(&resident, 1.0, 2.0), 3.0);
-    drop(queries);
-    assert!(helper.wait().unwrap().success());
 }
 
 /// The names in the first column of the page's table of metrics: their list is between backticks, labels in braces.
@@ -567,6 +582,23 @@ fn a_reload_reaches_who_follows_at_once_and_a_refused_one_nobody() {
     assert_eq!(resident.json(&["list"])[0]["client"], "203.0.113.11", "bans stay");
     let status = resident.json(&["status"]);
     assert_eq!((&status["reloads"], &status["reloads_refused"]), (&json!(1), &json!(1)));
+}
+
+#[test]
+fn a_squid_helper_goes_by_the_new_rules_at_once_and_keeps_the_bans() {
+    let resident = Resident::start(RULES);
+    let mut helper = SquidHelper::attach(&resident);
+    assert!(helper.ask("203.0.113.51 GET http://a.example/w00tw00t").starts_with("OK "));
+    assert_eq!(helper.ask("203.0.113.52 GET http://a.example/new-probe"), "ERR\n");
+    Resident::configure(resident.dir.path(), "[[rule]]\nname = 'broken'\n");
+    assert_eq!(resident.run(&["reload"]).2, Some(1));
+    assert!(helper.ask("203.0.113.53 GET http://a.example/w00tw00t").starts_with("OK "), "the old rules are in force");
+    Resident::configure(resident.dir.path(), "[[rule]]\nname = 'new-probe'\npath = '/new-probe'\nmaxretry = 1\n");
+    assert_eq!(resident.text(&["reload"]), "reloaded\n");
+    wait_until("the helper refuses by the new rule", || {
+        helper.ask("203.0.113.52 GET http://a.example/new-probe").starts_with("OK ").then_some(())
+    });
+    assert!(helper.ask("203.0.113.51 GET http://a.example/").starts_with("OK "), "bans stay");
 }
 
 #[test]
