@@ -325,6 +325,44 @@ fn status_tells_what_there_is_in_groups_and_in_a_stable_shape() {
     assert!(code == Some(2) && stderr.contains("expected status or status --json"), "{stderr}");
 }
 
+/// All keys of a JSON value, those inside it included.
+fn keys(value: &Value, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        Value::Object(object) => object.iter().for_each(|(key, value)| {
+            found.insert(key.clone());
+            keys(value, found);
+        }),
+        Value::Array(values) => values.iter().for_each(|value| keys(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_key_of_the_json_is_documented() {
+    let resident =
+        Resident::start(&format!("{RULES}[hook]\ncommand = ['/bin/true']\n[fleet]\nurl = 'redis://127.0.0.1:1/0'\nnode = 'mx1'\n"));
+    resident.ask("strike 203.0.113.11 helo\nstrike 203.0.113.11 helo\nstrike 203.0.113.12 helo\nstrike 203.0.113.13 quiet\n");
+    let mut found = std::collections::BTreeSet::new();
+    for arguments in [
+        &["ban", "198.51.100.0/24", "1h", "--reason", "x"][..],
+        &["status"],
+        &["list"],
+        &["list", "--count"],
+        &["why", "203.0.113.11"],
+        &["why", "203.0.113.12"],
+        &["why", "203.0.113.13"],
+        &["why", "198.51.100.1"],
+        &["unban", "198.51.100.0/24"],
+        &["reload"],
+    ] {
+        keys(&resident.json(arguments), &mut found);
+    }
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operators.md")).unwrap();
+    let missing: Vec<_> = found.iter().filter(|key| !page.contains(&format!("`{key}`")) && !page.contains(&format!("\"{key}\""))).collect();
+    assert_eq!(missing, Vec::<&String>::new());
+    assert!(found.len() > 60, "{found:?}");
+}
+
 #[test]
 fn the_live_view_is_drawn_until_it_is_ended() {
     let resident = Resident::start(RULES);
