@@ -131,7 +131,7 @@ impl SquidHelper {
         command.arg("--table").arg(resident.socket()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let (queries, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        wait_until("the helper is attached", || (resident.json(&["status"])["followers"] == 1).then_some(()));
+        wait_until("the helper is attached", || (resident.json(&["status"]).get("followers") == Some(&json!(1))).then_some(()));
         Self { child, queries, answers }
     }
 
