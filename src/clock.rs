@@ -18,6 +18,12 @@ impl Clock {
         Self { offset: millis(ClockId::Realtime) - millis(ClockId::Boottime) }
     }
 
+    /// This clock as it is on a machine whose wall clock was ahead by so many milliseconds at the start, or behind.
+    #[must_use]
+    pub const fn ahead(self, milliseconds: i64) -> Self {
+        Self { offset: self.offset + milliseconds }
+    }
+
     /// The table time.
     #[must_use]
     pub fn now(&self) -> Time {

@@ -2,44 +2,63 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use redis::{Connection, RedisResult};
+use redis::{RedisError, RedisResult};
 
 use super::Health;
-use super::config::is_node;
-use super::link::{LIMIT, Link};
-use super::message::{Message, Said, Story, parse};
-use super::outbox::{client_of, lift};
+use super::link::Link;
+use super::message::{Message, Said, parse};
+use super::outbox::{client_of, lift, scope_on, since_of};
+use super::provenance::MOST_NODES;
+use super::walk::{Belief, FEW, Known, Walk, look_up, said};
+use super::wire::{Heard, SILENCE, Wire};
 use crate::clock::{Clock, timestamp};
+use crate::engine::durable::StateFile;
 use crate::engine::{BanRecord, Engine};
 use crate::event::{Scope, Surface};
 use crate::list::BannedNetwork;
-use crate::list::file::parse_network;
 use crate::reply::Reply;
+use crate::rule::RuleId;
 use crate::table::Until;
 use crate::time::{Span, Time};
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const MINUTE: Duration = Duration::from_secs(60);
-/// So many keys are looked at in one step of a scan.
-const SCAN: usize = 1000;
-/// So many nodes are kept apart at most.
-const MOST_NODES: usize = 4096;
-/// Clients whose bans have ended are dropped from a node's list when it is so much longer than the table.
+/// Between two steps of loading, what is said meanwhile is listened to for so long.
+const A_MOMENT: Duration = Duration::from_millis(1);
+/// And so many messages are heard.
+const SOME: usize = 256;
+/// So many hashes are asked for at once where the engine is busy: a thousand machines may be loading.
+const FEWEST: usize = 25;
+/// It is not busy if it answers so soon.
+const QUICK: Duration = Duration::from_millis(250);
+/// So many networks are banned by the word of others at most: each new one copies the list.
+const MOST_NETWORKS: usize = 16_384;
+/// Bans that have ended are dropped from the list of whose word they are when it is so much longer than the table.
 const MANY: usize = 1024;
+/// What goes on and on is said once in so long.
+const AGAIN: Duration = Duration::from_secs(10);
 
-/// Starts listening.
+/// Starts listening. At most `bans` clients are banned here.
 ///
 /// # Errors
 /// No thread could be started.
-pub fn start(link: Arc<Link>, engine: &Arc<Engine>, clock: Clock, health: Arc<Health>) -> io::Result<()> {
+pub fn start(
+    link: Arc<Link>,
+    engine: &Arc<Engine>,
+    state: Option<Arc<StateFile>>,
+    clock: Clock,
+    health: Arc<Health>,
+    bans: usize,
+) -> io::Result<()> {
     let engine = Arc::downgrade(engine);
-    let mut work = Work { link, engine, clock, health, rates: HashMap::default() };
+    let mut work = Work { link, engine, state, clock, health, bans, rates: HashMap::default(), complaints: HashMap::new() };
     std::thread::Builder::new().name("fleet-in".into()).spawn(move || work.run())?;
     Ok(())
 }
@@ -47,10 +66,33 @@ pub fn start(link: Arc<Link>, engine: &Arc<Engine>, clock: Clock, health: Arc<He
 struct Work {
     link: Arc<Link>,
     engine: Weak<Engine>,
+    state: Option<Arc<StateFile>>,
     clock: Clock,
     health: Arc<Health>,
+    bans: usize,
     /// How many bans each node has said in its present minute.
     rates: HashMap<String, (Instant, u32), ahash::RandomState>,
+    /// When what was last complained about, and how often since.
+    complaints: HashMap<Complaint, (Instant, u64)>,
+}
+
+/// What is not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Complaint {
+    Unreadable,
+    NeverBanned,
+    TooMany,
+}
+
+/// What a joining node has still to take over.
+struct Loading {
+    wire: Wire,
+    walk: Walk,
+    belief: Belief,
+    /// So many hashes are asked for at once.
+    few: usize,
+    taken: usize,
+    refused: u64,
 }
 
 impl Work {
@@ -58,9 +100,13 @@ impl Work {
         let mut wait = FIRST_WAIT;
         while self.engine.strong_count() > 0 {
             let began = Instant::now();
-            if let Err(error) = self.listen() {
-                self.health.fail(&self.health.hears, &error.to_string());
-            }
+            let ended = catch_unwind(AssertUnwindSafe(|| self.listen()));
+            let error = match ended {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => self.link.describe(&error),
+                Err(_) => "internal fault".to_owned(),
+            };
+            self.health.fail(&self.health.hears, &error);
             if began.elapsed() > LONGEST_WAIT {
                 wait = FIRST_WAIT;
             }
@@ -71,109 +117,121 @@ impl Work {
 
     /// Listens until the engine is lost. What is in force is loaded once nothing new can be missed.
     fn listen(&mut self) -> RedisResult<()> {
-        let mut connection = self.link.connect()?;
-        let mut pubsub = connection.as_pubsub();
-        pubsub.subscribe(self.link.channel())?;
-        self.load()?;
-        self.health.hears.store(true, Ordering::Relaxed);
-        log::info!("joined the fleet as {}", self.link.node);
-        pubsub.set_read_timeout(Some(LIMIT))?;
+        let mut wire = self.link.connect()?;
+        wire.subscribe(&self.link.channel())?;
+        let mut loading = Some(self.begin_loading()?);
+        let (mut lived, mut asked) = (Instant::now(), false);
         while self.engine.strong_count() > 0 {
-            match pubsub.get_message() {
-                Ok(message) => {
-                    if let Ok(text) = message.get_payload::<String>() {
+            let is_loaded = match &mut loading {
+                Some(part) => !self.load(part)?,
+                None => false,
+            };
+            if is_loaded && let Some(loading) = loading.take() {
+                self.loaded(&loading);
+            }
+            self.take_aside();
+            let (wait, most) = if loading.is_some() { (A_MOMENT, SOME) } else { (SILENCE / 4, 1) };
+            for _ in 0..most {
+                match wire.hear(wait)? {
+                    Heard::Message(text) => {
+                        (lived, asked) = (Instant::now(), false);
                         self.hear(&text);
                     }
+                    Heard::Alive => (lived, asked) = (Instant::now(), false),
+                    Heard::Silence => break,
                 }
-                // Silence: is the engine still there?
-                Err(error) if error.is_timeout() => pubsub.ping::<redis::Value>().map(|_| ())?,
-                Err(error) => return Err(error),
+            }
+            if lived.elapsed() >= SILENCE * 2 {
+                return Err(RedisError::from(io::Error::from(io::ErrorKind::TimedOut)));
+            }
+            if lived.elapsed() >= SILENCE && !asked {
+                wire.ask_for_life()?;
+                asked = true;
             }
         }
         Ok(())
     }
 
-    /// Takes over every ban and every lift that the engine has.
-    fn load(&mut self) -> RedisResult<()> {
-        let mut connection = self.link.connect()?;
-        let prefix = self.link.client_prefix();
-        let mut cursor: u64 = 0;
-        loop {
-            let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
-                .arg(cursor)
-                .arg("MATCH")
-                .arg(format!("{}*", escape(&prefix)))
-                .arg("COUNT")
-                .arg(SCAN)
-                .query(&mut connection)?;
-            self.load_few(&mut connection, &prefix, &keys)?;
-            cursor = next;
-            if cursor == 0 {
-                return Ok(());
-            }
+    /// Takes over what the other thread came upon.
+    fn take_aside(&mut self) {
+        let aside = std::mem::take(&mut *self.health.aside.lock().unwrap_or_else(PoisonError::into_inner));
+        let Some(engine) = self.engine.upgrade() else { return };
+        for said in aside {
+            self.take(&engine, self.clock.now(), &said);
         }
     }
 
-    fn load_few(&mut self, connection: &mut Connection, prefix: &str, keys: &[String]) -> RedisResult<()> {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let mut pipe = redis::pipe();
-        pipe.cmd("TIME");
-        let ((seconds, micros),): ((u64, u64),) = pipe.query(connection)?;
-        let engine_now = seconds * 1000 + micros / 1000;
-        let mut pipe = redis::pipe();
-        for key in keys {
-            pipe.cmd("HGETALL").arg(key);
-        }
-        let hashes: Vec<HashMap<String, String>> = pipe.query(connection)?;
-        for (key, hash) in keys.iter().zip(&hashes) {
-            let Some(target) = key.strip_prefix(prefix).and_then(|target| parse_network(target).ok()) else { continue };
-            for (letter, surface) in [("w", Surface::Web), ("m", Surface::Mail)] {
-                self.load_surface(engine_now, target, letter, surface, hash);
-            }
-        }
-        Ok(())
+    fn begin_loading(&self) -> RedisResult<Loading> {
+        let mut wire = self.link.connect()?;
+        self.link.load.load(&mut wire)?;
+        // Of each client the engine may have a ban or a lift; keys that have just ended are among them.
+        let walk = Walk::new(self.bans.saturating_mul(2).saturating_add(1_000_000));
+        let belief = Belief::new(self.link.bans_per_minute, self.bans);
+        Ok(Loading { wire, walk, belief, few: FEWEST, taken: 0, refused: 0 })
     }
 
-    fn load_surface(&self, engine_now: u64, target: IpNet, letter: &str, surface: Surface, hash: &HashMap<String, String>) {
+    /// Takes over some of what the engine has, and says whether there is more.
+    fn load(&mut self, loading: &mut Loading) -> RedisResult<bool> {
+        let (found, goes_on) = loading.walk.step(&self.link, &mut loading.wire)?;
+        let mut found = found.as_slice();
+        while let Some((few, rest)) = found.split_at_checked(loading.few.min(found.len())).filter(|(few, _)| !few.is_empty()) {
+            let asked = Instant::now();
+            let keys: Vec<&str> = few.iter().map(|(key, _)| key.as_str()).collect();
+            let known = look_up(&self.link, &mut loading.wire, &keys)?;
+            loading.few = if asked.elapsed() < QUICK { FEW } else { FEWEST };
+            for ((_, target), [web, mail]) in few.iter().zip(known) {
+                self.load_one(*target, web, mail, loading);
+            }
+            found = rest;
+        }
+        Ok(goes_on)
+    }
+
+    fn load_one(&mut self, target: IpNet, web: Known, mail: Known, loading: &mut Loading) {
         let Some(engine) = self.engine.upgrade() else { return };
         let now = self.clock.now();
-        let scope = if surface == Surface::Web { Scope::Web } else { Scope::Mail };
-        let number = |field: &str| hash.get(&format!("{letter}{field}")).and_then(|text| text.parse::<f64>().ok());
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds of the epoch, and the cast saturates")]
-        let millis = |value: f64| value as u64;
-        if let Some(gone) = number("g") {
+        let lifts = [(Surface::Web, &web), (Surface::Mail, &mail)].map(|(surface, known)| {
+            let ago = known.lifted.filter(|_| known.ban.is_none())?;
             // A ban that is younger than the lift stays.
-            let lifted_at = now.before(Span::from_millis(engine_now.saturating_sub(millis(gone))));
-            let since = engine.story(client_of(target.addr())).map(|story| story.since);
-            if since.is_none_or(|since| since <= lifted_at) {
-                lift(&engine, now, target, scope);
-            }
+            let at = now.before(ago);
+            (since_of(&engine, self.state.as_deref(), &self.health, target, surface, now) <= at).then_some(surface)
+        });
+        for surface in lifts.into_iter().flatten() {
+            lift(&engine, &self.health, now, target, scope_on(surface));
         }
-        let story = hash.get(&format!("{letter}r")).and_then(|text| serde_json::from_str::<Story>(text).ok());
-        if let (Some(until), Some(story)) = (number(""), story) {
-            let left = if until < 0.0 { None } else { Some(Span::from_millis(millis(until).saturating_sub(engine_now))) };
-            let said = Said { node: story.node.clone(), scope, left, age: Span::ZERO, target, story };
-            self.take(&engine, now, &said);
+        for said in said(target, web, mail) {
+            if self.is_known(&engine, now, &said) {
+                continue;
+            }
+            if loading.belief.believes(&said.node, said.age) {
+                loading.taken += usize::from(self.take(&engine, now, &said));
+            } else {
+                loading.refused += 1;
+            }
         }
     }
 
-    fn hear(&mut self, text: &str) {
+    fn loaded(&self, loading: &Loading) {
+        self.health.refused.fetch_add(loading.refused, Ordering::Relaxed);
+        self.health.hears.store(true, Ordering::Relaxed);
+        log::info!("joined the fleet as {}: {} bans taken over", self.link.node, loading.taken);
+        if loading.walk.is_cut {
+            log::warn!("the keys that the engine holds do not come to an end: the rest is not taken over");
+        }
+        if loading.refused > 0 {
+            log::warn!("{} bans that the engine holds are not believed: more than a node may say, or than fit", loading.refused);
+        }
+    }
+
+    fn hear(&mut self, text: &[u8]) {
         let Some(engine) = self.engine.upgrade() else { return };
         let now = self.clock.now();
-        match parse(text) {
-            None => log::warn!("a message of the fleet cannot be read: another version of Strikeout, or a stranger, writes to the engine"),
-            Some(Message::Lift { scope, target }) => {
-                self.health.heard.fetch_add(1, Ordering::Relaxed);
-                lift(&engine, now, target, scope);
-            }
+        match std::str::from_utf8(text).ok().and_then(parse) {
+            None => self.complain(Complaint::Unreadable, || {
+                "a message of the fleet cannot be read: another version of Strikeout, or a stranger, writes to the engine".to_owned()
+            }),
+            Some(Message::Lift { node, age, scope, target }) => self.hear_lift(&engine, now, &node, now.before(age), scope, target),
             Some(Message::Forget(node)) => self.forget(&engine, now, &node),
-            Some(Message::Ban(said)) if said.node == self.link.node => {}
-            // On the channel each node speaks for itself: what it repeats of others is kept for those who join later.
-            Some(Message::Ban(said)) if said.story.node != said.node => {
-                self.health.refused.fetch_add(1, Ordering::Relaxed);
-            }
             Some(Message::Ban(said)) => {
                 if self.is_too_much(&said.node) {
                     self.health.refused.fetch_add(1, Ordering::Relaxed);
@@ -184,15 +242,32 @@ impl Work {
         }
     }
 
+    /// Lifts, unless this machine has banned since: the engine will hear of that, and tell it to all. What it lifted itself is lifted, and
+    /// what it banned since stands; what it has heard of since does not.
+    fn hear_lift(&self, engine: &Arc<Engine>, now: Time, node: &str, at: Time, scope: Scope, target: IpNet) {
+        let is_own = self.health.provenance().of(target).is_none();
+        let begun = |surface: &Surface| since_of(engine, self.state.as_deref(), &self.health, target, *surface, now);
+        if is_own && (node == self.link.node || scope.surfaces().iter().any(|surface| begun(surface) > at)) {
+            return;
+        }
+        self.health.heard.fetch_add(1, Ordering::Relaxed);
+        lift(engine, &self.health, now, target, scope);
+    }
+
     /// Whether `node` says more bans than it may.
     fn is_too_much(&mut self, node: &str) -> bool {
         let now = Instant::now();
-        self.rates.retain(|_, (since, _)| now.duration_since(*since) < MINUTE);
         // Names are their own word: whoever makes up more of them than a fleet has nodes is not believed.
         if self.rates.len() >= MOST_NODES && !self.rates.contains_key(node) {
-            return true;
+            self.rates.retain(|_, (since, _)| now.duration_since(*since) < MINUTE);
+            if self.rates.len() >= MOST_NODES {
+                return true;
+            }
         }
-        let (_, count) = self.rates.entry(node.to_owned()).or_insert((now, 0));
+        let (since, count) = self.rates.entry(node.to_owned()).or_insert((now, 0));
+        if now.duration_since(*since) >= MINUTE {
+            (*since, *count) = (now, 0);
+        }
         *count = count.saturating_add(1);
         if *count == self.link.bans_per_minute.saturating_add(1) {
             log::warn!("node {node} says more than {} bans in a minute: the rest is not believed", self.link.bans_per_minute);
@@ -200,8 +275,27 @@ impl Work {
         *count > self.link.bans_per_minute
     }
 
-    /// Bans here what a node banned there.
-    fn take(&self, engine: &Arc<Engine>, now: Time, said: &Said) {
+    /// Whether a ban that is said stands here already.
+    fn is_known(&self, engine: &Engine, now: Time, said: &Said) -> bool {
+        let until = said.left.map_or(Until::NEVER, |left| Until::at(now.after(left)));
+        // Seconds are rounded up at each end.
+        let outlasts = |ends: Until| {
+            ends == Until::NEVER
+                || ends.remaining(now).map(Span::secs).unwrap_or(0) + 3 >= until.remaining(now).map_or(u64::MAX, Span::secs)
+        };
+        if said.target.prefix_len() < said.target.max_prefix_len() {
+            let in_force = engine.in_force();
+            return in_force.lists.banned.get(said.target).is_some_and(|known| outlasts(known.until.map_or(Until::NEVER, Until::at)));
+        }
+        let client = client_of(said.target.addr());
+        said.scope.surfaces().iter().all(|surface| engine.bans().get(client, *surface, now).is_some_and(|ban| outlasts(ban.until)))
+    }
+
+    /// Bans here what a node banned there, and says whether that was new.
+    fn take(&mut self, engine: &Arc<Engine>, now: Time, said: &Said) -> bool {
+        if self.is_known(engine, now, said) {
+            return false;
+        }
         let own = said.story.node == self.link.node;
         let in_force = engine.in_force();
         let client = client_of(said.target.addr());
@@ -209,74 +303,101 @@ impl Work {
         let covered = if single { client_network(client, in_force.prefix) } else { said.target };
         if let Some(reason) = in_force.lists.overlaps_never(covered) {
             self.health.refused.fetch_add(1, Ordering::Relaxed);
-            log::warn!("node {} bans {covered}, which is never banned here: {reason}", said.node);
-            return;
+            self.complain(Complaint::NeverBanned, || format!("node {} bans {covered}, which is never banned here: {reason}", said.node));
+            return false;
         }
         let until = said.left.map_or(Until::NEVER, |left| Until::at(now.after(left)));
-        if until.is_over(now) || !is_node(&said.story.node) {
-            return;
-        }
-        if !single {
-            let known = in_force.lists.banned.get(said.target).is_some_and(|known| known.until.map_or(Until::NEVER, Until::at) >= until);
-            if !known {
-                self.health.heard.fetch_add(1, Ordering::Relaxed);
-                let ban = BannedNetwork { network: said.target, rule: "manual".into(), since: now.before(said.age), until: until.time() };
-                engine.ban_network(ban, said.story.evidence(), Reply::new(|_| ()));
-            }
-            return;
-        }
-        let stands = |surface: &Surface| {
-            let ends = engine.bans().get(client, *surface, now).map(|ban| ban.until);
-            // Seconds are rounded up at each end.
-            ends.is_some_and(|ends| {
-                ends == Until::NEVER
-                    || ends.remaining(now).map(Span::secs).unwrap_or(0) + 3 >= until.remaining(now).map_or(u64::MAX, Span::secs)
-            })
+        let since = now.before(said.age);
+        let Some(scope) = self.health.provenance().not_lifted(said.target, said.scope, since).filter(|_| !until.is_over(now)) else {
+            return false;
         };
-        if said.scope.surfaces().iter().all(stands) {
-            return;
+        // A rule that is not known here gets no name here: names are never forgotten, and a stranger must not make more of them.
+        let rule = engine.names().find(&said.story.rule);
+        if !self.has_room(engine, now, said, rule) || !(own || self.note(engine, now, said)) {
+            self.health.refused.fetch_add(1, Ordering::Relaxed);
+            self.complain(Complaint::TooMany, || format!("a ban of node {} is not believed: there are too many already", said.node));
+            return false;
         }
         self.health.heard.fetch_add(1, Ordering::Relaxed);
-        // A rule that is not known here gets no name here: names are never forgotten, and a stranger must not make more of them.
-        let rule = engine.names().find(&said.story.rule).map_or_else(|| "fleet".into(), |id| engine.names().name(id));
-        let node = if own { "" } else { said.story.node.as_str() };
-        let record = BanRecord {
-            client,
-            scope: said.scope,
-            rule,
-            first: now.before(said.age),
-            since: now.before(said.age),
-            until,
-            count: said.story.count,
-            times: said.story.times,
-            evidence: said.story.evidence(),
-            node: node.into(),
-        };
-        if !own {
-            let mut said_by = self.health.said_by.lock().unwrap_or_else(PoisonError::into_inner);
-            if said_by.len() >= MOST_NODES {
-                said_by.retain(|_, clients| {
-                    clients.iter().any(|client| Surface::ALL.iter().any(|surface| engine.bans().get(*client, *surface, now).is_some()))
-                });
-            }
-            let clients = said_by.entry(said.story.node.clone()).or_default();
-            if clients.len() > engine.bans().len() + MANY {
-                clients.retain(|client| Surface::ALL.iter().any(|surface| engine.bans().get(*client, *surface, now).is_some()));
-            }
-            clients.insert(client);
-        }
         let ends = until.time().map_or_else(|| "for ever".into(), timestamp);
-        log::info!("banned {} until {ends} by rule {} of node {}", client.display(in_force.prefix), record.rule, said.story.node);
-        engine.ban(record, Reply::new(|_| ()));
+        let name = rule.map_or_else(|| "fleet".into(), |id| engine.names().name(id));
+        log::info!("banned {} until {ends} by rule {name} of node {}", target_shown(covered), said.story.node);
+        if single {
+            let record = BanRecord {
+                client,
+                scope,
+                rule: name,
+                first: since,
+                since,
+                until,
+                count: said.story.count,
+                times: said.story.times,
+                evidence: said.story.evidence(),
+                node: if own { "".into() } else { said.story.node.as_str().into() },
+            };
+            engine.ban(record, Reply::new(|_| ()));
+        } else {
+            self.health.provenance().expect_echo(said.target, None, since);
+            let ban = BannedNetwork { network: said.target, rule: "manual".into(), since, until: until.time() };
+            engine.ban_network(ban, said.story.evidence(), Reply::new(|_| ()));
+        }
+        true
     }
 
-    /// Lifts every ban that stands because `node` said so.
-    fn forget(&self, engine: &Arc<Engine>, now: Time, node: &str) {
-        let clients = self.health.said_by.lock().unwrap_or_else(PoisonError::into_inner).remove(node).unwrap_or_default();
-        log::info!("everything that node {node} said is dropped: {} clients", clients.len());
-        for client in clients {
-            engine.unban(now, client, Scope::All, Reply::new(|_| ()));
+    /// Whether one more fits. Where the table is full a ban by a rule pushes another out; one that never falls must not come in.
+    fn has_room(&self, engine: &Engine, now: Time, said: &Said, rule: Option<RuleId>) -> bool {
+        if said.target.prefix_len() < said.target.max_prefix_len() {
+            let in_force = engine.in_force();
+            return in_force.lists.banned.len() < MOST_NETWORKS || in_force.lists.banned.get(said.target).is_some();
         }
+        let never_falls = said.left.is_none() || rule == Some(RuleId::MANUAL);
+        let client = client_of(said.target.addr());
+        let is_in = || Surface::ALL.iter().any(|surface| engine.bans().get(client, *surface, now).is_some());
+        !never_falls || engine.bans().len() < self.bans || is_in()
+    }
+
+    /// Notes whose word a ban is. False if there are too many nodes.
+    fn note(&self, engine: &Engine, now: Time, said: &Said) -> bool {
+        let mut provenance = self.health.provenance();
+        let banned = engine.in_force().lists.banned.clone();
+        if provenance.len() > engine.bans().len() + banned.len() + MANY {
+            provenance.retain(|target| {
+                let client = client_of(target.addr());
+                banned.get(target).is_some() || Surface::ALL.iter().any(|surface| engine.bans().get(client, *surface, now).is_some())
+            });
+        }
+        provenance.note(said.target, &said.story.node)
+    }
+
+    /// Lifts every ban that stands because `node` said so; all that are this machine's own, if that is the node.
+    fn forget(&self, engine: &Arc<Engine>, now: Time, node: &str) {
+        let mut targets = self.health.provenance().take(node);
+        if node == self.link.node {
+            let mut own: Vec<IpNet> = engine.in_force().lists.banned.iter().map(|ban| ban.network).collect();
+            engine.bans().for_each(now, |client, _, _| own.push(IpNet::from(client.address())));
+            let provenance = self.health.provenance();
+            targets.extend(own.into_iter().filter(|target| provenance.of(*target).is_none()));
+        }
+        if !targets.is_empty() {
+            log::info!("everything that node {node} said is dropped: {} bans", targets.len());
+        }
+        for target in targets {
+            lift(engine, &self.health, now, target, Scope::All);
+        }
+    }
+
+    /// Says in the log what is not believed: not once for each time.
+    fn complain(&mut self, about: Complaint, text: impl FnOnce() -> String) {
+        let now = Instant::now();
+        let (last, more) = self.complaints.entry(about).or_insert((now, 0));
+        if *more > 0 && now.duration_since(*last) < AGAIN {
+            *more += 1;
+            return;
+        }
+        let times = std::mem::replace(more, 1);
+        *last = now;
+        let again = if times > 1 { format!(" ({} more like it)", times - 1) } else { String::new() };
+        log::warn!("{}{again}", text());
     }
 }
 
@@ -286,7 +407,7 @@ fn client_network(client: crate::client::Client, prefix: crate::client::Ipv6Pref
     IpNet::new(client.address(), bits).unwrap_or_else(|_| IpNet::from(client.address()))
 }
 
-/// A pattern that matches `text` itself.
-fn escape(text: &str) -> String {
-    text.chars().flat_map(|c| if "*?[]\\^".contains(c) { vec!['\\', c] } else { vec![c] }).collect()
+/// A client or a network, for people.
+fn target_shown(target: IpNet) -> String {
+    super::message::target_text(target)
 }

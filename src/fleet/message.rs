@@ -18,6 +18,10 @@ pub enum Message {
     Ban(Said),
     /// A ban is lifted everywhere.
     Lift {
+        /// Who lifted it.
+        node: String,
+        /// How long ago: what was banned since stands.
+        age: Span,
         /// Where.
         scope: Scope,
         /// Whose.
@@ -106,16 +110,31 @@ pub fn parse_left(text: &str) -> Option<Option<Span>> {
     if text == "-1" { Some(None) } else { Some(Some(Span::from_millis(text.parse().ok()?))) }
 }
 
+/// The longest story that is written or read, in bytes: names of 64, and 200 of evidence, each of which may have to be escaped.
+pub const LONGEST_STORY: usize = 1024;
+/// The longest message.
+const LONGEST: usize = LONGEST_STORY + 256;
+
+/// Reads a story; `None` for one that no node of ours would write.
+#[must_use]
+pub fn parse_story(text: &str) -> Option<Story> {
+    let story: Story = if text.len() <= LONGEST_STORY { serde_json::from_str(text).ok()? } else { return None };
+    is_node(&story.node).then_some(story)
+}
+
 /// Reads a message; `None` for one that no node of ours would send.
 #[must_use]
 pub fn parse(text: &str) -> Option<Message> {
+    if text.len() > LONGEST {
+        return None;
+    }
     let (verb, rest) = text.split_once(' ')?;
     match verb {
         "ban" => {
             let mut words = rest.splitn(6, ' ');
             let (node, scope, left, age, target) =
                 (words.next()?, scope_of(words.next()?)?, parse_left(words.next()?)?, words.next()?, words.next()?);
-            let story: Story = serde_json::from_str(words.next()?).ok()?;
+            let story = parse_story(words.next()?)?;
             let said = Said {
                 node: node.to_owned(),
                 scope,
@@ -128,8 +147,9 @@ pub fn parse(text: &str) -> Option<Message> {
         }
         "lift" => {
             let mut words = rest.split(' ');
-            let (_, scope, target) = (words.next()?, scope_of(words.next()?)?, parse_network(words.next()?).ok()?);
-            words.next().is_none().then_some(Message::Lift { scope, target })
+            let (node, scope, age) = (words.next()?, scope_of(words.next()?)?, Span::from_millis(words.next()?.parse().ok()?));
+            let target = parse_network(words.next()?).ok()?;
+            (is_node(node) && words.next().is_none()).then(|| Message::Lift { node: node.to_owned(), age, scope, target })
         }
         "forget" => is_node(rest).then(|| Message::Forget(rest.to_owned())),
         _ => None,
@@ -152,9 +172,26 @@ mod tests {
 
     #[test]
     fn lifts_and_forgets_are_read_and_nonsense_is_not() {
-        assert_eq!(parse("lift mx1 m 2001:db8::/32"), Some(Message::Lift { scope: Scope::Mail, target: "2001:db8::/32".parse().unwrap() }));
+        assert_eq!(
+            parse("lift mx1 m 7 2001:db8::/32"),
+            Some(Message::Lift {
+                node: "mx1".into(),
+                age: Span::from_millis(7),
+                scope: Scope::Mail,
+                target: "2001:db8::/32".parse().unwrap()
+            })
+        );
         assert_eq!(parse("forget mx1"), Some(Message::Forget("mx1".into())));
-        for text in ["", "ban", "ban MX wm 1 1 203.0.113.7 {}", "lift mx1 x 203.0.113.7", "lift mx1 w host", "forget a b", "hello world"] {
+        for text in [
+            "",
+            "ban",
+            "ban MX wm 1 1 203.0.113.7 {}",
+            "lift mx1 x 1 203.0.113.7",
+            "lift mx1 w 1 host",
+            "lift mx1 w x 203.0.113.7",
+            "forget a b",
+            "hello world",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }
@@ -165,6 +202,9 @@ mod tests {
             let _ = parse(&text);
             let story = Story { node: "a".into(), rule: "b".into(), count: 1, times: 1, evidence };
             prop_assert!(story.evidence().as_str().len() <= Evidence::MAX);
+            let longest = Story { node: "n".repeat(64), rule: "r".repeat(64), count: u32::MAX, times: u32::MAX, ..story };
+            let longest = Story { evidence: longest.evidence().as_str().to_owned(), ..longest };
+            prop_assert_eq!(parse_story(&serde_json::to_string(&longest).unwrap()), Some(longest));
         }
     }
 }

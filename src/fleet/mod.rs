@@ -2,11 +2,16 @@
 //!
 //! Verdicts never wait for the network: the local table decides, and is told what others found. Each node says its bans and lifts
 //! ([`outbox`]) and hears those of others ([`inbox`]); strikes of rules with `fleet = true` are counted in the engine by its own clock.
-//! Times travel as milliseconds left and as ages, so nodes' clocks need not agree.
+//! Nodes' clocks need not agree: a node knows how far the engine's clock is from its own, speaks in that clock's time, and hears
+//! milliseconds left and ages.
 //!
-//! In the engine a client is one hash, which ends when the last thing in it does: until when it is banned on each surface, with the
-//! story, and when a ban was lifted. A lift is remembered as long as the ban would have lasted: who comes back from a partition with
-//! the old ban is told that it was lifted. See `ban.lua`, `lift.lua` and `strike.lua`.
+//! In the engine a client is one hash, which ends when the last thing in it does: until when and since when it is banned on each surface,
+//! with the story, and when a ban was lifted. A lift is remembered as long as the ban would have lasted, and works on what is older than
+//! itself: who comes back from a partition with the old ban is told that it was lifted. See `ban.lua` and `lift.lua`; `load.lua` is what
+//! a node asks that joins, `forget.lua` drops all that a node said.
+//!
+//! The engine is believed no more than a node: [`wire`] bounds what it can make us read and how long it can keep us, [`walk`] what a
+//! joining node takes from it.
 
 pub mod config;
 #[cfg(feature = "fleet")]
@@ -16,16 +21,17 @@ pub mod link;
 pub mod message;
 #[cfg(feature = "fleet")]
 pub mod outbox;
-
 #[cfg(feature = "fleet")]
-use std::collections::HashMap;
+pub mod provenance;
+#[cfg(feature = "fleet")]
+pub mod walk;
+#[cfg(feature = "fleet")]
+pub mod wire;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 pub use config::FleetConfig;
-
-#[cfg(feature = "fleet")]
-use crate::client::Client;
 
 /// How the fleet does, for `status` and metrics.
 #[derive(Debug, Default)]
@@ -43,9 +49,14 @@ pub struct Health {
     /// Bans of others that were not believed: too many in a minute, or of a client that is never banned.
     refused: AtomicU64,
     error: Mutex<Option<String>>,
-    /// Which clients are banned because a node said so.
+    /// When own changes were last said while others' were heard, in milliseconds of table time: what is older than that, others know.
+    in_touch: AtomicU64,
+    /// Bans that stand in the engine, found while others were said that are over.
     #[cfg(feature = "fleet")]
-    said_by: Mutex<HashMap<String, std::collections::HashSet<Client, ahash::RandomState>, ahash::RandomState>>,
+    aside: Mutex<Vec<message::Said>>,
+    /// Whose word which ban is.
+    #[cfg(feature = "fleet")]
+    provenance: Mutex<provenance::Provenance>,
 }
 
 impl Health {
@@ -68,7 +79,13 @@ impl Health {
     #[must_use]
     pub fn error(&self) -> Option<String> {
         let connected = self.hears.load(Ordering::Relaxed) && self.says.load(Ordering::Relaxed);
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|_| !connected)
+        let last = || self.error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (!connected).then(|| last().unwrap_or_else(|| "not joined yet".to_owned()))
+    }
+
+    #[cfg(feature = "fleet")]
+    fn provenance(&self) -> std::sync::MutexGuard<'_, provenance::Provenance> {
+        self.provenance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(feature = "fleet")]
@@ -93,15 +110,22 @@ pub struct Fleet {
 
 #[cfg(feature = "fleet")]
 impl Fleet {
-    /// Joins the fleet, now or as soon as the engine can be reached.
+    /// Joins the fleet, now or as soon as the engine can be reached. `state` has the stories of older bans; at most `bans` clients are
+    /// banned here.
     ///
     /// # Errors
-    /// The password file cannot be read, or a thread cannot be started.
-    pub fn join(config: FleetConfig, engine: &std::sync::Arc<crate::engine::Engine>, clock: crate::clock::Clock) -> std::io::Result<Self> {
+    /// A file cannot be read or used, or a thread cannot be started.
+    pub fn join(
+        config: FleetConfig,
+        engine: &std::sync::Arc<crate::engine::Engine>,
+        state: Option<std::sync::Arc<crate::engine::durable::StateFile>>,
+        clock: crate::clock::Clock,
+        bans: usize,
+    ) -> std::io::Result<Self> {
         let health = std::sync::Arc::new(Health::default());
         let link = std::sync::Arc::new(link::Link::new(&config)?);
-        let sender = outbox::start(std::sync::Arc::clone(&link), engine, clock, std::sync::Arc::clone(&health))?;
-        inbox::start(link, engine, clock, std::sync::Arc::clone(&health))?;
+        let sender = outbox::start(std::sync::Arc::clone(&link), engine, state.clone(), clock, std::sync::Arc::clone(&health))?;
+        inbox::start(link, engine, state, clock, std::sync::Arc::clone(&health), bans)?;
         Ok(Self { health, sender, config })
     }
 
@@ -111,7 +135,13 @@ impl Fleet {
         &self.config.node
     }
 
-    /// Drops all that `node` said: here at once, in the engine and on the other machines as soon as they hear of it.
+    /// Whose word the ban of `target` is, if it is another machine's.
+    #[must_use]
+    pub fn author_of(&self, target: ipnet::IpNet) -> Option<std::sync::Arc<str>> {
+        self.health.provenance().of(target)
+    }
+
+    /// Drops all that `node` said: here, in the engine and on the other machines as soon as they hear of it.
     pub fn forget(&self, node: &str) {
         self.sender.forget(node);
     }

@@ -3,37 +3,54 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Weak};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use redis::{Connection, RedisResult, Value};
+use redis::{Pipeline, RedisResult, Value};
 
 use super::Health;
-use super::link::{LIMIT, Link};
+use super::link::{Link, is_of_one_item};
 use super::message::{Story, letters, scope_of, target_of, target_text};
+use super::walk::{FEW, Walk, look_up, said};
+use super::wire::{SILENCE, Wire};
 use crate::client::{Client, Ipv6Prefix};
 use crate::clock::Clock;
+use crate::engine::durable::StateFile;
 use crate::engine::{BanRecord, Change, Engine};
-use crate::event::Scope;
+use crate::event::{Scope, Surface};
+use crate::list::BannedNetwork;
 use crate::reply::Reply;
 use crate::rule::{Evidence, Offence, Rule};
-use crate::table::Until;
+use crate::table::{Ban, Until};
 use crate::time::{Span, Time};
 
 /// So many changes may wait; what comes beyond is dropped and counted, and all bans are said again later.
 const QUEUE: usize = 16_384;
 /// So many go to the engine together.
 const BATCH: usize = 256;
-/// What waits is sent at least so often.
+/// And of what it probably knows so many, unless it answers at once: the nodes of a large fleet come back at the same moment.
+const SMALL_BATCH: usize = 64;
+/// At once.
+const QUICK: Duration = Duration::from_millis(25);
+/// At least so long lies between two of those, and twice as long as the last one took: the engine is left time for others.
 const PAUSE: Duration = Duration::from_millis(20);
+/// All bans are said again at the earliest so long after that was done last,
+const SAY_AGAIN: Duration = Duration::from_secs(3);
+/// or, where too many were new in a minute, when it is over.
+const MINUTE: Duration = Duration::from_secs(60);
+/// In milliseconds.
+const NEARLY: u64 = 2;
+/// So often the engine is asked for its time at the beginning.
+const SAMPLES: usize = 3;
 /// How long to wait after the engine was lost; doubled each time.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// A lift is remembered at least and at most so long.
-const REMEMBERED: (Span, Span) = (Span::from_secs(86_400), Span::from_secs(90 * 86_400));
+/// So long the lift of a ban is remembered that the engine does not know.
+const REMEMBERED: Span = Span::from_secs(90 * 86_400);
 
 /// Something to be said.
 enum Item {
@@ -43,14 +60,38 @@ enum Item {
     Forget(String),
 }
 
+impl Item {
+    /// Whether it must be said, however late: nothing else would ever say it.
+    fn must_be_said(&self) -> bool {
+        matches!(self, Self::Lift { .. } | Self::Forget(_))
+    }
+}
+
 /// Hands items to the thread.
 #[derive(Clone)]
-pub struct Sender(SyncSender<Item>);
+pub struct Sender {
+    queue: SyncSender<Item>,
+    /// What must be said and found the queue full.
+    late: Arc<Mutex<VecDeque<Item>>>,
+    health: Arc<Health>,
+}
 
 impl Sender {
     /// Drops all that `node` said.
     pub fn forget(&self, node: &str) {
-        let _ = self.0.try_send(Item::Forget(node.to_owned()));
+        self.post(Item::Forget(node.to_owned()));
+    }
+
+    fn post(&self, item: Item) {
+        let Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) = self.queue.try_send(item) else { return };
+        if item.must_be_said() {
+            let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+            if late.len() < QUEUE {
+                late.push_back(item);
+                return;
+            }
+        }
+        self.health.dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -58,45 +99,76 @@ impl Sender {
 ///
 /// # Errors
 /// No thread could be started.
-pub fn start(link: Arc<Link>, engine: &Arc<Engine>, clock: Clock, health: Arc<Health>) -> io::Result<Sender> {
-    let (sender, receiver) = sync_channel(QUEUE);
-    let post = {
-        let (sender, health) = (sender.clone(), Arc::clone(&health));
-        move |item| {
-            if sender.try_send(item).is_err() {
-                health.dropped.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    };
-    let own = link.node.clone();
-    let post_change = post.clone();
+pub fn start(
+    link: Arc<Link>,
+    engine: &Arc<Engine>,
+    state: Option<Arc<StateFile>>,
+    clock: Clock,
+    health: Arc<Health>,
+) -> io::Result<Sender> {
+    let (queue, receiver) = sync_channel(QUEUE);
+    let sender = Sender { queue, late: Arc::default(), health: Arc::clone(&health) };
+    let (post, own) = (sender.clone(), link.node.clone());
     engine.observe(move |change| {
-        if let Some(item) = item_of(change, &own) {
-            post_change(item);
+        if let Some(item) = item_of(change, &own, &post.health) {
+            post.post(item);
         }
     });
+    let post = sender.clone();
     engine.observe_strikes(move |offence, rule, strikes, at| {
-        post(Item::Strike { offence: offence.clone(), rule: Arc::clone(rule), strikes, at });
+        post.post(Item::Strike { offence: offence.clone(), rule: Arc::clone(rule), strikes, at });
     });
     // The engine's observers live as long as the engine: a strong reference here would keep both for ever.
-    let mut work = Work { link, engine: Arc::downgrade(engine), clock, health, waiting: VecDeque::new(), dropped: 0 };
+    let mut work = Work {
+        link,
+        engine: Arc::downgrade(engine),
+        state,
+        clock,
+        health,
+        late: Arc::clone(&sender.late),
+        sync: Sync::default(),
+        waiting: VecDeque::new(),
+        dropped: 0,
+        again: None,
+        saying: None,
+        anew: Vec::new(),
+        forgetting: VecDeque::new(),
+    };
     std::thread::Builder::new().name("fleet-out".into()).spawn(move || work.run(&receiver))?;
-    Ok(Sender(sender))
+    Ok(sender)
 }
 
-fn item_of(change: &Change, own: &str) -> Option<Item> {
+/// What is to be said of a change; nothing if it was heard of: what another node said is not said again.
+fn item_of(change: &Change, own: &str, health: &Health) -> Option<Item> {
+    let mut provenance = health.provenance();
     match change {
-        // What another node said is not said again.
-        Change::Banned(record) => record.node.is_empty().then(|| ban_of(record, own)),
-        Change::Unbanned { client, scope, at } => Some(Item::Lift { target: target_of(client.address()), scope: *scope, at: *at }),
-        Change::NetworkBanned { network, since, until, reason } => Some(Item::Ban {
-            target: *network,
-            scope: Scope::All,
-            since: *since,
-            until: *until,
-            story: Story { node: own.to_owned(), rule: "manual".into(), count: 1, times: 1, evidence: reason.as_str().to_owned() },
-        }),
-        Change::NetworkUnbanned { network, at } => Some(Item::Lift { target: *network, scope: Scope::All, at: *at }),
+        Change::Banned(record) if !record.node.is_empty() => None,
+        Change::Banned(record) => {
+            provenance.own(target_of(record.client.address()));
+            Some(ban_of(record, own))
+        }
+        Change::Unbanned { client, scope, at } => {
+            let target = target_of(client.address());
+            if provenance.is_echo(target, Some(*scope), *at) {
+                return None;
+            }
+            provenance.lifted(target, *scope, *at);
+            Some(Item::Lift { target, scope: *scope, at: *at })
+        }
+        Change::NetworkBanned { network, since, until, reason } => {
+            if provenance.is_echo(*network, None, *since) {
+                return None;
+            }
+            provenance.own(*network);
+            Some(network_of(*network, *since, *until, own, reason))
+        }
+        Change::NetworkUnbanned { network, at } => {
+            if provenance.is_echo(*network, Some(Scope::All), *at) {
+                return None;
+            }
+            provenance.lifted(*network, Scope::All, *at);
+            Some(Item::Lift { target: *network, scope: Scope::All, at: *at })
+        }
     }
 }
 
@@ -112,15 +184,84 @@ fn ban_of(record: &BanRecord, own: &str) -> Item {
     Item::Ban { target: target_of(record.client.address()), scope: record.scope, since: record.since, until: record.until, story }
 }
 
+fn network_of(target: IpNet, since: Time, until: Until, node: &str, reason: &Evidence) -> Item {
+    let evidence = reason.as_str().to_owned();
+    let story = Story { node: node.to_owned(), rule: "manual".into(), count: 1, times: 1, evidence };
+    Item::Ban { target, scope: Scope::All, since, until, story }
+}
+
 struct Work {
     link: Arc<Link>,
     engine: Weak<Engine>,
+    state: Option<Arc<StateFile>>,
     clock: Clock,
     health: Arc<Health>,
+    late: Arc<Mutex<VecDeque<Item>>>,
+    /// How the engine's clock goes.
+    sync: Sync,
     /// Taken from the queue and not said yet.
     waiting: VecDeque<Item>,
     /// How much had been dropped when all bans were last said.
     dropped: u64,
+    /// When all bans are to be said again.
+    again: Option<Instant>,
+    /// All bans, while they are being said.
+    saying: Option<Saying>,
+    /// Clients whose ban here was lifted, and that another one bans.
+    anew: Vec<IpNet>,
+    /// Nodes whose bans are being dropped in the engine, and how far.
+    forgetting: VecDeque<(String, Walk)>,
+}
+
+/// How far the engine's clock is ahead of this machine's, as the quickest answer says: no answer knows it better than by half the time
+/// that it took.
+#[derive(Debug, Clone, Copy)]
+struct Sync {
+    /// In milliseconds.
+    offset: i64,
+    trip: Span,
+}
+
+impl Default for Sync {
+    fn default() -> Self {
+        Self { offset: 0, trip: Span::from_millis(u64::MAX) }
+    }
+}
+
+impl Sync {
+    /// Asks the engine for its time: a sign of life as well.
+    fn ask(&mut self, clock: Clock, wire: &mut Wire) -> RedisResult<()> {
+        let asked = clock.now();
+        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query(wire)?;
+        let engine = Time::from_millis(seconds.saturating_mul(1000).saturating_add(micros / 1000));
+        self.answered(asked, engine, clock.now());
+        Ok(())
+    }
+
+    /// Clocks drift: an answer that is nearly as quick as the quickest counts as well.
+    fn answered(&mut self, asked: Time, engine: Time, answered: Time) {
+        let trip = answered.since(asked);
+        if trip.millis() <= self.trip.millis().saturating_add(NEARLY) {
+            let middle = asked.after(Span::from_millis(trip.millis() / 2));
+            let ahead = i64::try_from(engine.since(middle).millis()).unwrap_or(i64::MAX);
+            let behind = i64::try_from(middle.since(engine).millis()).unwrap_or(i64::MAX);
+            (self.offset, self.trip) = (ahead.saturating_sub(behind), trip.min(self.trip));
+        }
+    }
+}
+
+/// All bans that stood at one moment, said little by little: whatever is new goes first.
+struct Saying {
+    /// What this node lifted lately: an engine that came back empty has forgotten it.
+    lifts: std::vec::IntoIter<(IpNet, Surface, Time)>,
+    bans: std::vec::IntoIter<(Client, Scope, Ban)>,
+    networks: std::vec::IntoIter<BannedNetwork>,
+    /// When the next few are said, and how many.
+    due: Instant,
+    few: usize,
+    /// Since when, and how many the engine did not know: half of what a node may say is left to new bans.
+    minute: Instant,
+    new: u32,
 }
 
 impl Work {
@@ -128,11 +269,21 @@ impl Work {
         let mut wait = FIRST_WAIT;
         loop {
             let began = Instant::now();
-            let ended = self.link.connect().and_then(|mut connection| self.say(&mut connection, receiver));
-            match ended {
-                Ok(()) => return,
-                Err(error) => self.health.fail(&self.health.says, &error.to_string()),
-            }
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                let mut wire = self.link.connect_to_say()?;
+                self.sync = Sync::default();
+                for _ in 0..SAMPLES {
+                    self.sync.ask(self.clock, &mut wire)?;
+                }
+                self.say(&mut wire, receiver)
+            }));
+            let error = match ended {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => self.link.describe(&error),
+                Err(_) => "internal fault".to_owned(),
+            };
+            self.health.fail(&self.health.says, &error);
+            self.saying = None;
             self.keep_what_matters(receiver);
             if began.elapsed() > LONGEST_WAIT {
                 wait = FIRST_WAIT;
@@ -143,117 +294,268 @@ impl Work {
     }
 
     /// Says everything, until the engine is lost (an error) or nobody hands over anything any more.
-    fn say(&mut self, connection: &mut Connection, receiver: &Receiver<Item>) -> RedisResult<()> {
-        self.say_all_bans(connection)?;
+    fn say(&mut self, wire: &mut Wire, receiver: &Receiver<Item>) -> RedisResult<()> {
+        // Lifts first: a ban that was lifted while the engine was away must not be said by others before.
+        self.keep_what_matters(receiver);
+        self.say_what_waits(wire)?;
+        self.begin_saying_all();
         self.health.says.store(true, Ordering::Relaxed);
+        let mut spoke = Instant::now();
         loop {
-            match receiver.recv_timeout(LIMIT / 2) {
+            match receiver.recv_timeout(self.pause()) {
                 Ok(item) => self.waiting.push_back(item),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
-            while self.waiting.len() < BATCH {
-                match receiver.try_recv() {
-                    Ok(item) => self.waiting.push_back(item),
-                    Err(_) => break,
-                }
+            self.waiting.extend(receiver.try_iter().take(BATCH - 1));
+            self.waiting.append(&mut self.late.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut said = self.say_what_waits(wire)?;
+            said |= self.say_a_few(wire)?;
+            said |= self.forget_a_few(wire)?;
+            self.look_up_anew(wire)?;
+            if said {
+                spoke = Instant::now();
+            } else if spoke.elapsed() >= SILENCE / 2 {
+                self.sync.ask(self.clock, wire)?;
+                spoke = Instant::now();
             }
-            if self.waiting.is_empty() {
-                redis::cmd("PING").query::<()>(connection)?;
-            }
-            while !self.waiting.is_empty() {
-                self.say_batch(connection)?;
+            if self.health.hears.load(Ordering::Relaxed) {
+                self.health.in_touch.store(self.clock.now().millis(), Ordering::Relaxed);
             }
             if self.health.dropped.load(Ordering::Relaxed) != self.dropped {
-                self.say_all_bans(connection)?;
+                self.dropped = self.health.dropped.load(Ordering::Relaxed);
+                self.again.get_or_insert(Instant::now() + SAY_AGAIN);
+            }
+            if self.saying.is_none() && self.again.is_some_and(|again| again <= Instant::now()) {
+                self.begin_saying_all();
             }
         }
     }
 
-    /// Without the engine strikes are lost, bans will be said again anyway, and lifts must not be forgotten.
+    /// How long nothing has to be done, unless something new comes.
+    fn pause(&self) -> Duration {
+        let until = |moment: Instant| moment.saturating_duration_since(Instant::now());
+        let saying = self.saying.as_ref().map(|saying| until(saying.due));
+        let again = self.again.filter(|_| self.saying.is_none()).map(until);
+        let forgetting = self.forgetting.front().map(|_| PAUSE);
+        [saying, again, forgetting].into_iter().flatten().fold(SILENCE / 4, Duration::min)
+    }
+
+    /// Without the engine strikes are lost, and lifts must not be forgotten. Bans are kept while there is room: they will be said anyway,
+    /// with all that stand, but these are new.
     fn keep_what_matters(&mut self, receiver: &Receiver<Item>) {
         let mut dropped = 0;
-        let mut kept = VecDeque::new();
-        for item in self.waiting.drain(..).chain(receiver.try_iter()) {
+        let (mut must, mut may) = (VecDeque::new(), VecDeque::new());
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        // The queue may be filled as fast as it is emptied.
+        for item in self.waiting.drain(..).chain(late.drain(..)).chain(receiver.try_iter().take(QUEUE)) {
             match item {
-                Item::Lift { .. } | Item::Forget(_) if kept.len() < QUEUE => kept.push_back(item),
-                Item::Ban { .. } => {}
-                Item::Lift { .. } | Item::Forget(_) | Item::Strike { .. } => dropped += 1,
+                item if item.must_be_said() && must.len() < QUEUE => must.push_back(item),
+                item @ Item::Ban { .. } => {
+                    may.push_back(item);
+                    if may.len() > QUEUE / 4 {
+                        may.pop_front();
+                    }
+                }
+                _ => dropped += 1,
             }
         }
-        self.waiting = kept;
+        drop(late);
+        must.append(&mut may);
+        self.waiting = must;
         self.health.dropped.fetch_add(dropped, Ordering::Relaxed);
     }
 
-    /// Says every ban that stands: what the engine knows already costs one call and is told nobody.
-    fn say_all_bans(&mut self, connection: &mut Connection) -> RedisResult<()> {
+    /// Says what waits, and says whether there was something. On an error all that was not answered still waits.
+    fn say_what_waits(&mut self, wire: &mut Wire) -> RedisResult<bool> {
+        let mut said = false;
+        while !self.waiting.is_empty() {
+            let count = self.waiting.len().min(BATCH);
+            let now = self.clock.now();
+            let answers = self.exchange(wire, self.waiting.iter().take(count))?;
+            let items: Vec<Item> = self.waiting.drain(..count).collect();
+            for (item, answer) in items.into_iter().zip(&answers) {
+                self.heed(item, answer, now);
+            }
+            said = true;
+        }
+        Ok(said)
+    }
+
+    fn begin_saying_all(&mut self) {
+        let Some(engine) = self.engine.upgrade() else { return };
         self.dropped = self.health.dropped.load(Ordering::Relaxed);
-        let Some(engine) = self.engine.upgrade() else { return Ok(()) };
-        // Lifts first: a ban that was lifted while the engine was away must not be said again by others.
-        while !self.waiting.is_empty() {
-            self.say_batch(connection)?;
+        self.again = None;
+        let mut bans: Vec<(Client, Scope, Ban)> = Vec::new();
+        engine.bans().for_each(self.clock.now(), |client, surface, ban| match bans.last_mut() {
+            // Two that differ in nothing but the surface are one.
+            Some((last, scope, its)) if *last == client && (its.until, its.rule) == (ban.until, ban.rule) => *scope = Scope::All,
+            _ => bans.push((client, scope_on(surface), ban)),
+        });
+        let networks: Vec<BannedNetwork> = engine.in_force().lists.banned.iter().cloned().collect();
+        let now = Instant::now();
+        self.saying = Some(Saying {
+            lifts: self.health.provenance().lifts().into_iter(),
+            bans: bans.into_iter(),
+            networks: networks.into_iter(),
+            due: now,
+            few: SMALL_BATCH,
+            minute: now,
+            new: 0,
+        });
+    }
+
+    /// Says a few of all bans, if it is time; says whether it did.
+    fn say_a_few(&mut self, wire: &mut Wire) -> RedisResult<bool> {
+        let (Some(engine), Some(mut saying)) = (self.engine.upgrade(), self.saying.take()) else { return Ok(false) };
+        let began = Instant::now();
+        if began < saying.due {
+            self.saying = Some(saying);
+            return Ok(false);
         }
         let now = self.clock.now();
-        let mut bans = Vec::new();
-        engine.bans().for_each(now, |client, surface, ban| bans.push((client, surface, ban)));
-        for few in bans.chunks(BATCH) {
-            let items = few.iter().map(|(client, surface, ban)| {
-                let mut record = engine.record_of(*client, *surface, *ban, now);
-                record.scope = if *surface == crate::event::Surface::Web { Scope::Web } else { Scope::Mail };
-                ban_of(&record, &self.link.node)
-            });
-            self.waiting.extend(items);
-            self.say_batch(connection)?;
-            // No storm: a fleet of many nodes comes back at the same moment.
-            std::thread::sleep(PAUSE);
+        let mut items: Vec<Item> = Vec::new();
+        for (target, surface, at) in saying.lifts.by_ref().take(saying.few) {
+            items.push(Item::Lift { target, scope: scope_on(surface), at });
         }
-        for network in engine.in_force().lists.banned.iter() {
-            let change = Change::NetworkBanned {
-                network: network.network,
-                since: network.since,
-                until: network.until.map_or(Until::NEVER, Until::at),
-                reason: Evidence::new(&[]),
-            };
-            self.waiting.extend(item_of(&change, &self.link.node));
+        for (client, scope, ban) in saying.bans.by_ref().take(saying.few.saturating_sub(items.len())) {
+            // What was lifted or replaced meanwhile has been said.
+            let stands = |surface: &Surface| engine.bans().get(client, *surface, now).is_some_and(|stands| stands.until == ban.until);
+            if scope.surfaces().iter().all(stands) {
+                items.push(self.standing(&engine, client, scope, ban, now));
+            }
         }
-        while !self.waiting.is_empty() {
-            self.say_batch(connection)?;
+        if saying.bans.as_slice().is_empty() {
+            for network in saying.networks.by_ref().take(saying.few.saturating_sub(items.len())) {
+                if network.stands(now) && engine.in_force().lists.banned.get(network.network).is_some() {
+                    let until = network.until.map_or(Until::NEVER, Until::at);
+                    let author = self.health.provenance().of(network.network);
+                    let author = author.as_deref().unwrap_or(&self.link.node);
+                    items.push(network_of(network.network, network.since, until, author, &Evidence::new(&[])));
+                }
+            }
+        }
+        let is_over = saying.lifts.as_slice().is_empty() && saying.bans.as_slice().is_empty() && saying.networks.as_slice().is_empty();
+        let answers = self.exchange(wire, items.iter())?;
+        if saying.minute.elapsed() >= MINUTE {
+            (saying.minute, saying.new) = (Instant::now(), 0);
+        }
+        for (item, answer) in items.into_iter().zip(&answers) {
+            let status = self.heed(item, answer, now);
+            saying.new += u32::from(status == Status::New);
+        }
+        saying.few = if began.elapsed() < QUICK { BATCH } else { SMALL_BATCH };
+        saying.due = if saying.new >= (self.link.bans_per_minute / 2).max(1) {
+            saying.minute + MINUTE
+        } else {
+            Instant::now() + PAUSE.max(began.elapsed() * 2)
+        };
+        if !is_over {
+            self.saying = Some(saying);
+        }
+        Ok(true)
+    }
+
+    /// A ban that stands, with as much of its story as is known.
+    fn standing(&self, engine: &Engine, client: Client, scope: Scope, ban: Ban, now: Time) -> Item {
+        let target = target_of(client.address());
+        match story_of(engine, self.state.as_deref(), client, ban, now) {
+            Some(record) => {
+                // After a restart this is where whose word it is comes to light.
+                let mut provenance = self.health.provenance();
+                if !record.node.is_empty() && provenance.of(target).is_none() {
+                    provenance.note(target, &record.node);
+                }
+                ban_of(&BanRecord { scope, ..record }, &self.link.node)
+            }
+            None => {
+                let author = self.health.provenance().of(target);
+                let since = known_by_others(&self.health, now);
+                let rule = engine.names().name(ban.rule).to_string();
+                let node = author.as_deref().unwrap_or(&self.link.node).to_owned();
+                Item::Ban {
+                    target,
+                    scope,
+                    since,
+                    until: ban.until,
+                    story: Story { node, rule, count: 0, times: 1, evidence: String::new() },
+                }
+            }
+        }
+    }
+
+    /// Looks up the bans that stand in place of those that were lifted.
+    fn look_up_anew(&mut self, wire: &mut Wire) -> RedisResult<()> {
+        for few in std::mem::take(&mut self.anew).chunks(FEW) {
+            let keys: Vec<String> = few.iter().map(|target| self.link.client_key(&target_text(*target))).collect();
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            let known = look_up(&self.link, wire, &keys)?;
+            let mut aside = self.health.aside.lock().unwrap_or_else(PoisonError::into_inner);
+            for (target, [web, mail]) in few.iter().zip(known) {
+                if aside.len() < QUEUE {
+                    aside.extend(said(*target, web, mail));
+                }
+            }
         }
         Ok(())
     }
 
-    /// Says the first of what waits, in one round trip, and does what the engine answers. On an error all of it still waits.
-    fn say_batch(&mut self, connection: &mut Connection) -> RedisResult<()> {
-        let now = self.clock.now();
+    /// Drops in the engine a few of the bans of a node that is to be forgotten; says whether it did.
+    fn forget_a_few(&mut self, wire: &mut Wire) -> RedisResult<bool> {
+        let Some((node, walk)) = self.forgetting.front_mut() else { return Ok(false) };
+        let (found, goes_on) = walk.step(&self.link, wire)?;
+        for few in found.chunks(FEW) {
+            let keys: Vec<&str> = few.iter().map(|(key, _)| key.as_str()).collect();
+            let mut forget = redis::cmd("EVALSHA");
+            forget.arg(self.link.forget.get_hash()).arg(keys.len() + 1).arg(self.link.forgotten_key()).arg(keys).arg(&*node);
+            forget.exec(wire)?;
+        }
+        if !goes_on {
+            self.forgetting.pop_front();
+        }
+        Ok(true)
+    }
+
+    /// Says items in one round trip. An error that is about one item alone is that item's answer: none.
+    fn exchange<'a>(&self, wire: &mut Wire, items: impl Iterator<Item = &'a Item>) -> RedisResult<Vec<Option<Value>>> {
         let mut pipe = redis::pipe();
-        let count = self.waiting.len().min(BATCH);
-        for item in self.waiting.iter().take(count) {
-            self.command(item, now, &mut pipe);
+        for item in items {
+            self.command(item, &mut pipe);
         }
-        let answers: Vec<Value> = pipe.query(connection)?;
-        let said: Vec<Item> = self.waiting.drain(..count).collect();
-        self.health.said.fetch_add(u64::try_from(count).unwrap_or(0), Ordering::Relaxed);
-        for (item, answer) in said.into_iter().zip(answers) {
-            self.heed(item, &answer, now);
+        let mut answers = Vec::with_capacity(pipe.len());
+        for answer in wire.ask(&pipe.get_packed_pipeline(), pipe.len())? {
+            match answer.extract_error() {
+                Ok(answer) => answers.push(Some(answer)),
+                Err(error) if is_of_one_item(&error) => {
+                    self.health.dropped.fetch_add(1, Ordering::Relaxed);
+                    log::warn!("something could not be said: {}", self.link.describe(&error));
+                    answers.push(None);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(())
+        self.health.said.fetch_add(u64::try_from(answers.len()).unwrap_or(0), Ordering::Relaxed);
+        Ok(answers)
     }
 
-    fn command(&self, item: &Item, now: Time, pipe: &mut redis::Pipeline) {
+    fn command(&self, item: &Item, pipe: &mut Pipeline) {
         let link = &self.link;
+        // Not ages: whatever lies in a queue, on the way or before an engine that hangs does not grow younger by it.
+        let by_engine = |time: Time| time.shifted(self.sync.offset).millis();
         match item {
             Item::Ban { target, scope, since, until, story } => {
                 let target = target_text(*target);
-                let left = until.remaining(now).map_or_else(|| "-1".to_owned(), |span| span.millis().to_string());
+                let till = until.time().map_or_else(|| "-1".to_owned(), |time| by_engine(time).to_string());
                 let story_text = serde_json::to_string(story).unwrap_or_default();
-                pipe.cmd("EVALSHA").arg(link.ban.get_hash()).arg(2).arg(link.client_key(&target)).arg(link.rate_key(&story.node));
-                pipe.arg(letters(*scope)).arg(left).arg(now.since(*since).millis()).arg(story_text).arg(&link.node);
-                pipe.arg(link.bans_per_minute).arg(link.channel()).arg(target);
+                pipe.cmd("EVALSHA").arg(link.ban.get_hash()).arg(3);
+                pipe.arg(link.client_key(&target)).arg(link.rate_key(&link.node)).arg(link.forgotten_key());
+                pipe.arg(letters(*scope)).arg(till).arg(by_engine(*since)).arg(story_text).arg(&link.node);
+                pipe.arg(link.bans_per_minute).arg(link.channel()).arg(target).arg(&story.node);
             }
             Item::Lift { target, scope, at } => {
                 let target = target_text(*target);
                 pipe.cmd("EVALSHA").arg(link.lift.get_hash()).arg(1).arg(link.client_key(&target));
-                pipe.arg(letters(*scope)).arg(now.since(*at).millis()).arg(REMEMBERED.0.millis()).arg(REMEMBERED.1.millis());
+                pipe.arg(letters(*scope)).arg(by_engine(*at)).arg(REMEMBERED.millis());
                 pipe.arg(&link.node).arg(link.channel()).arg(target);
             }
             Item::Strike { offence, rule, strikes, .. } => {
@@ -262,21 +564,33 @@ impl Work {
                 pipe.arg(*strikes).arg(rule.findtime.millis()).arg(rule.maxretry);
             }
             Item::Forget(node) => {
-                pipe.cmd("PUBLISH").arg(link.channel()).arg(format!("forget {node}"));
+                pipe.cmd("EVALSHA").arg(link.forget.get_hash()).arg(1).arg(link.forgotten_key()).arg(node).arg(link.channel());
             }
         }
     }
 
-    fn heed(&self, item: Item, answer: &Value, now: Time) {
-        let Some(engine) = self.engine.upgrade() else { return };
+    /// Does what the engine answers.
+    fn heed(&mut self, item: Item, answer: &Option<Value>, now: Time) -> Status {
+        let (Some(engine), Some(answer)) = (self.engine.upgrade(), answer) else { return Status::Other };
         match item {
             Item::Ban { target, .. } => {
                 let answer: String = redis::from_redis_value_ref(answer).unwrap_or_default();
+                let mut words = answer.split(' ');
+                let (status, lifted, anew) = (words.next(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
                 // While we were away somebody lifted it.
-                if let Some(scope) = answer.strip_prefix("lifted ").and_then(scope_of) {
-                    lift(&engine, now, target, scope);
-                } else if answer == "limited" {
-                    self.health.refused.fetch_add(1, Ordering::Relaxed);
+                if let Some(scope) = scope_of(lifted) {
+                    lift(&engine, &self.health, now, target, scope);
+                }
+                if !anew.is_empty() {
+                    self.anew.push(target);
+                }
+                match status {
+                    Some("new") => return Status::New,
+                    Some("limited") => {
+                        self.health.refused.fetch_add(1, Ordering::Relaxed);
+                        self.again.get_or_insert(Instant::now() + MINUTE);
+                    }
+                    _ => {}
                 }
             }
             Item::Strike { offence, rule, at, .. } => {
@@ -285,27 +599,101 @@ impl Work {
                     engine.ban_by_count(now, at, &rule, &offence, count);
                 }
             }
-            Item::Lift { .. } | Item::Forget(_) => {}
+            Item::Forget(node) => self.forgetting.push_back((node, Walk::new(usize::MAX))),
+            Item::Lift { .. } => {}
         }
+        Status::Other
     }
 }
 
-/// Lifts a ban here, if there is one: a lift of nothing is told nobody.
-pub fn lift(engine: &Arc<Engine>, now: Time, target: IpNet, scope: Scope) {
+/// One surface alone.
+pub fn scope_on(surface: Surface) -> Scope {
+    match surface {
+        Surface::Web => Scope::Web,
+        Surface::Mail => Scope::Mail,
+    }
+}
+
+/// What the engine says of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    /// A ban that it did not know.
+    New,
+    Other,
+}
+
+/// Lifts a ban here that another node lifted, if there is one.
+pub fn lift(engine: &Arc<Engine>, health: &Health, now: Time, target: IpNet, scope: Scope) {
     if target.prefix_len() < target.max_prefix_len() {
         if engine.in_force().lists.banned.get(target).is_some() {
+            health.provenance().expect_echo(target, Some(Scope::All), now);
             engine.unban_network(now, target, Reply::new(|_| ()));
         }
         return;
     }
     let client = client_of(target.addr());
     if scope.surfaces().iter().any(|surface| engine.bans().get(client, *surface, now).is_some()) {
+        health.provenance().expect_echo(target, Some(scope), now);
         engine.unban(now, client, scope, Reply::new(|_| ()));
     }
+}
+
+/// The story of a ban that stands: remembered, or from the state file.
+fn story_of(engine: &Engine, state: Option<&StateFile>, client: Client, ban: Ban, now: Time) -> Option<BanRecord> {
+    let rule = engine.names().name(ban.rule);
+    let is_it = |story: &BanRecord| story.until == ban.until && story.rule == rule;
+    let kept = || state?.stories(client, now).ok()?.into_iter().find(is_it);
+    engine.story(client).filter(is_it).or_else(kept)
+}
+
+/// When a ban began whose story is lost: no later than others were last told what stands here.
+fn known_by_others(health: &Health, now: Time) -> Time {
+    Time::from_millis(health.in_touch.load(Ordering::Relaxed)).min(now)
+}
+
+/// When the ban of `target` began that stands here on `surface`; long ago, if none does.
+pub fn since_of(engine: &Engine, state: Option<&StateFile>, health: &Health, target: IpNet, surface: Surface, now: Time) -> Time {
+    if target.prefix_len() < target.max_prefix_len() {
+        return engine.in_force().lists.banned.get(target).map_or(Time::default(), |network| network.since);
+    }
+    let client = client_of(target.addr());
+    let Some(ban) = engine.bans().get(client, surface, now) else { return Time::default() };
+    story_of(engine, state, client, ban, now).map_or_else(|| known_by_others(health, now), |story| story.since)
 }
 
 /// A client as another node cut it: it is not cut again.
 #[must_use]
 pub fn client_of(address: IpAddr) -> Client {
     Ipv6Prefix::new(128).map_or_else(|| Client::of(address, Ipv6Prefix::default()), |whole| Client::of(address, whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_quickest_answer_says_how_the_engines_clock_goes_and_a_nearly_as_quick_one_that_it_drifts() {
+        let (mut sync, at) = (Sync::default(), Time::from_millis);
+        sync.answered(at(1_000_000), at(1_030_040), at(1_000_400));
+        assert_eq!(sync.offset, 29_840, "it was on its way for a while");
+        sync.answered(at(1_001_000), at(1_031_001), at(1_001_002));
+        assert_eq!(sync.offset, 30_000);
+        sync.answered(at(1_002_000), at(1_032_400), at(1_002_400));
+        assert_eq!(sync.offset, 30_000, "a slow answer knows less");
+        sync.answered(at(1_003_000), at(1_033_011), at(1_003_002));
+        assert_eq!(sync.offset, 30_010);
+        sync.answered(at(2_000_000), at(1_000_000), at(2_000_000));
+        assert_eq!(sync.offset, -1_000_000);
+    }
+
+    proptest! {
+        #[test]
+        fn an_answer_is_wrong_by_no_more_than_half_its_time(offset in -100_000_i64..100_000, there in 0_u64..3000, back in 0_u64..3000) {
+            let asked = Time::from_secs(1_800_000_000);
+            let mut sync = Sync::default();
+            sync.answered(asked, asked.after(Span::from_millis(there)).shifted(offset), asked.after(Span::from_millis(there + back)));
+            prop_assert!(sync.offset.abs_diff(offset) <= (there + back) / 2 + 1);
+        }
+    }
 }

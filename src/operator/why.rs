@@ -122,6 +122,9 @@ impl Answer {
             if let Some(reason) = self.get("network_reason") {
                 line("reason", reason);
             }
+            if let Some(node) = self.get("network_node") {
+                line("machine", node);
+            }
         }
         for (surface, place) in SURFACES {
             let Some(refused) = self.refused(surface) else { continue };
@@ -227,7 +230,7 @@ impl Answer {
         });
         let network = self.network().map_or(Value::Null, |(network, row)| {
             json!({
-                "network": network, "rule": row.get("rule"), "since": row.get("since"),
+                "network": network, "rule": row.get("rule"), "node": text("network_node"), "since": row.get("since"),
                 "until": row.signed("until"), "remaining": row.signed("remaining"), "reason": text("network_reason"),
             })
         });

@@ -155,7 +155,7 @@ impl Desk {
             Request::Status => self.status().into(),
             Request::Metrics => (self.numbers.prometheus() + END).into(),
             Request::List(wanted) => self.list(&wanted),
-            Request::Why(address) => why::answer(&self.engine, self.state.as_deref(), self.clock.now(), address).end().into(),
+            Request::Why(address) => self.why(address).into(),
             Request::Ban(ban) => match self.ban(&ban, to) {
                 Ok(()) => return None,
                 Err(fault) => error(&fault).into(),
@@ -171,6 +171,19 @@ impl Desk {
             },
             Request::Check(_) | Request::Strike { .. } | Request::Follow(_) => error("internal fault: not an errand").into(),
         })
+    }
+
+    fn why(&self, address: std::net::IpAddr) -> String {
+        let now = self.clock.now();
+        let lines = why::answer(&self.engine, self.state.as_deref(), now, address);
+        #[cfg(feature = "fleet")]
+        if let Some(fleet) = &self.fleet
+            && let Some(network) = self.engine.in_force().lists.banned.lookup(address, now)
+            && let Some(node) = fleet.author_of(network.network)
+        {
+            return lines.field("network_node", node).end();
+        }
+        lines.end()
     }
 
     /// Drops all that a node of the fleet said.

@@ -118,7 +118,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), Fault> {
     // The table is loaded before anybody can ask: who asks meanwhile is told at once that nobody is there, and need not wait.
     let state = open_state(&engine, clock, &table.state).map_err(system("a thread cannot be started"))?;
     let listener = Listener::bind(&table.socket, table.mode.0, &table.group).map_err(Fault::System)?;
-    let fleet = join(fleet_config.clone(), &engine, clock);
+    let fleet = join(fleet_config.clone(), &engine, state.clone(), clock, table.bans.get());
     let positions = state.iter().flat_map(|state| state.take_positions()).map(|(path, position)| (path.into(), position)).collect();
     let mailbox = Arc::new(Mailbox::new().map_err(system("the event loop cannot be made"))?);
     let logs = Arc::new(Mutex::new(Logs::new(Arc::clone(&engine), clock, positions)));
@@ -196,8 +196,8 @@ fn observe(engine: &Arc<Engine>, meters: &Arc<Meters>, hook: &Arc<Hook>) {
 
 /// Joins the fleet, if one is configured. A fleet that cannot be joined is no reason not to serve.
 #[cfg(feature = "fleet")]
-fn join(config: Option<FleetConfig>, engine: &Arc<Engine>, clock: Clock) -> Option<Fleet> {
-    match Fleet::join(config?, engine, clock) {
+fn join(config: Option<FleetConfig>, engine: &Arc<Engine>, state: Option<Arc<StateFile>>, clock: Clock, bans: usize) -> Option<Fleet> {
+    match Fleet::join(config?, engine, state, clock, bans) {
         Ok(fleet) => Some(fleet),
         Err(error) => {
             log::error!("serving without the fleet: {error}");
@@ -208,7 +208,7 @@ fn join(config: Option<FleetConfig>, engine: &Arc<Engine>, clock: Clock) -> Opti
 
 /// Built without the fleet: a configuration that names one was refused.
 #[cfg(not(feature = "fleet"))]
-fn join(_: Option<FleetConfig>, _: &Arc<Engine>, _: Clock) -> Option<Fleet> {
+fn join(_: Option<FleetConfig>, _: &Arc<Engine>, _: Option<Arc<StateFile>>, _: Clock, _: usize) -> Option<Fleet> {
     None
 }
 

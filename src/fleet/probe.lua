@@ -1,0 +1,13 @@
+-- Every right that the scripts need, used once. KEYS: a key of the node's own. ARGV: a channel that nobody listens to.
+redis.call('TIME')
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'a', 1)
+redis.call('HGET', KEYS[1], 'a')
+redis.call('HMGET', KEYS[1], 'a')
+redis.call('PERSIST', KEYS[1])
+redis.call('HDEL', KEYS[1], 'a')
+redis.call('INCR', KEYS[1])
+redis.call('GET', KEYS[1])
+redis.call('PEXPIRE', KEYS[1], 60000)
+redis.call('PEXPIREAT', KEYS[1], 1)
+redis.call('PUBLISH', ARGV[1], '')

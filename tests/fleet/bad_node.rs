@@ -1,0 +1,165 @@
+//! One bad node cannot ban the world.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use crate::engine::Redis;
+use crate::node::{Node, joined};
+use crate::relay::Relay;
+use crate::{engine_is_there, wait_until};
+
+#[test]
+fn one_bad_node_cannot_ban_the_never_banned_nor_flood_the_others_and_all_it_said_can_be_dropped() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let bad = Node::start("bad", redis.port, "");
+    let good = Node::start_with("good", redis.port, "[defaults]\nignoreip = ['203.0.113.0/28']", "bans_per_minute = 100");
+    joined(&[&bad, &good]);
+    bad.ask("ban 203.0.113.5 for=3600");
+    bad.ask("ban 203.0.0.0/16 for=3600");
+    wait_until("it was heard and refused", || good.number("fleet_refused_total") >= 2);
+    assert!(!good.refuses("203.0.113.5") && !good.refuses("203.0.200.1"));
+
+    let mut stream = UnixStream::connect(bad.socket()).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let start = Instant::now();
+    for block in 0..100_u32 {
+        let mut requests = String::new();
+        for number in 0..100 {
+            let address = Ipv4Addr::from(0x0b00_0000 + block * 100 + number);
+            writeln!(requests, "ban {address} for=3600 reason=flood").unwrap();
+        }
+        stream.write_all(requests.as_bytes()).unwrap();
+        let mut answered = 0;
+        while answered < 100 {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            answered += usize::from(line == ".\n" || line.starts_with("error"));
+        }
+    }
+    wait_until("the flood has been said or refused", || {
+        bad.number("fleet_said_total") + bad.number("fleet_dropped_total") >= bad.number("bans")
+    });
+    println!(
+        "bans made by the bad node in {:?}: {}, believed by the good one: {}",
+        start.elapsed(),
+        bad.number("bans"),
+        good.number("bans")
+    );
+    assert!(good.number("bans") <= 100, "{}", good.number("bans"));
+    let memory = redis.ask("MEMORY USAGE strikeout:client:11.0.0.9");
+    println!("memory of one ban in the engine: {} bytes", memory.lines().find_map(|line| line.strip_prefix(':')).unwrap());
+
+    assert!(good.ask("forget good").starts_with("error "));
+    good.ask("forget bad");
+    wait_until("all that it said is dropped", || good.number("bans") == 0);
+}
+
+/// Bans so many addresses on a node, and waits until all has been said.
+fn ban_many(node: &Node, count: u32) {
+    let mut stream = UnixStream::connect(node.socket()).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    for block in 0..count / 100 {
+        let requests: String =
+            (0..100).map(|number| format!("ban {} for=3600 reason=wrong\n", Ipv4Addr::from(0x0b00_0000 + block * 100 + number))).collect();
+        stream.write_all(requests.as_bytes()).unwrap();
+        let mut answered = 0;
+        while answered < 100 {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            answered += usize::from(line == ".\n");
+        }
+    }
+    wait_until("all is said", || node.number("fleet_said_total") >= u64::from(count));
+}
+
+#[test]
+fn all_that_a_node_said_is_dropped_everywhere_by_one_command_also_what_the_others_did_not_believe() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let bad = Node::start("bad", redis.port, "");
+    let good = Node::start_with("good", redis.port, "", "bans_per_minute = 100");
+    let third = Node::start("third", redis.port, "");
+    joined(&[&bad, &good, &third]);
+    good.ask("ban 203.0.113.1 for=3600");
+    bad.ask("ban 203.0.113.2 for=-1");
+    bad.ask("ban 198.51.100.0/24 for=-1");
+    wait_until("they spread", || third.is_banned("203.0.113.2") && good.refuses("198.51.100.7") && bad.is_banned("203.0.113.1"));
+    assert!(good.why("203.0.113.2").contains("node=bad"), "{}", good.why("203.0.113.2"));
+    assert!(good.why("198.51.100.7").contains("network_node=bad"), "{}", good.why("198.51.100.7"));
+    ban_many(&bad, 300);
+    wait_until("the third believes all", || third.number("bans") == 302);
+    assert!((90..=101).contains(&good.number("bans")), "a hundred of bad, and its own: {}", good.number("bans"));
+
+    good.ask("forget bad");
+    for node in [&good, &third, &bad] {
+        wait_until("only the good node's ban stands", || node.number("bans") == 1 && node.number("banned_networks") == 0);
+        assert!(node.is_banned("203.0.113.1"));
+    }
+    wait_until("in the engine too", || {
+        let kept = redis.ask("EVAL \"local n = 0 for _, k in ipairs(redis.call('KEYS', 'strikeout:client:*')) do n = n + redis.call('HEXISTS', k, 'w') end return n\" 0");
+        kept.contains(":1\r\n")
+    });
+    // Nothing brings it back: not the bad node, which says again all that it has, and not who joins.
+    let joins = bad.log().matches("joined the fleet").count();
+    redis.ask("CLIENT KILL TYPE normal SKIPME yes");
+    redis.ask("CLIENT KILL TYPE pubsub");
+    wait_until("it joins again", || bad.log().matches("joined the fleet").count() > joins);
+    let late = Node::start("late", redis.port, "");
+    joined(&[&bad, &good, &third, &late]);
+    for node in [&bad, &good, &third, &late] {
+        assert_eq!((node.number("bans"), node.number("banned_networks")), (1, 0));
+    }
+    // What it says from now on counts again.
+    bad.ask("ban 203.0.113.3 for=3600");
+    wait_until("it is heard", || late.is_banned("203.0.113.3"));
+}
+
+#[test]
+fn a_node_that_was_forgotten_while_it_was_cut_off_brings_nothing_back() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let relay = Relay::start(redis.port);
+    let (good, bad) = (Node::start("good", redis.port, ""), Node::start("bad", relay.port, ""));
+    joined(&[&good, &bad]);
+    bad.ask("ban 203.0.113.1 for=3600");
+    wait_until("it spreads", || good.is_banned("203.0.113.1"));
+    relay.cut(true);
+    wait_until("it is cut off", || bad.number("fleet_hears") == 0 && bad.number("fleet_says") == 0);
+    bad.ask("ban 203.0.113.2 for=3600");
+    good.ask("forget bad");
+    wait_until("it is forgotten", || !good.is_banned("203.0.113.1"));
+    relay.cut(false);
+    joined(&[&bad]);
+    wait_until("it is told", || bad.number("bans") == 0);
+    assert_eq!(good.number("bans"), 0);
+    bad.ask("ban 203.0.113.3 for=3600");
+    wait_until("what is new counts", || good.is_banned("203.0.113.3"));
+}
+
+#[test]
+fn who_joins_believes_no_more_of_one_node_than_who_was_there() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let bad = Node::start("bad", redis.port, "");
+    let good = Node::start("good", redis.port, "");
+    joined(&[&bad, &good]);
+    good.ask("ban 203.0.113.1 for=3600");
+    ban_many(&bad, 500);
+    let late = Node::start_with("late", redis.port, "", "bans_per_minute = 50");
+    joined(&[&late]);
+    // The five hundred were made in one minute, or on both sides of its end.
+    assert!((51..=101).contains(&late.number("bans")), "{}", late.number("bans"));
+    assert!(late.is_banned("203.0.113.1") && late.number("fleet_refused_total") >= 400);
+}

@@ -1,0 +1,245 @@
+//! Cut off, each node goes on alone; on return both sides converge.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::engine::Redis;
+use crate::node::{Inside, Node, joined};
+use crate::relay::Relay;
+use crate::{SECRET, engine_is_there, wait_until};
+
+#[test]
+fn a_node_that_was_cut_off_converges_and_nothing_that_was_lifted_comes_back() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let relay = Relay::start(redis.port);
+    let (near, far) = (Node::start("near", redis.port, ""), Node::start("far", relay.port, ""));
+    joined(&[&near, &far]);
+    near.ask("ban 203.0.113.1 for=3600");
+    wait_until("both refuse", || far.is_banned("203.0.113.1"));
+
+    relay.cut(true);
+    wait_until("it notices", || far.number("fleet_hears") == 0 && far.number("fleet_says") == 0);
+    // Each side goes on alone, at once.
+    far.ask("ban 203.0.113.2 for=3600");
+    near.ask("ban 203.0.113.3 for=3600");
+    near.ask("unban 203.0.113.1");
+    assert!(far.refuses("203.0.113.2") && near.refuses("203.0.113.3"));
+    assert!(far.refuses("203.0.113.1"), "it has not heard");
+
+    relay.cut(false);
+    let healed = wait_until("both know both bans", || near.is_banned("203.0.113.2") && far.is_banned("203.0.113.3"));
+    wait_until("the lift is respected", || !far.is_banned("203.0.113.1"));
+    println!("convergence after a partition healed: {healed:?}");
+    joined(&[&near, &far]);
+    assert!(!near.is_banned("203.0.113.1"), "nothing that was lifted comes back");
+}
+
+#[test]
+fn an_engine_that_hangs_or_comes_back_empty_costs_no_verdict_and_no_ban() {
+    if !engine_is_there() {
+        return;
+    }
+    let mut redis = Redis::start();
+    let port = redis.port;
+    let (one, two) = (Node::start("one", port, ""), Node::start("two", port, ""));
+    joined(&[&one, &two]);
+    one.ask("ban 203.0.113.1 for=3600");
+    wait_until("it spreads", || two.is_banned("203.0.113.1"));
+
+    redis.signal(Signal::STOP);
+    assert!(one.ask("strike 203.0.113.2 once").starts_with("defer"));
+    let mut slowest = Duration::ZERO;
+    wait_until("that it hangs is noticed", || {
+        slowest = slowest.max(two.verdicts("203.0.113.5"));
+        one.number("fleet_says") == 0 && one.fleet().contains("it does not answer in time")
+    });
+    assert!(slowest < Duration::from_secs(1), "a verdict waited for the engine: {slowest:?}");
+    redis.signal(Signal::CONT);
+    wait_until("what happened meanwhile spreads", || two.is_banned("203.0.113.2"));
+
+    redis.kill();
+    wait_until("it is noticed", || one.number("fleet_says") == 0);
+    assert!(one.refuses("203.0.113.1"));
+    one.ask("ban 203.0.113.4 for=3600");
+    let empty = Redis::start_on(port);
+    joined(&[&one, &two]);
+    wait_until("an empty engine is told everything", || two.is_banned("203.0.113.4"));
+    let late = Node::start("late", empty.port, "");
+    wait_until("who joins later knows it too", || ["1", "2", "4"].iter().all(|last| late.is_banned(&format!("203.0.113.{last}"))));
+}
+
+#[test]
+fn a_node_that_was_dead_does_not_bring_back_what_was_lifted_meanwhile_and_still_knows_whose_word_its_bans_are() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let (one, mut two) = (Node::start("one", redis.port, ""), Node::start("two", redis.port, ""));
+    joined(&[&one, &two]);
+    one.ask("ban 203.0.113.1 for=3600");
+    one.ask("ban 203.0.113.4 for=3600");
+    two.ask("ban 203.0.113.2 for=-1");
+    two.ask("ban 203.0.113.3 for=3600");
+    wait_until("both know all", || (1..=4).all(|last| [&one, &two].iter().all(|node| node.is_banned(&format!("203.0.113.{last}")))));
+    two.while_dead(|| {
+        one.ask("unban 203.0.113.1");
+        one.ask("unban 203.0.113.2");
+    });
+    joined(&[&two]);
+    wait_until("it lifts what was lifted", || !two.is_banned("203.0.113.1") && !two.is_banned("203.0.113.2"));
+    // It has said all its bans once it has been idle; by then nothing may have come back.
+    let said = two.number("fleet_said_total");
+    wait_until("it has said its bans", || two.number("fleet_said_total") >= said.max(4));
+    for lifted in ["203.0.113.1", "203.0.113.2"] {
+        assert!(!one.is_banned(lifted) && !two.is_banned(lifted), "{lifted} came back");
+    }
+    assert!(two.is_banned("203.0.113.3") && one.is_banned("203.0.113.3"));
+    wait_until("it knows whose word a ban of before is", || {
+        two.ask("forget one");
+        !two.is_banned("203.0.113.4")
+    });
+    assert!(two.is_banned("203.0.113.3"), "its own");
+}
+
+#[test]
+fn an_engine_that_lost_everything_is_told_again_what_stands_and_what_was_lifted() {
+    if !engine_is_there() {
+        return;
+    }
+    let mut redis = Redis::start();
+    let port = redis.port;
+    let relay = Relay::start(port);
+    let (near, far) = (Node::start("near", port, ""), Node::start("far", relay.port, ""));
+    joined(&[&near, &far]);
+    far.ask("ban 203.0.113.1 for=3600");
+    wait_until("both refuse", || near.is_banned("203.0.113.1"));
+    relay.cut(true);
+    wait_until("it is cut off", || far.number("fleet_hears") == 0 && far.number("fleet_says") == 0);
+    near.ask("unban 203.0.113.1");
+    near.ask("ban 203.0.113.2 for=3600");
+    redis.kill();
+    let empty = Redis::start_on(port);
+    joined(&[&near]);
+    relay.cut(false);
+    joined(&[&far]);
+    wait_until("the far side knows the new ban", || far.is_banned("203.0.113.2"));
+    wait_until("and the lift, which the old engine took with it", || !far.is_banned("203.0.113.1"));
+    assert!(!near.is_banned("203.0.113.1"));
+    let late = Node::start("late", empty.port, "");
+    joined(&[&late]);
+    assert!(late.is_banned("203.0.113.2") && !late.is_banned("203.0.113.1"));
+}
+
+#[test]
+fn a_lift_is_remembered_as_long_as_the_ban_would_have_lasted() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let one = Node::start("one", redis.port, "");
+    joined(&[&one]);
+    for (last, length) in [(1, "20"), (2, "864000"), (3, "-1")] {
+        let address = format!("203.0.113.{last}");
+        one.ask(&format!("ban {address} for={length}"));
+        let key = format!("strikeout:client:{address}");
+        wait_until("the engine has it", || redis.number(&format!("HEXISTS {key} w")) == 1);
+        let until = redis.ask(&format!("HGET {key} w"));
+        one.ask(&format!("unban {address}"));
+        wait_until("the engine has the lift", || redis.number(&format!("HEXISTS {key} w")) == 0);
+        assert_eq!(redis.ask(&format!("HGET {key} we")), until, "{length}");
+        let left = redis.ask(&format!("TTL {key}"));
+        let left: i64 = left.lines().find_map(|line| line.strip_prefix(':')?.parse().ok()).unwrap();
+        match length {
+            "20" => assert!((0..=22).contains(&left), "{left}"),
+            "864000" => assert!((863_000..=864_002).contains(&left), "{left}"),
+            _ => assert_eq!(left, -1, "for ever"),
+        }
+    }
+    // A new ban of the same client leaves the memory of the lift in place, for those who still have the old one.
+    one.ask("ban 203.0.113.2 for=60");
+    wait_until("banned again", || redis.number("HEXISTS strikeout:client:203.0.113.2 w") == 1);
+    assert_eq!(redis.number("HEXISTS strikeout:client:203.0.113.2 wg"), 1);
+    assert!(one.is_banned("203.0.113.2"));
+}
+
+#[test]
+fn over_a_slow_link_verdicts_are_fast_and_bans_and_lifts_arrive() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let relay = Relay::start(redis.port);
+    let one_way = Duration::from_millis(250);
+    relay.delay(one_way);
+    let (near, far) = (Node::start("near", redis.port, ""), Node::start("far", relay.port, ""));
+    joined(&[&near, &far]);
+    let mut slowest = Duration::ZERO;
+    for last in 1..=20 {
+        slowest = slowest.max(far.verdicts(&format!("203.0.113.{last}")));
+    }
+    assert!(slowest < one_way, "a verdict waited for the network: {slowest:?}");
+    let there = wait_until("all arrive", || (1..=20).all(|last| near.is_banned(&format!("203.0.113.{last}"))));
+    println!("slow link of {one_way:?} each way: slowest verdict {slowest:?}; 20 bans known on the other side after {there:?}");
+    far.ask("unban 203.0.113.1");
+    near.ask("unban 203.0.113.2");
+    wait_until("lifts arrive on both sides", || {
+        ["203.0.113.1", "203.0.113.2"].iter().all(|lifted| !near.is_banned(lifted) && !far.is_banned(lifted))
+    });
+    assert!(near.is_banned("203.0.113.3") && far.is_banned("203.0.113.3"));
+    assert_eq!(far.fleet(), "ok", "slow is not away");
+}
+
+#[test]
+fn what_is_too_much_for_the_queue_is_dropped_and_counted_and_all_bans_are_said_again() {
+    if !engine_is_there() {
+        return;
+    }
+    const BANS: u32 = 18_000;
+    let redis = Redis::start();
+    let url = format!("redis://:{SECRET}@127.0.0.1:{}", redis.port);
+    let node = Inside::join("one", &url, 0, 1_000_000);
+    node.joined();
+    redis.signal(Signal::STOP);
+    let start = Instant::now();
+    for number in 0..BANS {
+        node.ban(&Ipv4Addr::from(0x0b00_0000 + number).to_string(), None);
+    }
+    let took = start.elapsed();
+    node.unban("11.0.0.7");
+    assert!(node.engine.bans().len() == BANS as usize - 1, "every ban stands here at once");
+    wait_until("what did not fit is counted", || node.number("fleet_dropped_total") > 0);
+    redis.signal(Signal::CONT);
+    let again = wait_until("the engine knows every ban in the end", || redis.number("DBSIZE") >= u64::from(BANS));
+    println!("{BANS} bans while the engine hung: made in {took:?}, {} dropped, all known {again:?} after it went on", {
+        node.number("fleet_dropped_total")
+    });
+    wait_until("and the lift, which was not dropped", || redis.number("HEXISTS strikeout:client:11.0.0.7 wg") == 1);
+    assert_eq!(redis.number("HEXISTS strikeout:client:11.0.0.7 w"), 0);
+}
+
+#[test]
+fn who_comes_back_with_an_old_ban_learns_that_it_was_lifted_and_what_stands_instead() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let relay = Relay::start(redis.port);
+    let (near, far) = (Node::start("near", redis.port, ""), Node::start("far", relay.port, ""));
+    joined(&[&near, &far]);
+    near.ask("ban 203.0.113.1 for=-1");
+    wait_until("both refuse", || far.is_banned("203.0.113.1"));
+    relay.cut(true);
+    wait_until("it is cut off", || far.number("fleet_hears") == 0 && far.number("fleet_says") == 0);
+    near.ask("unban 203.0.113.1");
+    near.ask("ban 203.0.113.1 for=3600 reason=anew");
+    relay.cut(false);
+    joined(&[&far]);
+    wait_until("the new one stands on both", || {
+        [&near, &far].iter().all(|node| node.why("203.0.113.1").contains("evidence=anew") && !node.why("203.0.113.1").contains("until=-1"))
+    });
+}
