@@ -14,7 +14,7 @@ local tie = 5
 for s in string.gmatch(ARGV[1], '%a') do
   local have, gone = number(s), number(s .. 'g')
   if have ~= -1 and have < now then have = 0 end
-  if forgotten >= since then
+  if forgotten > 0 and forgotten >= since then
     lifted = lifted .. s
     if have ~= 0 then anew = anew .. s end
   elseif gone >= since + tie then

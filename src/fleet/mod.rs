@@ -50,6 +50,7 @@ pub struct Health {
     refused: AtomicU64,
     error: Mutex<Option<String>>,
     /// When own changes were last said while others' were heard, in milliseconds of table time: what is older than that, others know.
+    #[cfg(feature = "fleet")]
     in_touch: AtomicU64,
     /// Bans that stand in the engine, found while others were said that are over.
     #[cfg(feature = "fleet")]

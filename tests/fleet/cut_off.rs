@@ -92,9 +92,8 @@ fn a_node_that_was_dead_does_not_bring_back_what_was_lifted_meanwhile_and_still_
     });
     joined(&[&two]);
     wait_until("it lifts what was lifted", || !two.is_banned("203.0.113.1") && !two.is_banned("203.0.113.2"));
-    // It has said all its bans once it has been idle; by then nothing may have come back.
-    let said = two.number("fleet_said_total");
-    wait_until("it has said its bans", || two.number("fleet_said_total") >= said.max(4));
+    // By then nothing may have come back.
+    wait_until("it has said the two that stand", || two.number("fleet_said_total") >= 2);
     for lifted in ["203.0.113.1", "203.0.113.2"] {
         assert!(!one.is_banned(lifted) && !two.is_banned(lifted), "{lifted} came back");
     }
