@@ -120,7 +120,7 @@ impl Work {
         let mut wire = self.link.connect()?;
         wire.subscribe(&self.link.channel())?;
         let mut loading = Some(self.begin_loading()?);
-        let (mut lived, mut asked) = (Instant::now(), false);
+        let (mut lived, mut asked) = (Instant::now(), None::<Instant>);
         while self.engine.strong_count() > 0 {
             let is_loaded = match &mut loading {
                 Some(part) => !self.load(part)?,
@@ -134,19 +134,20 @@ impl Work {
             for _ in 0..most {
                 match wire.hear(wait)? {
                     Heard::Message(text) => {
-                        (lived, asked) = (Instant::now(), false);
+                        (lived, asked) = (Instant::now(), None);
                         self.hear(&text);
                     }
-                    Heard::Alive => (lived, asked) = (Instant::now(), false),
+                    Heard::Alive => (lived, asked) = (Instant::now(), None),
                     Heard::Silence => break,
                 }
             }
-            if lived.elapsed() >= SILENCE * 2 {
+            // Not since the last sign of life: loading may have taken longer, and then nobody has listened.
+            if asked.is_some_and(|asked| asked.elapsed() >= SILENCE) {
                 return Err(RedisError::from(io::Error::from(io::ErrorKind::TimedOut)));
             }
-            if lived.elapsed() >= SILENCE && !asked {
+            if asked.is_none() && lived.elapsed() >= SILENCE {
                 wire.ask_for_life()?;
-                asked = true;
+                asked = Some(Instant::now());
             }
         }
         Ok(())

@@ -242,3 +242,36 @@ fn who_comes_back_with_an_old_ban_learns_that_it_was_lifted_and_what_stands_inst
         [&near, &far].iter().all(|node| node.why("203.0.113.1").contains("evidence=anew") && !node.why("203.0.113.1").contains("until=-1"))
     });
 }
+
+#[test]
+fn what_a_node_may_not_say_in_one_minute_it_says_in_a_later_one_also_to_an_engine_that_lost_everything() {
+    if std::env::var_os("STRIKEOUT_LONG").is_none() {
+        eprintln!("skipped: it takes minutes, see tests/run --long");
+        return;
+    }
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let (port, bans) = (redis.port, 25);
+    let one = Node::start_with("one", port, "", "bans_per_minute = 20");
+    joined(&[&one]);
+    let keys: String = (1..=bans).map(|last| format!(" strikeout:client:203.0.113.{last}")).collect();
+    for last in 1..=bans {
+        one.ask(&format!("ban 203.0.113.{last} for=36000"));
+    }
+    let all_known = |redis: &Redis| {
+        let start = Instant::now();
+        while redis.number(&format!("EXISTS{keys}")) < bans {
+            assert!(start.elapsed() < Duration::from_secs(240), "waited in vain");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        start.elapsed()
+    };
+    wait_until("twenty are known", || redis.number(&format!("EXISTS{keys}")) == 20);
+    println!("25 bans of a node that may say 20 a minute: all known after {:?}", all_known(&redis));
+    drop(redis);
+    wait_until("it is noticed", || one.number("fleet_says") == 0);
+    let empty = Redis::start_on(port);
+    println!("and to an empty engine, half as many a minute: {:?}", all_known(&empty));
+}

@@ -41,6 +41,9 @@ fn a_ban_and_its_lift_spread_to_all_nodes_and_why_names_the_node() {
 
     one.ask("ban 203.0.113.99 for=-1 reason=enough");
     wait_until("a permanent ban spreads", || two.why("203.0.113.99").contains("until=-1"));
+    one.ask("ban 2001:db8:7::1 for=3600 scope=mail");
+    wait_until("a household's ban spreads, where it is meant for", || two.why("2001:db8:7::99").contains("mail=refused "));
+    assert!(two.why("2001:db8:7::99").contains("web=served") && !two.refuses("2001:db8:8::1"));
     one.ask("ban 198.51.100.0/24 for=3600");
     wait_until("a network's ban spreads", || two.refuses("198.51.100.77"));
     one.ask("unban 198.51.100.0/24");
@@ -48,7 +51,9 @@ fn a_ban_and_its_lift_spread_to_all_nodes_and_why_names_the_node() {
 
     let late = Node::start("late", redis.port, "");
     joined(&[&late]);
-    wait_until("who joins later knows what is in force", || late.refuses("203.0.113.2") && late.refuses("203.0.113.99"));
+    wait_until("who joins later knows what is in force", || {
+        late.refuses("203.0.113.2") && late.refuses("203.0.113.99") && late.why("2001:db8:7::1").contains("mail=refused ")
+    });
     assert!(!late.refuses("203.0.113.1"), "lifted");
 }
 
@@ -78,6 +83,17 @@ fn strikes_spread_over_the_nodes_are_counted_together_and_one_node_alone_would_n
     let calls = redis.calls("evalsha") - before;
     println!("engine operations: {calls} script calls for 3 offences and the ban that they made");
     assert_eq!(calls, 4);
+
+    // What was heard is not said again, however many have heard it.
+    let before = redis.calls("evalsha");
+    nodes[0].ask("ban 198.51.100.0/24 for=3600");
+    wait_until("all refuse the network", || nodes.iter().all(|node| node.refuses("198.51.100.9")));
+    nodes[1].ask("unban 198.51.100.0/24");
+    nodes[2].ask("unban 203.0.113.5");
+    wait_until("all serve both", || nodes.iter().all(|node| !node.refuses("198.51.100.9") && !node.refuses("203.0.113.5")));
+    let signs = redis.calls("time");
+    wait_until("each has been idle", || redis.calls("time") > signs + 6);
+    assert_eq!(redis.calls("evalsha") - before, 3);
     assert!(!nodes[0].refuses("203.0.113.6"));
 }
 
