@@ -17,6 +17,15 @@ impl Surface {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Web, Self::Mail];
 
+    /// The scope that is this surface alone.
+    #[must_use]
+    pub fn alone(self) -> Scope {
+        match self {
+            Self::Web => Scope::Web,
+            Self::Mail => Scope::Mail,
+        }
+    }
+
     /// The name in configuration and answers.
     #[must_use]
     pub fn as_str(self) -> &'static str {

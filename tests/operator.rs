@@ -224,7 +224,7 @@ fn why_tells_a_ban_from_its_evidence_to_the_command_that_undoes_it() {
     let done = Command::new("/bin/sh").arg("-c").arg(undo.replacen("strikeout", STRIKEOUT, 1)).status().unwrap();
     assert!(done.success());
     let text = resident.text(&["why", "203.0.113.11"]);
-    assert!(text.contains("not refused") && text.contains("earlier") && text.contains("it was lifted before its end"), "{text}");
+    assert!(text.contains("not refused") && text.contains("earlier") && text.contains("it does not stand any more"), "{text}");
     assert_eq!(resident.json(&["why", "203.0.113.11"])["ban"]["stands"], false);
 }
 

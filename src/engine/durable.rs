@@ -213,7 +213,8 @@ fn resend(engine: &Arc<Engine>, writer: &Writer, now: Time, all: bool) {
             if engine.bans().get(*client, *surface, now).is_none_or(|standing| standing.until != ban.until) {
                 continue;
             }
-            let record = engine.record_of(*client, *surface, *ban, now);
+            // Its story may tell of both surfaces, of which one may be free again.
+            let record = BanRecord { scope: surface.alone(), ..engine.record_of(*client, *surface, *ban, now) };
             let (engine, client, until) = (Arc::clone(engine), *client, ban.until);
             writer.keep(
                 Change::Banned(record),

@@ -266,6 +266,7 @@ impl Engine {
         if rules.is_empty() {
             return;
         }
+        tallied.retain(|one| self.bans.get(one.client, Surface::Web, now).is_none());
         self.strikes.arrange(tallied);
         for rule in rules {
             // Nearly every client's requests end here, counted and no more: nothing is put together for the few that do not.
@@ -286,9 +287,6 @@ impl Engine {
             let at_once = tallied.iter().filter(|one| is_many(one));
             reached.extend(at_once.filter_map(|one| Some((*one, self.strike(now, rule, one.client, one.requests)?))));
             for (Tallied { address, client, requests, .. }, counter) in reached {
-                if self.bans.get(client, Surface::Web, now).is_some() {
-                    continue;
-                }
                 let evidence = Evidence::new(&[b"requests in one read:", requests.to_string().as_bytes()]);
                 let offence = Offence { address, client, rules: vec![Arc::clone(rule)], evidence };
                 if rule.mode == Mode::Shadow {
@@ -411,13 +409,9 @@ impl Engine {
         if let Some(story) = self.story(client).filter(|story| story.until == ban.until && story.rule == rule) {
             return story;
         }
-        let scope = match surface {
-            Surface::Web => Scope::Web,
-            Surface::Mail => Scope::Mail,
-        };
         BanRecord {
             client,
-            scope,
+            scope: surface.alone(),
             rule,
             first: now,
             since: now,
@@ -635,11 +629,12 @@ impl Engine {
         if !self.keeper.get().is_some_and(|keeper| keeper.has_overflowed()) {
             return;
         }
+        let mut records: Vec<BanRecord> = Vec::new();
         for surface in scope.surfaces() {
-            if let Some(ban) = self.bans.get(*client, *surface, *at) {
-                self.tell(&Change::Banned(self.record_of(*client, *surface, ban, *at)));
-            }
+            let record = self.bans.get(*client, *surface, *at).map(|ban| self.record_of(*client, *surface, ban, *at));
+            records.extend(record.filter(|record| !records.contains(record)));
         }
+        records.into_iter().for_each(|record| self.tell(&Change::Banned(record)));
     }
 
     fn tell(&self, change: &Change) {

@@ -127,6 +127,23 @@ fn a_rate_of_requests_bans_with_the_read_that_reaches_it() {
 }
 
 #[test]
+fn rates_that_are_reached_together_all_ban_and_who_is_banned_is_not_counted() {
+    let engine = engine(
+        "[[rule]]\nname = 'short'\nevent = 'request'\nmaxretry = 10\nfindtime = '1m'\nbantime = '1m'\n\
+         [[rule]]\nname = 'long'\nevent = 'request'\nmaxretry = 20\nfindtime = '1h'\nbantime = '1d'",
+    );
+    let address = "192.0.2.1".parse().unwrap();
+    let client = Client::of(address, Ipv6Prefix::default());
+    let until = |now| engine.bans().get(client, Surface::Web, at(now)).map(|ban| ban.until.remaining(at(now)).unwrap().secs());
+    engine.tally(at(0), &mut vec![Tallied::new(address, client, 10)]);
+    assert_eq!(until(0), Some(60));
+    engine.tally(at(1), &mut vec![Tallied::new(address, client, 10)]);
+    assert_eq!(until(1), Some(59), "banned, it counts nothing");
+    engine.tally(at(100), &mut vec![Tallied::new(address, client, 10)]);
+    assert_eq!(until(100), Some(86_400), "both are reached, and the longer ban stands");
+}
+
+#[test]
 fn later_bans_last_longer_and_are_forgotten_in_time() {
     let engine = engine("[[rule]]\nname = 'w00tw00t'\nbantime = { initial = '1m', increment = true, forget = '1h' }");
     let length = |now| match ask(&engine, at(now), "192.0.2.1", &get("/w00tw00t")) {

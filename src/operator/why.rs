@@ -195,7 +195,7 @@ impl Answer {
         } else {
             // A second may be left of a ban that is over just now.
             let is_over = self.fields.signed("remaining").is_some_and(|left| (0..=1).contains(&left));
-            line("until", if is_over { "it is over" } else { "it was lifted before its end" });
+            line("until", if is_over { "it is over" } else { "it does not stand any more: lifted, or another one took its place" });
         }
         let (count, times) = (self.fields.number("count"), self.fields.number("times"));
         if rule != "manual" {

@@ -15,6 +15,8 @@ pub const HALF_LINE: Duration = Duration::from_secs(1);
 pub const IDLE: Duration = Duration::from_secs(30);
 /// A peer may leave what it was sent unread for so long.
 pub const UNREAD: Duration = Duration::from_secs(5);
+/// A follower that takes longer to read its snapshot is cut off: its copy of the bans is one of few, and others wait for one.
+const SNAPSHOT: Duration = Duration::from_secs(60);
 
 /// So many requests of one connection are worked on at a time; the next ones wait in the kernel.
 const MOST_PENDING: usize = 64;
@@ -64,6 +66,9 @@ pub struct Connection {
     later: Vec<u8>,
     /// The configuration that a follower is being sent after its snapshot, and the one that is in force by now.
     configs: VecDeque<Pieces>,
+    /// Since when the peer has taken nothing of what waits for it, and since when a follower reads its snapshot.
+    unread_since: Option<Instant>,
+    reading_since: Option<Instant>,
 }
 
 impl Connection {
@@ -86,6 +91,8 @@ impl Connection {
             follows: false,
             later: Vec::new(),
             configs: VecDeque::new(),
+            unread_since: None,
+            reading_since: None,
         }
     }
 
@@ -239,6 +246,9 @@ impl Connection {
                 Err(_) => self.broken = true,
             }
         }
+        let waits = self.wants_write();
+        self.unread_since = self.unread_since.filter(|_| sum == 0).or(Some(now)).filter(|_| waits);
+        self.reading_since = self.reading_since.or(Some(now)).filter(|_| self.follows && self.pieces.is_some());
         sum > 0
     }
 
@@ -308,7 +318,8 @@ impl Connection {
         let longer = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
         self.half_since.is_some_and(|since| longer(since, HALF_LINE))
             || (self.is_idle() && longer(self.active, IDLE))
-            || (self.wants_write() && longer(self.active, UNREAD))
+            || self.unread_since.is_some_and(|since| longer(since, UNREAD))
+            || self.reading_since.is_some_and(|since| longer(since, SNAPSHOT))
     }
 }
 

@@ -212,6 +212,31 @@ fn a_follower_gets_its_snapshot_then_what_is_pushed_may_be_idle_and_is_cut_off_w
 }
 
 #[test]
+fn a_follower_that_does_not_read_is_let_go_whatever_it_sends_and_one_that_reads_its_snapshot_slowly_in_a_minute() {
+    let endless = || Box::new(std::iter::repeat_with(|| "ban 192.0.2.1 all x 60\n".repeat(100)));
+    let mut mute = World::new();
+    mute.connection.follow(endless());
+    while mute.connection.write(mute.now) {}
+    mute.pass(UNREAD / 2);
+    mute.send(b"answered 0 0\n");
+    assert_eq!(mute.lines().len(), 1);
+    mute.connection.write(mute.now);
+    assert!(!mute.connection.is_overdue(mute.now));
+    mute.pass(UNREAD / 2);
+    assert!(mute.connection.is_overdue(mute.now));
+    let mut slow = World::new();
+    slow.connection.follow(endless());
+    let (mut seconds, mut taken) = (0, [0; 200_000]);
+    while !slow.connection.is_overdue(slow.now) {
+        slow.connection.write(slow.now);
+        slow.pass(Duration::from_secs(1));
+        seconds += 1;
+        assert!(slow.client.read(&mut taken).unwrap() > 0);
+    }
+    assert_eq!(seconds, SNAPSHOT.as_secs());
+}
+
+#[test]
 fn a_follower_gets_a_configuration_as_fast_as_it_reads_changes_between_its_pieces_and_after_it_only_the_newest() {
     use std::sync::atomic::{AtomicUsize, Ordering};
     let mut world = World::new();

@@ -44,8 +44,8 @@ pub struct Followers {
     sent: Arc<InForce>,
     /// The bans that somebody has not read to their end yet.
     snapshots: Vec<Weak<Standing>>,
-    /// Whether the last of these are the bans of now.
-    is_fresh: bool,
+    /// The one of these that are the bans of now.
+    fresh: Weak<Standing>,
 }
 
 impl Followers {
@@ -59,7 +59,7 @@ impl Followers {
                 mailbox.post(Post::Change(self::change(change, clock.now())));
             }
         });
-        Self { count, sent: engine.in_force(), snapshots: Vec::new(), is_fresh: false }
+        Self { count, sent: engine.in_force(), snapshots: Vec::new(), fresh: Weak::new() }
     }
 
     /// Somebody more follows, and is sent this: the greeting, the configuration and all bans, piece by piece. What changes from now on must
@@ -68,7 +68,7 @@ impl Followers {
     /// After a restart all come back at once: as long as nothing changes they share one copy of the bans.
     pub fn begin(&mut self, engine: &Engine, clock: Clock) -> Option<Pieces> {
         self.snapshots.retain(|standing| standing.strong_count() > 0);
-        let shared = self.snapshots.last().filter(|_| self.is_fresh).and_then(Weak::upgrade);
+        let shared = self.fresh.upgrade();
         if shared.is_none() && self.snapshots.len() >= MOST_SNAPSHOTS {
             return None;
         }
@@ -76,8 +76,8 @@ impl Followers {
         self.count.fetch_add(1, Ordering::Relaxed);
         let standing = shared.unwrap_or_else(|| {
             let standing = Arc::new(standing(engine, clock.now()));
-            self.snapshots.push(Arc::downgrade(&standing));
-            self.is_fresh = true;
+            self.fresh = Arc::downgrade(&standing);
+            self.snapshots.push(Weak::clone(&self.fresh));
             standing
         });
         Some(Box::new(snapshot(engine, standing, move || clock.now())))
@@ -85,7 +85,7 @@ impl Followers {
 
     /// A change was posted: who follows from now on needs the bans as they are now.
     pub fn changed(&mut self) {
-        self.is_fresh = false;
+        self.fresh = Weak::new();
     }
 
     /// How many follow; some of them may just have gone.
@@ -291,7 +291,7 @@ fn line(line: &FromResident) -> String {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::rule::{Evidence, Names};
+    use crate::rule::{Evidence, Names, RuleId};
     use crate::table::Until;
     use crate::time::Span;
     use std::path::Path;
@@ -349,6 +349,20 @@ mod tests {
         assert!(followers.begin(&engine, clock).is_none(), "nobody has read anything");
         reading.truncate(1);
         assert!(followers.begin(&engine, clock).is_some());
+    }
+
+    #[test]
+    fn who_comes_when_a_newer_copy_was_read_already_does_not_get_the_older_one_that_somebody_still_reads() {
+        let engine = engine("");
+        let (mailbox, clock) = (Arc::new(Mailbox::new().unwrap()), Clock::start());
+        let mut followers = Followers::new(&engine, &mailbox, clock);
+        let slow = followers.begin(&engine, clock).unwrap();
+        engine.bans().ban(client(1), Scope::Web, Ban { until: Until::NEVER, rule: RuleId::MANUAL, saved: true }, clock.now());
+        followers.changed();
+        drop(followers.begin(&engine, clock).unwrap());
+        let text: String = followers.begin(&engine, clock).unwrap().collect();
+        assert!(text.contains("\nban 198.51.100.1 web manual -1\n"), "{text}");
+        drop(slow);
     }
 
     #[test]

@@ -224,7 +224,8 @@ impl fmt::Display for Remaining {
 }
 
 fn parse_remaining(text: &str) -> Option<Option<Span>> {
-    if text == "-1" { Some(None) } else { Some(Some(Span::from_secs(text.parse().ok()?))) }
+    // What is about to end has a second left: both ways.
+    if text == "-1" { Some(None) } else { Some(Some(Span::from_secs(text.parse::<u64>().ok()?.max(1)))) }
 }
 
 const GROUNDS: [(Grounds, &str); 5] = [

@@ -33,7 +33,7 @@ use crate::verdict::{Grounds, Innocence, Refusal, Verdict};
 /// Waits between two tries to reach the resident: doubled each time.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
-/// Requests are counted for so long before they go across together.
+/// Requests and answers are counted for so long before they go across together.
 const BATCH: Duration = Duration::from_millis(100);
 /// How long the resident may say nothing before its first snapshot is whole: then it is tried again.
 const SNAPSHOT: Duration = Duration::from_secs(10);
@@ -95,7 +95,7 @@ fn follow(
     let mut lines = Lines::default();
     let mut heard = Instant::now();
     let mut in_place = false;
-    let mut swept = Instant::now();
+    let (mut swept, mut told) = (Instant::now(), Instant::now());
     let error = loop {
         match lines.wait(&attached.line, BATCH) {
             Ok(true) => heard = Instant::now(),
@@ -124,9 +124,13 @@ fn follow(
         if let Err(error) = taken {
             break error;
         }
-        attached.send_requests();
-        if in_place {
-            attached.send_answered();
+        // However often the resident says something.
+        if told.elapsed() >= BATCH {
+            told = Instant::now();
+            attached.send_requests();
+            if in_place {
+                attached.send_answered();
+            }
         }
         if swept.elapsed() >= Duration::from_secs(1) {
             swept = Instant::now();

@@ -52,9 +52,9 @@ pub(super) struct Shared {
     pub(super) failed: AtomicU64,
     /// How many messages the thread has not taken yet.
     pub(super) waiting: AtomicUsize,
-    /// A ban was turned away since bans were last asked for.
+    /// Something was turned away since bans were last asked for.
     pub(super) overflowed: AtomicBool,
-    /// One ever was.
+    /// A ban ever was.
     pub(super) has_overflowed: AtomicBool,
     pub(super) finish: AtomicBool,
 }

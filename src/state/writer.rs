@@ -17,8 +17,8 @@ use crate::engine::{Change, Done, Keeper, Kept};
 use crate::log::follow::Position;
 use crate::time::{Span, Time};
 
-/// So many submissions may wait; another ban is answered "not saved" at once, and asked for again. That a ban was lifted waits all the same:
-/// nobody could be asked for it, and only operators say so.
+/// So many submissions may wait; another ban is answered "not saved" at once, and asked for again. That a ban was lifted waits all the same,
+/// for nobody could be asked for it: operators and trusted machines of a fleet say so, each once for a ban that stood.
 const QUEUE: usize = 16_384;
 
 /// A disk that takes longer is reported as one that fails.
@@ -109,13 +109,14 @@ impl Writer {
 
     fn send(&self, message: Message) {
         let is_full = self.shared.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE;
+        let is_ban = matches!(message, Message::Save(Some(Item::Change(Change::Banned(_))), _));
         match message {
             Message::Save(Some(Item::Change(Change::Banned(_)) | Item::Position(..)) | None, answer) | Message::Strikes(_, answer)
                 if is_full =>
             {
                 self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
                 self.shared.overflowed.store(true, Ordering::Relaxed);
-                self.shared.has_overflowed.store(true, Ordering::Relaxed);
+                self.shared.has_overflowed.fetch_or(is_ban, Ordering::Relaxed);
                 self.shared.failed.fetch_add(1, Ordering::Relaxed);
                 answer.send(Kept::No(format!("{}: too many bans wait for the disk", self.path.display())));
             }

@@ -36,7 +36,8 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
             [("strikeout", &mut ours), ("userip, 1 entry", &mut *one), ("userip, 1,000 entries", &mut *thousand), ("echo", &mut echo)];
         // Each gets the lines that are its own: theirs are a third as long as ours.
         let is_theirs = |number| matches!(number, 1 | 2);
-        let samples = in_turn(options, &mut contenders, load, |number| if is_theirs(number) { theirs() } else { browsing().without_ids() })?;
+        let samples =
+            in_turn(options, &mut contenders, load, |number| if is_theirs(number) { theirs() } else { browsing().without_ids() })?;
         report_samples(report, &case, &contenders.map(|(name, _)| name), &samples);
         let rate = |number: usize| column(&samples[number], Sample::per_second);
         report.finding(&case, "lookups/s to 1 entry", "×", paired(&rate(0), &rate(1), ratio), Some(Goal::AtLeast(1.5)));
