@@ -25,8 +25,10 @@ const CLIENTS: usize = 1_000_000;
 const BANS: u64 = 10_000;
 /// As many again by hand, without end: these must not even fall when bans crowd each other.
 const MANUAL: u64 = 1000;
-/// What the strikes may take: 110 bytes for each of the `clients` that the configuration allows.
-const CAP: u64 = 110 * CLIENTS as u64;
+/// What the strikes may take: 110 bytes for each of the `clients` that the configuration allows; and what does not grow with `clients`: the
+/// conduct of the latest 100,000 clients, for the false-ban budget.
+const CAP: u64 = 110 * CLIENTS as u64 + CONDUCT;
+const CONDUCT: u64 = 12_000_000;
 /// So many new clients come in a millisecond: all 10⁸ within the findtime of ten minutes, so that none of them ends by itself.
 const EACH_MILLISECOND: u64 = 1000;
 
