@@ -267,16 +267,17 @@ impl Engine {
             return;
         }
         tallied.retain(|one| self.bans.get(one.client, Surface::Web, now).is_none());
-        self.strikes.arrange(tallied);
         for rule in rules {
             // Nearly every client's requests end here, counted and no more: nothing is put together for the few that do not.
             let mut reached = Vec::new();
             let is_many = |one: &Tallied| one.requests >= rule.maxretry;
+            // A client that comes twice in one read is banned once.
+            let is_reached = |reached: &[(Tallied, Counter)], one: &Tallied| reached.iter().any(|(known, _)| known.client == one.client);
             let mut counted = 0;
             let counts = |one: &Tallied| !is_many(one) && self.counts_under(now, rule, one.client);
             self.strikes.add_all(rule.id, now, rule.findtime, tallied, counts, |one, counter| {
                 counted += 1;
-                if counter.count() >= rule.maxretry {
+                if counter.count() >= rule.maxretry && !is_reached(&reached, one) {
                     reached.push((*one, counter));
                 }
             });
@@ -284,8 +285,13 @@ impl Engine {
             for (one, _) in &reached {
                 self.strikes.forget(rule.id, one.client);
             }
-            let at_once = tallied.iter().filter(|one| is_many(one));
-            reached.extend(at_once.filter_map(|one| Some((*one, self.strike(now, rule, one.client, one.requests)?))));
+            for one in tallied.iter().filter(|one| is_many(one)) {
+                if !is_reached(&reached, one)
+                    && let Some(counter) = self.strike(now, rule, one.client, one.requests)
+                {
+                    reached.push((*one, counter));
+                }
+            }
             for (Tallied { address, client, requests, .. }, counter) in reached {
                 let evidence = Evidence::new(&[b"requests in one read:", requests.to_string().as_bytes()]);
                 let offence = Offence { address, client, rules: vec![Arc::clone(rule)], evidence };

@@ -14,9 +14,12 @@ use crate::client::Client;
 use crate::rule::RuleId;
 use crate::time::{Span, Time};
 
-/// Every rule's strikes are spread over so many caches at least, and no more than twice as many: threads seldom wait for each other, and none
-/// is held up for long when one of them grows. More would leave a [batch](Strikes::add_all) few clients in each.
+/// Every rule's strikes are spread over so many caches at least, and no more than twice as many: nobody is held up for long when one of them
+/// grows, is swept or is looked through.
 const FEWEST_SLICES: usize = 16;
+
+/// So many counters are dropped at a time.
+const SWEPT_AT_ONCE: usize = 1000;
 
 /// In a full table each rule keeps so many clients in each slice, a thousand or two in all, before they push out each other: those of a rule
 /// whose strikes come in by the million must not leave the others without any. Less in a small table.
@@ -46,10 +49,10 @@ type Slice = LruCache<Client, Counter, RandomState>;
 /// One [`LruCache`] for each rule and slice of the clients, all in one [`DashMap`]: about 104 bytes for each live counter.
 /// Hashes are keyed (clients choose their addresses).
 pub struct Strikes {
-    slices: DashMap<(RuleId, u64), Slice, RandomState>,
+    rules: DashMap<RuleId, Box<[Slice]>, RandomState>,
     hasher: RandomState,
     /// How many slices each rule has.
-    spread: u64,
+    spread: usize,
     /// So many clients may each slice have before it gives up its own.
     share: usize,
     capacity: usize,
@@ -66,15 +69,13 @@ pub struct Tallied {
     pub client: Client,
     /// How many requests.
     pub requests: u32,
-    /// The slice that its counters are in.
-    slice: u64,
 }
 
 impl Tallied {
     /// So many `requests` of the client that `address` belongs to.
     #[must_use]
     pub fn new(address: IpAddr, client: Client, requests: u32) -> Self {
-        Self { address, client, requests, slice: 0 }
+        Self { address, client, requests }
     }
 }
 
@@ -84,9 +85,9 @@ impl Strikes {
     pub fn new(capacity: usize) -> Self {
         let spread = slices_of(capacity);
         Self {
-            slices: DashMap::with_hasher(RandomState::new()),
+            rules: DashMap::with_hasher(RandomState::new()),
             hasher: RandomState::new(),
-            spread: spread as u64,
+            spread,
             share: (capacity / spread / 4).clamp(1, FEWEST_IN_SLICE),
             capacity: capacity.max(1),
             live: AtomicUsize::new(0),
@@ -98,40 +99,21 @@ impl Strikes {
     ///
     /// A new client in a full table pushes out the least recently used one: of the same rule, unless it has only a few.
     pub fn add(&self, rule: RuleId, client: Client, now: Time, findtime: Span, strikes: u32) -> Counter {
-        let key = self.key(rule, client);
-        let mut slice = self.slice(key);
-        let (counter, has_room) = self.count_in(&mut slice, client, now, findtime, strikes);
-        drop(slice);
+        let index = self.index(client);
+        let mut slices = self.of(rule);
+        let Some(slice) = slices.get_mut(index) else { return Counter::new(now, strikes) };
+        let (counter, has_room) = self.count_in(slice, client, now, findtime, strikes);
+        drop(slices);
         if !has_room {
-            self.evict_elsewhere(key);
+            self.evict_elsewhere((rule, index));
         }
         counter
     }
 
-    /// Puts those of one client together, and clients of one slice next to each other, as [`Strikes::add_all`] wants them.
-    pub fn arrange(&self, tallied: &mut Vec<Tallied>) {
-        if tallied.len() > 1 {
-            for one in tallied.iter_mut() {
-                one.slice = self.slice_of(one.client);
-            }
-            tallied.sort_unstable_by_key(|one| (one.slice, one.client));
-            tallied.dedup_by(|next, kept| {
-                let same = next.client == kept.client;
-                if same {
-                    kept.requests = kept.requests.saturating_add(next.requests);
-                }
-                same
-            });
-        } else if let Some(one) = tallied.first_mut() {
-            one.slice = self.slice_of(one.client);
-        }
-    }
-
-    /// [`Strikes::add`] for many clients, [arranged](Strikes::arrange), of which those are counted that `counts` names; `counted` is handed
-    /// each counter as it is then.
+    /// [`Strikes::add`] for many clients, of which those are counted that `counts` names; `counted` is handed each counter as it is then.
     ///
-    /// In a large table nearly every step is a wait for memory. So each slice's clients are all looked up before any is changed: the
-    /// processor then waits for all of these places at the same time.
+    /// In a large table nearly every step is a wait for memory. So all clients are looked up before any is changed: the processor then waits
+    /// for many places at the same time.
     pub fn add_all(
         &self,
         rule: RuleId,
@@ -141,74 +123,94 @@ impl Strikes {
         counts: impl Fn(&Tallied) -> bool,
         mut counted: impl FnMut(&Tallied, Counter),
     ) {
-        for group in tallied.chunk_by(|one, next| one.slice == next.slice) {
-            let Some(first) = group.first() else { continue };
-            let key = (rule, first.slice);
-            let mut slice = self.slice(key);
-            if group.len() > 1 {
-                let new = group.iter().filter(|one| !slice.contains(&one.client)).count();
-                let evicted = (self.len() + new).saturating_sub(self.capacity).min(new);
-                // Of what is found nothing is used: it is in the caches now, which is all that this is for.
-                black_box(slice.iter().rev().take(evicted).filter(|(client, _)| slice.contains(client)).count());
-            }
-            let mut without_room = 0;
-            for one in group.iter().filter(|one| counts(one)) {
-                let (counter, has_room) = self.count_in(&mut slice, one.client, now, findtime, one.requests);
-                without_room += usize::from(!has_room);
-                counted(one, counter);
-            }
-            drop(slice);
-            (0..without_room).for_each(|_| self.evict_elsewhere(key));
+        let mut without_room = Vec::new();
+        let mut slices = self.of(rule);
+        if tallied.len() > 1 {
+            self.look_ahead(&slices, tallied);
         }
+        for one in tallied.iter().filter(|one| counts(one)) {
+            let index = self.index(one.client);
+            let Some(slice) = slices.get_mut(index) else { continue };
+            let (counter, has_room) = self.count_in(slice, one.client, now, findtime, one.requests);
+            if !has_room {
+                without_room.push(index);
+            }
+            counted(one, counter);
+        }
+        drop(slices);
+        without_room.into_iter().for_each(|index| self.evict_elsewhere((rule, index)));
+    }
+
+    /// Looks at everything that counting `tallied` will touch. Of what is found nothing is used: it is in the caches then.
+    fn look_ahead(&self, slices: &[Slice], tallied: &[Tallied]) {
+        let mut newcomers = [0; 2 * FEWEST_SLICES];
+        for one in tallied {
+            let index = self.index(one.client);
+            if let Some((slice, new)) = slices.get(index).zip(newcomers.get_mut(index)) {
+                *new += usize::from(!slice.contains(&one.client));
+            }
+        }
+        if self.len() + tallied.len() > self.capacity {
+            // Those that will be pushed out for them.
+            let last =
+                slices.iter().zip(newcomers).flat_map(|(slice, new)| slice.iter().rev().take(new).map(move |(last, _)| (slice, last)));
+            black_box(last.filter(|(slice, last)| slice.contains(last)).count());
+        }
+        black_box(newcomers);
     }
 
     /// Puts a counter back as a state file kept it, unless the client has one already.
     pub fn restore(&self, rule: RuleId, client: Client, counter: Counter) {
-        let key = self.key(rule, client);
-        let mut slice = self.slice(key);
-        if slice.contains(&client) {
-            return;
-        }
+        let index = self.index(client);
+        let mut slices = self.of(rule);
+        let Some(slice) = slices.get_mut(index).filter(|slice| !slice.contains(&client)) else { return };
         slice.put(client, counter);
-        let has_room = self.make_room(&mut slice);
-        drop(slice);
+        let has_room = self.make_room(slice);
+        drop(slices);
         if !has_room {
-            self.evict_elsewhere(key);
+            self.evict_elsewhere((rule, index));
         }
     }
 
     /// The counter of `client` under `rule`, if it has one. Asking does not make it more recently used.
     #[must_use]
     pub fn get(&self, rule: RuleId, client: Client) -> Option<Counter> {
-        self.slices.get(&self.key(rule, client))?.peek(&client).copied()
+        self.rules.get(&rule)?.get(self.index(client))?.peek(&client).copied()
     }
 
     /// Forgets the strikes of `client` under `rule`: after a ban the count starts anew.
     pub fn forget(&self, rule: RuleId, client: Client) {
-        if let Some(mut slice) = self.slices.get_mut(&self.key(rule, client))
+        if let Some(mut slices) = self.rules.get_mut(&rule)
+            && let Some(slice) = slices.get_mut(self.index(client))
             && slice.pop(&client).is_some()
         {
             self.live.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Drops the counters of `rule` that `findtime` of silence has ended, oldest first.
+    /// Drops the counters of `rule` that `findtime` of silence has ended, oldest first. Others may count in between.
     pub fn sweep(&self, rule: RuleId, now: Time, findtime: Span) {
-        for slice in 0..self.spread {
-            let Some(mut slice) = self.slices.get_mut(&(rule, slice)) else { continue };
-            while slice.peek_lru().is_some_and(|(_, counter)| counter.is_over(now, findtime)) {
-                slice.pop_lru();
-                self.live.fetch_sub(1, Ordering::Relaxed);
+        for index in 0..self.spread {
+            let mut goes_on = true;
+            while goes_on {
+                let mut slices = self.rules.get_mut(&rule);
+                let Some(slice) = slices.as_mut().and_then(|slices| slices.get_mut(index)) else { return };
+                let over = |slice: &Slice| slice.peek_lru().is_some_and(|(_, counter)| counter.is_over(now, findtime));
+                let dropped = (0..SWEPT_AT_ONCE).take_while(|_| over(slice) && slice.pop_lru().is_some()).count();
+                self.live.fetch_sub(dropped, Ordering::Relaxed);
+                goes_on = dropped == SWEPT_AT_ONCE;
             }
         }
     }
 
-    /// Calls `visit` with every counter. Locks one slice at a time: `visit` must not touch this table.
+    /// Calls `visit` with every counter. Locks a rule for the time of one slice: `visit` must not touch this table.
     pub fn for_each(&self, mut visit: impl FnMut(RuleId, Client, Counter)) {
-        for slice in &self.slices {
-            let (rule, _) = *slice.key();
-            for (client, counter) in slice.value() {
-                visit(rule, *client, *counter);
+        let rules: Vec<RuleId> = self.rules.iter().map(|slices| *slices.key()).collect();
+        for rule in rules {
+            for index in 0..self.spread {
+                if let Some(slices) = self.rules.get(&rule) {
+                    slices.get(index).into_iter().flatten().for_each(|(client, counter)| visit(rule, *client, *counter));
+                }
             }
         }
     }
@@ -216,7 +218,7 @@ impl Strikes {
     /// How many counters are live under `rule`.
     #[must_use]
     pub fn count(&self, rule: RuleId) -> usize {
-        (0..self.spread).filter_map(|slice| Some(self.slices.get(&(rule, slice))?.len())).sum()
+        self.rules.get(&rule).map_or(0, |slices| slices.iter().map(LruCache::len).sum())
     }
 
     /// How many counters are live.
@@ -237,17 +239,15 @@ impl Strikes {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    fn key(&self, rule: RuleId, client: Client) -> (RuleId, u64) {
-        (rule, self.slice_of(client))
-    }
-
-    fn slice_of(&self, client: Client) -> u64 {
+    /// The number of a client's slice.
+    fn index(&self, client: Client) -> usize {
         // The cache places a client by the lowest and highest bits of the same hash: the slice must be chosen by others.
-        (self.hasher.hash_one(client) >> 32) % self.spread
+        usize::try_from(self.hasher.hash_one(client) >> 32).unwrap_or(0) % self.spread
     }
 
-    fn slice(&self, key: (RuleId, u64)) -> RefMut<'_, (RuleId, u64), Slice> {
-        self.slices.entry(key).or_insert_with(|| LruCache::unbounded_with_hasher(self.hasher.clone()))
+    fn of(&self, rule: RuleId) -> RefMut<'_, RuleId, Box<[Slice]>> {
+        let slice = |_| LruCache::unbounded_with_hasher(self.hasher.clone());
+        self.rules.entry(rule).or_insert_with(|| (0..self.spread).map(slice).collect())
     }
 
     /// Counts in `slice`, and says whether there is [room](Strikes::make_room).
@@ -280,9 +280,15 @@ impl Strikes {
     }
 
     /// Makes room for a rule's first strikes in a table that other rules have filled: the fullest slice gives one up.
-    fn evict_elsewhere(&self, own: (RuleId, u64)) {
-        let fullest = self.slices.iter().filter(|slice| *slice.key() != own).max_by_key(|slice| slice.len()).map(|slice| *slice.key());
-        let evicted = fullest.and_then(|key| self.slices.get_mut(&key)).and_then(|mut slice| slice.pop_lru()).is_some();
+    fn evict_elsewhere(&self, own: (RuleId, usize)) {
+        let lengths = self.rules.iter().flat_map(|slices| {
+            let rule = *slices.key();
+            slices.iter().enumerate().map(|(index, slice)| ((rule, index), slice.len())).collect::<Vec<_>>()
+        });
+        let fullest = lengths.filter(|(place, _)| *place != own).max_by_key(|(_, length)| *length);
+        let evicted = fullest.is_some_and(|((rule, index), _)| {
+            self.rules.get_mut(&rule).is_some_and(|mut slices| slices.get_mut(index).is_some_and(|slice| slice.pop_lru().is_some()))
+        });
         if evicted {
             self.evicted.fetch_add(1, Ordering::Relaxed);
         } else {
@@ -408,8 +414,7 @@ mod tests {
         let (one, two) = rules();
         let strikes = Strikes::new(100);
         for second in 0..100 {
-            let mut tallied: Vec<Tallied> = (0..70).map(|number| tallied(second * 50 + number, 1)).collect();
-            strikes.arrange(&mut tallied);
+            let tallied: Vec<Tallied> = (0..70).map(|number| tallied(second * 50 + number, 1)).collect();
             let rule = if second % 3 == 0 { two } else { one };
             strikes.add_all(rule, at(u64::from(second)), FINDTIME, &tallied, |_| true, |_, _| ());
         }
@@ -432,13 +437,10 @@ mod tests {
             let (one, _) = rules();
             let (strikes, twin) = (Strikes::new(1000), Strikes::new(1000));
             for (second, batch) in (0..).zip(batches) {
-                let mut together: Vec<Tallied> = batch.iter().map(|(number, requests)| tallied(*number, *requests)).collect();
-                strikes.arrange(&mut together);
+                let together: Vec<Tallied> = batch.iter().map(|(number, requests)| tallied(*number, *requests)).collect();
                 let mut counted = HashMap::new();
                 let counts = |one: &Tallied| one.client != client(skipped);
-                strikes.add_all(one, at(second), FINDTIME, &together, counts, |one, counter| {
-                    assert!(counted.insert(one.client, counter).is_none(), "each client once");
-                });
+                strikes.add_all(one, at(second), FINDTIME, &together, counts, |one, counter| { counted.insert(one.client, counter); });
                 for (number, requests) in batch.into_iter().filter(|(number, _)| *number != skipped) {
                     twin.add(one, client(number), at(second), FINDTIME, requests);
                 }

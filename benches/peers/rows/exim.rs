@@ -133,7 +133,7 @@ impl Daemon {
             &format!("exim-{number}.conf"),
             format!(
                 "primary_hostname = bench.example\nspool_directory = {here}\nlog_file_path = {here}/%slog\nlog_selector = -all\n\
-                 pid_file_path = {here}/pid\nlocal_interfaces = <; 127.0.0.1\nhosts_proxy = 127.0.0.1\nhost_lookup =\nrfc1413_hosts =\n\
+                 pid_file_path = {here}/pid\nlocal_interfaces = <; 127.0.0.1\nhosts_proxy = 127.0.0.1\nhost_lookup =\nhost_lookup_order =\nrfc1413_hosts =\n\
                  smtp_accept_max = 0\nsmtp_accept_queue = 0\ntls_advertise_hosts =\nkeep_environment =\ncheck_spool_space = 0\n\
                  check_log_space = 0\nacl_smtp_connect = connect\nbegin acl\nconnect:\n{warn}\
                  \x20 defer condition = ${{if match{{$acl_c_strike}}{{\\N^(deny|defer)\\b\\N}}}}\n  accept\n"
