@@ -2,7 +2,7 @@
 //! that of its children and of the server that it asks.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -67,7 +67,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         },
     ];
     let repeat = options.repeat.unwrap_or(either(options, 2, 24));
-    let connections = either(options, 50, 100);
+    let connections = either(options, 50, 300);
     let mut daemons = Vec::new();
     for (number, variant) in variants.iter().enumerate() {
         daemons.push(Daemon::new(&world, &exim, number, variant)?);
@@ -185,8 +185,9 @@ impl Daemon {
         let length = stream.read(&mut banner)?;
         let text = String::from_utf8_lossy(&banner[..length]);
         anyhow::ensure!(text.starts_with("220"), "Exim with {} said {text:?}", self.name);
+        // After QUIT Exim waits up to 200 ms for the client to close its side.
         stream.write_all(b"QUIT\r\n")?;
-        // Exim waits 200 ms for whoever does not close first.
+        stream.shutdown(Shutdown::Write)?;
         let length = stream.read(&mut banner).context("the answer to QUIT")?;
         anyhow::ensure!(banner[..length].starts_with(b"221"), "Exim with {} did not take leave", self.name);
         Ok(())
