@@ -7,7 +7,9 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function number(field) return tonumber(redis.call('HGET', KEYS[1], field) or '') or 0 end
 local till, since = tonumber(ARGV[2]), math.min(now, tonumber(ARGV[3]))
 if till ~= -1 and till <= now then return 'known  ' end
-local forgotten = tonumber(redis.call('HGET', KEYS[3], ARGV[9]) or '') or 0
+-- Whatever a stranger put in its place: no error of this key may keep all from being said.
+local kept = redis.pcall('HGET', KEYS[3], ARGV[9])
+local forgotten = tonumber(type(kept) == 'string' and kept or '') or 0
 local new, lifted, anew = '', '', ''
 -- Clocks are known to some milliseconds: where two things happened at the same time, the later to arrive counts.
 local tie = 5
@@ -27,8 +29,13 @@ for s in string.gmatch(ARGV[1], '%a') do
 end
 lifted = ' ' .. lifted .. ' ' .. anew
 if new == '' then return 'known' .. lifted end
-if redis.call('INCR', KEYS[2]) == 1 then redis.call('PEXPIRE', KEYS[2], 60000) end
-if tonumber(redis.call('GET', KEYS[2])) > tonumber(ARGV[6]) then return 'limited' .. lifted end
+local rate = redis.pcall('INCR', KEYS[2])
+if type(rate) ~= 'number' then
+  redis.call('DEL', KEYS[2])
+  rate = redis.call('INCR', KEYS[2])
+end
+if rate == 1 then redis.call('PEXPIRE', KEYS[2], 60000) end
+if rate > tonumber(ARGV[6]) then return 'limited' .. lifted end
 for s in string.gmatch(new, '%a') do
   redis.call('HSET', KEYS[1], s, till, s .. 's', since, s .. 'r', ARGV[4])
 end

@@ -3,11 +3,16 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if #KEYS == 1 then
-  redis.call('HSET', KEYS[1], ARGV[1], now)
+  if type(redis.pcall('HSET', KEYS[1], ARGV[1], now)) ~= 'number' then
+    -- It is no hash: a stranger's.
+    redis.call('DEL', KEYS[1])
+    redis.call('HSET', KEYS[1], ARGV[1], now)
+  end
   redis.call('PUBLISH', ARGV[2], 'forget ' .. ARGV[1])
   return 0
 end
-local forgotten = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '') or 0
+local known = redis.pcall('HGET', KEYS[1], ARGV[1])
+local forgotten = tonumber(type(known) == 'string' and known or '') or 0
 local start = '{"node":"' .. ARGV[1] .. '",'
 local lifted = 0
 for i = 2, #KEYS do

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use redis::{RedisError, RedisResult};
 
 use super::Health;
+use super::complaint::Complaint;
 use super::link::Link;
 use super::message::{Message, Said, parse};
 use super::outbox::{client_of, lift, scope_on, since_of};
@@ -42,8 +43,6 @@ const QUICK: Duration = Duration::from_millis(250);
 const MOST_NETWORKS: usize = 16_384;
 /// Bans that have ended are dropped from the list of whose word they are when it is so much longer than the table.
 const MANY: usize = 1024;
-/// What goes on and on is said once in so long.
-const AGAIN: Duration = Duration::from_secs(10);
 
 /// Starts listening. At most `bans` clients are banned here.
 ///
@@ -72,13 +71,13 @@ struct Work {
     bans: usize,
     /// How many bans each node has said in its present minute.
     rates: HashMap<String, (Instant, u32), ahash::RandomState>,
-    /// When what was last complained about, and how often since.
-    complaints: HashMap<Complaint, (Instant, u64)>,
+    /// What has been complained about.
+    complaints: HashMap<Disbelief, Complaint>,
 }
 
 /// What is not believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Complaint {
+enum Disbelief {
     Unreadable,
     NeverBanned,
     TooMany,
@@ -228,7 +227,7 @@ impl Work {
         let Some(engine) = self.engine.upgrade() else { return };
         let now = self.clock.now();
         match std::str::from_utf8(text).ok().and_then(parse) {
-            None => self.complain(Complaint::Unreadable, || {
+            None => self.complain(Disbelief::Unreadable, || {
                 "a message of the fleet cannot be read: another version of Strikeout, or a stranger, writes to the engine".to_owned()
             }),
             Some(Message::Lift { node, age, scope, target }) => self.hear_lift(&engine, now, &node, now.before(age), scope, target),
@@ -304,7 +303,7 @@ impl Work {
         let covered = if single { client_network(client, in_force.prefix) } else { said.target };
         if let Some(reason) = in_force.lists.overlaps_never(covered) {
             self.health.refused.fetch_add(1, Ordering::Relaxed);
-            self.complain(Complaint::NeverBanned, || format!("node {} bans {covered}, which is never banned here: {reason}", said.node));
+            self.complain(Disbelief::NeverBanned, || format!("node {} bans {covered}, which is never banned here: {reason}", said.node));
             return false;
         }
         let until = said.left.map_or(Until::NEVER, |left| Until::at(now.after(left)));
@@ -316,7 +315,7 @@ impl Work {
         let rule = engine.names().find(&said.story.rule);
         if !self.has_room(engine, now, said, rule) || !(own || self.note(engine, now, said)) {
             self.health.refused.fetch_add(1, Ordering::Relaxed);
-            self.complain(Complaint::TooMany, || format!("a ban of node {} is not believed: there are too many already", said.node));
+            self.complain(Disbelief::TooMany, || format!("a ban of node {} is not believed: there are too many already", said.node));
             return false;
         }
         self.health.heard.fetch_add(1, Ordering::Relaxed);
@@ -388,17 +387,8 @@ impl Work {
     }
 
     /// Says in the log what is not believed: not once for each time.
-    fn complain(&mut self, about: Complaint, text: impl FnOnce() -> String) {
-        let now = Instant::now();
-        let (last, more) = self.complaints.entry(about).or_insert((now, 0));
-        if *more > 0 && now.duration_since(*last) < AGAIN {
-            *more += 1;
-            return;
-        }
-        let times = std::mem::replace(more, 1);
-        *last = now;
-        let again = if times > 1 { format!(" ({} more like it)", times - 1) } else { String::new() };
-        log::warn!("{}{again}", text());
+    fn complain(&mut self, about: Disbelief, text: impl FnOnce() -> String) {
+        self.complaints.entry(about).or_default().say(text);
     }
 }
 

@@ -14,7 +14,8 @@ for i = 2, #KEYS do
       local record = kept[at + 3] or ''
       if till and (till == -1 or till > now) and record ~= '' and #record <= tonumber(ARGV[1]) then
         local author = string.match(record, '^{"node":"([a-z0-9.-]+)"')
-        local forgotten = author and tonumber(redis.call('HGET', KEYS[1], author) or '') or 0
+        local kept_of = author and redis.pcall('HGET', KEYS[1], author)
+        local forgotten = tonumber(type(kept_of) == 'string' and kept_of or '') or 0
         if forgotten == 0 or forgotten < since then
           answer[at + 1] = till == -1 and '-1' or text(till - now)
           answer[at + 2] = text(math.max(0, now - since))

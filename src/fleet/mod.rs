@@ -13,6 +13,8 @@
 //! The engine is believed no more than a node: [`wire`] bounds what it can make us read and how long it can keep us, [`walk`] what a
 //! joining node takes from it.
 
+#[cfg(feature = "fleet")]
+pub mod complaint;
 pub mod config;
 #[cfg(feature = "fleet")]
 pub mod inbox;
@@ -44,6 +46,8 @@ pub struct Health {
     said: AtomicU64,
     /// Own changes that were dropped because too many waited, or because the engine was away.
     dropped: AtomicU64,
+    /// Own changes that the engine refused, each for itself: saying them again would help nobody.
+    unsaid: AtomicU64,
     /// Changes of others taken over.
     heard: AtomicU64,
     /// Bans of others that were not believed: too many in a minute, or of a client that is never banned.
@@ -70,7 +74,7 @@ impl Health {
             ("fleet_hears", is(&self.hears)),
             ("fleet_says", is(&self.says)),
             ("fleet_said_total", of(&self.said)),
-            ("fleet_dropped_total", of(&self.dropped)),
+            ("fleet_dropped_total", of(&self.dropped).saturating_add(of(&self.unsaid))),
             ("fleet_heard_total", of(&self.heard)),
             ("fleet_refused_total", of(&self.refused)),
         ]

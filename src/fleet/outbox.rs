@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use redis::{Pipeline, RedisResult, Value};
+use redis::{Pipeline, RedisError, RedisResult, Value};
 
 use super::Health;
+use super::complaint::Complaint;
 use super::link::{Link, is_of_one_item};
 use super::message::{Story, letters, scope_of, target_of, target_text};
 use super::walk::{FEW, Walk, look_up, said};
@@ -133,6 +134,7 @@ pub fn start(
         saying: None,
         anew: Vec::new(),
         forgetting: VecDeque::new(),
+        unsaid: Complaint::default(),
     };
     std::thread::Builder::new().name("fleet-out".into()).spawn(move || work.run(&receiver))?;
     Ok(sender)
@@ -211,6 +213,8 @@ struct Work {
     anew: Vec<IpNet>,
     /// Nodes whose bans are being dropped in the engine, and how far.
     forgetting: VecDeque<(String, Walk)>,
+    /// What the engine does not take.
+    unsaid: Complaint,
 }
 
 /// How far the engine's clock is ahead of this machine's, as the quickest answer says: no answer knows it better than by half the time
@@ -508,7 +512,15 @@ impl Work {
             let keys: Vec<&str> = few.iter().map(|(key, _)| key.as_str()).collect();
             let mut forget = redis::cmd("EVALSHA");
             forget.arg(self.link.forget.get_hash()).arg(keys.len() + 1).arg(self.link.forgotten_key()).arg(keys).arg(&*node);
-            forget.exec(wire)?;
+            match forget.exec(wire) {
+                Err(error) if is_of_one_item(&error) => {
+                    // It would fail again.
+                    self.forgetting.pop_front();
+                    self.not_taken(&error);
+                    return Ok(true);
+                }
+                ended => ended?,
+            }
         }
         if !goes_on {
             self.forgetting.pop_front();
@@ -516,8 +528,14 @@ impl Work {
         Ok(true)
     }
 
-    /// Says items in one round trip. An error that is about one item alone is that item's answer: none.
-    fn exchange<'a>(&self, wire: &mut Wire, items: impl Iterator<Item = &'a Item>) -> RedisResult<Vec<Option<Value>>> {
+    /// Something was not taken, for itself alone.
+    fn not_taken(&mut self, error: &RedisError) {
+        self.health.unsaid.fetch_add(1, Ordering::Relaxed);
+        self.unsaid.say(|| format!("something could not be said: {}", self.link.describe(error)));
+    }
+
+    /// Says items in one round trip. An error that is about one item alone is that item's answer.
+    fn exchange<'a>(&self, wire: &mut Wire, items: impl Iterator<Item = &'a Item>) -> RedisResult<Vec<RedisResult<Value>>> {
         let mut pipe = redis::pipe();
         for item in items {
             self.command(item, &mut pipe);
@@ -525,13 +543,8 @@ impl Work {
         let mut answers = Vec::with_capacity(pipe.len());
         for answer in wire.ask(&pipe.get_packed_pipeline(), pipe.len())? {
             match answer.extract_error() {
-                Ok(answer) => answers.push(Some(answer)),
-                Err(error) if is_of_one_item(&error) => {
-                    self.health.dropped.fetch_add(1, Ordering::Relaxed);
-                    log::warn!("something could not be said: {}", self.link.describe(&error));
-                    answers.push(None);
-                }
-                Err(error) => return Err(error),
+                Err(error) if !is_of_one_item(&error) => return Err(error),
+                answer => answers.push(answer),
             }
         }
         self.health.said.fetch_add(u64::try_from(answers.len()).unwrap_or(0), Ordering::Relaxed);
@@ -570,8 +583,15 @@ impl Work {
     }
 
     /// Does what the engine answers.
-    fn heed(&mut self, item: Item, answer: &Option<Value>, now: Time) -> Status {
-        let (Some(engine), Some(answer)) = (self.engine.upgrade(), answer) else { return Status::Other };
+    fn heed(&mut self, item: Item, answer: &RedisResult<Value>, now: Time) -> Status {
+        let Some(engine) = self.engine.upgrade() else { return Status::Other };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.not_taken(error);
+                return Status::Other;
+            }
+        };
         match item {
             Item::Ban { target, .. } => {
                 let answer: String = redis::from_redis_value_ref(answer).unwrap_or_default();
