@@ -45,6 +45,10 @@ const SAY_AGAIN: Duration = Duration::from_secs(3);
 const MINUTE: Duration = Duration::from_secs(60);
 /// In milliseconds.
 const NEARLY: u64 = 2;
+/// By so many milliseconds two answers can differ besides, as each of their times is cut to whole ones.
+const CUT: u64 = 5;
+/// No two clocks of one moment differ by so much.
+const MUCH: Span = Span::from_secs(5);
 /// So often the engine is asked for its time at the beginning.
 const SAMPLES: usize = 3;
 /// How long to wait after the engine was lost; doubled each time.
@@ -242,14 +246,19 @@ impl Sync {
         Ok(())
     }
 
-    /// Clocks drift: an answer that is nearly as quick as the quickest counts as well.
+    /// Clocks drift: an answer that is nearly as quick as the quickest counts as well, and so does one that proves that a clock was set: no
+    /// answer is wrong by more than half its time, and milliseconds are cut off.
     fn answered(&mut self, asked: Time, engine: Time, answered: Time) {
         let trip = answered.since(asked);
-        if trip.millis() <= self.trip.millis().saturating_add(NEARLY) {
-            let middle = asked.after(Span::from_millis(trip.millis() / 2));
-            let ahead = i64::try_from(engine.since(middle).millis()).unwrap_or(i64::MAX);
-            let behind = i64::try_from(middle.since(engine).millis()).unwrap_or(i64::MAX);
-            (self.offset, self.trip) = (ahead.saturating_sub(behind), trip.min(self.trip));
+        let middle = asked.after(Span::from_millis(trip.millis() / 2));
+        let ahead = i64::try_from(engine.since(middle).millis()).unwrap_or(i64::MAX);
+        let behind = i64::try_from(middle.since(engine).millis()).unwrap_or(i64::MAX);
+        let measured = ahead.saturating_sub(behind);
+        let doubt = (trip.millis() / 2).saturating_add(self.trip.millis() / 2).saturating_add(CUT);
+        if measured.abs_diff(self.offset) > doubt {
+            (self.offset, self.trip) = (measured, trip);
+        } else if trip.millis() <= self.trip.millis().saturating_add(NEARLY) {
+            (self.offset, self.trip) = (measured, trip.min(self.trip));
         }
     }
 }
@@ -304,7 +313,7 @@ impl Work {
         self.say_what_waits(wire)?;
         self.begin_saying_all();
         self.health.says.store(true, Ordering::Relaxed);
-        let mut spoke = Instant::now();
+        let mut asked = Instant::now();
         loop {
             match receiver.recv_timeout(self.pause()) {
                 Ok(item) => self.waiting.push_back(item),
@@ -313,16 +322,15 @@ impl Work {
             }
             self.waiting.extend(receiver.try_iter().take(BATCH - 1));
             self.waiting.append(&mut self.late.lock().unwrap_or_else(PoisonError::into_inner));
-            let mut said = self.say_what_waits(wire)?;
-            said |= self.say_a_few(wire)?;
-            said |= self.forget_a_few(wire)?;
-            self.look_up_anew(wire)?;
-            if said {
-                spoke = Instant::now();
-            } else if spoke.elapsed() >= SILENCE / 2 {
+            // However much there is to say: the engine's clock may be set.
+            if asked.elapsed() >= SILENCE / 2 {
                 self.sync.ask(self.clock, wire)?;
-                spoke = Instant::now();
+                asked = Instant::now();
             }
+            self.say_what_waits(wire)?;
+            self.say_a_few(wire)?;
+            self.forget_a_few(wire)?;
+            self.look_up_anew(wire)?;
             if self.health.hears.load(Ordering::Relaxed) {
                 self.health.in_touch.store(self.clock.now().millis(), Ordering::Relaxed);
             }
@@ -370,9 +378,8 @@ impl Work {
         self.health.dropped.fetch_add(dropped, Ordering::Relaxed);
     }
 
-    /// Says what waits, and says whether there was something. On an error all that was not answered still waits.
-    fn say_what_waits(&mut self, wire: &mut Wire) -> RedisResult<bool> {
-        let mut said = false;
+    /// Says what waits. On an error all that was not answered still waits.
+    fn say_what_waits(&mut self, wire: &mut Wire) -> RedisResult<()> {
         while !self.waiting.is_empty() {
             let count = self.waiting.len().min(BATCH);
             let now = self.clock.now();
@@ -381,9 +388,8 @@ impl Work {
             for (item, answer) in items.into_iter().zip(&answers) {
                 self.heed(item, answer, now);
             }
-            said = true;
         }
-        Ok(said)
+        Ok(())
     }
 
     fn begin_saying_all(&mut self) {
@@ -409,13 +415,13 @@ impl Work {
         });
     }
 
-    /// Says a few of all bans, if it is time; says whether it did.
-    fn say_a_few(&mut self, wire: &mut Wire) -> RedisResult<bool> {
-        let (Some(engine), Some(mut saying)) = (self.engine.upgrade(), self.saying.take()) else { return Ok(false) };
+    /// Says a few of all bans, if it is time.
+    fn say_a_few(&mut self, wire: &mut Wire) -> RedisResult<()> {
+        let (Some(engine), Some(mut saying)) = (self.engine.upgrade(), self.saying.take()) else { return Ok(()) };
         let began = Instant::now();
         if began < saying.due {
             self.saying = Some(saying);
-            return Ok(false);
+            return Ok(());
         }
         let now = self.clock.now();
         let mut items: Vec<Item> = Vec::new();
@@ -457,7 +463,7 @@ impl Work {
         if !is_over {
             self.saying = Some(saying);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// A ban that stands, with as much of its story as is known.
@@ -504,9 +510,9 @@ impl Work {
         Ok(())
     }
 
-    /// Drops in the engine a few of the bans of a node that is to be forgotten; says whether it did.
-    fn forget_a_few(&mut self, wire: &mut Wire) -> RedisResult<bool> {
-        let Some((node, walk)) = self.forgetting.front_mut() else { return Ok(false) };
+    /// Drops in the engine a few of the bans of a node that is to be forgotten.
+    fn forget_a_few(&mut self, wire: &mut Wire) -> RedisResult<()> {
+        let Some((node, walk)) = self.forgetting.front_mut() else { return Ok(()) };
         let (found, goes_on) = walk.step(&self.link, wire)?;
         for few in found.chunks(FEW) {
             let keys: Vec<&str> = few.iter().map(|(key, _)| key.as_str()).collect();
@@ -517,7 +523,7 @@ impl Work {
                     // It would fail again.
                     self.forgetting.pop_front();
                     self.not_taken(&error);
-                    return Ok(true);
+                    return Ok(());
                 }
                 ended => ended?,
             }
@@ -525,7 +531,7 @@ impl Work {
         if !goes_on {
             self.forgetting.pop_front();
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Something was not taken, for itself alone.
@@ -593,7 +599,7 @@ impl Work {
             }
         };
         match item {
-            Item::Ban { target, .. } => {
+            Item::Ban { target, until, .. } => {
                 let answer: String = redis::from_redis_value_ref(answer).unwrap_or_default();
                 let mut words = answer.split(' ');
                 let (status, lifted, anew) = (words.next(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -606,6 +612,12 @@ impl Work {
                 }
                 match status {
                     Some("new") => return Status::New,
+                    // Not here: the engine's clock was set, which will have been noticed when all is said again.
+                    Some("over") if !until.is_over(now.after(MUCH)) => {
+                        self.health.unsaid.fetch_add(1, Ordering::Relaxed);
+                        self.unsaid.say(|| format!("the ban of {target} is over by the engine's clock: was that set?"));
+                        self.again.get_or_insert(Instant::now() + SAY_AGAIN);
+                    }
                     Some("limited") => {
                         self.health.refused.fetch_add(1, Ordering::Relaxed);
                         self.again.get_or_insert(Instant::now() + MINUTE);
@@ -707,7 +719,39 @@ mod tests {
         assert_eq!(sync.offset, -1_000_000);
     }
 
+    #[test]
+    fn a_clock_that_was_set_is_noticed_also_over_a_way_that_has_become_slow() {
+        let (mut sync, at) = (Sync::default(), Time::from_millis);
+        sync.answered(at(1_000_000), at(1_000_001), at(1_000_002));
+        sync.answered(at(2_000_000), at(2_000_030), at(2_000_060));
+        assert_eq!((sync.offset, sync.trip), (0, Span::from_millis(2)), "slow, and nothing new");
+        sync.answered(at(3_000_000), at(3_000_000 + 3_600_020), at(3_000_060));
+        assert_eq!(sync.offset, 3_599_990, "within half of the way");
+        sync.answered(at(4_000_000), at(4_000_000 + 3_600_031), at(4_000_060));
+        assert_eq!(sync.offset, 3_600_001, "from there on as before");
+        sync.answered(at(5_000_000), at(5_000_030), at(5_000_060));
+        assert_eq!(sync.offset, 0, "and back");
+    }
+
     proptest! {
+        #[test]
+        fn however_slow_answers_are_they_make_nothing_worse(
+            offset in -100_000_000_i64..100_000_000,
+            trips in prop::collection::vec((0_u64..3_000_000, 0_u64..3_000_000, 0_u64..1000), 1..30),
+        ) {
+            // In microseconds, of which milliseconds are seen.
+            let mut sync = Sync::default();
+            let (mut now, mut quickest) = (1_800_000_000_000_000_u64, u64::MAX);
+            for (there, back, pause) in trips {
+                now += pause;
+                let seen = |micros: u64| Time::from_millis(micros / 1000);
+                sync.answered(seen(now), seen((now + there).saturating_add_signed(offset)), seen(now + there + back));
+                quickest = quickest.min((there + back) / 1000);
+                now += there + back;
+                prop_assert!(sync.offset.abs_diff(offset / 1000) <= (quickest + NEARLY) / 2 + 4, "{} of {}", sync.offset, offset / 1000);
+            }
+        }
+
         #[test]
         fn an_answer_is_wrong_by_no_more_than_half_its_time(offset in -100_000_i64..100_000, there in 0_u64..3000, back in 0_u64..3000) {
             let asked = Time::from_secs(1_800_000_000);

@@ -79,6 +79,42 @@ fn a_machine_whose_clock_is_half_a_minute_wrong_bans_until_the_right_moment_and_
 }
 
 #[test]
+fn a_machine_that_always_has_something_to_say_asks_for_the_engines_time_all_the_same() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let node = Inside::join("one", &format!("redis://:{SECRET}@127.0.0.1:{}", redis.port), 0, 1000);
+    node.joined();
+    // Each script asks once, too.
+    let asked = || redis.calls("time").saturating_sub(redis.calls("evalsha"));
+    let (before, mut number) = (asked(), 0_u32);
+    wait_until("it asks again and again", || {
+        number += 1;
+        node.strike(&std::net::Ipv4Addr::from(0x0b00_0000 + number).to_string());
+        asked() >= before + 2
+    });
+}
+
+#[test]
+fn a_ban_that_is_over_by_the_engines_clock_is_told_from_one_that_it_knows() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let socket = format!("unix://{}?pass={SECRET}", redis.socket().display());
+    let mut wire = redis::Client::open(socket).unwrap().get_connection().unwrap();
+    let script = redis::Script::new(include_str!("../../src/fleet/ban.lua"));
+    let (now, _): (u64, u64) = redis::cmd("TIME").query(&mut wire).unwrap();
+    let mut say = |till: u64| -> String {
+        let mut call = script.prepare_invoke();
+        call.key("client").key("rate").key("forgotten").arg("wm").arg(till * 1000).arg(now * 1000).arg("{}");
+        call.arg("one").arg(1000).arg("news").arg("203.0.113.1").arg("one").invoke(&mut wire).unwrap()
+    };
+    assert_eq!([say(now - 60), say(now + 60), say(now + 60)], ["over  ", "new  ", "known  "]);
+}
+
+#[test]
 fn of_two_sides_with_wrong_clocks_the_later_word_counts_after_a_partition() {
     if !engine_is_there() {
         return;

@@ -179,6 +179,23 @@ fn endless_keys(command: &[String], number: u64, to: &mut TcpStream) -> std::io:
     }
 }
 
+/// For its clock every ban is over.
+fn ahead_of_time(command: &[String], _: u64, to: &mut TcpStream) -> std::io::Result<()> {
+    match command[0].as_str() {
+        "EVALSHA" => write!(to, "$6\r\nover  \r\n"),
+        _ => politely(command, to),
+    }
+}
+
+#[test]
+fn a_ban_that_is_over_for_the_engine_alone_is_counted_and_said_again() {
+    let mut node = Node::start("one", fake_engine(ahead_of_time), "");
+    joined(&[&node]);
+    node.ask("ban 203.0.113.1 for=3600");
+    wait_until("it is said again", || node.number("fleet_dropped_total") >= 2);
+    assert!(node.is_alive() && node.log().contains("is over by the engine's clock"), "{}", node.log());
+}
+
 /// Rows of the wrong shape.
 fn crooked_rows(command: &[String], number: u64, to: &mut TcpStream) -> std::io::Result<()> {
     let sorts = [
