@@ -1,10 +1,12 @@
--- Says a ban. KEYS: the client's hash, the speaker's rate, the hash of what was forgotten. ARGV: surfaces (w, m or wm), until (-1:
+-- Says a ban. KEYS: the client's hash, the speaker's rate, the hash of what was forgotten; if the ban was made just now, the counter of the
+-- strikes that made it, which starts anew. ARGV: surfaces (w, m or wm), until (-1:
 -- for ever) and since when in milliseconds of the engine's clock, record, speaker, its bans a minute, channel, target, author. Returns new, known, limited or over, the
 -- surfaces on which it was lifted since, and, after another space, those of them on which the client was banned anew.
 -- The hash holds for each surface s: `s` until, `ss` since, `sr` record; `sg` when a ban was lifted, `se` until when that is remembered.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function number(field) return tonumber(redis.call('HGET', KEYS[1], field) or '') or 0 end
+if KEYS[4] then redis.call('DEL', KEYS[4]) end
 local till, since = tonumber(ARGV[2]), math.min(now, tonumber(ARGV[3]))
 if till ~= -1 and till <= now then return 'over  ' end
 -- Whatever a stranger put in its place: no error of this key may keep all from being said.

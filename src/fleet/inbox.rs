@@ -323,6 +323,10 @@ impl Work {
         let name = rule.map_or_else(|| "fleet".into(), |id| engine.names().name(id));
         log::info!("banned {} until {ends} by rule {name} of node {}", target_shown(covered), said.story.node);
         if single {
+            // As where it was made: the count starts anew.
+            if let Some(id) = rule {
+                engine.strikes().forget(id, client);
+            }
             let record = BanRecord {
                 client,
                 scope,

@@ -59,9 +59,26 @@ const REMEMBERED: Span = Span::from_secs(90 * 86_400);
 
 /// Something to be said.
 enum Item {
-    Ban { target: IpNet, scope: Scope, since: Time, until: Until, story: Story },
-    Lift { target: IpNet, scope: Scope, at: Time },
-    Strike { offence: Offence, rule: Arc<Rule>, strikes: u32, at: Time },
+    /// A ban; made just now, or one that stands.
+    Ban {
+        target: IpNet,
+        scope: Scope,
+        since: Time,
+        until: Until,
+        story: Story,
+        is_new: bool,
+    },
+    Lift {
+        target: IpNet,
+        scope: Scope,
+        at: Time,
+    },
+    Strike {
+        offence: Offence,
+        rule: Arc<Rule>,
+        strikes: u32,
+        at: Time,
+    },
     Forget(String),
 }
 
@@ -151,7 +168,7 @@ fn item_of(change: &Change, own: &str, health: &Health) -> Option<Item> {
         Change::Banned(record) if !record.node.is_empty() => None,
         Change::Banned(record) => {
             provenance.own(target_of(record.client.address()));
-            Some(ban_of(record, own))
+            Some(ban_of(record, own, true))
         }
         Change::Unbanned { client, scope, at } => {
             let target = target_of(client.address());
@@ -166,7 +183,7 @@ fn item_of(change: &Change, own: &str, health: &Health) -> Option<Item> {
                 return None;
             }
             provenance.own(*network);
-            Some(network_of(*network, *since, *until, own, reason))
+            Some(network_of(*network, *since, *until, own, reason, true))
         }
         Change::NetworkUnbanned { network, at } => {
             if provenance.is_echo(*network, Some(Scope::All), *at) {
@@ -178,7 +195,7 @@ fn item_of(change: &Change, own: &str, health: &Health) -> Option<Item> {
     }
 }
 
-fn ban_of(record: &BanRecord, own: &str) -> Item {
+fn ban_of(record: &BanRecord, own: &str, is_new: bool) -> Item {
     let node = if record.node.is_empty() { own } else { &record.node };
     let story = Story {
         node: node.to_owned(),
@@ -187,13 +204,13 @@ fn ban_of(record: &BanRecord, own: &str) -> Item {
         times: record.times,
         evidence: record.evidence.as_str().to_owned(),
     };
-    Item::Ban { target: target_of(record.client.address()), scope: record.scope, since: record.since, until: record.until, story }
+    Item::Ban { target: target_of(record.client.address()), scope: record.scope, since: record.since, until: record.until, story, is_new }
 }
 
-fn network_of(target: IpNet, since: Time, until: Until, node: &str, reason: &Evidence) -> Item {
+fn network_of(target: IpNet, since: Time, until: Until, node: &str, reason: &Evidence, is_new: bool) -> Item {
     let evidence = reason.as_str().to_owned();
     let story = Story { node: node.to_owned(), rule: "manual".into(), count: 1, times: 1, evidence };
-    Item::Ban { target, scope: Scope::All, since, until, story }
+    Item::Ban { target, scope: Scope::All, since, until, story, is_new }
 }
 
 struct Work {
@@ -441,7 +458,7 @@ impl Work {
                     let until = network.until.map_or(Until::NEVER, Until::at);
                     let author = self.health.provenance().of(network.network);
                     let author = author.as_deref().unwrap_or(&self.link.node);
-                    items.push(network_of(network.network, network.since, until, author, &Evidence::new(&[])));
+                    items.push(network_of(network.network, network.since, until, author, &Evidence::new(&[]), false));
                 }
             }
         }
@@ -476,7 +493,7 @@ impl Work {
                 if !record.node.is_empty() && provenance.of(target).is_none() {
                     provenance.note(target, &record.node);
                 }
-                ban_of(&BanRecord { scope, ..record }, &self.link.node)
+                ban_of(&BanRecord { scope, ..record }, &self.link.node, false)
             }
             None => {
                 let author = self.health.provenance().of(target);
@@ -489,6 +506,7 @@ impl Work {
                     since,
                     until: ban.until,
                     story: Story { node, rule, count: 0, times: 1, evidence: String::new() },
+                    is_new: false,
                 }
             }
         }
@@ -562,12 +580,15 @@ impl Work {
         // Not ages: whatever lies in a queue, on the way or before an engine that hangs does not grow younger by it.
         let by_engine = |time: Time| time.shifted(self.sync.offset).millis();
         match item {
-            Item::Ban { target, scope, since, until, story } => {
+            Item::Ban { target, scope, since, until, story, is_new } => {
                 let target = target_text(*target);
                 let till = until.time().map_or_else(|| "-1".to_owned(), |time| by_engine(time).to_string());
                 let story_text = serde_json::to_string(story).unwrap_or_default();
-                pipe.cmd("EVALSHA").arg(link.ban.get_hash()).arg(3);
+                pipe.cmd("EVALSHA").arg(link.ban.get_hash()).arg(if *is_new { 4 } else { 3 });
                 pipe.arg(link.client_key(&target)).arg(link.rate_key(&link.node)).arg(link.forgotten_key());
+                if *is_new {
+                    pipe.arg(link.strike_key(&story.rule, &target));
+                }
                 pipe.arg(letters(*scope)).arg(till).arg(by_engine(*since)).arg(story_text).arg(&link.node);
                 pipe.arg(link.bans_per_minute).arg(link.channel()).arg(target).arg(&story.node);
             }

@@ -344,6 +344,14 @@ impl RuleSpec {
             None => request_text_is_free || maxretry == 1 || self.simultaneous.is_some(),
         };
         let (scope, smtp, fleet) = (self.scope.unwrap_or_default(), self.smtp.unwrap_or_default(), self.fleet.unwrap_or_default());
+        if fleet && matches!(self.event, Some(EventSpec::Request)) {
+            return Err(Fault::at(
+                &here,
+                format!(
+                    "found fleet = true in rule {name:?} over the rate of requests, which each machine counts by itself; expected no fleet"
+                ),
+            ));
+        }
         let description: Arc<str> = self.description.as_deref().unwrap_or_default().into();
         let trigger = self.trigger(&name)?;
         Ok(Rule {

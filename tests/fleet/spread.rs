@@ -98,11 +98,48 @@ fn strikes_spread_over_the_nodes_are_counted_together_and_one_node_alone_would_n
 }
 
 #[test]
+fn strikes_that_made_a_ban_count_no_more_wherever_they_were_made_and_wherever_the_ban_was() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let (one, two) = (Node::start("one", redis.port, ""), Node::start("two", redis.port, ""));
+    joined(&[&one, &two]);
+    // All three on one machine: it bans by itself.
+    for _ in 0..3 {
+        one.ask("strike 203.0.113.5 spread");
+    }
+    wait_until("both refuse", || one.is_banned("203.0.113.5") && two.is_banned("203.0.113.5"));
+    assert_eq!(redis.number("EXISTS strikeout:strike:spread:203.0.113.5"), 0);
+    two.ask("unban 203.0.113.5");
+    wait_until("both serve", || !one.is_banned("203.0.113.5") && !two.is_banned("203.0.113.5"));
+    two.ask("strike 203.0.113.5 spread");
+    wait_until("it is counted", || redis.number("HEXISTS strikeout:strike:spread:203.0.113.5 count") == 1);
+    assert!(!one.is_banned("203.0.113.5") && !two.is_banned("203.0.113.5"), "one strike");
+
+    // One on one machine and two on another: together they ban, and on both sides the count starts anew.
+    two.ask("strike 203.0.113.6 spread");
+    wait_until("it is counted", || redis.number("HEXISTS strikeout:strike:spread:203.0.113.6 count") == 1);
+    one.ask("strike 203.0.113.6 spread");
+    one.ask("strike 203.0.113.6 spread");
+    wait_until("both refuse", || one.is_banned("203.0.113.6") && two.is_banned("203.0.113.6"));
+    one.ask("unban 203.0.113.6");
+    wait_until("both serve", || !one.is_banned("203.0.113.6") && !two.is_banned("203.0.113.6"));
+    for _ in 0..2 {
+        assert!(two.ask("strike 203.0.113.6 spread").starts_with("accept"), "it had one before");
+    }
+}
+
+#[test]
 fn a_fleet_that_cannot_be_used_is_an_error_with_its_line() {
     let dir = tempfile::tempdir().unwrap();
     for (text, expected) in [
         ("[fleet]\nurl = 'http://x'\nnode = 'a'\n", "strikeout.toml:1: found a url that cannot be used"),
         ("[fleet]\nurl = 'redis://127.0.0.1/'\nnode = 'A B'\n", "strikeout.toml:1: found the node name \"A B\""),
+        (
+            "[[rule]]\nname = 'rate'\nevent = 'request'\nmaxretry = 100\nfleet = true\n",
+            "strikeout.toml:2: found fleet = true in rule \"rate\" over the rate of requests",
+        ),
         ("[fleet]\nnode = 'a'\n", "strikeout.toml:1: missing field `url`"),
     ] {
         let file = dir.path().join("strikeout.toml");
