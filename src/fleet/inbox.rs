@@ -14,8 +14,8 @@ use super::Health;
 use super::complaint::Complaint;
 use super::link::Link;
 use super::message::{Message, Said, parse};
-use super::outbox::{client_of, lift, scope_on, since_of};
-use super::provenance::MOST_NODES;
+use super::outbox::{client_of, lift, since_of};
+use super::provenance::{MOST_NODES, scope_of};
 use super::walk::{Belief, FEW, Known, Walk, look_up, said};
 use super::wire::{Heard, SILENCE, Wire};
 use crate::clock::{Clock, timestamp};
@@ -197,7 +197,7 @@ impl Work {
             (since_of(&engine, self.state.as_deref(), &self.health, target, surface, now) <= at).then_some(surface)
         });
         for surface in lifts.into_iter().flatten() {
-            lift(&engine, &self.health, now, target, scope_on(surface));
+            lift(&engine, &self.health, now, target, surface.alone());
         }
         for said in said(target, web, mail) {
             if self.is_known(&engine, now, &said) {
@@ -245,11 +245,11 @@ impl Work {
     /// Lifts, unless this machine has banned since: the engine will hear of that, and tell it to all. What it lifted itself is lifted, and
     /// what it banned since stands; what it has heard of since does not.
     fn hear_lift(&self, engine: &Arc<Engine>, now: Time, node: &str, at: Time, scope: Scope, target: IpNet) {
-        let is_own = self.health.provenance().of(target).is_none();
-        let begun = |surface: &Surface| since_of(engine, self.state.as_deref(), &self.health, target, *surface, now);
-        if is_own && (node == self.link.node || scope.surfaces().iter().any(|surface| begun(surface) > at)) {
-            return;
-        }
+        let is_own = |surface: Surface| self.health.provenance().of(target, surface).is_none();
+        let begun = |surface: Surface| since_of(engine, self.state.as_deref(), &self.health, target, surface, now);
+        let falls = |surface: &Surface| !(is_own(*surface) && (node == self.link.node || begun(*surface) > at));
+        let falling: Vec<Surface> = scope.surfaces().iter().copied().filter(falls).collect();
+        let Some(scope) = scope_of(&falling) else { return };
         self.health.heard.fetch_add(1, Ordering::Relaxed);
         lift(engine, &self.health, now, target, scope);
     }
@@ -313,7 +313,7 @@ impl Work {
         };
         // A rule that is not known here gets no name here: names are never forgotten, and a stranger must not make more of them.
         let rule = engine.names().find(&said.story.rule);
-        if !self.has_room(engine, now, said, rule) || !(own || self.note(engine, now, said)) {
+        if !self.has_room(engine, now, said, rule) || !(own || self.note(engine, now, said, scope, until)) {
             self.health.refused.fetch_add(1, Ordering::Relaxed);
             self.complain(Disbelief::TooMany, || format!("a ban of node {} is not believed: there are too many already", said.node));
             return false;
@@ -361,7 +361,7 @@ impl Work {
     }
 
     /// Notes whose word a ban is. False if there are too many nodes.
-    fn note(&self, engine: &Engine, now: Time, said: &Said) -> bool {
+    fn note(&self, engine: &Engine, now: Time, said: &Said, scope: Scope, until: Until) -> bool {
         let mut provenance = self.health.provenance();
         let banned = engine.in_force().lists.banned.clone();
         if provenance.len() > engine.bans().len() + banned.len() + MANY {
@@ -370,23 +370,29 @@ impl Work {
                 banned.get(target).is_some() || Surface::ALL.iter().any(|surface| engine.bans().get(client, *surface, now).is_some())
             });
         }
-        provenance.note(said.target, &said.story.node)
+        // Where a ban stands that lasts longer, that one goes on standing.
+        let client = client_of(said.target.addr());
+        let is_single = said.target.prefix_len() == said.target.max_prefix_len();
+        let is_its = |surface: &Surface| !is_single || engine.bans().get(client, *surface, now).is_none_or(|ban| ban.until < until);
+        let its: Vec<Surface> = scope.surfaces().iter().copied().filter(is_its).collect();
+        scope_of(&its).is_none_or(|scope| provenance.note(said.target, scope, &said.story.node))
     }
 
     /// Lifts every ban that stands because `node` said so; all that are this machine's own, if that is the node.
     fn forget(&self, engine: &Arc<Engine>, now: Time, node: &str) {
         let mut targets = self.health.provenance().take(node);
         if node == self.link.node {
-            let mut own: Vec<IpNet> = engine.in_force().lists.banned.iter().map(|ban| ban.network).collect();
-            engine.bans().for_each(now, |client, _, _| own.push(IpNet::from(client.address())));
+            let mut own: Vec<(IpNet, Surface)> = engine.in_force().lists.banned.iter().map(|ban| (ban.network, Surface::Web)).collect();
+            engine.bans().for_each(now, |client, surface, _| own.push((IpNet::from(client.address()), surface)));
             let provenance = self.health.provenance();
-            targets.extend(own.into_iter().filter(|target| provenance.of(*target).is_none()));
+            own.retain(|(target, surface)| provenance.of(*target, *surface).is_none());
+            targets.extend(own.into_iter().map(|(target, surface)| (target, surface.alone())));
         }
         if !targets.is_empty() {
             log::info!("everything that node {node} said is dropped: {} bans", targets.len());
         }
-        for target in targets {
-            lift(engine, &self.health, now, target, Scope::All);
+        for (target, scope) in targets {
+            lift(engine, &self.health, now, target, scope);
         }
     }
 

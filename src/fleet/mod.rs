@@ -140,10 +140,10 @@ impl Fleet {
         &self.config.node
     }
 
-    /// Whose word the ban of `target` is, if it is another machine's.
+    /// Whose word the ban of `network` is, if it is another machine's.
     #[must_use]
-    pub fn author_of(&self, target: ipnet::IpNet) -> Option<std::sync::Arc<str>> {
-        self.health.provenance().of(target)
+    pub fn author_of(&self, network: ipnet::IpNet) -> Option<std::sync::Arc<str>> {
+        self.health.provenance().of(network, crate::event::Surface::Web)
     }
 
     /// Drops all that `node` said: here, in the engine and on the other machines as soon as they hear of it.

@@ -130,9 +130,10 @@ pub fn start(
 ) -> io::Result<Sender> {
     let (queue, receiver) = sync_channel(QUEUE);
     let sender = Sender { queue, late: Arc::default(), health: Arc::clone(&health) };
-    let (post, own) = (sender.clone(), link.node.clone());
+    let (post, own, bans) = (sender.clone(), link.node.clone(), Arc::downgrade(engine));
     engine.observe(move |change| {
-        if let Some(item) = item_of(change, &own, &post.health) {
+        let Some(engine) = bans.upgrade() else { return };
+        if let Some(item) = item_of(change, &own, &engine, &post.health) {
             post.post(item);
         }
     });
@@ -162,12 +163,18 @@ pub fn start(
 }
 
 /// What is to be said of a change; nothing if it was heard of: what another node said is not said again.
-fn item_of(change: &Change, own: &str, health: &Health) -> Option<Item> {
+fn item_of(change: &Change, own: &str, engine: &Engine, health: &Health) -> Option<Item> {
     let mut provenance = health.provenance();
     match change {
         Change::Banned(record) if !record.node.is_empty() => None,
         Change::Banned(record) => {
-            provenance.own(target_of(record.client.address()));
+            // Where a ban of another node lasts longer, that one stands.
+            let stands = |surface: &&Surface| {
+                engine.bans().get(record.client, **surface, record.since).is_none_or(|standing| standing.until <= record.until)
+            };
+            for surface in record.scope.surfaces().iter().filter(stands) {
+                provenance.own(target_of(record.client.address()), surface.alone());
+            }
             Some(ban_of(record, own, true))
         }
         Change::Unbanned { client, scope, at } => {
@@ -182,7 +189,7 @@ fn item_of(change: &Change, own: &str, health: &Health) -> Option<Item> {
             if provenance.is_echo(*network, None, *since) {
                 return None;
             }
-            provenance.own(*network);
+            provenance.own(*network, Scope::All);
             Some(network_of(*network, *since, *until, own, reason, true))
         }
         Change::NetworkUnbanned { network, at } => {
@@ -417,7 +424,7 @@ impl Work {
         engine.bans().for_each(self.clock.now(), |client, surface, ban| match bans.last_mut() {
             // Two that differ in nothing but the surface are one.
             Some((last, scope, its)) if *last == client && (its.until, its.rule) == (ban.until, ban.rule) => *scope = Scope::All,
-            _ => bans.push((client, scope_on(surface), ban)),
+            _ => bans.push((client, surface.alone(), ban)),
         });
         let networks: Vec<BannedNetwork> = engine.in_force().lists.banned.iter().cloned().collect();
         let now = Instant::now();
@@ -443,7 +450,7 @@ impl Work {
         let now = self.clock.now();
         let mut items: Vec<Item> = Vec::new();
         for (target, surface, at) in saying.lifts.by_ref().take(saying.few) {
-            items.push(Item::Lift { target, scope: scope_on(surface), at });
+            items.push(Item::Lift { target, scope: surface.alone(), at });
         }
         for (client, scope, ban) in saying.bans.by_ref().take(saying.few.saturating_sub(items.len())) {
             // What was lifted or replaced meanwhile has been said.
@@ -456,7 +463,7 @@ impl Work {
             for network in saying.networks.by_ref().take(saying.few.saturating_sub(items.len())) {
                 if network.stands(now) && engine.in_force().lists.banned.get(network.network).is_some() {
                     let until = network.until.map_or(Until::NEVER, Until::at);
-                    let author = self.health.provenance().of(network.network);
+                    let author = self.health.provenance().of(network.network, Surface::Web);
                     let author = author.as_deref().unwrap_or(&self.link.node);
                     items.push(network_of(network.network, network.since, until, author, &Evidence::new(&[]), false));
                 }
@@ -490,13 +497,16 @@ impl Work {
             Some(record) => {
                 // After a restart this is where whose word it is comes to light.
                 let mut provenance = self.health.provenance();
-                if !record.node.is_empty() && provenance.of(target).is_none() {
-                    provenance.note(target, &record.node);
+                for surface in scope.surfaces() {
+                    if !record.node.is_empty() && provenance.of(target, *surface).is_none() {
+                        provenance.note(target, surface.alone(), &record.node);
+                    }
                 }
+                drop(provenance);
                 ban_of(&BanRecord { scope, ..record }, &self.link.node, false)
             }
             None => {
-                let author = self.health.provenance().of(target);
+                let author = scope.surfaces().first().and_then(|surface| self.health.provenance().of(target, *surface));
                 let since = known_by_others(&self.health, now);
                 let rule = engine.names().name(ban.rule).to_string();
                 let node = author.as_deref().unwrap_or(&self.link.node).to_owned();
@@ -656,14 +666,6 @@ impl Work {
             Item::Lift { .. } => {}
         }
         Status::Other
-    }
-}
-
-/// One surface alone.
-pub fn scope_on(surface: Surface) -> Scope {
-    match surface {
-        Surface::Web => Scope::Web,
-        Surface::Mail => Scope::Mail,
     }
 }
 

@@ -21,11 +21,47 @@ pub struct Provenance {
     /// Nodes by number; a number is never given to another.
     nodes: Vec<Arc<str>>,
     numbers: HashMap<Arc<str>, u16, ahash::RandomState>,
-    said: HashMap<IpNet, u16, ahash::RandomState>,
+    said: HashMap<IpNet, Authors, ahash::RandomState>,
     /// When this node lifted what by itself.
     lifted: LruCache<(IpNet, Surface), Time, ahash::RandomState>,
     /// Changes that this node makes because it heard of them: they are not said again.
     echoes: LruCache<(IpNet, Option<Scope>, Time), (), ahash::RandomState>,
+}
+
+/// Whose word the bans of one client or network are: a node's number, or [`NOBODY`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Authors {
+    web: u16,
+    mail: u16,
+}
+
+/// No other node: this one, or there is no ban.
+const NOBODY: u16 = u16::MAX;
+
+impl Authors {
+    fn on(self, surface: Surface) -> u16 {
+        match surface {
+            Surface::Web => self.web,
+            Surface::Mail => self.mail,
+        }
+    }
+
+    fn on_mut(&mut self, surface: Surface) -> &mut u16 {
+        match surface {
+            Surface::Web => &mut self.web,
+            Surface::Mail => &mut self.mail,
+        }
+    }
+}
+
+/// The scope that is these surfaces, in their order.
+#[must_use]
+pub fn scope_of(surfaces: &[Surface]) -> Option<Scope> {
+    match surfaces {
+        [] => None,
+        [surface] => Some(surface.alone()),
+        _ => Some(Scope::All),
+    }
 }
 
 impl Default for Provenance {
@@ -41,8 +77,8 @@ impl Default for Provenance {
 }
 
 impl Provenance {
-    /// Notes that the ban of `target` is the word of `node`. False if there are too many nodes.
-    pub fn note(&mut self, target: IpNet, node: &str) -> bool {
+    /// Notes that the ban of `target` on the surfaces of `scope` is the word of `node`. False if there are too many nodes.
+    pub fn note(&mut self, target: IpNet, scope: Scope, node: &str) -> bool {
         let number = match self.numbers.get(node) {
             Some(number) => *number,
             None if self.nodes.len() >= MOST_NODES => return false,
@@ -53,22 +89,31 @@ impl Provenance {
                 number
             }
         };
-        self.said.insert(target, number);
+        let authors = self.said.entry(target).or_insert(Authors { web: NOBODY, mail: NOBODY });
+        for surface in scope.surfaces() {
+            *authors.on_mut(*surface) = number;
+        }
         true
     }
 
-    /// Whose word the ban of `target` is, if it is another node's.
+    /// Whose word the ban of `target` on `surface` is, if it is another node's.
     #[must_use]
-    pub fn of(&self, target: IpNet) -> Option<Arc<str>> {
-        self.nodes.get(usize::from(*self.said.get(&target)?)).cloned()
+    pub fn of(&self, target: IpNet, surface: Surface) -> Option<Arc<str>> {
+        self.nodes.get(usize::from(self.said.get(&target)?.on(surface))).cloned()
     }
 
-    /// The ban of `target` is this node's own word from now on.
-    pub fn own(&mut self, target: IpNet) {
-        self.said.remove(&target);
+    /// The ban of `target` on the surfaces of `scope` is no other node's word from now on.
+    pub fn own(&mut self, target: IpNet, scope: Scope) {
+        let Some(authors) = self.said.get_mut(&target) else { return };
+        for surface in scope.surfaces() {
+            *authors.on_mut(*surface) = NOBODY;
+        }
+        if authors.web == NOBODY && authors.mail == NOBODY {
+            self.said.remove(&target);
+        }
     }
 
-    /// How many bans are others' word.
+    /// Of how many clients and networks a ban is another's word.
     #[must_use]
     pub fn len(&self) -> usize {
         self.said.len()
@@ -85,12 +130,18 @@ impl Provenance {
         self.said.retain(|target, _| stands(*target));
     }
 
-    /// All that `node` said, which is forgotten here.
-    pub fn take(&mut self, node: &str) -> Vec<IpNet> {
+    /// All that `node` said, and where, which is forgotten here.
+    pub fn take(&mut self, node: &str) -> Vec<(IpNet, Scope)> {
         let Some(number) = self.numbers.get(node).copied() else { return Vec::new() };
-        let taken: Vec<IpNet> = self.said.iter().filter(|(_, said)| **said == number).map(|(target, _)| *target).collect();
-        for target in &taken {
-            self.said.remove(target);
+        let its = |authors: &Authors| match (authors.web == number, authors.mail == number) {
+            (true, true) => Some(Scope::All),
+            (true, false) => Some(Scope::Web),
+            (false, true) => Some(Scope::Mail),
+            (false, false) => None,
+        };
+        let taken: Vec<(IpNet, Scope)> = self.said.iter().filter_map(|(target, authors)| Some((*target, its(authors)?))).collect();
+        for (target, scope) in &taken {
+            self.own(*target, *scope);
         }
         taken
     }
@@ -113,12 +164,7 @@ impl Provenance {
     pub fn not_lifted(&self, target: IpNet, scope: Scope, since: Time) -> Option<Scope> {
         let stands = |surface: &&Surface| self.lifted.peek(&(target, **surface)).is_none_or(|at| since > *at);
         let standing: Vec<Surface> = scope.surfaces().iter().filter(stands).copied().collect();
-        match standing.as_slice() {
-            [] => None,
-            [Surface::Web] => Some(Scope::Web),
-            [Surface::Mail] => Some(Scope::Mail),
-            _ => Some(Scope::All),
-        }
+        scope_of(&standing)
     }
 
     /// A change is about to be made that was heard of: a lift on `scope`, or (none) a network's ban.
@@ -143,21 +189,34 @@ mod tests {
     #[test]
     fn what_one_node_said_is_taken_and_what_others_said_stays() {
         let mut provenance = Provenance::default();
-        assert!(provenance.note(target("203.0.113.1/32"), "mx1") && provenance.note(target("198.51.100.0/24"), "mx1"));
-        assert!(provenance.note(target("203.0.113.2/32"), "mx2"));
+        assert!(provenance.note(target("203.0.113.1/32"), Scope::All, "mx1"));
+        assert!(provenance.note(target("198.51.100.0/24"), Scope::All, "mx1"));
+        assert!(provenance.note(target("203.0.113.2/32"), Scope::All, "mx2"));
         let mut taken = provenance.take("mx1");
-        taken.sort();
-        assert_eq!(taken, [target("198.51.100.0/24"), target("203.0.113.1/32")]);
-        assert_eq!(provenance.of(target("203.0.113.2/32")).as_deref(), Some("mx2"));
-        assert_eq!((provenance.of(target("203.0.113.1/32")), provenance.take("mx3")), (None, Vec::new()));
+        taken.sort_by_key(|(target, _)| *target);
+        assert_eq!(taken, [(target("198.51.100.0/24"), Scope::All), (target("203.0.113.1/32"), Scope::All)]);
+        assert_eq!(provenance.of(target("203.0.113.2/32"), Surface::Web).as_deref(), Some("mx2"));
+        assert_eq!((provenance.of(target("203.0.113.1/32"), Surface::Mail), provenance.take("mx3")), (None, Vec::new()));
+    }
+
+    #[test]
+    fn each_surface_has_its_author() {
+        let (mut provenance, client) = (Provenance::default(), target("203.0.113.1/32"));
+        provenance.note(client, Scope::All, "mx1");
+        provenance.note(client, Scope::Mail, "mx2");
+        assert_eq!(provenance.of(client, Surface::Web).as_deref(), Some("mx1"));
+        assert_eq!((provenance.take("mx1"), provenance.len()), (vec![(client, Scope::Web)], 1));
+        assert_eq!(provenance.of(client, Surface::Mail).as_deref(), Some("mx2"));
+        provenance.own(client, Scope::All);
+        assert!(provenance.is_empty());
     }
 
     #[test]
     fn more_names_than_a_fleet_has_nodes_are_not_taken() {
         let mut provenance = Provenance::default();
-        assert!((0..MOST_NODES).all(|number| provenance.note(target("203.0.113.1/32"), &format!("node{number}"))));
-        assert!(!provenance.note(target("203.0.113.1/32"), "one-more"));
-        assert!(provenance.note(target("203.0.113.1/32"), "node7"));
+        assert!((0..MOST_NODES).all(|number| provenance.note(target("203.0.113.1/32"), Scope::All, &format!("node{number}"))));
+        assert!(!provenance.note(target("203.0.113.1/32"), Scope::All, "one-more"));
+        assert!(provenance.note(target("203.0.113.1/32"), Scope::All, "node7"));
         assert_eq!(provenance.len(), 1);
     }
 

@@ -123,6 +123,49 @@ fn all_that_a_node_said_is_dropped_everywhere_by_one_command_also_what_the_other
 }
 
 #[test]
+fn what_a_node_said_of_one_surface_is_dropped_and_what_another_said_of_the_other_stays() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let (good, bad) = (Node::start("good", redis.port, ""), Node::start("bad", redis.port, ""));
+    joined(&[&good, &bad]);
+    let is_banned_by = |node: &Node, address: &str| {
+        let why = node.why(address);
+        (why.contains("web=refused "), why.contains("mail=refused "))
+    };
+    good.ask("ban 203.0.113.1 for=3600 scope=web");
+    bad.ask("ban 203.0.113.2 for=864000 scope=web");
+    wait_until("both know", || is_banned_by(&bad, "203.0.113.1").0 && is_banned_by(&good, "203.0.113.2").0);
+    bad.ask("ban 203.0.113.1 for=3600 scope=mail");
+    good.ask("ban 203.0.113.2 for=3600 scope=mail");
+    // A shorter ban takes the place of none.
+    good.ask("ban 203.0.113.3 for=7200");
+    bad.ask("ban 203.0.113.4 for=7200");
+    wait_until("both know these", || {
+        ["203.0.113.1", "203.0.113.2", "203.0.113.3", "203.0.113.4"]
+            .iter()
+            .all(|address| [&good, &bad].iter().all(|node| is_banned_by(node, address) == (true, true)))
+    });
+    bad.ask("ban 203.0.113.3 for=60");
+    good.ask("ban 203.0.113.4 for=60");
+    let said = good.number("fleet_said_total");
+    good.ask("ban 203.0.113.5 for=60");
+    wait_until("it has said it", || good.number("fleet_said_total") > said && bad.is_banned("203.0.113.5"));
+    bad.ask("ban 203.0.113.6 for=60");
+    wait_until("and the other one too", || good.is_banned("203.0.113.6"));
+
+    good.ask("forget bad");
+    for node in [&good, &bad] {
+        wait_until("what bad said is dropped", || !node.is_banned("203.0.113.4") && !node.is_banned("203.0.113.6"));
+        wait_until("by surfaces", || {
+            (is_banned_by(node, "203.0.113.1"), is_banned_by(node, "203.0.113.2")) == ((true, false), (false, true))
+        });
+        assert_eq!(is_banned_by(node, "203.0.113.3"), (true, true));
+    }
+}
+
+#[test]
 fn a_node_that_was_forgotten_while_it_was_cut_off_brings_nothing_back() {
     if !engine_is_there() {
         return;
