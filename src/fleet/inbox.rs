@@ -43,6 +43,8 @@ const QUICK: Duration = Duration::from_millis(250);
 const MOST_NETWORKS: usize = 16_384;
 /// Bans that have ended are dropped from the list of whose word they are when it is so much longer than the table.
 const MANY: usize = 1024;
+/// And where names of nodes have run out, but no more often than this.
+const TIDY: Duration = Duration::from_secs(10);
 
 /// Starts listening. At most `bans` clients are banned here.
 ///
@@ -57,7 +59,7 @@ pub fn start(
     bans: usize,
 ) -> io::Result<()> {
     let engine = Arc::downgrade(engine);
-    let mut work = Work { link, engine, state, clock, health, bans, rates: HashMap::default(), complaints: HashMap::new() };
+    let mut work = Work { link, engine, state, clock, health, bans, rates: HashMap::default(), complaints: HashMap::new(), dropped: None };
     std::thread::Builder::new().name("fleet-in".into()).spawn(move || work.run())?;
     Ok(())
 }
@@ -73,6 +75,8 @@ struct Work {
     rates: HashMap<String, (Instant, u32), ahash::RandomState>,
     /// What has been complained about.
     complaints: HashMap<Disbelief, Complaint>,
+    /// When bans that have ended were last dropped from the list of whose word they are.
+    dropped: Option<Instant>,
 }
 
 /// What is not believed.
@@ -361,10 +365,12 @@ impl Work {
     }
 
     /// Notes whose word a ban is. False if there are too many nodes.
-    fn note(&self, engine: &Engine, now: Time, said: &Said, scope: Scope, until: Until) -> bool {
+    fn note(&mut self, engine: &Engine, now: Time, said: &Said, scope: Scope, until: Until) -> bool {
         let mut provenance = self.health.provenance();
         let banned = engine.in_force().lists.banned.clone();
-        if provenance.len() > engine.bans().len() + banned.len() + MANY {
+        let is_full = provenance.is_full_for(&said.story.node) && self.dropped.is_none_or(|dropped| dropped.elapsed() >= TIDY);
+        if is_full || provenance.len() > engine.bans().len() + banned.len() + MANY {
+            self.dropped = Some(Instant::now());
             provenance.retain(|target| {
                 let client = client_of(target.addr());
                 banned.get(target).is_some() || Surface::ALL.iter().any(|surface| engine.bans().get(client, *surface, now).is_some())

@@ -18,14 +18,23 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 /// Whose word is what.
 #[derive(Debug)]
 pub struct Provenance {
-    /// Nodes by number; a number is never given to another.
-    nodes: Vec<Arc<str>>,
+    /// Nodes by number; a number is given to another only when no ban has it.
+    nodes: Vec<Named>,
     numbers: HashMap<Arc<str>, u16, ahash::RandomState>,
+    has_been_full: bool,
     said: HashMap<IpNet, Authors, ahash::RandomState>,
     /// When this node lifted what by itself.
     lifted: LruCache<(IpNet, Surface), Time, ahash::RandomState>,
     /// Changes that this node makes because it heard of them: they are not said again.
     echoes: LruCache<(IpNet, Option<Scope>, Time), (), ahash::RandomState>,
+}
+
+/// A node.
+#[derive(Debug)]
+struct Named {
+    name: Arc<str>,
+    /// How many bans are its word.
+    bans: usize,
 }
 
 /// Whose word the bans of one client or network are: a node's number, or [`NOBODY`].
@@ -54,6 +63,13 @@ impl Authors {
     }
 }
 
+/// Changes how many bans are the word of the node with this number, if one has it.
+fn count(nodes: &mut [Named], number: u16, change: impl FnOnce(usize) -> usize) {
+    if let Some(named) = nodes.get_mut(usize::from(number)) {
+        named.bans = change(named.bans);
+    }
+}
+
 /// The scope that is these surfaces, in their order.
 #[must_use]
 pub fn scope_of(surfaces: &[Surface]) -> Option<Scope> {
@@ -69,6 +85,7 @@ impl Default for Provenance {
         Self {
             nodes: Vec::new(),
             numbers: HashMap::default(),
+            has_been_full: false,
             said: HashMap::default(),
             lifted: LruCache::with_hasher(REMEMBERED, ahash::RandomState::new()),
             echoes: LruCache::with_hasher(REMEMBERED, ahash::RandomState::new()),
@@ -79,34 +96,56 @@ impl Default for Provenance {
 impl Provenance {
     /// Notes that the ban of `target` on the surfaces of `scope` is the word of `node`. False if there are too many nodes.
     pub fn note(&mut self, target: IpNet, scope: Scope, node: &str) -> bool {
-        let number = match self.numbers.get(node) {
-            Some(number) => *number,
-            None if self.nodes.len() >= MOST_NODES => return false,
-            None => {
-                let (name, number) = (Arc::from(node), u16::try_from(self.nodes.len()).unwrap_or(u16::MAX));
-                self.nodes.push(Arc::clone(&name));
-                self.numbers.insert(name, number);
-                number
-            }
-        };
+        let Some(number) = self.numbers.get(node).copied().or_else(|| self.number_for(node)) else { return false };
         let authors = self.said.entry(target).or_insert(Authors { web: NOBODY, mail: NOBODY });
         for surface in scope.surfaces() {
-            *authors.on_mut(*surface) = number;
+            let before = std::mem::replace(authors.on_mut(*surface), number);
+            count(&mut self.nodes, before, |bans| bans.saturating_sub(1));
+            count(&mut self.nodes, number, |bans| bans.saturating_add(1));
         }
         true
+    }
+
+    /// A number for a node that has none: a new one, or that of a node which has no ban any more. Names are their own word: made-up ones must
+    /// not keep others out for ever.
+    fn number_for(&mut self, node: &str) -> Option<u16> {
+        let name: Arc<str> = Arc::from(node);
+        let named = Named { name: Arc::clone(&name), bans: 0 };
+        let at = if self.nodes.len() < MOST_NODES {
+            self.nodes.push(named);
+            self.nodes.len() - 1
+        } else {
+            if !std::mem::replace(&mut self.has_been_full, true) {
+                log::warn!("{MOST_NODES} names of nodes have been heard: those that no ban has give way to new ones");
+            }
+            let at = self.nodes.iter().position(|named| named.bans == 0)?;
+            let before = std::mem::replace(self.nodes.get_mut(at)?, named);
+            self.numbers.remove(&before.name);
+            at
+        };
+        let number = u16::try_from(at).ok()?;
+        self.numbers.insert(name, number);
+        Some(number)
+    }
+
+    /// Whether another name than these would not be taken.
+    #[must_use]
+    pub fn is_full_for(&self, node: &str) -> bool {
+        self.nodes.len() >= MOST_NODES && !self.numbers.contains_key(node) && self.nodes.iter().all(|named| named.bans > 0)
     }
 
     /// Whose word the ban of `target` on `surface` is, if it is another node's.
     #[must_use]
     pub fn of(&self, target: IpNet, surface: Surface) -> Option<Arc<str>> {
-        self.nodes.get(usize::from(self.said.get(&target)?.on(surface))).cloned()
+        self.nodes.get(usize::from(self.said.get(&target)?.on(surface))).map(|named| Arc::clone(&named.name))
     }
 
     /// The ban of `target` on the surfaces of `scope` is no other node's word from now on.
     pub fn own(&mut self, target: IpNet, scope: Scope) {
         let Some(authors) = self.said.get_mut(&target) else { return };
         for surface in scope.surfaces() {
-            *authors.on_mut(*surface) = NOBODY;
+            let before = std::mem::replace(authors.on_mut(*surface), NOBODY);
+            count(&mut self.nodes, before, |bans| bans.saturating_sub(1));
         }
         if authors.web == NOBODY && authors.mail == NOBODY {
             self.said.remove(&target);
@@ -127,7 +166,8 @@ impl Provenance {
 
     /// Drops what does not stand any more.
     pub fn retain(&mut self, mut stands: impl FnMut(IpNet) -> bool) {
-        self.said.retain(|target, _| stands(*target));
+        let over: Vec<IpNet> = self.said.keys().copied().filter(|target| !stands(*target)).collect();
+        over.into_iter().for_each(|target| self.own(target, Scope::All));
     }
 
     /// All that `node` said, and where, which is forgotten here.
@@ -212,12 +252,19 @@ mod tests {
     }
 
     #[test]
-    fn more_names_than_a_fleet_has_nodes_are_not_taken() {
+    fn more_names_than_a_fleet_has_nodes_are_not_taken_until_one_has_no_ban_any_more() {
         let mut provenance = Provenance::default();
-        assert!((0..MOST_NODES).all(|number| provenance.note(target("203.0.113.1/32"), Scope::All, &format!("node{number}"))));
-        assert!(!provenance.note(target("203.0.113.1/32"), Scope::All, "one-more"));
-        assert!(provenance.note(target("203.0.113.1/32"), Scope::All, "node7"));
-        assert_eq!(provenance.len(), 1);
+        let client = |number: usize| IpNet::from(std::net::IpAddr::from(std::net::Ipv4Addr::from(u32::try_from(number).unwrap())));
+        assert!((0..MOST_NODES).all(|number| provenance.note(client(number), Scope::All, &format!("node{number}"))));
+        assert!(!provenance.note(client(1), Scope::All, "one-more") && provenance.is_full_for("one-more"));
+        assert!(provenance.note(client(8), Scope::Web, "node7") && !provenance.is_full_for("node7"));
+        provenance.own(client(8), Scope::Mail);
+        assert!(provenance.note(client(8), Scope::Mail, "one-more"), "node8 has no ban any more");
+        assert_eq!(provenance.of(client(8), Surface::Mail).as_deref(), Some("one-more"));
+        assert!(!provenance.note(client(1), Scope::All, "node8") && provenance.take("node8").is_empty());
+        provenance.retain(|target| target != client(9));
+        assert!(provenance.note(client(9), Scope::All, "node8"), "node9 has none either");
+        assert_eq!((provenance.len(), provenance.take("one-more")), (MOST_NODES, vec![(client(8), Scope::Mail)]));
     }
 
     #[test]
