@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(parse_network(&target_text(said.target)), Ok(said.target));
         }
         Some(Message::Lift { target, .. }) => assert_eq!(parse_network(&target_text(target)), Ok(target)),
-        Some(Message::Forget(node)) => assert!(is_node(&node)),
+        Some(Message::Forget { node, .. }) => assert!(is_node(&node)),
         None => {}
     }
 });

@@ -45,6 +45,8 @@ const MOST_NETWORKS: usize = 16_384;
 const MANY: usize = 1024;
 /// And where names of nodes have run out, but no more often than this.
 const TIDY: Duration = Duration::from_secs(10);
+/// The same moment, told again.
+const NEARLY: Span = Span::from_secs(1);
 
 /// Starts listening. At most `bans` clients are banned here.
 ///
@@ -235,7 +237,7 @@ impl Work {
                 "a message of the fleet cannot be read: another version of Strikeout, or a stranger, writes to the engine".to_owned()
             }),
             Some(Message::Lift { node, age, scope, target }) => self.hear_lift(&engine, now, &node, now.before(age), scope, target),
-            Some(Message::Forget(node)) => self.forget(&engine, now, &node),
+            Some(Message::Forget { node, age }) => self.forget(&engine, now, &node, age),
             Some(Message::Ban(said)) => {
                 if self.is_too_much(&said.node) {
                     self.health.refused.fetch_add(1, Ordering::Relaxed);
@@ -312,6 +314,9 @@ impl Work {
         }
         let until = said.left.map_or(Until::NEVER, |left| Until::at(now.after(left)));
         let since = now.before(said.age);
+        if self.health.provenance().forgotten_at(&said.story.node).is_some_and(|at| since <= at) {
+            return false;
+        }
         let Some(scope) = self.health.provenance().not_lifted(said.target, said.scope, since).filter(|_| !until.is_over(now)) else {
             return false;
         };
@@ -384,8 +389,14 @@ impl Work {
         scope_of(&its).is_none_or(|scope| provenance.note(said.target, scope, &said.story.node))
     }
 
-    /// Lifts every ban that stands because `node` said so; all that are this machine's own, if that is the node.
-    fn forget(&self, engine: &Arc<Engine>, now: Time, node: &str) {
+    /// Lifts every ban that stands because `node` said so; all that are this machine's own, if that is the node. If it is told again, only
+    /// by those who have not heard of it, and only what is older than that.
+    fn forget(&self, engine: &Arc<Engine>, now: Time, node: &str, age: Option<Span>) {
+        let at = now.before(age.unwrap_or_default());
+        if age.is_some() && self.health.provenance().forgotten_at(node).is_some_and(|known| known.after(NEARLY) >= at) {
+            return;
+        }
+        self.health.provenance().forgot(node, at);
         let mut targets = self.health.provenance().take(node);
         if node == self.link.node {
             let mut own: Vec<(IpNet, Surface)> = engine.in_force().lists.banned.iter().map(|ban| (ban.network, Surface::Web)).collect();
@@ -393,6 +404,16 @@ impl Work {
             let provenance = self.health.provenance();
             own.retain(|(target, surface)| provenance.of(*target, *surface).is_none());
             targets.extend(own.into_iter().map(|(target, surface)| (target, surface.alone())));
+        }
+        if age.is_some() {
+            let since = |target, surface: Surface| since_of(engine, self.state.as_deref(), &self.health, target, surface, now);
+            let (older, younger): (Vec<_>, Vec<_>) =
+                targets.into_iter().partition(|(target, scope)| scope.surfaces().iter().all(|surface| since(*target, *surface) <= at));
+            targets = older;
+            let mut provenance = self.health.provenance();
+            for (target, scope) in younger.into_iter().filter(|_| node != self.link.node) {
+                provenance.note(target, scope, node);
+            }
         }
         if !targets.is_empty() {
             log::info!("everything that node {node} said is dropped: {} bans", targets.len());

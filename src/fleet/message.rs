@@ -28,7 +28,12 @@ pub enum Message {
         target: IpNet,
     },
     /// All that a node said is to be dropped.
-    Forget(String),
+    Forget {
+        /// Whose word.
+        node: String,
+        /// How long ago that was decided, if it is told again to those who may have missed it: what it said since stands.
+        age: Option<Span>,
+    },
 }
 
 /// A ban that a node said.
@@ -151,7 +156,13 @@ pub fn parse(text: &str) -> Option<Message> {
             let target = parse_network(words.next()?).ok()?;
             (is_node(node) && words.next().is_none()).then(|| Message::Lift { node: node.to_owned(), age, scope, target })
         }
-        "forget" => is_node(rest).then(|| Message::Forget(rest.to_owned())),
+        "forget" => {
+            let (node, age) = match rest.split_once(' ') {
+                Some((node, age)) => (node, Some(Span::from_millis(age.parse().ok()?))),
+                None => (rest, None),
+            };
+            is_node(node).then(|| Message::Forget { node: node.to_owned(), age })
+        }
         _ => None,
     }
 }
@@ -181,7 +192,8 @@ mod tests {
                 target: "2001:db8::/32".parse().unwrap()
             })
         );
-        assert_eq!(parse("forget mx1"), Some(Message::Forget("mx1".into())));
+        assert_eq!(parse("forget mx1"), Some(Message::Forget { node: "mx1".into(), age: None }));
+        assert_eq!(parse("forget mx1 7"), Some(Message::Forget { node: "mx1".into(), age: Some(Span::from_millis(7)) }));
         for text in [
             "",
             "ban",

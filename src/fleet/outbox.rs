@@ -79,13 +79,17 @@ enum Item {
         strikes: u32,
         at: Time,
     },
-    Forget(String),
+    /// All that a node said is dropped; again, if it is known when that was.
+    Forget {
+        node: Arc<str>,
+        at: Option<Time>,
+    },
 }
 
 impl Item {
     /// Whether it must be said, however late: nothing else would ever say it.
     fn must_be_said(&self) -> bool {
-        matches!(self, Self::Lift { .. } | Self::Forget(_))
+        matches!(self, Self::Lift { .. } | Self::Forget { .. })
     }
 }
 
@@ -101,7 +105,7 @@ pub struct Sender {
 impl Sender {
     /// Drops all that `node` said.
     pub fn forget(&self, node: &str) {
-        self.post(Item::Forget(node.to_owned()));
+        self.post(Item::Forget { node: Arc::from(node), at: None });
     }
 
     fn post(&self, item: Item) {
@@ -240,7 +244,7 @@ struct Work {
     /// Clients whose ban here was lifted, and that another one bans.
     anew: Vec<IpNet>,
     /// Nodes whose bans are being dropped in the engine, and how far.
-    forgetting: VecDeque<(String, Walk)>,
+    forgetting: VecDeque<(Arc<str>, Walk)>,
     /// What the engine does not take.
     unsaid: Complaint,
 }
@@ -289,7 +293,9 @@ impl Sync {
 
 /// All bans that stood at one moment, said little by little: whatever is new goes first.
 struct Saying {
-    /// What this node lifted lately: an engine that came back empty has forgotten it.
+    /// Whose word was dropped, and
+    forgets: std::vec::IntoIter<(Arc<str>, Time)>,
+    /// what this node lifted lately: an engine that came back empty has forgotten it.
     lifts: std::vec::IntoIter<(IpNet, Surface, Time)>,
     bans: std::vec::IntoIter<(Client, Scope, Ban)>,
     networks: std::vec::IntoIter<BannedNetwork>,
@@ -427,9 +433,14 @@ impl Work {
             _ => bans.push((client, surface.alone(), ban)),
         });
         let networks: Vec<BannedNetwork> = engine.in_force().lists.banned.iter().cloned().collect();
+        let (forgets, lifts) = {
+            let provenance = self.health.provenance();
+            (provenance.forgets(), provenance.lifts())
+        };
         let now = Instant::now();
         self.saying = Some(Saying {
-            lifts: self.health.provenance().lifts().into_iter(),
+            forgets: forgets.into_iter(),
+            lifts: lifts.into_iter(),
             bans: bans.into_iter(),
             networks: networks.into_iter(),
             due: now,
@@ -449,7 +460,10 @@ impl Work {
         }
         let now = self.clock.now();
         let mut items: Vec<Item> = Vec::new();
-        for (target, surface, at) in saying.lifts.by_ref().take(saying.few) {
+        for (node, at) in saying.forgets.by_ref().take(saying.few) {
+            items.push(Item::Forget { node, at: Some(at) });
+        }
+        for (target, surface, at) in saying.lifts.by_ref().take(saying.few.saturating_sub(items.len())) {
             items.push(Item::Lift { target, scope: surface.alone(), at });
         }
         for (client, scope, ban) in saying.bans.by_ref().take(saying.few.saturating_sub(items.len())) {
@@ -469,7 +483,10 @@ impl Work {
                 }
             }
         }
-        let is_over = saying.lifts.as_slice().is_empty() && saying.bans.as_slice().is_empty() && saying.networks.as_slice().is_empty();
+        let is_over = saying.forgets.as_slice().is_empty()
+            && saying.lifts.as_slice().is_empty()
+            && saying.bans.as_slice().is_empty()
+            && saying.networks.as_slice().is_empty();
         let answers = self.exchange(wire, items.iter())?;
         if saying.minute.elapsed() >= MINUTE {
             (saying.minute, saying.new) = (Instant::now(), 0);
@@ -545,7 +562,7 @@ impl Work {
         for few in found.chunks(FEW) {
             let keys: Vec<&str> = few.iter().map(|(key, _)| key.as_str()).collect();
             let mut forget = redis::cmd("EVALSHA");
-            forget.arg(self.link.forget.get_hash()).arg(keys.len() + 1).arg(self.link.forgotten_key()).arg(keys).arg(&*node);
+            forget.arg(self.link.forget.get_hash()).arg(keys.len() + 1).arg(self.link.forgotten_key()).arg(keys).arg(&**node);
             match forget.exec(wire) {
                 Err(error) if is_of_one_item(&error) => {
                     // It would fail again.
@@ -613,8 +630,11 @@ impl Work {
                 pipe.cmd("EVALSHA").arg(link.strike.get_hash()).arg(1).arg(key);
                 pipe.arg(*strikes).arg(rule.findtime.millis()).arg(rule.maxretry);
             }
-            Item::Forget(node) => {
-                pipe.cmd("EVALSHA").arg(link.forget.get_hash()).arg(1).arg(link.forgotten_key()).arg(node).arg(link.channel());
+            Item::Forget { node, at } => {
+                pipe.cmd("EVALSHA").arg(link.forget.get_hash()).arg(1).arg(link.forgotten_key()).arg(&**node).arg(link.channel());
+                if let Some(at) = at {
+                    pipe.arg(by_engine(*at));
+                }
             }
         }
     }
@@ -662,7 +682,12 @@ impl Work {
                     engine.ban_by_count(now, at, &rule, &offence, count);
                 }
             }
-            Item::Forget(node) => self.forgetting.push_back((node, Walk::new(usize::MAX))),
+            Item::Forget { node, at } => {
+                self.health.provenance().forgot(&node, at.unwrap_or(now));
+                if redis::from_redis_value_ref::<u8>(answer).unwrap_or(0) == 1 {
+                    self.forgetting.push_back((node, Walk::new(usize::MAX)));
+                }
+            }
             Item::Lift { .. } => {}
         }
         Status::Other

@@ -14,6 +14,8 @@ use crate::time::Time;
 pub const MOST_NODES: usize = 4096;
 /// So many lifts are remembered, and so many changes may be on their way through the engine of this process.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+/// And so many nodes whose word was dropped.
+const FORGOTTEN: NonZeroUsize = NonZeroUsize::new(MOST_NODES).unwrap();
 
 /// Whose word is what.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub struct Provenance {
     said: HashMap<IpNet, Authors, ahash::RandomState>,
     /// When this node lifted what by itself.
     lifted: LruCache<(IpNet, Surface), Time, ahash::RandomState>,
+    /// When what nodes had said was dropped.
+    forgotten: LruCache<Arc<str>, Time, ahash::RandomState>,
     /// Changes that this node makes because it heard of them: they are not said again.
     echoes: LruCache<(IpNet, Option<Scope>, Time), (), ahash::RandomState>,
 }
@@ -88,6 +92,7 @@ impl Default for Provenance {
             has_been_full: false,
             said: HashMap::default(),
             lifted: LruCache::with_hasher(REMEMBERED, ahash::RandomState::new()),
+            forgotten: LruCache::with_hasher(FORGOTTEN, ahash::RandomState::new()),
             echoes: LruCache::with_hasher(REMEMBERED, ahash::RandomState::new()),
         }
     }
@@ -197,6 +202,24 @@ impl Provenance {
     #[must_use]
     pub fn lifts(&self) -> Vec<(IpNet, Surface, Time)> {
         self.lifted.iter().map(|((target, surface), at)| (*target, *surface, *at)).collect()
+    }
+
+    /// All that `node` had said was dropped at `at`.
+    pub fn forgot(&mut self, node: &str, at: Time) {
+        let at = self.forgotten_at(node).map_or(at, |before| before.max(at));
+        self.forgotten.put(Arc::from(node), at);
+    }
+
+    /// When all that `node` had said was last dropped, if it was.
+    #[must_use]
+    pub fn forgotten_at(&self, node: &str) -> Option<Time> {
+        self.forgotten.peek(node).copied()
+    }
+
+    /// Whose word was dropped, and when.
+    #[must_use]
+    pub fn forgets(&self) -> Vec<(Arc<str>, Time)> {
+        self.forgotten.iter().map(|(node, at)| (Arc::clone(node), *at)).collect()
     }
 
     /// Where in `scope` a ban that began at `since` may stand: not where this node lifted it by itself.

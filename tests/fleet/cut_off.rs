@@ -135,6 +135,42 @@ fn an_engine_that_lost_everything_is_told_again_what_stands_and_what_was_lifted(
 }
 
 #[test]
+fn what_was_forgotten_stays_so_when_the_engine_loses_everything() {
+    if !engine_is_there() {
+        return;
+    }
+    let mut redis = Redis::start();
+    let port = redis.port;
+    let relay = Relay::start(port);
+    let (near, far) = (Node::start("near", port, ""), Node::start("far", relay.port, ""));
+    let bad = Node::start("bad", port, "");
+    joined(&[&near, &far, &bad]);
+    bad.ask("ban 203.0.113.1 for=-1");
+    bad.ask("ban 198.51.100.0/24 for=-1");
+    let all = |node: &Node| node.is_banned("203.0.113.1") && node.refuses("198.51.100.7");
+    wait_until("all refuse", || all(&near) && all(&far));
+    relay.cut(true);
+    wait_until("it is cut off", || far.number("fleet_hears") == 0 && far.number("fleet_says") == 0);
+    near.ask("forget bad");
+    wait_until("it is forgotten", || near.number("bans") == 0 && near.number("banned_networks") == 0);
+    drop(bad);
+    redis.kill();
+    let empty = Redis::start_on(port);
+    joined(&[&near]);
+    relay.cut(false);
+    joined(&[&far]);
+    wait_until("who was away hears of it", || far.number("bans") == 0 && far.number("banned_networks") == 0);
+    let late = Node::start("late", empty.port, "");
+    let bad = Node::start("bad", empty.port, "");
+    joined(&[&late, &bad]);
+    for node in [&near, &far, &late] {
+        assert_eq!((node.number("bans"), node.number("banned_networks")), (0, 0));
+    }
+    bad.ask("ban 203.0.113.2 for=3600");
+    wait_until("what it says from then on counts", || [&near, &far, &late].iter().all(|node| node.is_banned("203.0.113.2")));
+}
+
+#[test]
 fn a_lift_is_remembered_as_long_as_the_ban_would_have_lasted() {
     if !engine_is_there() {
         return;
