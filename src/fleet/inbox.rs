@@ -61,7 +61,18 @@ pub fn start(
     bans: usize,
 ) -> io::Result<()> {
     let engine = Arc::downgrade(engine);
-    let mut work = Work { link, engine, state, clock, health, bans, rates: HashMap::default(), complaints: HashMap::new(), dropped: None };
+    let mut work = Work {
+        link,
+        engine,
+        state,
+        clock,
+        health,
+        bans,
+        rates: HashMap::default(),
+        complaints: HashMap::new(),
+        has_joined: false,
+        dropped: None,
+    };
     std::thread::Builder::new().name("fleet-in".into()).spawn(move || work.run())?;
     Ok(())
 }
@@ -77,6 +88,8 @@ struct Work {
     rates: HashMap<String, (Instant, u32), ahash::RandomState>,
     /// What has been complained about.
     complaints: HashMap<Disbelief, Complaint>,
+    /// Whether all has been loaded once.
+    has_joined: bool,
     /// When bans that have ended were last dropped from the list of whose word they are.
     dropped: Option<Instant>,
 }
@@ -207,6 +220,7 @@ impl Work {
         }
         for said in said(target, web, mail) {
             if self.is_known(&engine, now, &said) {
+                self.recognise(&engine, now, &said);
                 continue;
             }
             if loading.belief.believes(&said.node, said.age) {
@@ -217,7 +231,24 @@ impl Work {
         }
     }
 
-    fn loaded(&self, loading: &Loading) {
+    /// After a start it is not known whose word the banned networks are: the state file does not say. The engine does.
+    fn recognise(&self, engine: &Engine, now: Time, said: &Said) {
+        if self.has_joined || said.story.node == self.link.node || said.target.prefix_len() == said.target.max_prefix_len() {
+            return;
+        }
+        let ends = |left: Option<Span>| left.map_or(u64::MAX, Span::secs);
+        let in_force = engine.in_force();
+        let Some(known) = in_force.lists.banned.get(said.target) else { return };
+        // Another that happens to be of the same network ends at another time.
+        let is_it = ends(known.until.map(|until| until.since(now))).abs_diff(ends(said.left)) <= 3;
+        let mut provenance = self.health.provenance();
+        if is_it && provenance.of(said.target, Surface::Web).is_none() {
+            provenance.note(said.target, Scope::All, &said.story.node);
+        }
+    }
+
+    fn loaded(&mut self, loading: &Loading) {
+        self.has_joined = true;
         self.health.refused.fetch_add(loading.refused, Ordering::Relaxed);
         self.health.hears.store(true, Ordering::Relaxed);
         log::info!("joined the fleet as {}: {} bans taken over", self.link.node, loading.taken);
