@@ -400,20 +400,37 @@ impl Work {
         !never_falls || engine.bans().len() < self.bans || is_in()
     }
 
+    /// Drops from the list of whose word they are the bans that have ended. Every ban that is made here needs the list: it is held for
+    /// moments only.
+    fn drop_what_is_over(&self, engine: &Engine, now: Time) {
+        let in_force = engine.in_force();
+        let is_over = |target: &IpNet| {
+            let client = client_of(target.addr());
+            in_force.lists.banned.get(*target).is_none()
+                && Surface::ALL.iter().all(|surface| engine.bans().get(client, *surface, now).is_none())
+        };
+        let mut targets = self.health.provenance().targets();
+        targets.retain(is_over);
+        for few in targets.chunks(FEW) {
+            let mut provenance = self.health.provenance();
+            few.iter().for_each(|target| provenance.own(*target, Scope::All));
+        }
+    }
+
     /// Notes whose word a ban is. False if there are too many nodes.
     fn note(&mut self, engine: &Engine, now: Time, said: &Said, scope: Scope, until: Until) -> bool {
-        let mut provenance = self.health.provenance();
-        let banned = engine.in_force().lists.banned.clone();
-        let is_full = provenance.is_full_for(&said.story.node) && self.dropped.is_none_or(|dropped| dropped.elapsed() >= TIDY);
-        if is_full || provenance.len() > engine.bans().len() + banned.len() + MANY {
+        let (is_full, known) = {
+            let provenance = self.health.provenance();
+            (provenance.is_full_for(&said.story.node), provenance.len())
+        };
+        let is_full = is_full && self.dropped.is_none_or(|dropped| dropped.elapsed() >= TIDY);
+        if is_full || known > engine.bans().len() + engine.in_force().lists.banned.len() + MANY {
             self.dropped = Some(Instant::now());
-            provenance.retain(|target| {
-                let client = client_of(target.addr());
-                banned.get(target).is_some() || Surface::ALL.iter().any(|surface| engine.bans().get(client, *surface, now).is_some())
-            });
+            self.drop_what_is_over(engine, now);
         }
         // Where a ban stands that lasts longer, that one goes on standing.
         let client = client_of(said.target.addr());
+        let mut provenance = self.health.provenance();
         let is_single = said.target.prefix_len() == said.target.max_prefix_len();
         let is_its = |surface: &Surface| !is_single || engine.bans().get(client, *surface, now).is_none_or(|ban| ban.until < until);
         let its: Vec<Surface> = scope.surfaces().iter().copied().filter(is_its).collect();
@@ -428,29 +445,31 @@ impl Work {
             return;
         }
         self.health.provenance().forgot(node, at);
-        let mut targets = self.health.provenance().take(node);
+        let mut targets = self.health.provenance().said_by(node);
         if node == self.link.node {
             let mut own: Vec<(IpNet, Surface)> = engine.in_force().lists.banned.iter().map(|ban| (ban.network, Surface::Web)).collect();
             engine.bans().for_each(now, |client, surface, _| own.push((IpNet::from(client.address()), surface)));
-            let provenance = self.health.provenance();
-            own.retain(|(target, surface)| provenance.of(*target, *surface).is_none());
-            targets.extend(own.into_iter().map(|(target, surface)| (target, surface.alone())));
+            for few in own.chunks(FEW) {
+                let provenance = self.health.provenance();
+                let is_own = |(target, surface): &&(IpNet, Surface)| provenance.of(*target, *surface).is_none();
+                targets.extend(few.iter().filter(is_own).map(|(target, surface)| (*target, surface.alone())));
+            }
         }
         if age.is_some() {
             let since = |target, surface: Surface| since_of(engine, self.state.as_deref(), &self.health, target, surface, now);
-            let (older, younger): (Vec<_>, Vec<_>) =
-                targets.into_iter().partition(|(target, scope)| scope.surfaces().iter().all(|surface| since(*target, *surface) <= at));
-            targets = older;
-            let mut provenance = self.health.provenance();
-            for (target, scope) in younger.into_iter().filter(|_| node != self.link.node) {
-                provenance.note(target, scope, node);
-            }
+            targets.retain(|(target, scope)| scope.surfaces().iter().all(|surface| since(*target, *surface) <= at));
         }
         if !targets.is_empty() {
             log::info!("everything that node {node} said is dropped: {} bans", targets.len());
         }
-        for (target, scope) in targets {
-            lift(engine, &self.health, now, target, scope);
+        for few in targets.chunks(FEW) {
+            {
+                let mut provenance = self.health.provenance();
+                few.iter().for_each(|(target, scope)| provenance.own(*target, *scope));
+            }
+            for (target, scope) in few {
+                lift(engine, &self.health, now, *target, *scope);
+            }
         }
     }
 

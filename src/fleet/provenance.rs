@@ -169,14 +169,15 @@ impl Provenance {
         self.said.is_empty()
     }
 
-    /// Drops what does not stand any more.
-    pub fn retain(&mut self, mut stands: impl FnMut(IpNet) -> bool) {
-        let over: Vec<IpNet> = self.said.keys().copied().filter(|target| !stands(*target)).collect();
-        over.into_iter().for_each(|target| self.own(target, Scope::All));
+    /// The clients and networks of which a ban is another's word.
+    #[must_use]
+    pub fn targets(&self) -> Vec<IpNet> {
+        self.said.keys().copied().collect()
     }
 
-    /// All that `node` said, and where, which is forgotten here.
-    pub fn take(&mut self, node: &str) -> Vec<(IpNet, Scope)> {
+    /// All that `node` said, and where.
+    #[must_use]
+    pub fn said_by(&self, node: &str) -> Vec<(IpNet, Scope)> {
         let Some(number) = self.numbers.get(node).copied() else { return Vec::new() };
         let its = |authors: &Authors| match (authors.web == number, authors.mail == number) {
             (true, true) => Some(Scope::All),
@@ -184,11 +185,7 @@ impl Provenance {
             (false, true) => Some(Scope::Mail),
             (false, false) => None,
         };
-        let taken: Vec<(IpNet, Scope)> = self.said.iter().filter_map(|(target, authors)| Some((*target, its(authors)?))).collect();
-        for (target, scope) in &taken {
-            self.own(*target, *scope);
-        }
-        taken
+        self.said.iter().filter_map(|(target, authors)| Some((*target, its(authors)?))).collect()
     }
 
     /// This node lifted the ban of `target` by itself.
@@ -250,16 +247,18 @@ mod tests {
     }
 
     #[test]
-    fn what_one_node_said_is_taken_and_what_others_said_stays() {
+    fn what_one_node_said_is_known_from_what_others_said() {
         let mut provenance = Provenance::default();
         assert!(provenance.note(target("203.0.113.1/32"), Scope::All, "mx1"));
         assert!(provenance.note(target("198.51.100.0/24"), Scope::All, "mx1"));
         assert!(provenance.note(target("203.0.113.2/32"), Scope::All, "mx2"));
-        let mut taken = provenance.take("mx1");
-        taken.sort_by_key(|(target, _)| *target);
-        assert_eq!(taken, [(target("198.51.100.0/24"), Scope::All), (target("203.0.113.1/32"), Scope::All)]);
+        let mut said = provenance.said_by("mx1");
+        said.sort_by_key(|(target, _)| *target);
+        assert_eq!(said, [(target("198.51.100.0/24"), Scope::All), (target("203.0.113.1/32"), Scope::All)]);
         assert_eq!(provenance.of(target("203.0.113.2/32"), Surface::Web).as_deref(), Some("mx2"));
-        assert_eq!((provenance.of(target("203.0.113.1/32"), Surface::Mail), provenance.take("mx3")), (None, Vec::new()));
+        provenance.own(target("203.0.113.1/32"), Scope::All);
+        assert_eq!((provenance.of(target("203.0.113.1/32"), Surface::Mail), provenance.said_by("mx3")), (None, Vec::new()));
+        assert_eq!(provenance.targets().len(), 2);
     }
 
     #[test]
@@ -268,7 +267,7 @@ mod tests {
         provenance.note(client, Scope::All, "mx1");
         provenance.note(client, Scope::Mail, "mx2");
         assert_eq!(provenance.of(client, Surface::Web).as_deref(), Some("mx1"));
-        assert_eq!((provenance.take("mx1"), provenance.len()), (vec![(client, Scope::Web)], 1));
+        assert_eq!((provenance.said_by("mx1"), provenance.len()), (vec![(client, Scope::Web)], 1));
         assert_eq!(provenance.of(client, Surface::Mail).as_deref(), Some("mx2"));
         provenance.own(client, Scope::All);
         assert!(provenance.is_empty());
@@ -284,10 +283,10 @@ mod tests {
         provenance.own(client(8), Scope::Mail);
         assert!(provenance.note(client(8), Scope::Mail, "one-more"), "node8 has no ban any more");
         assert_eq!(provenance.of(client(8), Surface::Mail).as_deref(), Some("one-more"));
-        assert!(!provenance.note(client(1), Scope::All, "node8") && provenance.take("node8").is_empty());
-        provenance.retain(|target| target != client(9));
+        assert!(!provenance.note(client(1), Scope::All, "node8") && provenance.said_by("node8").is_empty());
+        provenance.own(client(9), Scope::All);
         assert!(provenance.note(client(9), Scope::All, "node8"), "node9 has none either");
-        assert_eq!((provenance.len(), provenance.take("one-more")), (MOST_NODES, vec![(client(8), Scope::Mail)]));
+        assert_eq!((provenance.len(), provenance.said_by("one-more")), (MOST_NODES, vec![(client(8), Scope::Mail)]));
     }
 
     #[test]
