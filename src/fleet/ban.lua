@@ -2,7 +2,7 @@
 -- strikes that made it, which starts anew. ARGV: surfaces (w, m or wm), until (-1:
 -- for ever) and since when in milliseconds of the engine's clock, record, speaker, its bans a minute, channel, target, author. Returns new, known, limited or over, the
 -- surfaces on which it was lifted since, and, after another space, those of them on which the client was banned anew.
--- The hash holds for each surface s: `s` until, `ss` since, `sr` record; `sg` when a ban was lifted, `se` until when that is remembered.
+-- The hash holds for each surface s: `s` until, `ss` since, `sr` record, `sa` when it was accepted here and from whom; `sg` when a ban was lifted, `se` until when that is remembered.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function number(field) return tonumber(redis.call('HGET', KEYS[1], field) or '') or 0 end
@@ -39,7 +39,7 @@ end
 if rate == 1 then redis.call('PEXPIRE', KEYS[2], 60000) end
 if rate > tonumber(ARGV[6]) then return 'limited' .. lifted end
 for s in string.gmatch(new, '%a') do
-  redis.call('HSET', KEYS[1], s, till, s .. 's', since, s .. 'r', ARGV[4])
+  redis.call('HSET', KEYS[1], s, till, s .. 's', since, s .. 'r', ARGV[4], s .. 'a', string.format('%.0f ', now) .. ARGV[5])
 end
 local last = 0
 for _, field in ipairs({'w', 'm', 'we', 'me'}) do

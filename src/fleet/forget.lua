@@ -26,7 +26,7 @@ for i = 2, #KEYS do
       local since = tonumber(kept[2] or '') or 0
       if since <= forgotten then
         -- The hash goes on as long as the ban would have.
-        redis.call('HDEL', KEYS[i], s, s .. 's', s .. 'r')
+        redis.call('HDEL', KEYS[i], s, s .. 's', s .. 'r', s .. 'a')
         redis.call('HSET', KEYS[i], s .. 'g', forgotten, s .. 'e', tonumber(kept[1] or '') or now)
         lifted = lifted + 1
       end

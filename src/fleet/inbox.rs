@@ -223,7 +223,7 @@ impl Work {
                 self.recognise(&engine, now, &said);
                 continue;
             }
-            if loading.belief.believes(&said.node, said.age) {
+            if loading.belief.believes(&said.node, said.accepted) {
                 loading.taken += usize::from(self.take(&engine, now, &said));
             } else {
                 loading.refused += 1;

@@ -16,7 +16,7 @@ for s in string.gmatch(ARGV[1], '%a') do
     if is_older then
       lifted = lifted .. s
       if have == -1 or have > now then remembered = have end
-      redis.call('HDEL', KEYS[1], s, s .. 's', s .. 'r')
+      redis.call('HDEL', KEYS[1], s, s .. 's', s .. 'r', s .. 'a')
     end
     if memory == -1 or (remembered ~= -1 and memory > remembered) then remembered = memory end
     redis.call('HSET', KEYS[1], s .. 'e', remembered)

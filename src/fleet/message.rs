@@ -47,6 +47,8 @@ pub struct Said {
     pub left: Option<Span>,
     /// How long ago it began.
     pub age: Span,
+    /// How long ago the engine accepted it.
+    pub accepted: Span,
     /// An address or a network.
     pub target: IpNet,
     /// The rest of the story.
@@ -145,6 +147,7 @@ pub fn parse(text: &str) -> Option<Message> {
                 scope,
                 left,
                 age: Span::from_millis(age.parse().ok()?),
+                accepted: Span::ZERO,
                 target: parse_network(target).ok()?,
                 story,
             };

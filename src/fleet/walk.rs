@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use redis::{FromRedisValue, RedisResult, Value};
 
+use super::config::is_node;
 use super::link::Link;
 use super::message::{LONGEST_STORY, Said, Story, parse_left, parse_story};
 use super::wire::Wire;
@@ -62,6 +63,8 @@ impl Walk {
 pub struct Known {
     /// A ban: how long it still lasts (`None` for ever), how old it is, and its story.
     pub ban: Option<(Option<Span>, Span, Story)>,
+    /// How long ago the engine accepted it, and from whom.
+    pub accepted: Option<(Span, String)>,
     /// How long ago a ban was lifted.
     pub lifted: Option<Span>,
 }
@@ -82,7 +85,8 @@ pub fn look_up(link: &Link, wire: &mut Wire, keys: &[&str]) -> RedisResult<Vec<[
 pub fn said(target: IpNet, web: Known, mail: Known) -> Vec<Said> {
     let said = |scope, known: Known| {
         let (left, age, story) = known.ban?;
-        Some(Said { node: story.node.clone(), scope, left, age, target, story })
+        let (accepted, node) = known.accepted.unwrap_or_else(|| (age, story.node.clone()));
+        Some(Said { node, scope, left, age, accepted, target, story })
     };
     if web.ban == mail.ban {
         said(Scope::All, web).into_iter().collect()
@@ -95,16 +99,20 @@ pub fn said(target: IpNet, web: Known, mail: Known) -> Vec<Said> {
 fn read(row: &Value) -> Option<[Known; 2]> {
     let texts: Vec<String> = FromRedisValue::from_redis_value_ref(row).ok()?;
     let known = |texts: &[String]| {
-        let [left, age, story, lifted] = texts else { return Known::default() };
+        let [left, age, story, accepted, lifted] = texts else { return Known::default() };
         let millis = |text: &String| text.parse().ok().map(Span::from_millis);
         let ban = || Some((parse_left(left)?, millis(age)?, parse_story(story)?));
-        Known { ban: ban(), lifted: millis(lifted) }
+        let accepted = || {
+            let (age, node) = accepted.split_once(' ')?;
+            is_node(node).then_some((Span::from_millis(age.parse().ok()?), node.to_owned()))
+        };
+        Known { ban: ban(), accepted: accepted(), lifted: millis(lifted) }
     };
-    let (web, mail) = texts.split_at_checked(4)?;
+    let (web, mail) = texts.split_at_checked(5)?;
     Some([known(web), known(mail)])
 }
 
-/// What a node that was there all along would have believed: so many bans of each node for each minute in which they were made.
+/// What a node that was there all along would have believed: so many bans from each node for each minute in which they were accepted.
 pub struct Belief {
     bans_per_minute: u32,
     most: usize,
@@ -119,9 +127,9 @@ impl Belief {
         Self { bans_per_minute, most, taken: 0, minutes: HashMap::default() }
     }
 
-    /// Whether a ban of `node` is believed that was made `age` ago.
-    pub fn believes(&mut self, node: &str, age: Span) -> bool {
-        let minute = self.minutes.hasher().hash_one((node, age.secs() / 60));
+    /// Whether a ban is believed that was accepted from `node` so long ago.
+    pub fn believes(&mut self, node: &str, accepted: Span) -> bool {
+        let minute = self.minutes.hasher().hash_one((node, accepted.secs() / 60));
         if self.taken >= self.most || (self.minutes.len() >= self.most && !self.minutes.contains_key(&minute)) {
             return false;
         }
@@ -138,7 +146,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn row(texts: [&str; 8]) -> Value {
+    fn row(texts: [&str; 10]) -> Value {
         Value::Array(texts.iter().map(|text| Value::BulkString(text.as_bytes().to_vec())).collect())
     }
 
@@ -146,16 +154,20 @@ mod tests {
 
     #[test]
     fn a_ban_and_a_lift_are_read() {
-        let [web, mail] = read(&row(["-1", "7", STORY, "", "", "", "", "3000"])).unwrap();
+        let [web, mail] = read(&row(["-1", "7", STORY, "5 mx2", "", "", "", "", "", "3000"])).unwrap();
         let (left, age, story) = web.ban.unwrap();
         assert_eq!((left, age, story.node.as_str(), web.lifted), (None, Span::from_millis(7), "mx1", None));
-        assert_eq!(mail, Known { ban: None, lifted: Some(Span::from_secs(3)) });
+        assert_eq!(web.accepted, Some((Span::from_millis(5), "mx2".to_owned())));
+        assert_eq!(mail, Known { ban: None, accepted: None, lifted: Some(Span::from_secs(3)) });
     }
 
     #[test]
     fn what_no_node_writes_is_nothing() {
-        for faulty in [["", "7", STORY, ""], ["x", "7", STORY, ""], ["-2", "7", STORY, "-1"], ["5", "7", "{}", "1e9"], ["5", "7", "", ""]] {
-            let [web, mail] = read(&row([faulty[0], faulty[1], faulty[2], faulty[3], "", "", "", ""])).unwrap();
+        let nonsense =
+            [["", "7", STORY, "", ""], ["x", "7", STORY, "x mx1", ""], ["-2", "7", STORY, "3 MX", "-1"], ["5", "7", "{}", "3", "1e9"]];
+        for faulty in nonsense {
+            let [left, age, story, accepted, lifted] = faulty;
+            let [web, mail] = read(&row([left, age, story, accepted, lifted, "", "", "", "", ""])).unwrap();
             assert_eq!((web, mail), (Known::default(), Known::default()), "{faulty:?}");
         }
         assert_eq!((read(&Value::Int(3)), read(&Value::Array(Vec::new())), read(&Value::Nil)), (None, None, None));

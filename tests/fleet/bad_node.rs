@@ -51,6 +51,7 @@ fn one_bad_node_cannot_ban_the_never_banned_nor_flood_the_others_and_all_it_said
         bad.number("bans"),
         good.number("bans")
     );
+    wait_until("a hundred have been heard, over two minutes perhaps", || good.number("bans") >= 90);
     assert!(good.number("bans") <= 100, "{}", good.number("bans"));
     let memory = redis.ask("MEMORY USAGE strikeout:client:11.0.0.9");
     println!("memory of one ban in the engine: {} bytes", memory.lines().find_map(|line| line.strip_prefix(':')).unwrap());
@@ -187,6 +188,33 @@ fn a_node_that_was_forgotten_while_it_was_cut_off_brings_nothing_back() {
     assert_eq!(good.number("bans"), 0);
     bad.ask("ban 203.0.113.3 for=3600");
     wait_until("what is new counts", || good.is_banned("203.0.113.3"));
+}
+
+#[test]
+fn who_joins_believes_what_a_node_said_little_by_little_as_those_did_who_were_there() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let one = Node::start("one", redis.port, "");
+    joined(&[&one]);
+    one.ask("ban 203.0.113.99 for=3600");
+    wait_until("the engine notes from whom", || redis.ask("HGET strikeout:client:203.0.113.99 wa").contains(" one\r\n"));
+    // Six that were made in one minute; that was more than two, and so they were said in three.
+    let seconds = redis.ask("TIME").lines().find_map(|line| line.parse::<u64>().ok().filter(|number| *number > 1_000_000_000)).unwrap();
+    for (number, author) in ["mx1", "mx1", "mx1", "mx1", "mx2", "mx2"].iter().enumerate() {
+        let story =
+            format!("{{\\\"node\\\":\\\"{author}\\\",\\\"rule\\\":\\\"r\\\",\\\"count\\\":1,\\\"times\\\":1,\\\"evidence\\\":\\\"\\\"}}");
+        let minute = u64::try_from(number / 2).unwrap();
+        redis.ask(&format!(
+            "HSET strikeout:client:203.0.113.{number} w -1 ws {}000 wr \"{story}\" wa \"{}000 mx1\"",
+            seconds - 86_400,
+            seconds - 600 - 60 * minute
+        ));
+    }
+    let late = Node::start_with("late", redis.port, "", "bans_per_minute = 2");
+    joined(&[&late]);
+    assert_eq!((late.number("bans"), late.number("fleet_refused_total")), (7, 0));
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn endless_keys(command: &[String], number: u64, to: &mut TcpStream) -> std::io:
         "EVALSHA" if command.len() > 100 => {
             let story = STORY.replace('%', &number.to_string());
             let row = format!(
-                "*8\r\n$2\r\n-1\r\n$1\r\n5\r\n${0}\r\n{story}\r\n$0\r\n\r\n$2\r\n-1\r\n$1\r\n5\r\n${0}\r\n{story}\r\n$0\r\n\r\n",
+                "*10\r\n$2\r\n-1\r\n$1\r\n5\r\n${0}\r\n{story}\r\n$0\r\n\r\n$0\r\n\r\n$2\r\n-1\r\n$1\r\n5\r\n${0}\r\n{story}\r\n$0\r\n\r\n$0\r\n\r\n",
                 story.len()
             );
             let count = command[2].parse::<usize>().unwrap() - 1;
