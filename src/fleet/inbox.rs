@@ -138,7 +138,7 @@ impl Work {
         let mut wire = self.link.connect()?;
         wire.subscribe(&self.link.channel())?;
         let mut loading = Some(self.begin_loading()?);
-        let (mut lived, mut asked) = (Instant::now(), None::<Instant>);
+        let (mut lived, mut pinged, mut asked) = (Instant::now(), Instant::now(), None::<Time>);
         while self.engine.strong_count() > 0 {
             let is_loaded = match &mut loading {
                 Some(part) => !self.load(part)?,
@@ -152,20 +152,28 @@ impl Work {
             for _ in 0..most {
                 match wire.hear(wait)? {
                     Heard::Message(text) => {
-                        (lived, asked) = (Instant::now(), None);
+                        lived = Instant::now();
                         self.hear(&text);
                     }
-                    Heard::Alive => (lived, asked) = (Instant::now(), None),
+                    Heard::Alive => {
+                        lived = Instant::now();
+                        if let Some(at) = asked.take()
+                            && self.health.hears.load(Ordering::Relaxed)
+                        {
+                            self.health.heard_until.store(at.millis(), Ordering::Relaxed);
+                        }
+                    }
                     Heard::Silence => break,
                 }
             }
             // Not since the last sign of life: loading may have taken longer, and then nobody has listened.
-            if asked.is_some_and(|asked| asked.elapsed() >= SILENCE) {
+            if asked.is_some() && pinged.max(lived).elapsed() >= SILENCE {
                 return Err(RedisError::from(io::Error::from(io::ErrorKind::TimedOut)));
             }
-            if asked.is_none() && lived.elapsed() >= SILENCE {
+            // However much is heard: a message does not say how old it is.
+            if asked.is_none() && pinged.elapsed() >= SILENCE {
+                (pinged, asked) = (Instant::now(), Some(self.clock.now()));
                 wire.ask_for_life()?;
-                asked = Some(Instant::now());
             }
         }
         Ok(())

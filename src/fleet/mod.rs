@@ -53,9 +53,12 @@ pub struct Health {
     /// Bans of others that were not believed: too many in a minute, or of a client that is never banned.
     refused: AtomicU64,
     error: Mutex<Option<String>>,
-    /// When own changes were last said while others' were heard, in milliseconds of table time: what is older than that, others know.
+    /// Everything of others was heard that was said until then, in milliseconds of table time: when the last sign of life was asked for.
     #[cfg(feature = "fleet")]
-    in_touch: AtomicU64,
+    heard_until: AtomicU64,
+    /// Everything of this node was said that happened until then.
+    #[cfg(feature = "fleet")]
+    said_until: AtomicU64,
     /// Bans that stand in the engine, found while others were said that are over.
     #[cfg(feature = "fleet")]
     aside: Mutex<Vec<message::Said>>,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -350,10 +350,13 @@ impl Work {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
+            let (now, waited) = (self.clock.now(), self.waiting.len());
             self.waiting.extend(receiver.try_iter().take(BATCH - 1));
+            let is_all = self.waiting.len() < waited + BATCH - 1;
             self.waiting.append(&mut self.late.lock().unwrap_or_else(PoisonError::into_inner));
             // However much there is to say: the engine's clock may be set.
-            if asked.elapsed() >= SILENCE / 2 {
+            let asks = asked.elapsed() >= SILENCE / 2;
+            if asks {
                 self.sync.ask(self.clock, wire)?;
                 asked = Instant::now();
             }
@@ -361,8 +364,8 @@ impl Work {
             self.say_a_few(wire)?;
             self.forget_a_few(wire)?;
             self.look_up_anew(wire)?;
-            if self.health.hears.load(Ordering::Relaxed) {
-                self.health.in_touch.store(self.clock.now().millis(), Ordering::Relaxed);
+            if asks && is_all {
+                self.health.said_until.store(now.millis(), Ordering::Relaxed);
             }
             if self.health.dropped.load(Ordering::Relaxed) != self.dropped {
                 self.dropped = self.health.dropped.load(Ordering::Relaxed);
@@ -728,7 +731,8 @@ fn story_of(engine: &Engine, state: Option<&StateFile>, client: Client, ban: Ban
 
 /// When a ban began whose story is lost: no later than others were last told what stands here.
 fn known_by_others(health: &Health, now: Time) -> Time {
-    Time::from_millis(health.in_touch.load(Ordering::Relaxed)).min(now)
+    let until = |time: &AtomicU64| Time::from_millis(time.load(Ordering::Relaxed));
+    until(&health.heard_until).min(until(&health.said_until)).min(now)
 }
 
 /// When the ban of `target` began that stands here on `surface`; long ago, if none does.

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use strikeout::event::Scope;
+use strikeout::time::Span;
 
 use crate::engine::Redis;
 use crate::node::{Inside, Node, joined};
@@ -138,6 +140,33 @@ fn an_engine_that_lost_everything_is_told_again_what_stands_and_what_was_lifted(
     let late = Node::start("late", empty.port, "");
     joined(&[&late]);
     assert!(late.is_banned("203.0.113.2") && !late.is_banned("203.0.113.1"));
+}
+
+#[test]
+fn a_lift_counts_against_a_ban_whose_story_is_lost_also_if_the_engine_hung_before_anybody_noticed() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let url = format!("redis://:{SECRET}@127.0.0.1:{}", redis.port);
+    let (near, far) = (Inside::join("near", &url, 0, 1000), Inside::join("far", &url, 0, 1000));
+    near.joined();
+    far.joined();
+    // Of each client the last story is remembered: that of the mail's ban is not.
+    far.ban_on("203.0.113.1", Scope::Mail, Some(Span::from_secs(3600)));
+    far.ban_on("203.0.113.1", Scope::Web, Some(Span::from_secs(7200)));
+    wait_until("both refuse", || near.is_banned("203.0.113.1") && redis.number("HEXISTS strikeout:client:203.0.113.1 w") == 1);
+    let calls = redis.calls("evalsha");
+    far.strike("203.0.113.2");
+    wait_until("it has just said something", || redis.calls("evalsha") > calls);
+    redis.signal(Signal::STOP);
+    near.unban_on("203.0.113.1", Scope::Mail);
+    wait_until("both notice", || near.number("fleet_says") == 0 && far.number("fleet_says") == 0);
+    redis.signal(Signal::CONT);
+    wait_until("the lift counts", || !far.is_banned("203.0.113.1"));
+    near.joined();
+    far.joined();
+    assert!(!near.is_banned("203.0.113.1") && !far.is_banned("203.0.113.1"));
 }
 
 #[test]

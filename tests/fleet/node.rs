@@ -208,10 +208,14 @@ impl Inside {
     }
 
     pub(crate) fn ban(&self, address: &str, length: Option<Span>) {
+        self.ban_on(address, Scope::All, length);
+    }
+
+    pub(crate) fn ban_on(&self, address: &str, scope: Scope, length: Option<Span>) {
         let now = self.clock.now();
         let record = BanRecord {
             client: Client::from(address.parse::<std::net::Ipv4Addr>().unwrap()),
-            scope: Scope::All,
+            scope,
             rule: "once".into(),
             first: now,
             since: now,
@@ -225,8 +229,12 @@ impl Inside {
     }
 
     pub(crate) fn unban(&self, address: &str) {
+        self.unban_on(address, Scope::All);
+    }
+
+    pub(crate) fn unban_on(&self, address: &str, scope: Scope) {
         let client = Client::from(address.parse::<std::net::Ipv4Addr>().unwrap());
-        self.engine.unban(self.clock.now(), client, Scope::All, Reply::new(|_| ()));
+        self.engine.unban(self.clock.now(), client, scope, Reply::new(|_| ()));
     }
 
     pub(crate) fn strike(&self, address: &str) {
