@@ -261,7 +261,9 @@ impl Numbers {
                 "fleet_hears" => ("gauge", "1 while changes of other machines are heard."),
                 "fleet_says" => ("gauge", "1 while own changes are said to other machines."),
                 "fleet_said_total" => ("counter", "Own changes said to other machines."),
-                "fleet_dropped_total" => ("counter", "Own changes that were dropped: too many waited, or the engine was away."),
+                "fleet_dropped_total" => {
+                    ("counter", "Own changes that were dropped: too many waited, the engine was away, or it did not take them.")
+                }
                 "fleet_heard_total" => ("counter", "Changes of other machines that were taken over."),
                 "fleet_refused_total" => ("counter", "Bans of other machines that were not believed."),
                 _ => ("untyped", "Of the fleet."),
