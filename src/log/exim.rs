@@ -403,7 +403,9 @@ fn interface(text: &[u8]) -> &[u8] {
         None => text,
     };
     let Some(id) = text.strip_prefix(b" Ci=") else { return text };
-    id.get(id.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count()..).unwrap_or_default()
+    let (id, rest) = id.split_at_checked(id.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count()).unwrap_or_default();
+    // What only begins like one is a client's text behind the address.
+    if !id.is_empty() && matches!(rest, [] | [b' ' | b':' | b',', ..]) { rest } else { text }
 }
 
 #[cfg(test)]

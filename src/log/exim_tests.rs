@@ -338,6 +338,16 @@ fn session(helo: impl Strategy<Value = String>) -> impl Strategy<Value = Session
     )
 }
 
+#[test]
+fn text_of_a_client_that_only_begins_like_a_connection_id_does_not_hide_its_address() {
+    for text in ["Ci={", "Ci=", "Ci=a{", "Ci=abc"] {
+        let line = format!(
+            "2026-11-23 01:02:03 SMTP protocol error in \"AUTH {text}\" H=[192.0.2.1] {text} authentication mechanism not supported"
+        );
+        assert_eq!(parse(line.as_bytes(), &mut Zone::utc()).client, Some("192.0.2.1".parse().unwrap()), "{text}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
