@@ -1,6 +1,7 @@
 //! Every file of `conf-examples` as an administrator would use it, read by the program it is for.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -60,6 +61,34 @@ fn strikeout_reads_its_examples() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf-examples").join(name);
         let output = Command::new(env!("CARGO_BIN_EXE_strikeout")).args(["check", "--config"]).arg(&path).output().unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// With its two programs replaced; `tests/long/package` runs it with the real ones, in its unit.
+#[test]
+fn the_hook_that_mails_tells_journal_and_mailbox_of_each_ban_and_lift() {
+    let folder = tempfile::tempdir().unwrap();
+    for (program, keeps) in [("logger", "echo \"$*\" >"), ("curl", "{ echo \"$*\"; cat; } >")] {
+        let path = folder.path().join(program);
+        fs::write(&path, format!("#!/bin/sh\n{keeps}{}.told\n", path.display())).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let hook = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf-examples").join("hook-mail.sh");
+    let told = |words: &[&str]| {
+        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        let status =
+            Command::new("/bin/sh").arg(&hook).arg("root@localhost").args(words).env("PATH", path).env("TZ", "UTC").status().unwrap();
+        assert!(status.success(), "{words:?}");
+        ["logger.told", "curl.told"].map(|file| fs::read_to_string(folder.path().join(file)).unwrap())
+    };
+    for (words, expected) in [
+        (&["ban", "192.0.2.1", "w00tw00t", "1800000000"][..], "ban 192.0.2.1 by w00tw00t until 2027-01-15 08:00:00"),
+        (&["ban", "192.0.2.1", "manual", "-1"], "ban 192.0.2.1 by manual for ever"),
+        (&["unban", "192.0.2.1"], "unban 192.0.2.1"),
+    ] {
+        let [journal, mail] = told(words);
+        assert_eq!(journal, format!("-t strikeout-hook -- {expected}\n"));
+        assert!(mail.contains(&format!("\nSubject: {expected}\n")) && mail.contains("--mail-rcpt root@localhost"), "{mail}");
     }
 }
 
