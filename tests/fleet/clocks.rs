@@ -55,8 +55,13 @@ fn a_machine_whose_clock_is_half_a_minute_wrong_bans_until_the_right_moment_and_
             wait_until("all refuse", || all.iter().all(|node| node.is_banned(&address)));
             lifting.unban(&address);
             wait_until("all serve", || all.iter().all(|node| !node.is_banned(&address)));
-            banning.ban(&address, Some(Span::from_secs(3600)));
-            wait_until("all refuse again", || all.iter().all(|node| node.is_banned(&address)));
+            // On a busy machine clocks are known to some ten milliseconds: a ban as soon after the lift may still lose to it, a later one not.
+            wait_until("all refuse again", || {
+                if !banning.is_banned(&address) {
+                    banning.ban(&address, Some(Span::from_secs(3600)));
+                }
+                all.iter().all(|node| node.is_banned(&address))
+            });
             for node in all {
                 let left = node.remaining(&address).flatten().unwrap().secs();
                 assert!((3590..=3602).contains(&left), "{left} s left on {}", node.fleet.node());
