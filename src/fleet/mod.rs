@@ -2,7 +2,7 @@
 //!
 //! Verdicts never wait for the network: the local table decides, and is told what others found. Each node says its bans and lifts
 //! ([`outbox`]) and hears those of others ([`inbox`]); strikes of rules with `fleet = true` are counted in the engine by its own clock.
-//! Nodes' clocks need not agree: a node knows how far the engine's clock is from its own, speaks in that clock's time, and hears
+//! Nodes' clocks need not agree: a node knows how far the engine's clock is from its own ([`sync`]), speaks in that clock's time, and hears
 //! milliseconds left and ages.
 //!
 //! In the engine a client is one hash, which ends when the last thing in it does: until when and since when it is banned on each surface,
@@ -25,6 +25,10 @@ pub mod message;
 pub mod outbox;
 #[cfg(feature = "fleet")]
 pub mod provenance;
+#[cfg(feature = "fleet")]
+pub mod standing;
+#[cfg(feature = "fleet")]
+pub mod sync;
 #[cfg(feature = "fleet")]
 pub mod walk;
 #[cfg(feature = "fleet")]

@@ -2,9 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -16,15 +15,16 @@ use super::Health;
 use super::complaint::Complaint;
 use super::link::{Link, is_of_one_item};
 use super::message::{Story, letters, scope_of, target_of, target_text};
+use super::standing::{known_by_others, lift, story_of};
+use super::sync::Sync;
 use super::walk::{FEW, Walk, look_up, said};
 use super::wire::{SILENCE, Wire};
-use crate::client::{Client, Ipv6Prefix};
+use crate::client::Client;
 use crate::clock::Clock;
 use crate::engine::durable::StateFile;
 use crate::engine::{BanRecord, Change, Engine};
 use crate::event::{Scope, Surface};
 use crate::list::BannedNetwork;
-use crate::reply::Reply;
 use crate::rule::{Evidence, Offence, Rule};
 use crate::table::{Ban, Until};
 use crate::time::{Span, Time};
@@ -43,10 +43,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 const SAY_AGAIN: Duration = Duration::from_secs(3);
 /// or, where too many were new in a minute, when it is over.
 const MINUTE: Duration = Duration::from_secs(60);
-/// In milliseconds.
-const NEARLY: u64 = 2;
-/// By so many milliseconds two answers can differ besides, as each of their times is cut to whole ones.
-const CUT: u64 = 5;
 /// No two clocks of one moment differ by so much.
 const MUCH: Span = Span::from_secs(5);
 /// So often the engine is asked for its time at the beginning.
@@ -247,48 +243,6 @@ struct Work {
     forgetting: VecDeque<(Arc<str>, Walk)>,
     /// What the engine does not take.
     unsaid: Complaint,
-}
-
-/// How far the engine's clock is ahead of this machine's, as the quickest answer says: no answer knows it better than by half the time
-/// that it took.
-#[derive(Debug, Clone, Copy)]
-struct Sync {
-    /// In milliseconds.
-    offset: i64,
-    trip: Span,
-}
-
-impl Default for Sync {
-    fn default() -> Self {
-        Self { offset: 0, trip: Span::from_millis(u64::MAX) }
-    }
-}
-
-impl Sync {
-    /// Asks the engine for its time: a sign of life as well.
-    fn ask(&mut self, clock: Clock, wire: &mut Wire) -> RedisResult<()> {
-        let asked = clock.now();
-        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query(wire)?;
-        let engine = Time::from_millis(seconds.saturating_mul(1000).saturating_add(micros / 1000));
-        self.answered(asked, engine, clock.now());
-        Ok(())
-    }
-
-    /// Clocks drift: an answer that is nearly as quick as the quickest counts as well, and so does one that proves that a clock was set: no
-    /// answer is wrong by more than half its time, and milliseconds are cut off.
-    fn answered(&mut self, asked: Time, engine: Time, answered: Time) {
-        let trip = answered.since(asked);
-        let middle = asked.after(Span::from_millis(trip.millis() / 2));
-        let ahead = i64::try_from(engine.since(middle).millis()).unwrap_or(i64::MAX);
-        let behind = i64::try_from(middle.since(engine).millis()).unwrap_or(i64::MAX);
-        let measured = ahead.saturating_sub(behind);
-        let doubt = (trip.millis() / 2).saturating_add(self.trip.millis() / 2).saturating_add(CUT);
-        if measured.abs_diff(self.offset) > doubt {
-            (self.offset, self.trip) = (measured, trip);
-        } else if trip.millis() <= self.trip.millis().saturating_add(NEARLY) {
-            (self.offset, self.trip) = (measured, trip.min(self.trip));
-        }
-    }
 }
 
 /// All bans that stood at one moment, said little by little: whatever is new goes first.
@@ -703,113 +657,4 @@ enum Status {
     /// A ban that it did not know.
     New,
     Other,
-}
-
-/// Lifts a ban here that another node lifted, if there is one.
-pub fn lift(engine: &Arc<Engine>, health: &Health, now: Time, target: IpNet, scope: Scope) {
-    if target.prefix_len() < target.max_prefix_len() {
-        if engine.in_force().lists.banned.get(target).is_some() {
-            health.provenance().expect_echo(target, Some(Scope::All), now);
-            engine.unban_network(now, target, Reply::new(|_| ()));
-        }
-        return;
-    }
-    let client = client_of(target.addr());
-    if scope.surfaces().iter().any(|surface| engine.bans().get(client, *surface, now).is_some()) {
-        health.provenance().expect_echo(target, Some(scope), now);
-        engine.unban(now, client, scope, Reply::new(|_| ()));
-    }
-}
-
-/// The story of a ban that stands: remembered, or from the state file.
-fn story_of(engine: &Engine, state: Option<&StateFile>, client: Client, ban: Ban, now: Time) -> Option<BanRecord> {
-    let rule = engine.names().name(ban.rule);
-    let is_it = |story: &BanRecord| story.until == ban.until && story.rule == rule;
-    let kept = || state?.stories(client, now).ok()?.into_iter().find(is_it);
-    engine.story(client).filter(is_it).or_else(kept)
-}
-
-/// When a ban began whose story is lost: no later than others were last told what stands here.
-fn known_by_others(health: &Health, now: Time) -> Time {
-    let until = |time: &AtomicU64| Time::from_millis(time.load(Ordering::Relaxed));
-    until(&health.heard_until).min(until(&health.said_until)).min(now)
-}
-
-/// When the ban of `target` began that stands here on `surface`; long ago, if none does.
-pub fn since_of(engine: &Engine, state: Option<&StateFile>, health: &Health, target: IpNet, surface: Surface, now: Time) -> Time {
-    if target.prefix_len() < target.max_prefix_len() {
-        return engine.in_force().lists.banned.get(target).map_or(Time::default(), |network| network.since);
-    }
-    let client = client_of(target.addr());
-    let Some(ban) = engine.bans().get(client, surface, now) else { return Time::default() };
-    story_of(engine, state, client, ban, now).map_or_else(|| known_by_others(health, now), |story| story.since)
-}
-
-/// A client as another node cut it: it is not cut again.
-#[must_use]
-pub fn client_of(address: IpAddr) -> Client {
-    Ipv6Prefix::new(128).map_or_else(|| Client::of(address, Ipv6Prefix::default()), |whole| Client::of(address, whole))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn the_quickest_answer_says_how_the_engines_clock_goes_and_a_nearly_as_quick_one_that_it_drifts() {
-        let (mut sync, at) = (Sync::default(), Time::from_millis);
-        sync.answered(at(1_000_000), at(1_030_040), at(1_000_400));
-        assert_eq!(sync.offset, 29_840, "it was on its way for a while");
-        sync.answered(at(1_001_000), at(1_031_001), at(1_001_002));
-        assert_eq!(sync.offset, 30_000);
-        sync.answered(at(1_002_000), at(1_032_400), at(1_002_400));
-        assert_eq!(sync.offset, 30_000, "a slow answer knows less");
-        sync.answered(at(1_003_000), at(1_033_011), at(1_003_002));
-        assert_eq!(sync.offset, 30_010);
-        sync.answered(at(2_000_000), at(1_000_000), at(2_000_000));
-        assert_eq!(sync.offset, -1_000_000);
-    }
-
-    #[test]
-    fn a_clock_that_was_set_is_noticed_also_over_a_way_that_has_become_slow() {
-        let (mut sync, at) = (Sync::default(), Time::from_millis);
-        sync.answered(at(1_000_000), at(1_000_001), at(1_000_002));
-        sync.answered(at(2_000_000), at(2_000_030), at(2_000_060));
-        assert_eq!((sync.offset, sync.trip), (0, Span::from_millis(2)), "slow, and nothing new");
-        sync.answered(at(3_000_000), at(3_000_000 + 3_600_020), at(3_000_060));
-        assert_eq!(sync.offset, 3_599_990, "within half of the way");
-        sync.answered(at(4_000_000), at(4_000_000 + 3_600_031), at(4_000_060));
-        assert_eq!(sync.offset, 3_600_001, "from there on as before");
-        sync.answered(at(5_000_000), at(5_000_030), at(5_000_060));
-        assert_eq!(sync.offset, 0, "and back");
-    }
-
-    proptest! {
-        #[test]
-        fn however_slow_answers_are_they_make_nothing_worse(
-            offset in -100_000_000_i64..100_000_000,
-            trips in prop::collection::vec((0_u64..3_000_000, 0_u64..3_000_000, 0_u64..1000), 1..30),
-        ) {
-            // In microseconds, of which milliseconds are seen.
-            let mut sync = Sync::default();
-            let (mut now, mut quickest) = (1_800_000_000_000_000_u64, u64::MAX);
-            for (there, back, pause) in trips {
-                now += pause;
-                let seen = |micros: u64| Time::from_millis(micros / 1000);
-                sync.answered(seen(now), seen((now + there).saturating_add_signed(offset)), seen(now + there + back));
-                quickest = quickest.min((there + back) / 1000);
-                now += there + back;
-                prop_assert!(sync.offset.abs_diff(offset / 1000) <= (quickest + NEARLY) / 2 + 4, "{} of {}", sync.offset, offset / 1000);
-            }
-        }
-
-        #[test]
-        fn an_answer_is_wrong_by_no_more_than_half_its_time(offset in -100_000_i64..100_000, there in 0_u64..3000, back in 0_u64..3000) {
-            let asked = Time::from_secs(1_800_000_000);
-            let mut sync = Sync::default();
-            sync.answered(asked, asked.after(Span::from_millis(there)).shifted(offset), asked.after(Span::from_millis(there + back)));
-            prop_assert!(sync.offset.abs_diff(offset) <= (there + back) / 2 + 1);
-        }
-    }
 }
