@@ -5,20 +5,17 @@ use std::hash::Hash;
 
 use ahash::RandomState;
 
-/// So many texts are remembered at most.
-const SLOTS: usize = 4096;
-
-/// Remembers hashes of texts for which a property of one owner holds.
+/// Remembers hashes of `SLOTS` texts at most for which a property of one owner holds.
 ///
 /// Each hash of 64 bits has one slot, which the latest taker gets. The hash is keyed at random: nobody outside can make a text that is
 /// taken for another one, and by chance that happens once in 2^64 questions.
-pub(super) struct Memo {
+pub(super) struct Memo<const SLOTS: usize> {
     owner: u64,
     hasher: RandomState,
     slots: Vec<u64>,
 }
 
-impl Memo {
+impl<const SLOTS: usize> Memo<SLOTS> {
     /// Whether the property of `owner` holds for `text`: remembered, or found out by `test`. For another owner everything is forgotten.
     pub(super) fn holds(&mut self, owner: u64, text: &impl Hash, test: impl FnOnce() -> bool) -> bool {
         if self.owner != owner || self.slots.is_empty() {
@@ -41,13 +38,13 @@ impl Memo {
     }
 }
 
-impl Default for Memo {
+impl<const SLOTS: usize> Default for Memo<SLOTS> {
     fn default() -> Self {
         Self { owner: 0, hasher: RandomState::new(), slots: Vec::new() }
     }
 }
 
-impl fmt::Debug for Memo {
+impl<const SLOTS: usize> fmt::Debug for Memo<SLOTS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memo").field("owner", &self.owner).finish_non_exhaustive()
     }
@@ -62,7 +59,7 @@ mod tests {
     #[test]
     fn what_held_once_is_not_tested_again_and_what_did_not_is() {
         let tests = Cell::new(0);
-        let mut memo = Memo::default();
+        let mut memo = Memo::<4096>::default();
         let mut ask = |text: &[u8]| {
             memo.holds(1, &text, || {
                 tests.set(tests.get() + 1);
@@ -75,7 +72,7 @@ mod tests {
 
     #[test]
     fn another_owner_remembers_nothing_of_the_first() {
-        let mut memo = Memo::default();
+        let mut memo = Memo::<4096>::default();
         assert!(memo.holds(1, &"text", || true));
         assert!(!memo.holds(2, &"text", || false));
     }
@@ -83,7 +80,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_answers_as_the_test_itself_does(steps in proptest::collection::vec((0_u64..3, 0_u16..9000), 1..300)) {
-            let mut memo = Memo::default();
+            let mut memo = Memo::<4096>::default();
             for (owner, text) in steps {
                 let truth = u64::from(text) % 3 == owner;
                 prop_assert_eq!(memo.holds(owner, &text, || truth), truth);

@@ -32,7 +32,10 @@ pub struct RuleSet {
 #[derive(Debug, Default)]
 pub struct Scratch {
     decoded: Vec<u8>,
-    innocent_agents: Memo,
+    /// Browsers are few.
+    innocent_agents: Memo<4096>,
+    /// The pages and pictures of a site are more, and most requests ask for the same ones again.
+    innocent_urls: Memo<16384>,
 }
 
 #[derive(Debug)]
@@ -76,11 +79,8 @@ impl FieldMatcher {
     }
 
     /// Whether any pattern matches `text` as sent or once percent-decoded.
-    fn hits(&self, text: &[u8], scratch: &mut Scratch) -> bool {
-        if self.0.is_match(text) {
-            return true;
-        }
-        decode_into(text, &mut scratch.decoded) && self.0.is_match(&scratch.decoded)
+    fn hits(&self, text: &[u8], decoded: &mut Vec<u8>) -> bool {
+        self.0.is_match(text) || (decode_into(text, decoded) && self.0.is_match(decoded))
     }
 
     fn which(&self, text: &[u8], scratch: &mut Scratch) -> Found {
@@ -258,17 +258,23 @@ impl RequestMatcher {
         })
     }
 
-    /// Whether any pattern of any rule matches: the one pass that every request costs.
+    /// Whether any pattern of any rule matches: one pass at most, and for what was found innocent lately not even that.
     fn may_match(&self, request: &Request<'_>, scratch: &mut Scratch) -> bool {
-        let (path, query) = path_and_query(request.url);
-        self.path.hits(path, scratch)
-            || (!query.is_empty() && self.query.hits(query, scratch))
+        self.url_hits(request.url, scratch)
             || self.agent_hits(request.user_agent, scratch)
-            || self.url.0.is_match(request.url)
             || self.bare_methods.iter().any(|method| method.as_bytes() == request.method)
     }
 
-    /// Whether any pattern matches this User-Agent. There are few of them, and they come again and again: the innocent ones are remembered.
+    /// Whether any pattern matches this URL, its path or its query.
+    fn url_hits(&self, url: &[u8], scratch: &mut Scratch) -> bool {
+        let Scratch { decoded, innocent_urls, .. } = scratch;
+        !innocent_urls.holds(self.number, &url, || {
+            let (path, query) = path_and_query(url);
+            !(self.path.hits(path, decoded) || (!query.is_empty() && self.query.hits(query, decoded)) || self.url.0.is_match(url))
+        })
+    }
+
+    /// Whether any pattern matches this User-Agent.
     fn agent_hits(&self, agent: Header<'_>, scratch: &mut Scratch) -> bool {
         if agent.is_empty() || self.user_agent.0.is_empty() {
             return false;
