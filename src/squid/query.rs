@@ -72,6 +72,12 @@ pub fn split_id(line: &[u8]) -> (Option<&[u8]>, &[u8]) {
     }
 }
 
+/// The address that a query is about, if it begins with one: all that [`Parser::parse`] finds in its first token.
+#[must_use]
+pub fn address(query: &[u8]) -> Option<IpAddr> {
+    parse_address_bytes(query.get(..token::length(query))?).ok()
+}
+
 impl Parser {
     /// Takes apart what [`split_id`] left of a line.
     ///
@@ -243,6 +249,7 @@ mod tests {
             let mut parser = Parser::default();
             let query = parser.parse(line.as_bytes()).unwrap();
             prop_assert_eq!(query.address, address.to_canonical());
+            prop_assert_eq!(super::address(line.as_bytes()), Some(query.address));
             let Event::Request(request) = query.event else { panic!() };
             prop_assert_eq!(request.url, &url[..]);
             // A header whose value is "-" looks like a missing one: Squid sends both alike.
@@ -253,7 +260,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(line in proptest::collection::vec(any::<u8>(), 0..200)) {
             let (_, rest) = split_id(&line);
-            let _ = Parser::default().parse(rest);
+            let _ = (address(rest), Parser::default().parse(rest));
         }
     }
 }

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::answered::Answered;
 use super::output::Output;
-use super::query::{Parser, split_id};
+use super::query::{self, Parser, split_id};
 use super::{Backend, Place};
 use crate::client::Client;
 use crate::detector::{Detector, Judgement};
@@ -73,6 +73,21 @@ struct Read<'a> {
     detector: Detector<'a>,
     now: Time,
     counts_requests: bool,
+}
+
+impl Read<'_> {
+    /// Looks among the bans at what judging `lines` will ask for, if there is more than one.
+    fn look_ahead(&self, lines: &[u8]) {
+        if memchr::memchr(b'\n', lines).is_none_or(|end| end + 1 == lines.len()) {
+            return;
+        }
+        let mut start = 0;
+        self.detector.bans.look_ahead(memchr::memchr_iter(b'\n', lines).filter_map(|end| {
+            let line = lines.get(start..end).unwrap_or_default();
+            start = end + 1;
+            query::address(split_id(line).1).map(|address| Client::of(address, self.detector.prefix))
+        }));
+    }
 }
 
 impl Session {
@@ -174,6 +189,9 @@ impl Session {
             now: backend.now(),
             counts_requests: !in_force.rules.request_rates().is_empty(),
         });
+        if let Some(read) = &read {
+            read.look_ahead(lines);
+        }
         let mut start = 0;
         for (number, end) in memchr::memchr_iter(b'\n', lines).enumerate() {
             if number > 0 && number.is_multiple_of(AT_ONCE) {
