@@ -19,7 +19,7 @@ use crate::event::{Scope, Surface};
 use crate::list::Lists;
 use crate::reply::{Deadlines, Reply};
 use crate::rule::{Evidence, Mode, Names, Offence, Rule, RuleId, RuleSet, Trigger};
-use crate::table::{Ban, Bans, Counter, Strikes, Tallied, Until};
+use crate::table::{Ban, Bans, Counter, Rate, Strikes, Tallied, Until};
 use crate::time::Time;
 use crate::verdict::{Grounds, Innocence, Refusal, Verdict};
 pub use change::{BanRecord, Change, Done, Keeper, Kept};
@@ -275,7 +275,8 @@ impl Engine {
             let is_reached = |reached: &[(Tallied, Counter)], one: &Tallied| reached.iter().any(|(known, _)| known.client == one.client);
             let mut counted = 0;
             let counts = |one: &Tallied| !is_many(one) && self.counts_under(now, rule, one.client);
-            self.strikes.add_all(rule.id, now, rule.findtime, tallied, counts, |one, counter| {
+            let rate = Rate { rule: rule.id, findtime: rule.findtime, maxretry: rule.maxretry };
+            self.strikes.add_all(rate, now, tallied, counts, |one, counter| {
                 counted += 1;
                 if counter.count() >= rule.maxretry && !is_reached(&reached, one) {
                     reached.push((*one, counter));

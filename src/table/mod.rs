@@ -7,4 +7,4 @@ pub mod strikes;
 
 pub use bans::{Ban, Bans, Until};
 pub use counter::Counter;
-pub use strikes::{Strikes, Tallied};
+pub use strikes::{Rate, Strikes, Tallied};

@@ -58,6 +58,32 @@ pub struct Strikes {
     capacity: usize,
     live: AtomicUsize,
     evicted: AtomicU64,
+    /// How often [`Strikes::add_all`] was called: nobody outside can tell what chance its hash makes.
+    tickets: AtomicU64,
+}
+
+/// A rule that counts every request of a client.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    /// The rule.
+    pub rule: RuleId,
+    /// Silence of this length ends a row of requests.
+    pub findtime: Span,
+    /// So many requests make a ban.
+    pub maxretry: u32,
+}
+
+impl Rate {
+    /// A full table takes up one in so many requests of strangers: 1 to 8.
+    ///
+    /// If every stranger's first request pushed somebody out, then a crowd larger than the table would push out each client before its second
+    /// request came, and nobody would be counted any more; and the work for it would be most of what a request costs. So strangers are taken
+    /// up by chance (bimodal insertion: Qureshi, Jaleel, Patt, Steely and Emer, "Adaptive insertion policies for high performance caching",
+    /// 2007), each of their requests with the same one. That leaves out the first few requests of a client who goes on: no more than 2 % of
+    /// `maxretry` on average.
+    fn one_in(&self) -> u64 {
+        u64::from(self.maxretry / 50).clamp(1, 8)
+    }
 }
 
 /// Ordinary requests of one client, seen in one read: they go into its rates together with those of others.
@@ -92,6 +118,7 @@ impl Strikes {
             capacity: capacity.max(1),
             live: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
+            tickets: AtomicU64::new(0),
         }
     }
 
@@ -112,51 +139,48 @@ impl Strikes {
 
     /// [`Strikes::add`] for many clients, of which those are counted that `counts` names; `counted` is handed each counter as it is then.
     ///
+    /// A full table takes up strangers [by chance](Rate::one_in): of one who is not taken up `counted` is handed what was seen just now.
+    ///
     /// In a large table nearly every step is a wait for memory. So all clients are looked up before any is changed: the processor then waits
     /// for many places at the same time.
     pub fn add_all(
         &self,
-        rule: RuleId,
+        rate: Rate,
         now: Time,
-        findtime: Span,
         tallied: &[Tallied],
         counts: impl Fn(&Tallied) -> bool,
         mut counted: impl FnMut(&Tallied, Counter),
     ) {
-        let mut without_room = Vec::new();
-        let mut slices = self.of(rule);
-        if tallied.len() > 1 {
-            self.look_ahead(&slices, tallied);
-        }
-        for one in tallied.iter().filter(|one| counts(one)) {
+        let mut slices = self.of(rate.rule);
+        let is_full = self.len() + tallied.len() > self.capacity;
+        let tickets = self.tickets.fetch_add(1, Ordering::Relaxed) << 32;
+        let mut newcomers = [0; 2 * FEWEST_SLICES];
+        let mut taken_up = Vec::with_capacity(tallied.len());
+        for (ticket, one) in (tickets..).zip(tallied).filter(|(_, one)| counts(one)) {
             let index = self.index(one.client);
+            let Some((slice, newcomers)) = slices.get(index).zip(newcomers.get_mut(index)) else { continue };
+            let is_new = !slice.contains(&one.client);
+            if is_new && is_full && self.hasher.hash_one((one.client, ticket)) % rate.one_in() >= u64::from(one.requests) {
+                counted(one, Counter::new(now, one.requests));
+                continue;
+            }
+            *newcomers += usize::from(is_new);
+            taken_up.push((index, one));
+        }
+        if is_full {
+            look_at_last(&slices, newcomers);
+        }
+        let mut without_room = Vec::new();
+        for (index, one) in taken_up {
             let Some(slice) = slices.get_mut(index) else { continue };
-            let (counter, has_room) = self.count_in(slice, one.client, now, findtime, one.requests);
+            let (counter, has_room) = self.count_in(slice, one.client, now, rate.findtime, one.requests);
             if !has_room {
                 without_room.push(index);
             }
             counted(one, counter);
         }
         drop(slices);
-        without_room.into_iter().for_each(|index| self.evict_elsewhere((rule, index)));
-    }
-
-    /// Looks at everything that counting `tallied` will touch. Of what is found nothing is used: it is in the caches then.
-    fn look_ahead(&self, slices: &[Slice], tallied: &[Tallied]) {
-        let mut newcomers = [0; 2 * FEWEST_SLICES];
-        for one in tallied {
-            let index = self.index(one.client);
-            if let Some((slice, new)) = slices.get(index).zip(newcomers.get_mut(index)) {
-                *new += usize::from(!slice.contains(&one.client));
-            }
-        }
-        if self.len() + tallied.len() > self.capacity {
-            // Those that will be pushed out for them.
-            let last =
-                slices.iter().zip(newcomers).flat_map(|(slice, new)| slice.iter().rev().take(new).map(move |(last, _)| (slice, last)));
-            black_box(last.filter(|(slice, last)| slice.contains(last)).count());
-        }
-        black_box(newcomers);
+        without_room.into_iter().for_each(|index| self.evict_elsewhere((rate.rule, index)));
     }
 
     /// Puts a counter back as a state file kept it, unless the client has one already.
@@ -297,6 +321,17 @@ impl Strikes {
     }
 }
 
+/// Looks at those that so many newcomers to each slice will push out. Of what is found nothing is used: it is in the caches then.
+fn look_at_last(slices: &[Slice], newcomers: [usize; 2 * FEWEST_SLICES]) {
+    // Each tells where the next one is: so a step in every slice, then the next step.
+    let mut tails: Vec<_> = slices.iter().zip(newcomers).map(|(slice, new)| (slice, slice.iter().rev().take(new))).collect();
+    let mut last = Vec::with_capacity(newcomers.iter().sum());
+    while !tails.is_empty() {
+        tails.retain_mut(|(slice, tail)| tail.next().map(|(client, _)| last.push((*slice, client))).is_some());
+    }
+    black_box(last.into_iter().filter(|(slice, client)| slice.contains(client)).count());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -416,11 +451,67 @@ mod tests {
         for second in 0..100 {
             let tallied: Vec<Tallied> = (0..70).map(|number| tallied(second * 50 + number, 1)).collect();
             let rule = if second % 3 == 0 { two } else { one };
-            strikes.add_all(rule, at(u64::from(second)), FINDTIME, &tallied, |_| true, |_, _| ());
+            strikes.add_all(rate(rule, 2), at(u64::from(second)), &tallied, |_| true, |_, _| ());
         }
         let mut counted = 0;
         strikes.for_each(|_, _, _| counted += 1);
         assert_eq!((strikes.len(), counted), (100, 100));
+    }
+
+    fn rate(rule: RuleId, maxretry: u32) -> Rate {
+        Rate { rule, findtime: FINDTIME, maxretry }
+    }
+
+    #[test]
+    fn a_crowd_of_strangers_larger_than_the_table_does_not_hide_who_goes_on() {
+        let (one, _) = rules();
+        let (strikes, rate) = (Strikes::new(1000), rate(one, 600));
+        let mut strangers = 1_000_000..;
+        let mut most = 0;
+        // 2,000 strangers come between two requests of the one who goes on, in reads of 100.
+        for read in 0..4000 {
+            let mut together: Vec<Tallied> = strangers.by_ref().take(100).map(|number| tallied(number, 1)).collect();
+            if read % 20 == 19 {
+                together.push(tallied(7, 1));
+            }
+            strikes.add_all(
+                rate,
+                at(read / 100),
+                &together,
+                |_| true,
+                |one, counter| {
+                    if one.client == client(7) {
+                        most = most.max(counter.count());
+                    }
+                },
+            );
+        }
+        // Chance leaves out 7 requests on average, and a hundred once in a million runs.
+        assert!(most >= 100, "200 requests, {most} counted");
+        assert_eq!(strikes.len(), 1000);
+    }
+
+    #[test]
+    fn a_full_table_takes_up_whoever_asks_often_in_one_read() {
+        let (one, _) = rules();
+        let strikes = Strikes::new(1000);
+        let crowd: Vec<Tallied> = (0..2000).map(|number| tallied(number, 1)).collect();
+        strikes.add_all(rate(one, 600), at(0), &crowd, |_| true, |_, _| ());
+        for number in 5000..5200 {
+            strikes.add_all(rate(one, 600), at(1), &[tallied(number, 8)], |_| true, |_, _| ());
+            assert_eq!(strikes.get(one, client(number)).map(|counter| counter.count()), Some(8));
+        }
+    }
+
+    #[test]
+    fn a_rate_of_few_requests_takes_up_every_stranger() {
+        assert_eq!([1, 99, 100, 399, 600, u32::MAX].map(|maxretry| rate(rules().0, maxretry).one_in()), [1, 1, 2, 7, 8, 8]);
+        let (one, _) = rules();
+        let strikes = Strikes::new(100);
+        for number in 0..1000 {
+            strikes.add_all(rate(one, 99), at(0), &[tallied(number, 1)], |_| true, |_, _| ());
+            assert!(strikes.get(one, client(number)).is_some());
+        }
     }
 
     fn tallied(number: u32, requests: u32) -> Tallied {
@@ -440,7 +531,7 @@ mod tests {
                 let together: Vec<Tallied> = batch.iter().map(|(number, requests)| tallied(*number, *requests)).collect();
                 let mut counted = HashMap::new();
                 let counts = |one: &Tallied| one.client != client(skipped);
-                strikes.add_all(one, at(second), FINDTIME, &together, counts, |one, counter| { counted.insert(one.client, counter); });
+                strikes.add_all(rate(one, 600), at(second), &together, counts, |one, counter| { counted.insert(one.client, counter); });
                 for (number, requests) in batch.into_iter().filter(|(number, _)| *number != skipped) {
                     twin.add(one, client(number), at(second), FINDTIME, requests);
                 }
