@@ -31,11 +31,15 @@ pub enum Clients {
     Zipf(u32),
 }
 
+/// What every query with a URL has behind the client's address.
+const BEFORE_PATH: &str = " GET http://www.example.org";
+
 /// An endless row of queries.
 pub struct Traffic {
     clients: Clients,
     tails: Vec<Vec<u8>>,
     ids: bool,
+    distinct: bool,
     id: u64,
     number: u64,
     random: Random,
@@ -58,7 +62,7 @@ impl Traffic {
 
     /// One and the same rest of the line after the address, newline included.
     pub fn with_tails(clients: Clients, tails: Vec<Vec<u8>>) -> Self {
-        Self { clients, tails, ids: true, id: 0, number: 0, random: Random(42) }
+        Self { clients, tails, ids: true, distinct: false, id: 0, number: 0, random: Random(42) }
     }
 
     /// Requests whose URL has `length` bytes.
@@ -81,6 +85,12 @@ impl Traffic {
     /// The same queries without channel IDs.
     pub fn without_ids(mut self) -> Self {
         self.ids = false;
+        self
+    }
+
+    /// The same queries, each for another URL: its path begins with the number of the query.
+    pub fn for_distinct_urls(mut self) -> Self {
+        self.distinct = true;
         self
     }
 
@@ -108,7 +118,16 @@ impl Traffic {
             decimal(u64::from(octet), out);
         }
         let tail = self.random.below(self.tails.len() as u32) as usize;
-        out.extend_from_slice(&self.tails[tail]);
+        let (host, rest) = match &self.tails[tail] {
+            tail if self.distinct => tail.split_at(BEFORE_PATH.len()),
+            tail => (&[][..], &tail[..]),
+        };
+        out.extend_from_slice(host);
+        if self.distinct {
+            out.push(b'/');
+            decimal(self.number, out);
+        }
+        out.extend_from_slice(rest);
     }
 }
 

@@ -258,7 +258,7 @@ impl RequestMatcher {
         })
     }
 
-    /// Whether any pattern of any rule matches: one pass at most, and for what was found innocent lately not even that.
+    /// Whether any pattern of any rule matches: one pass over each text, and for what was found innocent lately not even that.
     fn may_match(&self, request: &Request<'_>, scratch: &mut Scratch) -> bool {
         self.url_hits(request.url, scratch)
             || self.agent_hits(request.user_agent, scratch)
@@ -267,6 +267,9 @@ impl RequestMatcher {
 
     /// Whether any pattern matches this URL, its path or its query.
     fn url_hits(&self, url: &[u8], scratch: &mut Scratch) -> bool {
+        if self.path.0.is_empty() && self.query.0.is_empty() && self.url.0.is_empty() {
+            return false;
+        }
         let Scratch { decoded, innocent_urls, .. } = scratch;
         !innocent_urls.holds(self.number, &url, || {
             let (path, query) = path_and_query(url);

@@ -147,7 +147,7 @@ pub struct Bans {
     swept: AtomicU64,
 }
 
-/// Up to so many bans the part of the sieve that is always in the innermost cache decides nearly everything.
+/// Up to so many bans the part of the sieve that is always in the innermost cache decides nearly everything, if there were no more ever.
 const SIEVED_NEAR: usize = 10_000;
 
 /// A scan locks one shard after the other: with a million bans each for a tenth of a millisecond, which is what a lookup may have to wait.

@@ -1,4 +1,6 @@
 //! How the cost of a lookup grows with the number of rules, with the number of tracked clients and with the length of the URL.
+//!
+//! Every query is for another URL, so that none is remembered as innocent.
 
 use std::path::Path;
 
@@ -36,7 +38,7 @@ fn rules(options: &Options, report: &mut Report) -> Result<Panel> {
     };
     let (mut ten, mut hundred, mut thousand) = (start(10)?, start(100)?, start(1000)?);
     let mut contenders = [("10 rules", &mut ten), ("100 rules", &mut hundred), ("1,000 rules", &mut thousand)];
-    let samples = in_turn(options, &mut contenders, LOAD, |_| browsing())?;
+    let samples = in_turn(options, &mut contenders, LOAD, |_| browsing().for_distinct_urls())?;
     let cost: Vec<Vec<f64>> = samples.iter().map(|samples| column(samples, Sample::cpu_us)).collect();
     for (name, cost) in ["10", "100", "1000"].iter().zip(&cost) {
         report.series("rules", name, "µs CPU/lookup", cost);
@@ -84,7 +86,8 @@ fn clients(options: &Options, report: &mut Report) -> Result<Panel> {
     for (kind, clients, goal) in kinds {
         let case = format!("tracked clients, {kind}");
         let mut contenders = [("few", &mut few), ("many", &mut many), ("most", &mut most)];
-        let samples = in_turn(options, &mut contenders, LOAD, |number| Traffic::browsing(clients(populations[number])))?;
+        let samples =
+            in_turn(options, &mut contenders, LOAD, |number| Traffic::browsing(clients(populations[number])).for_distinct_urls())?;
         let cost: Vec<Vec<f64>> = samples.iter().map(|samples| column(samples, Sample::cpu_us)).collect();
         for (population, cost) in populations.iter().zip(&cost) {
             report.series(&case, &population.to_string(), "µs CPU/lookup", cost);
@@ -109,7 +112,8 @@ fn urls(options: &Options, report: &mut Report) -> Result<Panel> {
     let mut helpers = helpers.iter_mut();
     let mut contenders = LENGTHS.map(|_| ("strikeout", helpers.next().unwrap_or_else(|| unreachable!("one for each length"))));
     let load = Load { outstanding: 64, batch: 8 };
-    let samples = in_turn(options, &mut contenders, load, |number| Traffic::of_url_length(Clients::Strangers, LENGTHS[number]))?;
+    let samples =
+        in_turn(options, &mut contenders, load, |number| Traffic::of_url_length(Clients::Strangers, LENGTHS[number]).for_distinct_urls())?;
     let cost: Vec<Vec<f64>> = samples.iter().map(|samples| column(samples, Sample::cpu_us)).collect();
     for (length, cost) in LENGTHS.iter().zip(&cost) {
         report.series("URL length", &length.to_string(), "µs CPU/lookup", cost);

@@ -34,6 +34,14 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         let rate = paired(&column(strikeout, Sample::per_second), &column(python, Sample::per_second), ratio);
         report.finding(&case, "lookups/s to Python", "×", rate, None);
     }
+    // A helper remembers innocent URLs: what it costs where none comes twice.
+    let [.., load] = LOADS;
+    let case = format!("{}, every URL another one", load.name());
+    let mut contenders = [("echo", &mut echo), ("strikeout", &mut ours)];
+    let samples = in_turn(options, &mut contenders, load, |_| browsing().for_distinct_urls())?;
+    report_samples(report, &case, &contenders.map(|(name, _)| name), &samples);
+    let cpu = paired(&column(&samples[1], Sample::cpu_us), &column(&samples[0], Sample::cpu_us), difference);
+    report.finding(&case, "CPU beyond echo", "µs/lookup", cpu, Some(Goal::AtMost(1.0)));
     Ok(())
 }
 
