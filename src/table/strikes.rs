@@ -139,7 +139,7 @@ impl Strikes {
 
     /// [`Strikes::add`] for many clients, of which those are counted that `counts` names; `counted` is handed each counter as it is then.
     ///
-    /// A full table takes up strangers [by chance](Rate::one_in): of one who is not taken up `counted` is handed what was seen just now.
+    /// A full table takes up strangers by chance: of one who is not taken up `counted` is handed what was seen just now.
     ///
     /// In a large table nearly every step is a wait for memory. So all clients are looked up before any is changed: the processor then waits
     /// for many places at the same time.
