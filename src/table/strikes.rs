@@ -78,9 +78,9 @@ impl Rate {
     ///
     /// If every stranger's first request pushed somebody out, then a crowd larger than the table would push out each client before its second
     /// request came, and nobody would be counted any more; and the work for it would be most of what a request costs. So strangers are taken
-    /// up by chance (after bimodal insertion: Qureshi, Jaleel, Patt, Steely and Emer, "Adaptive insertion policies for high performance
-    /// caching", 2007), each of their requests with the same one. That leaves out the first few requests of a client who goes on: no more than 2 % of
-    /// `maxretry` on average.
+    /// up by chance, each of their requests with the same one (after bimodal insertion: Qureshi, Jaleel, Patt, Steely and Emer, "Adaptive
+    /// insertion policies for high performance caching", 2007). That leaves out the first few requests of a client who goes on: no more than
+    /// 2 % of `maxretry` on average.
     fn one_in(&self) -> u64 {
         u64::from(self.maxretry / 50).clamp(1, 8)
     }
@@ -163,10 +163,9 @@ impl Strikes {
             let is_new = !slice.contains(&one.client);
             let is_lucky = || self.hasher.hash_one((one.client, ticket)) % rate.one_in() < u64::from(one.requests);
             let is_taken_up = !is_new || room > 0 || is_lucky();
-            if is_new && room > 0 {
-                room -= 1;
-            } else if is_new && is_taken_up {
-                *outgoing += 1;
+            if is_new && is_taken_up {
+                *outgoing += usize::from(room == 0);
+                room = room.saturating_sub(1);
             }
             found.push((index, one, is_taken_up));
         }
