@@ -1,9 +1,12 @@
 //! One connection: lines in, answers out in the order of the lines, and limits on everything a peer can make us wait for or keep.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
 
 use super::mailbox::{Answer, Pieces};
 use super::peer::Peer;
@@ -113,20 +116,20 @@ impl Connection {
         if !self.wants_read() {
             return false;
         }
-        let mut chunk = [0; CHUNK];
+        let mut chunk = [MaybeUninit::uninit(); CHUNK];
         loop {
-            match (&self.stream).read(&mut chunk) {
-                Ok(0) => {
+            match rustix::io::read(&self.stream, &mut chunk) {
+                Ok(([], _)) => {
                     self.read_closed = true;
                     return true;
                 }
-                Ok(read) => {
-                    self.input.extend_from_slice(chunk.get(..read).unwrap_or_default());
+                Ok((read, _)) => {
+                    self.input.extend_from_slice(read);
                     self.active = now;
                     return true;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return false,
                 Err(_) => {
                     self.read_closed = true;
                     self.broken = true;

@@ -1,6 +1,7 @@
 //! Tests of [`Connection`] over a pair of sockets, with the time handed in.
 
 use super::*;
+use std::io::Read;
 
 struct World {
     connection: Connection,

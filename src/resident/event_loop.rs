@@ -1,5 +1,5 @@
-//! The event loop: listener, connections, connection processes, signals, and answers that other threads have ready. It never waits for
-//! anything else, and Exim's questions are answered right here.
+//! The event loop: listener, connections, signals, and answers that other threads have ready. It never waits for anything else, and
+//! Exim's questions are answered right here.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -37,7 +37,7 @@ use crate::verdict::{Innocence, Verdict};
 pub const MOST_CONNECTIONS: usize = 4096;
 /// File descriptors for everything that is no connection.
 const OTHER_FILES: usize = 64;
-/// So many clients are let in before those who are in get their turn.
+/// So many clients are let in at most before those who are in get their turn.
 const ACCEPTS: usize = 64;
 /// How often limits of time are looked after while somebody is connected.
 const TICK: Duration = Duration::from_millis(100);
@@ -51,7 +51,6 @@ enum Token {
     Bell,
     Signals,
     Connection(ConnectionId),
-    Process(u32),
 }
 
 impl Token {
@@ -61,27 +60,24 @@ impl Token {
             Self::Bell => (1, 0),
             Self::Signals => (2, 0),
             Self::Connection(ConnectionId(id)) => (3, id),
-            Self::Process(pid) => (4, u64::from(pid)),
         };
-        epoll::EventData::new_u64(number << 3 | kind)
+        epoll::EventData::new_u64(number << 2 | kind)
     }
 
     fn of(data: epoll::EventData) -> Self {
-        let number = data.u64() >> 3;
-        match data.u64() & 7 {
+        match data.u64() & 3 {
             0 => Self::Listener,
             1 => Self::Bell,
             2 => Self::Signals,
-            3 => Self::Connection(ConnectionId(number)),
-            _ => Self::Process(u32::try_from(number).unwrap_or(0)),
+            _ => Self::Connection(ConnectionId(data.u64() >> 2)),
         }
     }
 }
 
-/// A connection, and what epoll waits for on it.
+/// A connection, and what epoll waits for on it: nothing as long as it may end with its first answer.
 struct Guest {
     connection: Connection,
-    interest: epoll::EventFlags,
+    interest: Option<epoll::EventFlags>,
 }
 
 /// The loop.
@@ -136,7 +132,7 @@ impl EventLoop {
             next: 0,
             // Half of the file descriptors for connections, half for connection processes.
             most: MOST_CONNECTIONS.min(files / 2).max(1),
-            mail: Mail::new(Arc::clone(&engine), MOST_PROCESSES.min(files / 2)),
+            mail: Mail::new(Arc::clone(&engine), MOST_PROCESSES.min(files / 2))?,
             followers,
             clerk,
             meters,
@@ -154,7 +150,8 @@ impl EventLoop {
         let mut ticked = Instant::now();
         loop {
             events.clear();
-            let timeout = (!self.guests.is_empty() || self.closed_until.is_some()).then(|| timespec(TICK));
+            let waits_for_none = self.guests.is_empty() && self.mail.processes().is_empty() && self.closed_until.is_none();
+            let timeout = (!waits_for_none).then(|| timespec(TICK));
             match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -163,7 +160,8 @@ impl EventLoop {
             for event in &events {
                 let flags = event.flags;
                 match Token::of(event.data) {
-                    Token::Listener => self.let_in(now),
+                    // A try in vain costs more than hearing of the next one.
+                    Token::Listener => self.let_in(if events.len() == 1 { 1 } else { ACCEPTS }, now),
                     Token::Bell => self.mailbox.hush(),
                     Token::Signals => {
                         let told = self.signals.take();
@@ -175,7 +173,6 @@ impl EventLoop {
                         }
                     }
                     Token::Connection(id) => self.serve(id, flags, now),
-                    Token::Process(pid) => self.mail.processes().ended(pid),
                 }
             }
             self.deliver(now);
@@ -194,9 +191,9 @@ impl EventLoop {
         self.meters.followers.store(self.followers.number(), Ordering::Relaxed);
     }
 
-    /// Lets in who waits.
-    fn let_in(&mut self, now: Instant) {
-        for _ in 0..ACCEPTS {
+    /// Lets in who waits, `most` at a time.
+    fn let_in(&mut self, most: usize, now: Instant) {
+        for _ in 0..most {
             let room = if self.guests.len() < self.most { Some(None) } else { self.longest_idle().map(Some) };
             let Some(leaves) = room else { return self.close_for_a_while(now, None) };
             match self.listener.accept() {
@@ -224,12 +221,7 @@ impl EventLoop {
         let Ok(peer) = Peer::of(&stream) else { return };
         let id = ConnectionId(self.next);
         self.next += 1;
-        let interest = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
-        if let Err(error) = epoll::add(&self.epoll, &stream, Token::Connection(id).data(), interest) {
-            log::warn!("a connection cannot be watched: {error}");
-            return;
-        }
-        self.guests.insert(id, Guest { connection: Connection::new(stream, peer, now), interest });
+        self.guests.insert(id, Guest { connection: Connection::new(stream, peer, now), interest: None });
         self.serve(id, epoll::EventFlags::IN, now);
     }
 
@@ -320,10 +312,7 @@ impl EventLoop {
             }
             Request::Check(check) => {
                 let reply = counted(&self.meters, Question::Check, now, to.reply());
-                let epoll = &self.epoll;
-                let watch = |pid, pidfd: &OwnedFd| Ok(epoll::add(epoll, pidfd, Token::Process(pid).data(), epoll::EventFlags::IN)?);
-                let socket = guest.connection.stream();
-                self.mail.check(self.clock.now(), (id, number), &check, &peer, socket, watch, reply);
+                self.mail.check(self.clock.now(), (id, number), &check, &peer, guest.connection.stream(), reply);
             }
             Request::Strike { address, rule } => {
                 let reply = counted(&self.meters, Question::Strike, now, to.reply());
@@ -333,6 +322,7 @@ impl EventLoop {
                 }
             }
             _ => {
+                self.mail.processes().forget_ended();
                 self.tell_sizes();
                 let errand = Errand::Request { line: line.to_vec(), peer, to: to.clone() };
                 if !self.clerk.send(errand) {
@@ -443,7 +433,11 @@ impl EventLoop {
     /// Writes what is ready, and waits for what is left; ends the connection if nothing is.
     fn settle(&mut self, id: ConnectionId, now: Instant) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
-        guest.connection.write(now);
+        let is_new = guest.interest.is_none();
+        // Exim asks one question and says with it that there will be no other: that is seen here once, without waiting for it.
+        if guest.connection.write(now) && is_new {
+            guest.connection.read(now);
+        }
         if guest.connection.is_done() {
             self.guests.remove(&id);
             return;
@@ -451,7 +445,9 @@ impl EventLoop {
         // An answer that left makes room for the next request.
         if guest.connection.has_line() {
             self.again.push(id);
-            return;
+            if !is_new {
+                return;
+            }
         }
         let mut interest = epoll::EventFlags::empty();
         if guest.connection.wants_read() {
@@ -460,16 +456,23 @@ impl EventLoop {
         if guest.connection.wants_write() {
             interest |= epoll::EventFlags::OUT;
         }
-        if interest != guest.interest {
-            guest.interest = interest;
-            if epoll::modify(&self.epoll, guest.connection.stream(), Token::Connection(id).data(), interest).is_err() {
-                self.guests.remove(&id);
-            }
+        if guest.interest == Some(interest) {
+            return;
+        }
+        let (stream, data) = (guest.connection.stream(), Token::Connection(id).data());
+        let told = match guest.interest.replace(interest) {
+            Some(_) => epoll::modify(&self.epoll, stream, data, interest),
+            None => epoll::add(&self.epoll, stream, data, interest),
+        };
+        if let Err(error) = told {
+            log::warn!("a connection cannot be watched: {error}");
+            self.guests.remove(&id);
         }
     }
 
-    /// Looks after limits of time, and whether followers need a new configuration.
+    /// Looks after limits of time and processes that have ended, and whether followers need a new configuration.
     fn tick(&mut self, now: Instant) {
+        self.mail.processes().forget_ended();
         self.reconfigure_followers(now);
         self.guests.retain(|_, guest| !guest.connection.is_overdue(now));
         self.followers.count(self.guests.values().filter(|guest| guest.connection.follows()).count());

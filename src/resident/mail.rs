@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use ahash::RandomState;
 
 use super::mailbox::ConnectionId;
 use super::peer::{Peer, StrikeRates};
-use super::processes::{Arrival, Holding, Processes, ancestors, is_gone, waiting};
+use super::processes::{Arrival, Holding, Processes, ancestors, is_gone};
 use crate::client::Client;
 use crate::detector::{Detector, Judgement};
 use crate::engine::Engine;
@@ -40,17 +40,19 @@ pub struct Mail {
 
 impl Mail {
     /// Judges for `engine`, and watches `most` connection processes at a time.
-    #[must_use]
-    pub fn new(engine: Arc<Engine>, most: usize) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The kernel's: no file descriptor is left.
+    pub fn new(engine: Arc<Engine>, most: usize) -> std::io::Result<Self> {
+        Ok(Self {
             engine,
-            processes: Processes::new(most),
+            processes: Processes::new(most)?,
             rates: StrikeRates::default(),
             scratch: Scratch::default(),
             awaited: HashMap::default(),
             told_of_namespace: false,
             told_of_watching: false,
-        }
+        })
     }
 
     /// The connection processes that are watched.
@@ -60,17 +62,7 @@ impl Mail {
     }
 
     /// Answers a `check` of `peer`, which waits at the other end of `socket`.
-    #[expect(clippy::too_many_arguments, reason = "all of it belongs to one question")]
-    pub fn check(
-        &mut self,
-        now: Time,
-        id: RequestId,
-        check: &Check,
-        peer: &Peer,
-        socket: &impl AsFd,
-        watch: impl FnOnce(u32, &OwnedFd) -> std::io::Result<()>,
-        reply: Reply,
-    ) {
+    pub fn check(&mut self, now: Time, id: RequestId, check: &Check, peer: &Peer, socket: &impl AsFd, reply: Reply) {
         let Some(address) = check.address else { return reply.send(Verdict::Allow(Innocence::NotAQuestion)) };
         let engine = Arc::clone(&self.engine);
         let in_force = engine.in_force();
@@ -83,7 +75,7 @@ impl Mail {
             return finish(&engine, now, standing, reply);
         }
         let client = Client::of(address, in_force.prefix);
-        match self.arrive(check, peer, client, socket, watch) {
+        match self.arrive(check, peer, client, socket) {
             (Arrival::Repeat, _) => return finish(&engine, now, standing, reply),
             (Arrival::New { open }, Some(holding)) => {
                 connection.open = open;
@@ -97,14 +89,7 @@ impl Mail {
     }
 
     /// Holds the process that waits for the answer.
-    fn arrive(
-        &mut self,
-        check: &Check,
-        peer: &Peer,
-        client: Client,
-        socket: &impl AsFd,
-        watch: impl FnOnce(u32, &OwnedFd) -> std::io::Result<()>,
-    ) -> (Arrival, Option<Holding>) {
+    fn arrive(&mut self, check: &Check, peer: &Peer, client: Client, socket: &impl AsFd) -> (Arrival, Option<Holding>) {
         if check.via == Via::Lines {
             return (Arrival::Unknown, None);
         }
@@ -115,13 +100,21 @@ impl Mail {
             }
             return (Arrival::Unknown, None);
         };
-        let line = if check.via == Via::Run { ancestors(peer_pid) } else { Vec::new() };
-        let pid = if check.via == Via::Run { waiting(&line, check.pid) } else { Some(peer_pid) };
-        let holding = pid.map(|pid| Holding { pid, client });
-        // While its end of the socket is open the peer lives; while the line to it is the same, so does its ancestor.
-        let is_still_it = || !is_gone(socket) && (check.via != Via::Run || ancestors(peer_pid) == line);
-        let arrival =
-            holding.map_or(Arrival::Unknown, |holding| self.processes.arrive(holding, is_still_it, |pidfd| watch(holding.pid, pidfd)));
+        // The peer lived all the time if its end of the socket is open even now, and so did those whose child it is.
+        let is_it = |pid| (check.via != Via::Run || ancestors(peer_pid).any(|ancestor| ancestor == pid)) && !is_gone(socket);
+        let mut arrive = |pid| {
+            let holding = Holding { pid, client };
+            (self.processes.arrive(holding, || is_it(pid)), Some(holding))
+        };
+        let (arrival, holding) = match (check.via, check.pid) {
+            (Via::Run, named) => {
+                // A shell or `timeout` may stand between Exim and its helper: Exim says who it is. Else it is taken for the parent.
+                let believed = named.map(&mut arrive).filter(|(arrival, _)| *arrival != Arrival::Unknown);
+                let parent = || ancestors(peer_pid).next().map(&mut arrive);
+                believed.or_else(parent).unwrap_or((Arrival::Unknown, None))
+            }
+            _ => arrive(peer_pid),
+        };
         if arrival == Arrival::Unknown && !is_gone(socket) && !self.told_of_watching {
             self.told_of_watching = true;
             log::warn!("the process {peer_pid} cannot be watched: how many connections are open at once is not known in full");

@@ -1,13 +1,17 @@
 //! Which connection processes of Exim live, and for which clients: Exim itself tells nobody.
 //!
-//! A pidfd of the process is taken while it waits for its answer, and becomes readable when it ends, however it ends. Nobody's word is
-//! taken for a process: the peer is what the kernel says, and another process is believed only if it is an ancestor of the peer.
+//! A pidfd of the process is taken while it waits for its answer, and becomes readable when it ends, however it ends. Nobody is woken by
+//! that: who has ended is asked for when it matters. Nobody's word is taken for a process: the peer is what the kernel says, and another
+//! process is believed only if it is an ancestor of the peer.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use ahash::RandomState;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::client::Client;
@@ -18,6 +22,12 @@ pub const MOST_PROCESSES: usize = 16_384;
 const MOST_CLIENTS: usize = 16;
 /// So far up the process that waits is looked for: the helper, `timeout`, a shell, Exim.
 const MOST_GENERATIONS: usize = 5;
+/// So much of `/proc/PID/stat` is read: the parent stands behind a number, a name of 64 bytes at most and a letter.
+const STAT_LENGTH: usize = 128;
+/// How many ended processes are taken at a time.
+const EVENTS: usize = 64;
+/// No time to wait.
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// A process, and the client that it serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,34 +56,38 @@ pub enum Arrival {
 #[derive(Debug)]
 pub struct Processes {
     most: usize,
+    /// Gathers the pidfds that have become readable.
+    epoll: OwnedFd,
     watched: HashMap<u32, Process, RandomState>,
     open: HashMap<Client, u32, RandomState>,
 }
 
 #[derive(Debug)]
 struct Process {
-    pidfd: OwnedFd,
+    /// While it is open it is waited for.
+    _pidfd: OwnedFd,
     clients: Vec<Client>,
 }
 
 impl Processes {
     /// None yet, and `most` at a time.
-    #[must_use]
-    pub fn new(most: usize) -> Self {
-        Self { most, watched: HashMap::default(), open: HashMap::default() }
+    ///
+    /// # Errors
+    /// The kernel's: no file descriptor is left.
+    pub fn new(most: usize) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(Self { most, epoll, watched: HashMap::default(), open: HashMap::default() })
     }
 
-    /// The process `pid` asks for `client`. `is_still_it` is asked once the process is held fast: whether the process that is meant
-    /// still lives, so that it cannot be another one by now that got its number. `watch` is handed a new pidfd to wait for.
-    pub fn arrive(
-        &mut self,
-        holding: Holding,
-        is_still_it: impl FnOnce() -> bool,
-        watch: impl FnOnce(&OwnedFd) -> std::io::Result<()>,
-    ) -> Arrival {
+    /// The process `pid` asks for `client`. `is_it` is asked once the process is held fast: whether this is the process that is meant, and
+    /// none that got its number by now.
+    pub fn arrive(&mut self, holding: Holding, is_it: impl FnOnce() -> bool) -> Arrival {
         let Holding { pid, client } = holding;
-        self.ended(pid);
+        self.forget_ended();
         if let Some(process) = self.watched.get_mut(&pid) {
+            if !is_it() {
+                return Arrival::Unknown;
+            }
             if process.clients.contains(&client) {
                 return Arrival::Repeat;
             }
@@ -82,10 +96,11 @@ impl Processes {
             }
             process.clients.push(client);
         } else {
-            let Some(pidfd) = self.take(pid).filter(|_| is_still_it()).filter(|pidfd| watch(pidfd).is_ok()) else {
+            let Some(pidfd) = self.take(pid).filter(|_| is_it()) else { return Arrival::Unknown };
+            if epoll::add(&self.epoll, &pidfd, epoll::EventData::new_u64(pid.into()), epoll::EventFlags::IN).is_err() {
                 return Arrival::Unknown;
-            };
-            self.watched.insert(pid, Process { pidfd, clients: vec![client] });
+            }
+            self.watched.insert(pid, Process { _pidfd: pidfd, clients: vec![client] });
         }
         let open = self.open.entry(client).or_default();
         *open += 1;
@@ -113,13 +128,26 @@ impl Processes {
         }
     }
 
-    /// Looks whether the process `pid` has ended, and forgets it if so.
-    pub fn ended(&mut self, pid: u32) {
-        if self.watched.get(&pid).is_some_and(|process| is_readable(&process.pidfd))
-            && let Some(process) = self.watched.remove(&pid)
-        {
-            for client in process.clients {
-                close(&mut self.open, client);
+    /// Forgets the processes that have ended.
+    pub fn forget_ended(&mut self) {
+        if self.watched.is_empty() {
+            return;
+        }
+        let mut events = [MaybeUninit::uninit(); EVENTS];
+        loop {
+            let ended = match epoll::wait(&self.epoll, &mut events, Some(&NOW)) {
+                Ok((ended, _)) => &*ended,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return log::error!("which processes have ended cannot be seen: {error}"),
+            };
+            for event in ended {
+                let process = u32::try_from(event.data.u64()).ok().and_then(|pid| self.watched.remove(&pid));
+                for client in process.into_iter().flat_map(|process| process.clients) {
+                    close(&mut self.open, client);
+                }
+            }
+            if ended.len() < EVENTS {
+                return;
             }
         }
     }
@@ -146,38 +174,24 @@ fn close(open: &mut HashMap<Client, u32, RandomState>, client: Client) {
     }
 }
 
-fn is_readable(fd: &OwnedFd) -> bool {
-    happens(fd, PollFlags::IN)
-}
-
 /// Whether the other end of a connection is gone for good; one that only will send nothing more is still there.
 #[must_use]
 pub fn is_gone(socket: &impl AsFd) -> bool {
-    happens(socket, PollFlags::empty())
+    poll(&mut [PollFd::new(socket, PollFlags::empty())], Some(&NOW)).is_ok_and(|count| count > 0)
 }
 
-/// Whether any of `flags`, or a hang-up, is there now.
-fn happens(fd: &impl AsFd, flags: PollFlags) -> bool {
-    let mut fds = [PollFd::new(fd, flags)];
-    let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&nothing)).is_ok_and(|count| count > 0)
+/// The ancestors of the process `pid`, its parent first, as `/proc` has them: each is looked for when it is asked for. None if that may
+/// not be read.
+pub fn ancestors(pid: u32) -> impl Iterator<Item = u32> {
+    std::iter::successors(parent_of(pid), |pid| parent_of(*pid)).take_while(|pid| *pid > 1).take(MOST_GENERATIONS)
 }
 
-/// The ancestors of the process `pid`, its parent first, as `/proc` has them; empty if that may not be read.
-#[must_use]
-pub fn ancestors(pid: u32) -> Vec<u32> {
-    let mut ancestors = Vec::new();
-    let mut pid = pid;
-    while ancestors.len() < MOST_GENERATIONS {
-        match std::fs::read(format!("/proc/{pid}/stat")).ok().and_then(|stat| parent(&stat)) {
-            Some(parent) if parent > 1 => {
-                ancestors.push(parent);
-                pid = parent;
-            }
-            _ => break,
-        }
-    }
-    ancestors
+/// The parent of the process `pid`.
+fn parent_of(pid: u32) -> Option<u32> {
+    let mut stat = [0; STAT_LENGTH];
+    // The kernel gives as much of it as there is room for.
+    let length = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut stat)).ok()?;
+    parent(stat.get(..length)?)
 }
 
 /// The parent in the text of `/proc/PID/stat`: `PID (NAME) STATE PARENT …`, where the name may hold anything.
@@ -185,14 +199,6 @@ fn parent(stat: &[u8]) -> Option<u32> {
     let behind_name = stat.get(memchr::memrchr(b')', stat)? + 1..)?;
     let word = behind_name.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).nth(1)?;
     std::str::from_utf8(word).ok()?.parse().ok()
-}
-
-/// Of the ancestors of a helper, the one that waits for its answer: the one that Exim named, if it is among them; else the parent.
-///
-/// A shell or `timeout` may stand between Exim and its helper.
-#[must_use]
-pub fn waiting(ancestors: &[u32], named: Option<u32>) -> Option<u32> {
-    named.filter(|named| ancestors.contains(named)).or_else(|| ancestors.first().copied())
 }
 
 #[cfg(test)]
@@ -216,22 +222,21 @@ mod tests {
     }
 
     fn arrive(processes: &mut Processes, pid: u32, last: u8) -> Arrival {
-        processes.arrive(Holding { pid, client: client(last) }, || true, |_| Ok(()))
+        processes.arrive(Holding { pid, client: client(last) }, || true)
     }
 
     #[test]
     fn each_process_counts_once_and_until_it_ends() {
-        let mut processes = Processes::new(3);
+        let mut processes = Processes::new(3).unwrap();
         let (one, two) = (process(), process());
         assert_eq!(arrive(&mut processes, one.id(), 1), Arrival::New { open: 1 });
         assert_eq!(arrive(&mut processes, one.id(), 1), Arrival::Repeat);
         assert_eq!(arrive(&mut processes, two.id(), 1), Arrival::New { open: 2 });
         assert_eq!(arrive(&mut processes, two.id(), 2), Arrival::New { open: 1 }, "another client");
-        processes.ended(one.id());
-        assert_eq!(processes.len(), 2, "it lives");
-        let pid = one.id();
+        processes.forget_ended();
+        assert_eq!(processes.len(), 2, "they live");
         end(one);
-        processes.ended(pid);
+        processes.forget_ended();
         assert_eq!(processes.len(), 1);
         let three = process();
         assert_eq!(arrive(&mut processes, three.id(), 1), Arrival::New { open: 2 });
@@ -241,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_refused_connection_is_not_held() {
-        let mut processes = Processes::new(3);
+        let mut processes = Processes::new(3).unwrap();
         let one = process();
         let holding = Holding { pid: one.id(), client: client(1) };
         assert_eq!(arrive(&mut processes, one.id(), 1), Arrival::New { open: 1 });
@@ -254,19 +259,35 @@ mod tests {
 
     #[test]
     fn a_process_that_is_gone_or_was_replaced_is_not_counted() {
-        let mut processes = Processes::new(3);
+        let mut processes = Processes::new(3).unwrap();
         let one = process();
         let holding = Holding { pid: one.id(), client: client(1) };
-        assert_eq!(processes.arrive(holding, || false, |_| Ok(())), Arrival::Unknown);
-        assert_eq!(processes.arrive(holding, || true, |_| Err(std::io::ErrorKind::OutOfMemory.into())), Arrival::Unknown);
+        assert_eq!(processes.arrive(holding, || false), Arrival::Unknown);
+        let watched = Holding { pid: std::process::id(), client: client(1) };
+        assert_eq!(processes.arrive(watched, || true), Arrival::New { open: 1 });
+        assert_eq!(processes.arrive(watched, || false), Arrival::Unknown, "nor one that is watched for another");
+        processes.release(watched);
         end(one);
         assert_eq!(arrive(&mut processes, holding.pid, 1), Arrival::Unknown);
         assert!(processes.is_empty() && processes.open.is_empty());
     }
 
     #[test]
+    fn many_that_ended_are_forgotten_at_once() {
+        let mut processes = Processes::new(1000).unwrap();
+        let children: Vec<Child> = (0..EVENTS + 1).map(|_| process()).collect();
+        for child in &children {
+            arrive(&mut processes, child.id(), 1);
+        }
+        assert_eq!(processes.len(), children.len());
+        children.into_iter().for_each(end);
+        processes.forget_ended();
+        assert!(processes.is_empty() && processes.open.is_empty());
+    }
+
+    #[test]
     fn no_more_processes_are_watched_than_there_is_room_for() {
-        let mut processes = Processes::new(1);
+        let mut processes = Processes::new(1).unwrap();
         let (one, two) = (process(), process());
         assert_eq!(arrive(&mut processes, one.id(), 1), Arrival::New { open: 1 });
         assert_eq!(arrive(&mut processes, two.id(), 1), Arrival::Unknown);
@@ -276,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_number_that_a_new_process_got_is_a_new_process() {
-        let mut processes = Processes::new(3);
+        let mut processes = Processes::new(3).unwrap();
         let one = process();
         let pid = one.id();
         assert_eq!(arrive(&mut processes, pid, 1), Arrival::New { open: 1 });
@@ -292,17 +313,10 @@ mod tests {
         assert_eq!(parent(b"42 (exim4"), None);
         assert_eq!(parent(b""), None);
         let child = process();
-        assert_eq!(ancestors(child.id()).first(), Some(&std::process::id()));
+        let above = [std::process::id(), std::os::unix::process::parent_id()];
+        assert_eq!(ancestors(child.id()).take(2).collect::<Vec<_>>(), above);
         end(child);
-        assert!(ancestors(u32::MAX).is_empty());
-    }
-
-    #[test]
-    fn only_an_ancestor_is_believed_to_wait() {
-        assert_eq!(waiting(&[30, 20, 10], Some(10)), Some(10), "behind a shell and timeout");
-        assert_eq!(waiting(&[30, 20, 10], Some(99)), Some(30));
-        assert_eq!(waiting(&[30, 20, 10], None), Some(30));
-        assert_eq!(waiting(&[], Some(10)), None);
+        assert_eq!(ancestors(u32::MAX).next(), None);
     }
 
     #[test]

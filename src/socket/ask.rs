@@ -1,11 +1,15 @@
 //! Asking the resident: one request, one answer, within a time limit that counts everything.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+/// So much is read at a time, if the answer may be that long.
+const CHUNK: usize = 16 * 1024;
 
 /// Sends `request` (a line without its newline) to the resident at `socket` and returns all that it answers.
 ///
@@ -20,15 +24,16 @@ pub fn ask(socket: &Path, request: &str, most: usize, limit: Duration) -> io::Re
     stream.write_all(format!("{request}\n").as_bytes()).map_err(timed_out)?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut answer = Vec::new();
-    let mut chunk = [0; 16 * 1024];
     loop {
+        // One byte more than there may be is enough to see that there is too much.
+        answer.reserve(CHUNK.min(most.saturating_sub(answer.len()).saturating_add(1)));
         sockopt::set_socket_timeout(&stream, sockopt::Timeout::Recv, Some(remaining(deadline)?))?;
-        match stream.read(&mut chunk) {
+        match rustix::io::read(&stream, spare_capacity(&mut answer)) {
             Ok(0) => break,
-            Ok(read) if answer.len() + read <= most => answer.extend_from_slice(chunk.get(..read).unwrap_or_default()),
+            Ok(_) if answer.len() <= most => {}
             Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the answer has more than {most} bytes"))),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(timed_out(error)),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(timed_out(error.into())),
         }
     }
     String::from_utf8(answer).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the answer is no UTF-8"))
@@ -68,6 +73,7 @@ fn timed_out(error: io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use std::os::unix::net::UnixListener;
 
     const SOON: Duration = Duration::from_millis(100);

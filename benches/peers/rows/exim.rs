@@ -28,7 +28,19 @@ struct Variant<'a> {
 /// What one connection took.
 struct Sample {
     cpu_us: f64,
+    /// Of it, what the server took that was asked.
+    asked_us: f64,
     per_second: f64,
+}
+
+/// What a daemon's life took.
+struct Life {
+    /// CPU time of Exim and its children.
+    exim: Duration,
+    /// CPU time of the server that was asked.
+    asked: Duration,
+    /// The time of the connections.
+    wall: Duration,
 }
 
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
@@ -75,18 +87,20 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     // What starting and ending a daemon costs belongs to nobody's connections.
     let mut idle = Vec::new();
     for _ in 0..either(options, 2, 5) {
-        idle.push(daemons[0].measure(0, None)?.0.as_secs_f64());
+        idle.push(daemons[0].measure(0, None)?.exim.as_secs_f64());
     }
     let idle = median(&idle).value;
     let mut samples: Vec<Vec<Sample>> = variants.iter().map(|_| Vec::new()).collect();
     for round in 0..=repeat {
         for turn in 0..variants.len() {
             let number = (turn + round) % variants.len();
-            let (cpu, wall) = daemons[number].measure(connections, variants[number].asks)?;
+            let life = daemons[number].measure(connections, variants[number].asks)?;
             if round > 0 {
+                let each = |seconds: f64| seconds * 1e6 / f64::from(connections);
                 samples[number].push(Sample {
-                    cpu_us: (cpu.as_secs_f64() - idle) * 1e6 / f64::from(connections),
-                    per_second: f64::from(connections) / wall.as_secs_f64(),
+                    cpu_us: each(life.exim.as_secs_f64() - idle + life.asked.as_secs_f64()),
+                    asked_us: each(life.asked.as_secs_f64()),
+                    per_second: f64::from(connections) / life.wall.as_secs_f64(),
                 });
             }
         }
@@ -96,6 +110,10 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let rate = |number: usize| -> Vec<f64> { samples[number].iter().map(|sample| sample.per_second).collect() };
     for (number, variant) in variants.iter().enumerate() {
         report.series(&case, variant.name, "µs CPU/connection", &cpu(number));
+        if variant.asks.is_some() {
+            let asked: Vec<f64> = samples[number].iter().map(|sample| sample.asked_us).collect();
+            report.series(&case, variant.name, "µs of it the server's", &asked);
+        }
         report.series(&case, variant.name, "connections/s", &rate(number));
     }
     for (name, ours, theirs, cpu_goal, rate_goal) in [
@@ -149,8 +167,8 @@ impl Daemon {
         })
     }
 
-    /// CPU time of a daemon's life with so many connections, and the time that these took.
-    fn measure(&mut self, connections: u32, asks: Option<&Process>) -> Result<(Duration, Duration)> {
+    /// A daemon's life with so many connections.
+    fn measure(&mut self, connections: u32, asks: Option<&Process>) -> Result<Life> {
         let asked_before = asks.map(Process::cpu).transpose()?;
         let before = children_cpu()?;
         let log = std::fs::File::create(&self.log)?;
@@ -166,11 +184,9 @@ impl Daemon {
         let children = format!("/proc/{0}/task/{0}/children", daemon.id());
         wait_for("Exim's children", || std::fs::read_to_string(&children).is_ok_and(|children| children.trim().is_empty()))?;
         daemon.stop(Duration::from_secs(5))?;
-        let mut cpu = children_cpu()?.saturating_sub(before);
-        if let (Some(asks), Some(before)) = (asks, asked_before) {
-            cpu += asks.cpu()?.saturating_sub(before);
-        }
-        Ok((cpu, wall))
+        let exim = children_cpu()?.saturating_sub(before);
+        let asked = asks.map(Process::cpu).transpose()?.unwrap_or_default().saturating_sub(asked_before.unwrap_or_default());
+        Ok(Life { exim, asked, wall })
     }
 
     /// One connection from a client that was never seen, up to the banner, and QUIT.
