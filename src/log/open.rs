@@ -7,7 +7,8 @@ use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 use std::rc::Rc;
 
-const CHUNK: usize = 256 * 1024;
+/// So much is read at a time: chunk and lines together stay in a cache of the second level.
+const CHUNK: usize = 64 * 1024;
 
 /// A log that is read from beginning to end.
 pub struct LogReader {

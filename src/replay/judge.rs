@@ -149,7 +149,8 @@ impl Replay {
 
     /// Ends the replay.
     #[must_use]
-    pub fn finish(self) -> Outcome {
+    pub fn finish(mut self) -> Outcome {
+        self.ledger.tally.enter(self.ledger.most_clients);
         Outcome { tally: self.ledger.tally, in_force: self.in_force, span: self.first.map(|first| (first, self.now.max(first))) }
     }
 
@@ -339,9 +340,7 @@ impl Ledger {
 
     /// Notes an event: for the conduct of its client, over time, and where it would have been refused.
     fn note(&mut self, time: Time, client: Client, deed: Deed, refused_by: Option<RuleId>, shadow: Option<Ban>, authenticated: bool) {
-        if let Some(conduct) = self.tally.conduct(client, self.most_clients) {
-            conduct.note(deed, authenticated);
-        }
+        self.tally.note(client, deed, authenticated, self.most_clients);
         let refused = u64::from(refused_by.is_some());
         self.tally.series.add(time, Bin { events: 1, refused, ..Bin::default() });
         for rule in refused_by.into_iter().chain(shadow.map(|ban| ban.rule)) {
