@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
@@ -184,6 +184,32 @@ fn connections_at_once_are_counted_by_their_processes_and_until_these_end() {
 }
 
 #[test]
+fn the_end_of_the_last_process_is_noticed_also_where_nobody_asks() {
+    let resident = Resident::start("[metrics]\nlisten = '127.0.0.1:0'\n");
+    let mut address = String::new();
+    wait_until("the listener's address is logged", || {
+        let log = resident.log();
+        let found = log.split_once("metrics on http://").and_then(|(_, rest)| rest.split_once('/'));
+        found.is_some_and(|(found, _)| {
+            found.clone_into(&mut address);
+            true
+        })
+    });
+    // Over HTTP another thread answers: nothing wakes the one that watches.
+    let watched = || {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        page.lines().find_map(|line| line.strip_prefix("strikeout_mail_connections ")).map(str::to_owned)
+    };
+    let process = ConnectionProcess::start(&resident, "203.0.113.7");
+    wait_until("it is watched", || watched().as_deref() == Some("1"));
+    process.end();
+    wait_until("its end is noticed", || watched().as_deref() == Some("0"));
+}
+
+#[test]
 fn one_connection_process_counts_once_however_often_it_asks() {
     let resident = Resident::start("[[rule]]\nname = 'exim-rate'\nmaxretry = 3\n");
     for _ in 0..10 {
@@ -296,6 +322,8 @@ fn a_handful_of_lists_is_made_at_a_time() {
         .map(|_| {
             let mut stream = resident.connect();
             stream.write_all(b"list\n").unwrap();
+            // It has begun.
+            stream.read_exact(&mut [0]).unwrap();
             stream
         })
         .collect();

@@ -39,7 +39,7 @@ pub const MOST_CONNECTIONS: usize = 4096;
 const OTHER_FILES: usize = 64;
 /// So many clients are let in at most before those who are in get their turn.
 const ACCEPTS: usize = 64;
-/// How often limits of time are looked after while somebody is connected.
+/// How often limits of time and ended processes are looked after, while there are any.
 const TICK: Duration = Duration::from_millis(100);
 /// How many events are taken at a time.
 const EVENTS: usize = 256;
@@ -176,11 +176,12 @@ impl EventLoop {
                 }
             }
             self.deliver(now);
-            self.tell_sizes();
             if now.saturating_duration_since(ticked) >= TICK {
                 ticked = now;
                 self.tick(now);
             }
+            // After the tick: the next turn may come only when somebody asks.
+            self.tell_sizes();
         }
     }
 
@@ -435,15 +436,13 @@ impl EventLoop {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let is_new = guest.interest.is_none();
         // Exim asks one question and says with it that there will be no other: that is seen here once, without waiting for it.
-        if guest.connection.write(now) && is_new {
-            guest.connection.read(now);
-        }
+        let has_more = guest.connection.write(now) && is_new && guest.connection.read(now);
         if guest.connection.is_done() {
             self.guests.remove(&id);
             return;
         }
         // An answer that left makes room for the next request.
-        if guest.connection.has_line() {
+        if has_more || guest.connection.has_line() {
             self.again.push(id);
             if !is_new {
                 return;

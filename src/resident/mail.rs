@@ -109,13 +109,12 @@ impl Mail {
         let (arrival, holding) = match (check.via, check.pid) {
             (Via::Run, named) => {
                 // A shell or `timeout` may stand between Exim and its helper: Exim says who it is. Else it is taken for the parent.
-                let believed = named.map(&mut arrive).filter(|(arrival, _)| *arrival != Arrival::Unknown);
-                let parent = || ancestors(peer_pid).next().map(&mut arrive);
-                believed.or_else(parent).unwrap_or((Arrival::Unknown, None))
+                let believed = named.map(&mut arrive).filter(|(arrival, _)| *arrival != Arrival::Another);
+                believed.or_else(|| ancestors(peer_pid).next().map(&mut arrive)).unwrap_or((Arrival::Another, None))
             }
             _ => arrive(peer_pid),
         };
-        if arrival == Arrival::Unknown && !is_gone(socket) && !self.told_of_watching {
+        if matches!(arrival, Arrival::Unknown | Arrival::Another) && !is_gone(socket) && !self.told_of_watching {
             self.told_of_watching = true;
             log::warn!("the process {peer_pid} cannot be watched: how many connections are open at once is not known in full");
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::buffer::spare_capacity;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-/// So much is read at a time, if the answer may be that long.
+/// At least so much is read at a time, if the answer may be that long.
 const CHUNK: usize = 16 * 1024;
 
 /// Sends `request` (a line without its newline) to the resident at `socket` and returns all that it answers.
@@ -93,6 +93,24 @@ mod tests {
         });
         assert_eq!(ask(&path, "list", MOST, Duration::from_secs(10)).unwrap(), "a\nb\n.\n");
         assert_eq!(server.join().unwrap(), "list\n");
+    }
+
+    #[test]
+    fn an_answer_may_have_as_many_bytes_as_are_allowed_and_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                stream.read_to_string(&mut String::new()).unwrap();
+                let _ = stream.write_all(&[b'x'; 3 * CHUNK]);
+            }
+        });
+        let ask = |most| ask(&path, "list", most, Duration::from_secs(10));
+        assert_eq!(ask(3 * CHUNK).unwrap().len(), 3 * CHUNK);
+        assert_eq!(ask(3 * CHUNK - 1).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(ask(usize::MAX).unwrap().len(), 3 * CHUNK);
     }
 
     #[test]
