@@ -137,9 +137,14 @@ struct ConnectionProcess {
 
 impl ConnectionProcess {
     fn start(resident: &Resident, address: &str) -> Self {
-        let ask = "/bin/sh -c \"timeout -s KILL 5 $0 --table $1 check $2 pid=$$ port=25 || :\"; echo; read x";
+        Self::start_naming(resident, address, "$$")
+    }
+
+    /// One that says it is the process `pid`.
+    fn start_naming(resident: &Resident, address: &str, pid: &str) -> Self {
+        let ask = format!("/bin/sh -c \"timeout -s KILL 5 $0 --table $1 check $2 pid={pid} port=25 || :\"; echo; read x");
         let mut shell = Command::new("/bin/sh")
-            .args(["-c", ask, HELPER])
+            .args(["-c", &ask, HELPER])
             .arg(resident.socket())
             .arg(address)
             .stdin(Stdio::piped())
@@ -184,17 +189,24 @@ fn connections_at_once_are_counted_by_their_processes_and_until_these_end() {
 }
 
 #[test]
+fn only_an_ancestor_of_the_helper_is_believed_to_wait() {
+    let resident = Resident::start("");
+    let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
+    let process = ConnectionProcess::start_naming(&resident, "203.0.113.7", &stranger.id().to_string());
+    assert_eq!(process.answer, "accept");
+    // The helper's parent was held instead, which is `timeout` and has ended: the stranger lives on, and holds nothing.
+    wait_until("nobody is watched", || resident.status("mail_connections_watched") == "0");
+    process.end();
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+#[test]
 fn the_end_of_the_last_process_is_noticed_also_where_nobody_asks() {
     let resident = Resident::start("[metrics]\nlisten = '127.0.0.1:0'\n");
-    let mut address = String::new();
-    wait_until("the listener's address is logged", || {
-        let log = resident.log();
-        let found = log.split_once("metrics on http://").and_then(|(_, rest)| rest.split_once('/'));
-        found.is_some_and(|(found, _)| {
-            found.clone_into(&mut address);
-            true
-        })
-    });
+    let logged = || Some(resident.log().split_once("metrics on http://")?.1.split_once('/')?.0.to_owned());
+    wait_until("the listener's address is logged", || logged().is_some());
+    let address = logged().unwrap();
     // Over HTTP another thread answers: nothing wakes the one that watches.
     let watched = || {
         let mut stream = TcpStream::connect(&address).unwrap();

@@ -150,8 +150,8 @@ impl EventLoop {
         let mut ticked = Instant::now();
         loop {
             events.clear();
-            let waits_for_none = self.guests.is_empty() && self.mail.processes().is_empty() && self.closed_until.is_none();
-            let timeout = (!waits_for_none).then(|| timespec(TICK));
+            let ticks = !self.guests.is_empty() || !self.mail.processes().is_empty() || self.closed_until.is_some();
+            let timeout = ticks.then(|| timespec(TICK));
             match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

@@ -75,15 +75,22 @@ mod tests {
     use super::*;
     use std::io::Read;
     use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
 
     const SOON: Duration = Duration::from_millis(100);
     const MOST: usize = 1000;
 
-    #[test]
-    fn what_is_answered_until_the_close_is_returned() {
+    /// A socket that somebody listens on, in a folder of its own.
+    fn listener() -> (tempfile::TempDir, PathBuf, UnixListener) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
+        (folder, path, listener)
+    }
+
+    #[test]
+    fn what_is_answered_until_the_close_is_returned() {
+        let (_folder, path, listener) = listener();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = String::new();
@@ -97,9 +104,7 @@ mod tests {
 
     #[test]
     fn an_answer_may_have_as_many_bytes_as_are_allowed_and_no_more() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
-        let listener = UnixListener::bind(&path).unwrap();
+        let (_folder, path, listener) = listener();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
@@ -115,9 +120,7 @@ mod tests {
 
     #[test]
     fn an_answer_without_end_is_cut_off() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
-        let listener = UnixListener::bind(&path).unwrap();
+        let (_folder, path, listener) = listener();
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             while stream.write_all(&[b'x'; 100]).is_ok() {}
