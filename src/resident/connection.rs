@@ -287,7 +287,8 @@ impl Connection {
     /// Whether the peer is to be asked for more.
     #[must_use]
     pub fn wants_read(&self) -> bool {
-        !self.read_closed && !self.closing && !self.broken && !self.is_full()
+        let has_room = self.input.len() <= LONGEST_LINE + CHUNK;
+        !self.read_closed && !self.closing && !self.broken && has_room && !self.is_full()
     }
 
     /// Whether something waits to be written.
@@ -296,10 +297,10 @@ impl Connection {
         !self.output.is_empty() || self.pieces.is_some() || !self.configs.is_empty()
     }
 
+    /// Whether so many answers are due, or wait to be read, that no line is worked on before some have left. What came in does not count:
+    /// only work on it makes it less.
     fn is_full(&self) -> bool {
-        self.answers.len() >= MOST_PENDING
-            || (!self.follows && self.output.len() >= ENOUGH_OUTPUT)
-            || self.input.len() > LONGEST_LINE + CHUNK
+        self.answers.len() >= MOST_PENDING || (!self.follows && self.output.len() >= ENOUGH_OUTPUT)
     }
 
     /// Whether it waits for nothing: neither for an answer nor for its peer to read one.

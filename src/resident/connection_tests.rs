@@ -151,6 +151,22 @@ fn many_requests_in_one_write_are_worked_on_64_at_a_time() {
 }
 
 #[test]
+fn lines_that_fill_the_input_are_worked_on_and_make_room_for_more() {
+    let mut world = World::new();
+    let sent = 4 * (LONGEST_LINE + CHUNK) / "line\n".len();
+    world.send("line\n".repeat(sent).as_bytes());
+    let mut answered = 0;
+    while answered < sent {
+        let lines = world.lines();
+        assert!(!lines.is_empty(), "stuck after {answered} of {sent}");
+        assert!(world.connection.input.len() <= LONGEST_LINE + 2 * CHUNK);
+        lines.iter().for_each(|(number, _)| world.answer(*number, "."));
+        assert_eq!(world.received(), ".".repeat(lines.len()));
+        answered += lines.len();
+    }
+}
+
+#[test]
 fn a_long_answer_is_made_as_fast_as_it_is_read() {
     let mut world = World::new();
     world.send(b"list\nstatus\n");
