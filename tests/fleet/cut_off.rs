@@ -265,6 +265,27 @@ fn over_a_slow_link_verdicts_are_fast_and_bans_and_lifts_arrive() {
 }
 
 #[test]
+fn a_ban_that_is_lifted_at_once_does_not_come_back_from_the_engine() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let relay = Relay::start(redis.port);
+    relay.delay(Duration::from_millis(250));
+    let (near, far) = (Node::start("near", redis.port, ""), Node::start("far", relay.port, ""));
+    joined(&[&near, &far]);
+    far.ask("ban 203.0.113.1 for=3600");
+    far.ask("unban 203.0.113.1");
+    let fields = |names: &str| redis.ask(&format!("HMGET strikeout:client:203.0.113.1 {names}"));
+    wait_until("the engine has ban and lift", || fields("wg we").matches('$').count() == 2 && !fields("wg we").contains("$-1"));
+    // Messages come in their order: who hears this one has heard those before it.
+    near.ask("ban 203.0.113.2 for=3600");
+    wait_until("the next message is heard", || far.is_banned("203.0.113.2"));
+    assert!(!far.is_banned("203.0.113.1") && !near.is_banned("203.0.113.1"));
+    assert_eq!(redis.number("HEXISTS strikeout:client:203.0.113.1 w"), 0);
+}
+
+#[test]
 fn what_is_too_much_for_the_queue_is_dropped_and_counted_and_all_bans_are_said_again() {
     if !engine_is_there() {
         return;
