@@ -69,6 +69,15 @@ impl Conduct {
         *count = count.saturating_add(1);
     }
 
+    /// Adds what the same client did at other times.
+    pub fn add(&mut self, other: Self) {
+        self.successes = self.successes.saturating_add(other.successes);
+        self.errors = self.errors.saturating_add(other.errors);
+        self.offences = self.offences.saturating_add(other.offences);
+        self.served_offences = self.served_offences.saturating_add(other.served_offences);
+        self.authenticated |= other.authenticated;
+    }
+
     /// Whether the client looks good: it was authenticated, or had at least three ordinary successes, and more of them than errors and
     /// offences that were not served together.
     ///

@@ -1,14 +1,18 @@
 //! Runs the very same detector over the lines of old logs, and counts what it would have done.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ahash::RandomState;
+
+use super::conducts::Conducts;
 use super::merge::is_exim;
 use super::tally::{Bin, Tally};
 use crate::client::Client;
-use crate::conduct::Deed;
+use crate::conduct::{Conduct, Deed};
 use crate::config::{Config, LogConfig};
 use crate::detector::{Detector, Judgement};
 use crate::engine::{BanRecord, Engine, InForce};
@@ -48,6 +52,7 @@ pub struct Replay {
 #[derive(Debug)]
 struct Ledger {
     tally: Tally,
+    conducts: Conducts,
     most_clients: usize,
     has_shadow_bans: bool,
 }
@@ -63,6 +68,8 @@ impl std::fmt::Debug for Replay {
 pub struct Outcome {
     /// The counts.
     pub tally: Tally,
+    /// What each client did.
+    pub conducts: HashMap<Client, Conduct, RandomState>,
     /// The rules and lists.
     pub in_force: Arc<InForce>,
     /// The time of the first and of the last event.
@@ -112,7 +119,7 @@ impl Replay {
             texts,
             zone,
             scratch: Scratch::default(),
-            ledger: Ledger { tally: Tally::default(), most_clients, has_shadow_bans: false },
+            ledger: Ledger { tally: Tally::default(), conducts: Conducts::new(most_clients), most_clients, has_shadow_bans: false },
             now: Time::default(),
             lines: 0,
             watched,
@@ -149,9 +156,11 @@ impl Replay {
 
     /// Ends the replay.
     #[must_use]
-    pub fn finish(mut self) -> Outcome {
-        self.ledger.tally.enter(self.ledger.most_clients);
-        Outcome { tally: self.ledger.tally, in_force: self.in_force, span: self.first.map(|first| (first, self.now.max(first))) }
+    pub fn finish(self) -> Outcome {
+        let Ledger { mut tally, conducts, .. } = self.ledger;
+        let (conducts, forgotten) = conducts.finish();
+        tally.forgotten_clients += forgotten;
+        Outcome { tally, conducts, in_force: self.in_force, span: self.first.map(|first| (first, self.now.max(first))) }
     }
 
     fn at(&mut self, time: Time) {
@@ -340,7 +349,7 @@ impl Ledger {
 
     /// Notes an event: for the conduct of its client, over time, and where it would have been refused.
     fn note(&mut self, time: Time, client: Client, deed: Deed, refused_by: Option<RuleId>, shadow: Option<Ban>, authenticated: bool) {
-        self.tally.note(client, deed, authenticated, self.most_clients);
+        self.conducts.note(client, deed, authenticated);
         let refused = u64::from(refused_by.is_some());
         self.tally.series.add(time, Bin { events: 1, refused, ..Bin::default() });
         for rule in refused_by.into_iter().chain(shadow.map(|ban| ban.rule)) {

@@ -213,8 +213,8 @@ impl Report {
     /// Draws up the report.
     #[must_use]
     pub fn new(outcome: Outcome, sources: &[Source], how: Circumstances) -> Self {
-        let Outcome { mut tally, in_force, span } = outcome;
-        let conduct = |client: &Client| tally.clients.get(client).copied().unwrap_or_default();
+        let Outcome { mut tally, conducts, in_force, span } = outcome;
+        let conduct = |client: &Client| conducts.get(client).copied().unwrap_or_default();
         let mode = |id: RuleId| in_force.rules.get(id).map(|rule| rule.mode);
         let mut hurt = Vec::new();
         let mut total = Total {
@@ -222,7 +222,7 @@ impl Report {
             unread: tally.unread,
             requests: tally.requests,
             mail: tally.mail,
-            clients: u64::try_from(tally.clients.len()).unwrap_or_default(),
+            clients: u64::try_from(conducts.len()).unwrap_or_default(),
             refused_before: tally.refused_before,
             forgotten: tally.forgotten_clients,
             ..Total::default()

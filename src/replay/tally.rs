@@ -1,12 +1,10 @@
 //! What a replay counts: over time, by rule and by client.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hint::black_box;
 
 use ahash::RandomState;
 
 use crate::client::Client;
-use crate::conduct::{Conduct, Deed};
 use crate::rule::RuleId;
 use crate::time::Time;
 
@@ -146,17 +144,6 @@ impl Banned {
     }
 }
 
-/// So many deeds are entered at a time.
-const NOTED_AT_ONCE: usize = 64;
-
-/// What a client did.
-#[derive(Debug, Clone, Copy)]
-struct Noted {
-    client: Client,
-    deed: Deed,
-    authenticated: bool,
-}
-
 /// Everything that was counted.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -166,9 +153,6 @@ pub struct Tally {
     pub rules: HashMap<RuleId, RuleTally, RandomState>,
     /// Bans by rule over time, for its own small plot.
     pub rule_series: HashMap<RuleId, Series, RandomState>,
-    /// By client, without what [`Tally::note`] has not entered yet.
-    pub clients: HashMap<Client, Conduct, RandomState>,
-    noted: Vec<Noted>,
     /// By client and rule, of banned clients, up to as many as clients are told apart.
     pub banned: HashMap<(Client, RuleId), Banned, RandomState>,
     /// Requests.
@@ -194,30 +178,6 @@ impl Tally {
         }
         Some(self.banned.entry((client, rule)).or_default())
     }
-
-    /// Notes what `client` did, and whether it proved who it is; nothing of one beyond the `most` that are told apart.
-    pub fn note(&mut self, client: Client, deed: Deed, authenticated: bool, most: usize) {
-        self.noted.push(Noted { client, deed, authenticated });
-        if self.noted.len() >= NOTED_AT_ONCE {
-            self.enter(most);
-        }
-    }
-
-    /// Enters what was noted into the conduct of its clients.
-    pub fn enter(&mut self, most: usize) {
-        // Among many clients each look is a wait for memory. All are looked for before any is changed: the processor then waits for several
-        // places at the same time.
-        for noted in &self.noted {
-            black_box(self.clients.contains_key(&noted.client));
-        }
-        for Noted { client, deed, authenticated } in self.noted.drain(..) {
-            if self.clients.len() >= most && !self.clients.contains_key(&client) {
-                self.forgotten_clients += 1;
-            } else {
-                self.clients.entry(client).or_default().note(deed, authenticated);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -228,21 +188,6 @@ mod tests {
     #[test]
     fn an_empty_series_has_no_bins() {
         assert_eq!(Series::default().finish().2, []);
-    }
-
-    #[test]
-    fn every_deed_is_entered_and_clients_beyond_the_most_are_counted_only() {
-        let client = |last: usize| Client::from(std::net::Ipv4Addr::from(u32::try_from(last).unwrap()));
-        let mut tally = Tally::default();
-        let deeds = 3 * NOTED_AT_ONCE + 1;
-        for number in 0..deeds {
-            tally.note(client(number % 10), Deed::Success, number == 0, 7);
-        }
-        tally.enter(7);
-        tally.enter(7);
-        let entered: u32 = tally.clients.values().map(|conduct| conduct.successes).sum();
-        assert_eq!((tally.clients.len(), u64::from(entered) + tally.forgotten_clients), (7, deeds as u64));
-        assert!(tally.clients[&client(0)].authenticated && !tally.clients[&client(1)].authenticated);
     }
 
     proptest! {
