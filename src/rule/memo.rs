@@ -9,15 +9,40 @@ use ahash::RandomState;
 ///
 /// Each hash of 64 bits has one slot, which the latest taker gets. The hash is keyed at random: nobody outside can make a text that is
 /// taken for another one, and by chance that happens once in 2^64 questions.
+///
+/// Where nearly every text is another one, remembering is work for nothing: then it rests, and tries again now and then.
 pub(super) struct Memo<const SLOTS: usize> {
     owner: u64,
     hasher: RandomState,
     slots: Vec<u64>,
+    /// Of the questions since the last count, how many were asked and how many were remembered.
+    asked: u32,
+    remembered: u32,
+    /// So many questions are passed on without looking.
+    resting: u32,
 }
+
+/// After so many questions it is looked at whether remembering pays.
+const COUNTED: u32 = 1024;
+/// It does if at least one in so many is remembered: to hash a text takes a fraction of the time that a test of it does.
+const PAYS: u32 = 4;
+/// Otherwise it rests for so many.
+const REST: u32 = 15 * COUNTED;
 
 impl<const SLOTS: usize> Memo<SLOTS> {
     /// Whether the property of `owner` holds for `text`: remembered, or found out by `test`. For another owner everything is forgotten.
     pub(super) fn holds(&mut self, owner: u64, text: &impl Hash, test: impl FnOnce() -> bool) -> bool {
+        if self.resting > 0 {
+            self.resting -= 1;
+            return test();
+        }
+        self.asked += 1;
+        if self.asked > COUNTED {
+            if self.remembered < COUNTED / PAYS {
+                self.resting = REST;
+            }
+            (self.asked, self.remembered) = (0, 0);
+        }
         if self.owner != owner || self.slots.is_empty() {
             self.owner = owner;
             self.slots.clear();
@@ -28,6 +53,7 @@ impl<const SLOTS: usize> Memo<SLOTS> {
         let slot = usize::try_from(hash % SLOTS as u64).ok().and_then(|slot| self.slots.get_mut(slot));
         let Some(slot) = slot else { return test() };
         if *slot == hash {
+            self.remembered += 1;
             return true;
         }
         let holds = test();
@@ -40,7 +66,7 @@ impl<const SLOTS: usize> Memo<SLOTS> {
 
 impl<const SLOTS: usize> Default for Memo<SLOTS> {
     fn default() -> Self {
-        Self { owner: 0, hasher: RandomState::new(), slots: Vec::new() }
+        Self { owner: 0, hasher: RandomState::new(), slots: Vec::new(), asked: 0, remembered: 0, resting: 0 }
     }
 }
 
@@ -68,6 +94,23 @@ mod tests {
         };
         assert!(ask(b"good") && ask(b"good") && !ask(b"bad") && !ask(b"bad"));
         assert_eq!(tests.get(), 3);
+    }
+
+    #[test]
+    fn where_nothing_comes_again_it_rests_and_tries_again_later() {
+        let mut memo = Memo::<4096>::default();
+        let mut is_remembered = |text: u32| {
+            let is_tested = Cell::new(false);
+            memo.holds(1, &text, || {
+                is_tested.set(true);
+                true
+            });
+            !is_tested.get()
+        };
+        assert!((0..2 * COUNTED).all(|other| !is_remembered(other)));
+        assert!((0..REST / 2).all(|_| !is_remembered(0)), "it rests");
+        let again = (0..2 * REST).filter(|_| is_remembered(0)).count();
+        assert!(again > REST as usize, "{again}");
     }
 
     #[test]
