@@ -32,26 +32,24 @@ pub fn parse_address_bytes(bytes: &[u8]) -> Result<IpAddr, NotAnAddress> {
 
 /// Four decimal numbers up to 255, without leading zeros, and dots between them.
 fn dotted_quad(bytes: &[u8]) -> Option<Ipv4Addr> {
-    let (mut bits, mut number, mut digits, mut dots) = (0_u32, 0_u32, 0_u32, 0_u32);
-    for byte in bytes {
-        match byte {
-            b'0'..=b'9' => {
-                let has_leading_zero = digits > 0 && number == 0;
-                number = number * 10 + u32::from(byte - b'0');
-                digits += 1;
-                if has_leading_zero || number > 255 {
-                    return None;
-                }
-            }
-            b'.' if digits > 0 && dots < 3 => {
-                bits = bits << 8 | number;
-                dots += 1;
-                (number, digits) = (0, 0);
-            }
-            _ => return None,
-        }
+    let (first, rest) = octet(bytes)?;
+    let (second, rest) = octet(rest.strip_prefix(b".")?)?;
+    let (third, rest) = octet(rest.strip_prefix(b".")?)?;
+    let (fourth, rest) = octet(rest.strip_prefix(b".")?)?;
+    rest.is_empty().then(|| Ipv4Addr::new(first, second, third, fourth))
+}
+
+/// The number of up to three digits that `bytes` begin with, and what follows it.
+fn octet(bytes: &[u8]) -> Option<(u8, &[u8])> {
+    let digit = |at: usize| bytes.get(at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit <= 9);
+    let first = digit(0)?;
+    let Some(second) = digit(1) else { return Some((first, bytes.get(1..)?)) };
+    if first == 0 {
+        return None;
     }
-    (dots == 3 && digits > 0).then(|| Ipv4Addr::from_bits(bits << 8 | number))
+    let two = first * 10 + second;
+    let Some(third) = digit(2) else { return Some((two, bytes.get(2..)?)) };
+    Some((two.checked_mul(10)?.checked_add(third)?, bytes.get(3..)?))
 }
 
 /// A text that is not an IP address.

@@ -4,19 +4,31 @@ use memchr::memchr;
 
 /// The number of bytes in front of the first space; all of them if there is none.
 ///
-/// Most words are shorter than what it takes a vector search to begin, so the first eight bytes are looked at as one number (Mycroft's test
-/// for a zero byte, 1987).
+/// Most words are shorter than what it takes a vector search to begin, so the first bytes are looked at eight at a time.
 pub(crate) fn length(text: &[u8]) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const SPACES: u64 = u64::from_ne_bytes([b' '; 8]);
-    let Some(word) = text.first_chunk() else { return text.iter().position(|byte| *byte == b' ').unwrap_or(text.len()) };
-    let zero_where_space = u64::from_le_bytes(*word) ^ SPACES;
-    let spaces = zero_where_space.wrapping_sub(ONES) & !zero_where_space & (ONES << 7);
-    match spaces.trailing_zeros() {
-        64 => text.get(word.len()..).and_then(|rest| memchr(b' ', rest)).map_or(text.len(), |length| word.len() + length),
-        // Only the lowest mark is certain to be a space, and it is the first one.
-        bits => bits as usize / 8,
+    let mut rest = text;
+    for start in [0, EIGHT] {
+        let Some((eight, behind)) = rest.split_first_chunk() else {
+            return start + rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
+        };
+        if let Some(at) = first_space(*eight) {
+            return start + at;
+        }
+        rest = behind;
     }
+    2 * EIGHT + memchr(b' ', rest).unwrap_or(rest.len())
+}
+
+const EIGHT: usize = 8;
+
+/// Where the first space is, by Mycroft's test of a whole number for a zero byte (1987).
+fn first_space(eight: [u8; EIGHT]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; EIGHT]);
+    const SPACES: u64 = u64::from_ne_bytes([b' '; EIGHT]);
+    let zero_where_space = u64::from_le_bytes(eight) ^ SPACES;
+    let spaces = zero_where_space.wrapping_sub(ONES) & !zero_where_space & (ONES << 7);
+    // Only the lowest mark is certain to be a space, and it is the first one.
+    (spaces != 0).then(|| spaces.trailing_zeros() as usize / 8)
 }
 
 #[cfg(test)]

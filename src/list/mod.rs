@@ -195,10 +195,9 @@ impl Lists {
             Some(NeverReason::Loopback(loopback(address)))
         } else if address.is_unspecified() {
             Some(NeverReason::Unspecified(itself))
-        } else if self.own.addresses().binary_search(&address).is_ok() {
-            Some(NeverReason::OwnAddress(itself))
-        } else if self.own.gateways().binary_search(&address).is_ok() {
-            Some(NeverReason::Gateway(itself))
+        } else if self.own.contains(address) {
+            let is_an_interfaces = self.own.addresses().binary_search(&address).is_ok();
+            Some(if is_an_interfaces { NeverReason::OwnAddress(itself) } else { NeverReason::Gateway(itself) })
         } else if let Some(listed) = listed(&self.ignoreip, |networks| networks.lookup(address)) {
             Some(NeverReason::IgnoreIp(listed))
         } else {

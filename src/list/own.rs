@@ -5,7 +5,10 @@ use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
+
+use super::networks::Networks;
 
 /// The default routes of the machine's network namespace.
 const ROUTES_V4: &str = "/proc/net/route";
@@ -20,12 +23,16 @@ const RTF_GATEWAY: u32 = 0x2;
 pub struct OwnAddresses {
     addresses: Vec<IpAddr>,
     gateways: Vec<IpAddr>,
+    /// All of them: one look tells of nearly every client that it is none.
+    all: Networks,
 }
 
 impl OwnAddresses {
     /// These addresses and gateways, in any order.
     pub fn new(addresses: impl IntoIterator<Item = IpAddr>, gateways: impl IntoIterator<Item = IpAddr>) -> Self {
-        Self { addresses: sorted(addresses), gateways: sorted(gateways) }
+        let (addresses, gateways) = (sorted(addresses), sorted(gateways));
+        let all = addresses.iter().chain(&gateways).copied().map(IpNet::from).collect();
+        Self { addresses, gateways, all }
     }
 
     /// Asks the kernel. It costs two netlink messages and two files of `/proc`, some tens of microseconds on a common machine.
@@ -39,7 +46,6 @@ impl OwnAddresses {
             let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
             v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
         });
-        let addresses = sorted(addresses);
         let mut gateways = match open(ROUTES_V4)? {
             Some(file) => gateways_v4(file)?,
             None => Vec::new(),
@@ -47,7 +53,13 @@ impl OwnAddresses {
         if let Some(file) = open(ROUTES_V6)? {
             gateways.extend(gateways_v6(file)?);
         }
-        Ok(Self { addresses, gateways: sorted(gateways) })
+        Ok(Self::new(addresses, gateways))
+    }
+
+    /// Whether `address`, in canonical form, is one of these.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.all.contains(address)
     }
 
     /// The interfaces' addresses, in rising order.

@@ -92,8 +92,11 @@ fn native(time: Time, rest: &[u8]) -> Option<AccessLine<'_>> {
     let (_elapsed, rest) = word(rest)?;
     let (client, rest) = word(rest)?;
     let (code, rest) = word(rest)?;
-    let slash = memchr(b'/', code)?;
-    let (result, code) = code.split_at_checked(slash)?;
+    let (result, code) = match code.split_last_chunk() {
+        // Nearly always, and found without a search.
+        Some((result, [b'/', _, _, _])) => (result, code.get(result.len()..)?),
+        _ => code.split_at_checked(memchr(b'/', code)?)?,
+    };
     let (_bytes, rest) = word(rest)?;
     let (method, rest) = word(rest)?;
     let (rest, _mime) = last_word(rest)?;
