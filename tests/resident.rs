@@ -281,6 +281,19 @@ fn who_reports_too_many_strikes_is_told_and_others_are_served() {
 }
 
 #[test]
+fn a_burst_that_came_before_it_was_looked_at_is_answered_whole() {
+    let resident = Resident::start("");
+    resident.signal(Signal::STOP);
+    let mut stream = resident.connect();
+    stream.write_all("check 203.0.113.1 port=25\n".repeat(3000).as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    resident.signal(Signal::CONT);
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    assert_eq!(answers.lines().count(), 3000);
+}
+
+#[test]
 fn thousands_of_clients_that_say_nothing_hold_nobody_up() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });

@@ -249,6 +249,10 @@ impl Connection {
                 Err(_) => self.broken = true,
             }
         }
+        if self.is_full() {
+            // Nothing is read from it: it cannot send the other half.
+            self.half_since = None;
+        }
         let waits = self.wants_write();
         self.unread_since = self.unread_since.filter(|_| sum == 0).or(Some(now)).filter(|_| waits);
         self.reading_since = self.reading_since.or(Some(now)).filter(|_| self.follows && self.pieces.is_some());
@@ -294,7 +298,8 @@ impl Connection {
     /// Whether something waits to be written.
     #[must_use]
     pub fn wants_write(&self) -> bool {
-        !self.output.is_empty() || self.pieces.is_some() || !self.configs.is_empty()
+        let is_answered = matches!(self.answers.front(), Some(Some(_)));
+        !self.output.is_empty() || is_answered || self.pieces.is_some() || !self.configs.is_empty()
     }
 
     /// Whether so many answers are due, or wait to be read, that no line is worked on before some have left. What came in does not count:

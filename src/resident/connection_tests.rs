@@ -167,6 +167,39 @@ fn lines_that_fill_the_input_are_worked_on_and_make_room_for_more() {
 }
 
 #[test]
+fn more_than_is_written_at_a_time_is_written_to_its_end_once_it_is_read() {
+    let mut world = World::new();
+    world.send("status\n".repeat(40).as_bytes());
+    let answer = "x".repeat(16 * 1024 - 1) + "\n";
+    for (number, _) in world.lines() {
+        world.connection.answer(number, Answer::Text(answer.clone()));
+    }
+    let mut received = 0;
+    world.connection.write(world.now);
+    while world.connection.wants_write() {
+        received += world.received().len();
+        world.connection.write(world.now);
+    }
+    assert_eq!(received + world.received().len(), 40 * answer.len());
+}
+
+#[test]
+fn half_a_line_does_not_count_while_nothing_is_read() {
+    let mut world = World::new();
+    world.send(b"list\nsta");
+    assert_eq!(world.lines(), [(0, "list".into())]);
+    world.answer(0, &"x".repeat(1024 * 1024));
+    world.pass(HALF_LINE * 2);
+    assert!(!world.connection.is_overdue(world.now), "it has not been read from");
+    while world.connection.wants_write() {
+        world.received();
+        world.connection.write(world.now);
+    }
+    world.send(b"tus\n");
+    assert_eq!(world.lines(), [(1, "status".into())]);
+}
+
+#[test]
 fn a_long_answer_is_made_as_fast_as_it_is_read() {
     let mut world = World::new();
     world.send(b"list\nstatus\n");

@@ -374,8 +374,13 @@ impl EventLoop {
 
     /// Answers a request that cannot be read, and ends the connection after it.
     fn refuse(&mut self, id: ConnectionId, to: &Addressee, fault: &str) {
-        to.answer(answer::error(fault));
+        let error = answer::error(fault);
         if let Some(guest) = self.guests.get_mut(&id) {
+            if guest.connection.follows() {
+                guest.connection.push(error.as_bytes());
+            } else {
+                to.answer(error);
+            }
             guest.connection.close_after_answers();
         }
     }
