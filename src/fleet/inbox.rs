@@ -45,8 +45,6 @@ const MOST_NETWORKS: usize = 16_384;
 const MANY: usize = 1024;
 /// And where names of nodes have run out, but no more often than this.
 const TIDY: Duration = Duration::from_secs(10);
-/// What this node said comes back to it after so long at most: a message does not say how long it was on its way, and seems younger by that.
-const LATE: Span = Span::from_secs(10);
 /// The same moment, told again.
 const NEARLY: Span = Span::from_secs(1);
 
@@ -279,6 +277,9 @@ impl Work {
             }),
             Some(Message::Lift { node, age, scope, target }) => self.hear_lift(&engine, now, &node, now.before(age), scope, target),
             Some(Message::Forget { node, age }) => self.forget(&engine, now, &node, age),
+            // What this node said stands here, or has ended here since. A message does not say how long it was on its way, and seems younger
+            // by that: taken back after a lift it would be said again, as if it were new.
+            Some(Message::Ban(said)) if said.node == self.link.node => {}
             Some(Message::Ban(said)) => {
                 if self.is_too_much(&said.node) {
                     self.health.refused.fetch_add(1, Ordering::Relaxed);
@@ -358,9 +359,7 @@ impl Work {
         if self.health.provenance().forgotten_at(&said.story.node).is_some_and(|at| since <= at) {
             return false;
         }
-        // What it said itself and has lifted since is lifted, and not in doubt: taken back it would be said again, as if it were new.
-        let began = if said.node == self.link.node { since.before(LATE) } else { since };
-        let Some(scope) = self.health.provenance().not_lifted(said.target, said.scope, began).filter(|_| !until.is_over(now)) else {
+        let Some(scope) = self.health.provenance().not_lifted(said.target, said.scope, since).filter(|_| !until.is_over(now)) else {
             return false;
         };
         // A rule that is not known here gets no name here: names are never forgotten, and a stranger must not make more of them.

@@ -15,7 +15,8 @@ use super::Health;
 use super::complaint::Complaint;
 use super::link::{Link, is_of_one_item};
 use super::message::{Story, letters, scope_of, target_of, target_text};
-use super::standing::{known_by_others, lift, story_of};
+use super::provenance;
+use super::standing::{is_still, known_by_others, lift, story_of, until_of};
 use super::sync::Sync;
 use super::walk::{FEW, Walk, look_up, said};
 use super::wire::{SILENCE, Wire};
@@ -340,16 +341,24 @@ impl Work {
         [saying, again, forgetting].into_iter().flatten().fold(SILENCE / 4, Duration::min)
     }
 
-    /// Without the engine strikes are lost, and lifts must not be forgotten. Bans are kept while there is room: they will be said anyway,
-    /// with all that stand, but these are new.
+    /// Without the engine strikes are lost, and lifts must not be forgotten. Bans that stand are kept while there is room: they will be said
+    /// anyway, with all that stand, but these are new.
     fn keep_what_matters(&mut self, receiver: &Receiver<Item>) {
         let mut dropped = 0;
         let (mut must, mut may) = (VecDeque::new(), VecDeque::new());
         let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        let (engine, now) = (self.engine.upgrade(), self.clock.now());
+        // Lifts go first: what they lifted must not come behind them.
+        let stands = |target: IpNet, scope: Scope, until: Until| {
+            engine
+                .as_ref()
+                .is_some_and(|engine| scope.surfaces().iter().any(|surface| until_of(engine, target, *surface, now) == Some(until)))
+        };
         // The queue may be filled as fast as it is emptied.
         for item in self.waiting.drain(..).chain(late.drain(..)).chain(receiver.try_iter().take(QUEUE)) {
             match item {
                 item if item.must_be_said() && must.len() < QUEUE => must.push_back(item),
+                Item::Ban { target, scope, until, .. } if !stands(target, scope, until) => {}
                 item @ Item::Ban { .. } => {
                     may.push_back(item);
                     if may.len() > QUEUE / 4 {
@@ -607,12 +616,15 @@ impl Work {
             }
         };
         match item {
-            Item::Ban { target, until, .. } => {
+            Item::Ban { target, since, until, .. } => {
                 let answer: String = redis::from_redis_value_ref(answer).unwrap_or_default();
                 let mut words = answer.split(' ');
                 let (status, lifted, anew) = (words.next(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
-                // While we were away somebody lifted it.
-                if let Some(scope) = scope_of(lifted) {
+                // While we were away somebody lifted it: it, and not what was banned here since.
+                let stands = |surface: &Surface| is_still(&engine, self.state.as_deref(), target, *surface, (since, until), now);
+                let lifted = scope_of(lifted).map_or(&[][..], Scope::surfaces).iter().copied();
+                let lifted: Vec<Surface> = lifted.filter(stands).collect();
+                if let Some(scope) = provenance::scope_of(&lifted) {
                     lift(&engine, &self.health, now, target, scope);
                 }
                 if !anew.is_empty() {

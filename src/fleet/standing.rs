@@ -12,7 +12,7 @@ use crate::engine::durable::StateFile;
 use crate::engine::{BanRecord, Engine};
 use crate::event::{Scope, Surface};
 use crate::reply::Reply;
-use crate::table::Ban;
+use crate::table::{Ban, Until};
 use crate::time::Time;
 
 /// Lifts a ban here that another node lifted, if there is one.
@@ -56,6 +56,36 @@ pub fn since_of(engine: &Engine, state: Option<&StateFile>, health: &Health, tar
     let client = client_of(target.addr());
     let Some(ban) = engine.bans().get(client, surface, now) else { return Time::default() };
     story_of(engine, state, client, ban, now).map_or_else(|| known_by_others(health, now), |story| story.since)
+}
+
+/// Whether the ban of `target` that stands here on `surface` is the one that began at `since` and ends at `until`: no later one.
+#[must_use]
+pub fn is_still(
+    engine: &Engine,
+    state: Option<&StateFile>,
+    target: IpNet,
+    surface: Surface,
+    (since, until): (Time, Until),
+    now: Time,
+) -> bool {
+    if until_of(engine, target, surface, now) != Some(until) {
+        return false;
+    }
+    if target.prefix_len() < target.max_prefix_len() {
+        return engine.in_force().lists.banned.get(target).is_some_and(|network| network.since <= since);
+    }
+    let client = client_of(target.addr());
+    let story = engine.bans().get(client, surface, now).and_then(|ban| story_of(engine, state, client, ban, now));
+    story.is_none_or(|story| story.since <= since)
+}
+
+/// When the ban of `target` ends that stands here on `surface`; none if none does.
+#[must_use]
+pub fn until_of(engine: &Engine, target: IpNet, surface: Surface, now: Time) -> Option<Until> {
+    if target.prefix_len() < target.max_prefix_len() {
+        return engine.in_force().lists.banned.get(target).map(|network| network.until.map_or(Until::NEVER, Until::at));
+    }
+    engine.bans().get(client_of(target.addr()), surface, now).map(|ban| ban.until)
 }
 
 /// A client as another node cut it: it is not cut again.

@@ -238,6 +238,38 @@ fn a_lift_is_remembered_as_long_as_the_ban_would_have_lasted() {
 }
 
 #[test]
+fn a_ban_after_a_lift_while_cut_off_stands_on_both_sides_when_the_older_one_is_said() {
+    if !engine_is_there() {
+        return;
+    }
+    let redis = Redis::start();
+    let relay = Relay::start(redis.port);
+    let (near, far) = (Node::start("near", redis.port, ""), Node::start("far", relay.port, ""));
+    joined(&[&near, &far]);
+    relay.cut(true);
+    wait_until("it is cut off", || far.number("fleet_hears") == 0 && far.number("fleet_says") == 0);
+    for request in ["ban 203.0.113.1 for=7200", "unban 203.0.113.1", "ban 203.0.113.1 for=3600"] {
+        far.ask(request);
+    }
+    for request in ["ban 203.0.113.2 for=-1", "unban 203.0.113.2", "ban 203.0.113.2 for=-1"] {
+        far.ask(request);
+    }
+    far.ask("ban 203.0.113.3 for=3600");
+    far.ask("unban 203.0.113.3");
+    relay.cut(false);
+    joined(&[&far]);
+    let marker = "203.0.113.9";
+    far.ask(&format!("ban {marker} for=3600"));
+    wait_until("all was said", || near.is_banned(marker));
+    for node in [&near, &far] {
+        wait_until("the newer ban stands", || node.is_banned("203.0.113.1") && node.is_banned("203.0.113.2"));
+        assert!(!node.is_banned("203.0.113.3"), "only lifted");
+    }
+    let log = far.log();
+    assert_eq!(log.matches("unbanned ").count(), 3, "not for a moment was it lifted:\n{log}");
+}
+
+#[test]
 fn over_a_slow_link_verdicts_are_fast_and_bans_and_lifts_arrive() {
     if !engine_is_there() {
         return;
