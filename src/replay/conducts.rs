@@ -11,7 +11,7 @@ use crate::conduct::{Conduct, Deed};
 /// So many clients that were seen lately are kept apart from the others, in a room that the processor's caches hold: most lines of a log are
 /// of few clients.
 const LATELY: usize = 1 << 12;
-/// So many that others have taken the place of are entered at a time.
+/// So many that were pushed out by others are entered at a time.
 const ENTERED_AT_ONCE: usize = 64;
 
 /// The conduct of all clients, while it is being noted; [`Conducts::finish`] gives it to be read.
@@ -19,6 +19,7 @@ const ENTERED_AT_ONCE: usize = 64;
 pub struct Conducts {
     known: HashMap<Client, Conduct, RandomState>,
     most: usize,
+    /// Empty once there are nearly as many clients as are told apart: it is the first ones who are.
     lately: Vec<Option<Part>>,
     waiting: Vec<Part>,
     forgotten: u64,
@@ -43,23 +44,35 @@ impl Conducts {
     /// At most `most` clients are told apart.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { known: HashMap::default(), most, lately: vec![None; LATELY], waiting: Vec::with_capacity(ENTERED_AT_ONCE), forgotten: 0 }
+        let lately = if Self::is_nearly_full(0, LATELY, most) { Vec::new() } else { vec![None; LATELY] };
+        Self { known: HashMap::default(), most, lately, waiting: Vec::with_capacity(ENTERED_AT_ONCE), forgotten: 0 }
+    }
+
+    /// Whether with those who are not entered yet there may be more than `most`.
+    fn is_nearly_full(known: usize, lately: usize, most: usize) -> bool {
+        known + lately + ENTERED_AT_ONCE > most
     }
 
     /// Notes what `client` did, and whether it proved who it is.
     pub fn note(&mut self, client: Client, deed: Deed, authenticated: bool) {
-        let Some(slot) = self.lately.get_mut(slot(client)) else { return };
-        if let Some(part) = slot
-            && part.client == client
-        {
-            return part.note(deed, authenticated);
-        }
         let mut part = Part { client, conduct: Conduct::default(), events: 0 };
         part.note(deed, authenticated);
-        self.waiting.extend(slot.replace(part));
+        match self.lately.get_mut(slot(client)) {
+            Some(Some(latest)) if latest.client == client => return latest.note(deed, authenticated),
+            Some(slot) => self.waiting.extend(slot.replace(part)),
+            None => self.waiting.push(part),
+        }
         if self.waiting.len() >= ENTERED_AT_ONCE {
             self.enter();
+            if Self::is_nearly_full(self.known.len(), self.lately.len(), self.most) {
+                self.enter_all();
+            }
         }
+    }
+
+    fn enter_all(&mut self) {
+        self.waiting.extend(std::mem::take(&mut self.lately).into_iter().flatten());
+        self.enter();
     }
 
     fn enter(&mut self) {
@@ -80,8 +93,7 @@ impl Conducts {
     /// The conduct of every client, and how many events were of those beyond the most.
     #[must_use]
     pub fn finish(mut self) -> (HashMap<Client, Conduct, RandomState>, u64) {
-        self.waiting.extend(self.lately.drain(..).flatten());
-        self.enter();
+        self.enter_all();
         (self.known, self.forgotten)
     }
 }
@@ -100,20 +112,29 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Even ones have slots of their own, odd ones all the same.
     fn client(number: u32) -> Client {
-        Client::from(std::net::Ipv4Addr::from(number))
+        let number = u128::from(number);
+        Client::from_bits(if number.is_multiple_of(2) { number } else { number << 64 | number })
     }
 
     #[test]
-    fn clients_beyond_the_most_are_counted_only() {
-        let mut conducts = Conducts::new(7);
-        for number in 0..200 {
-            conducts.note(client(number % 10), Deed::Success, number == 0);
+    fn the_first_clients_are_told_apart_and_the_events_of_others_counted() {
+        for most in [0, 1, 5000, 10_000] {
+            let mut conducts = Conducts::new(most);
+            let all = 12_000;
+            for round in 0..3 {
+                for number in 0..all {
+                    conducts.note(client(number), Deed::Success, round == 1 && number == 7);
+                }
+            }
+            let (known, forgotten) = conducts.finish();
+            assert_eq!((known.len(), forgotten), (most, 3 * (all as u64 - most as u64)));
+            for number in 0..all {
+                let conduct = known.get(&client(number)).map(|conduct| (conduct.successes, conduct.authenticated));
+                assert_eq!(conduct, ((number as usize) < most).then_some((3, number == 7)), "{number} of {most}");
+            }
         }
-        let (known, forgotten) = conducts.finish();
-        let entered: u32 = known.values().map(|conduct| conduct.successes).sum();
-        assert_eq!((known.len(), entered, forgotten), (7, 140, 60));
-        assert!(known.values().filter(|conduct| conduct.authenticated).count() <= 1);
     }
 
     proptest! {
@@ -122,10 +143,8 @@ mod tests {
             let all = [Deed::Success, Deed::Error, Deed::Offence, Deed::ServedOffence, Deed::Neither];
             let (mut conducts, mut plain) = (Conducts::new(usize::MAX), HashMap::<Client, Conduct>::new());
             for (number, deed, authenticated) in deeds {
-                // Many to a slot, and few.
-                let client = client(if number < 150 { number } else { number.wrapping_mul(0x0100_0000) });
-                conducts.note(client, all[deed], authenticated);
-                plain.entry(client).or_default().note(all[deed], authenticated);
+                conducts.note(client(number), all[deed], authenticated);
+                plain.entry(client(number)).or_default().note(all[deed], authenticated);
             }
             let (known, forgotten) = conducts.finish();
             prop_assert_eq!((known.into_iter().collect::<HashMap<_, _>>(), forgotten), (plain, 0));
