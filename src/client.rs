@@ -182,7 +182,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn dotted_quads_are_those_of_the_standard_library(text in "[0-9.]{0,17}", address in any::<u32>()) {
+        fn dotted_quads_are_those_of_the_standard_library(text in "[0-9.]{0,17}|([0-9]{1,3}\\.){3}[0-9]{1,3}", address in any::<u32>()) {
             prop_assert_eq!(dotted_quad(text.as_bytes()), text.parse().ok());
             let address = Ipv4Addr::from_bits(address);
             prop_assert_eq!(dotted_quad(address.to_string().as_bytes()), Some(address));

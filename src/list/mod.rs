@@ -196,8 +196,8 @@ impl Lists {
         } else if address.is_unspecified() {
             Some(NeverReason::Unspecified(itself))
         } else if self.own.contains(address) {
-            let is_an_interfaces = self.own.addresses().binary_search(&address).is_ok();
-            Some(if is_an_interfaces { NeverReason::OwnAddress(itself) } else { NeverReason::Gateway(itself) })
+            let is_interface = self.own.addresses().binary_search(&address).is_ok();
+            Some(if is_interface { NeverReason::OwnAddress(itself) } else { NeverReason::Gateway(itself) })
         } else if let Some(listed) = listed(&self.ignoreip, |networks| networks.lookup(address)) {
             Some(NeverReason::IgnoreIp(listed))
         } else {

@@ -56,7 +56,7 @@ impl OwnAddresses {
         Ok(Self::new(addresses, gateways))
     }
 
-    /// Whether `address`, in canonical form, is one of these.
+    /// Whether `address` is one of these.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.all.contains(address)

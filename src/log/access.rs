@@ -94,7 +94,7 @@ fn native(time: Time, rest: &[u8]) -> Option<AccessLine<'_>> {
     let (code, rest) = word(rest)?;
     let (result, code) = match code.split_last_chunk() {
         // Nearly always, and found without a search.
-        Some((result, [b'/', _, _, _])) => (result, code.get(result.len()..)?),
+        Some((result, code @ [b'/', _, _, _])) => (result, code.as_slice()),
         _ => code.split_at_checked(memchr(b'/', code)?)?,
     };
     let (_bytes, rest) = word(rest)?;

@@ -10,7 +10,7 @@ use ahash::RandomState;
 /// Each hash of 64 bits has one slot, which the latest taker gets. The hash is keyed at random: nobody outside can make a text that is
 /// taken for another one, and by chance that happens once in 2^64 questions.
 ///
-/// Where nearly every text is another one, remembering is work for nothing: then it rests, and tries again now and then.
+/// Where most texts are others than before, remembering costs more than it saves: then it rests, and tries again now and then.
 pub(super) struct Memo<const SLOTS: usize> {
     owner: u64,
     hasher: RandomState,
@@ -32,22 +32,21 @@ const REST: u32 = 15 * COUNTED;
 impl<const SLOTS: usize> Memo<SLOTS> {
     /// Whether the property of `owner` holds for `text`: remembered, or found out by `test`. For another owner everything is forgotten.
     pub(super) fn holds(&mut self, owner: u64, text: &impl Hash, test: impl FnOnce() -> bool) -> bool {
-        if self.resting > 0 {
-            self.resting -= 1;
-            return test();
-        }
-        self.asked += 1;
-        if self.asked > COUNTED {
-            if self.remembered < COUNTED / PAYS {
-                self.resting = REST;
-            }
-            (self.asked, self.remembered) = (0, 0);
-        }
         if self.owner != owner || self.slots.is_empty() {
             self.owner = owner;
             self.slots.clear();
             self.slots.resize(SLOTS, 0);
+            (self.asked, self.remembered, self.resting) = (0, 0, 0);
         }
+        if self.resting > 0 {
+            self.resting -= 1;
+            return test();
+        }
+        if self.asked == COUNTED {
+            self.resting = if self.remembered < COUNTED / PAYS { REST } else { 0 };
+            (self.asked, self.remembered) = (0, 0);
+        }
+        self.asked += 1;
         // 0 stands for an empty slot.
         let hash = self.hasher.hash_one(text).max(1);
         let slot = usize::try_from(hash % SLOTS as u64).ok().and_then(|slot| self.slots.get_mut(slot));
