@@ -1,5 +1,6 @@
-//! What each connect ACL costs Exim: a daemon is started, takes connections one by one, and ends; its whole CPU time is counted, with
-//! that of its children and of the server that it asks.
+//! What each connect ACL costs Exim: a daemon for each is started, they take connections one by one, a few each in turn, and end; the whole
+//! CPU time of each is counted, with that of its children and of the server that it asks. Within a second the machine goes now faster, now
+//! slower: what is compared must have had its share of both.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,7 +14,7 @@ use anyhow::{Context, Result};
 use super::either;
 use crate::child::{Process, children_cpu};
 use crate::report::{Goal, Report};
-use crate::series::{median, paired, ratio};
+use crate::series::{paired, ratio};
 use crate::traffic::Random;
 use crate::world::{World, wait_for};
 use crate::{Options, programs};
@@ -33,15 +34,8 @@ struct Sample {
     per_second: f64,
 }
 
-/// What a daemon's life took.
-struct Life {
-    /// CPU time of Exim and its children.
-    exim: Duration,
-    /// CPU time of the server that was asked.
-    asked: Duration,
-    /// The time of the connections.
-    wall: Duration,
-}
+/// So many connections are made to one daemon before it is the next one's turn.
+const AT_A_TIME: u32 = 25;
 
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let exim = programs::find(&["exim4", "exim"])?;
@@ -50,12 +44,19 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     anyhow::ensure!(has_proxy, "{} cannot be told a client's address (no PROXY support): install exim4-daemon-heavy", exim.display());
     let world = World::new()?;
     let bans = either(options, 20_000, 1_000_000);
-    let state = world.state("strikeout.db", bans)?;
-    let resident = world.resident(&world.config_with("strikeout.toml", &state, 1_000_000, "")?)?;
+    // Each ACL has a resident of its own, so that its CPU time is the ACL's.
+    let worlds = [World::new()?, World::new()?];
+    let mut residents = Vec::new();
+    for world in &worlds {
+        let state = world.state("strikeout.db", bans)?;
+        residents.push(world.resident(&world.config_with("strikeout.toml", &state, 1_000_000, "")?)?);
+    }
+    let [for_readsocket, for_run] = &residents[..] else { unreachable!("two residents") };
+    let [readsocket_socket, run_socket] = worlds.each_ref().map(|world| world.path("strikeout.sock"));
     let trivial_socket = world.path("trivial.sock");
     let trivial = Process::start(programs::role("socket", &trivial_socket.to_string_lossy())?.stdout(Stdio::null()))?;
     wait_for("the trivial server", || trivial_socket.exists())?;
-    for socket in [&trivial_socket, &world.path("strikeout.sock")] {
+    for socket in [&trivial_socket, &readsocket_socket, &run_socket] {
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))?;
     }
     let empty = programs::compile("fn main() {}", &world.path(""), "empty")?;
@@ -65,17 +66,16 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let question = "check $sender_host_address pid=$pid port=$received_port";
     let socket = |path: &Path| format!("set acl_c_strike = ${{readsocket{{{}}}{{{question}\\n}}{{1s}}{{}}{{accept}}}}", path.display());
     let run = |program: &str| format!("set acl_c_strike = ${{run{{{program} {question}}}{{$value}}{{accept}}}}");
-    let ours_socket = world.path("strikeout.sock");
     let variants = [
         Variant { name: "accept", acl: String::new(), asks: None },
         Variant { name: "readsocket, trivial", acl: socket(&trivial_socket), asks: Some(&trivial) },
-        Variant { name: "readsocket, strikeout", acl: socket(&ours_socket), asks: Some(&resident) },
+        Variant { name: "readsocket, strikeout", acl: socket(&readsocket_socket), asks: Some(for_readsocket) },
         Variant { name: "ratelimit per_conn", acl: "ratelimit = 1000000 / 1m / per_conn / strict".to_owned(), asks: None },
         Variant { name: "run, empty main", acl: run(&empty.to_string_lossy()), asks: None },
         Variant {
             name: "run, strikeout",
-            acl: run(&format!("{} --table {}", helper.display(), ours_socket.display())),
-            asks: Some(&resident),
+            acl: run(&format!("{} --table {}", helper.display(), run_socket.display())),
+            asks: Some(for_run),
         },
     ];
     let repeat = options.repeat.unwrap_or(either(options, 2, 24));
@@ -84,25 +84,30 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     for (number, variant) in variants.iter().enumerate() {
         daemons.push(Daemon::new(&world, &exim, number, variant)?);
     }
-    // What starting and ending a daemon costs belongs to nobody's connections.
-    let mut idle = Vec::new();
-    for _ in 0..either(options, 2, 5) {
-        idle.push(daemons[0].measure(0, None)?.exim.as_secs_f64());
-    }
-    let idle = median(&idle).value;
     let mut samples: Vec<Vec<Sample>> = variants.iter().map(|_| Vec::new()).collect();
     for round in 0..=repeat {
-        for turn in 0..variants.len() {
-            let number = (turn + round) % variants.len();
-            let life = daemons[number].measure(connections, variants[number].asks)?;
-            if round > 0 {
-                let each = |seconds: f64| seconds * 1e6 / f64::from(connections);
-                samples[number].push(Sample {
-                    cpu_us: each(life.exim.as_secs_f64() - idle + life.asked.as_secs_f64()),
-                    asked_us: each(life.asked.as_secs_f64()),
-                    per_second: f64::from(connections) / life.wall.as_secs_f64(),
-                });
+        daemons.iter_mut().try_for_each(Daemon::begin)?;
+        let asked = || variants.iter().map(|variant| variant.asks.map_or(Ok(Duration::ZERO), Process::cpu)).collect::<Result<Vec<_>>>();
+        let before = asked()?;
+        let mut walls = vec![Duration::ZERO; variants.len()];
+        for pass in 0..connections / AT_A_TIME {
+            for turn in 0..variants.len() {
+                // There and back, so that none always comes behind the same one.
+                let place = if pass % 2 == 0 { turn } else { variants.len() - 1 - turn };
+                let number = (place + round) % variants.len();
+                walls[number] += daemons[number].connect(AT_A_TIME)?;
             }
+        }
+        let exim = daemons.iter_mut().map(Daemon::end).collect::<Result<Vec<_>>>()?;
+        let after = asked()?;
+        for number in (0..variants.len()).filter(|_| round > 0) {
+            let each = |seconds: f64| seconds * 1e6 / f64::from(connections);
+            let asked = after[number].saturating_sub(before[number]).as_secs_f64();
+            samples[number].push(Sample {
+                cpu_us: each(exim[number].as_secs_f64() + asked),
+                asked_us: each(asked),
+                per_second: f64::from(connections) / walls[number].as_secs_f64(),
+            });
         }
     }
     let case = format!("{connections} connections, one by one");
@@ -137,6 +142,8 @@ struct Daemon {
     name: &'static str,
     log: PathBuf,
     random: Random,
+    /// While it runs, and the CPU time that it took to start: that belongs to nobody's connections.
+    process: Option<(Process, Duration)>,
 }
 
 impl Daemon {
@@ -164,33 +171,42 @@ impl Daemon {
             name: variant.name,
             log: world.path(&format!("exim-{number}.log")),
             random: Random(number as u64),
+            process: None,
         })
     }
 
-    /// A daemon's life with so many connections.
-    fn measure(&mut self, connections: u32, asks: Option<&Process>) -> Result<Life> {
-        let asked_before = asks.map(Process::cpu).transpose()?;
-        let before = children_cpu()?;
+    fn begin(&mut self) -> Result<()> {
         let log = std::fs::File::create(&self.log)?;
         let mut command = Command::new(&self.exim);
         command.arg("-bdf").arg("-C").arg(&self.config).arg("-oX").arg(self.port.to_string());
-        let mut daemon = Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))?;
+        let process = Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))?;
         wait_for("Exim", || listens(self.port))?;
+        // It listens before it is ready; once it has answered it is.
+        self.connect_once()?;
+        let started = process.cpu()?;
+        self.process = Some((process, started));
+        Ok(())
+    }
+
+    /// So many connections, and how long they took.
+    fn connect(&mut self, connections: u32) -> Result<Duration> {
         let start = Instant::now();
-        for _ in 0..connections {
-            self.connect()?;
-        }
-        let wall = start.elapsed();
-        let children = format!("/proc/{0}/task/{0}/children", daemon.id());
+        (0..connections).try_for_each(|_| self.connect_once())?;
+        Ok(start.elapsed())
+    }
+
+    /// Ends it, and says what CPU time it has used since it began, with all of its children.
+    fn end(&mut self) -> Result<Duration> {
+        let (mut process, started) = self.process.take().context("it has not begun")?;
+        let children = format!("/proc/{0}/task/{0}/children", process.id());
         wait_for("Exim's children", || std::fs::read_to_string(&children).is_ok_and(|children| children.trim().is_empty()))?;
-        daemon.stop(Duration::from_secs(5))?;
-        let exim = children_cpu()?.saturating_sub(before);
-        let asked = asks.map(Process::cpu).transpose()?.unwrap_or_default().saturating_sub(asked_before.unwrap_or_default());
-        Ok(Life { exim, asked, wall })
+        let before = children_cpu()?;
+        process.stop(Duration::from_secs(5))?;
+        Ok(children_cpu()?.saturating_sub(before).saturating_sub(started))
     }
 
     /// One connection from a client that was never seen, up to the banner, and QUIT.
-    fn connect(&mut self) -> Result<()> {
+    fn connect_once(&mut self) -> Result<()> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
