@@ -87,22 +87,24 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let mut samples: Vec<Vec<Sample>> = variants.iter().map(|_| Vec::new()).collect();
     for round in 0..=repeat {
         daemons.iter_mut().try_for_each(Daemon::begin)?;
-        let asked = || variants.iter().map(|variant| variant.asks.map_or(Ok(Duration::ZERO), Process::cpu)).collect::<Result<Vec<_>>>();
-        let before = asked()?;
-        let mut walls = vec![Duration::ZERO; variants.len()];
+        let mut asked = vec![Duration::ZERO; variants.len()];
+        let mut walls = asked.clone();
         for pass in 0..connections / AT_A_TIME {
             for turn in 0..variants.len() {
                 // There and back, so that none always comes behind the same one.
                 let place = if pass % 2 == 0 { turn } else { variants.len() - 1 - turn };
                 let number = (place + round) % variants.len();
+                // What a server does while others are asked is no part of this: looking through a million bans, say.
+                let cpu = || variants[number].asks.map_or(Ok(Duration::ZERO), Process::cpu);
+                let before = cpu()?;
                 walls[number] += daemons[number].connect(AT_A_TIME)?;
+                asked[number] += cpu()?.saturating_sub(before);
             }
         }
         let exim = daemons.iter_mut().map(Daemon::end).collect::<Result<Vec<_>>>()?;
-        let after = asked()?;
         for number in (0..variants.len()).filter(|_| round > 0) {
             let each = |seconds: f64| seconds * 1e6 / f64::from(connections);
-            let asked = after[number].saturating_sub(before[number]).as_secs_f64();
+            let asked = asked[number].as_secs_f64();
             samples[number].push(Sample {
                 cpu_us: each(exim[number].as_secs_f64() + asked),
                 asked_us: each(asked),
