@@ -45,6 +45,8 @@ const MOST_NETWORKS: usize = 16_384;
 const MANY: usize = 1024;
 /// And where names of nodes have run out, but no more often than this.
 const TIDY: Duration = Duration::from_secs(10);
+/// What this node says comes back to it sooner, but on a very slow way.
+const LATE: Span = Span::from_secs(10);
 /// The same moment, told again.
 const NEARLY: Span = Span::from_secs(1);
 
@@ -100,6 +102,7 @@ enum Disbelief {
     Unreadable,
     NeverBanned,
     TooMany,
+    OwnName,
 }
 
 /// What a joining node has still to take over.
@@ -279,7 +282,14 @@ impl Work {
             Some(Message::Forget { node, age }) => self.forget(&engine, now, &node, age),
             // What this node said stands here, or has ended here since. A message does not say how long it was on its way, and seems younger
             // by that: taken back after a lift it would be said again, as if it were new.
-            Some(Message::Ban(said)) if said.node == self.link.node => {}
+            Some(Message::Ban(said)) if said.node == self.link.node => {
+                let before = now.before(said.age).before(LATE);
+                if !self.is_known(&engine, now, &said) && self.health.provenance().not_lifted(said.target, said.scope, before).is_some() {
+                    self.complain(Disbelief::OwnName, || {
+                        format!("a ban under this node's own name, {}, does not stand here: is there another node of that name?", said.node)
+                    });
+                }
+            }
             Some(Message::Ban(said)) => {
                 if self.is_too_much(&said.node) {
                     self.health.refused.fetch_add(1, Ordering::Relaxed);

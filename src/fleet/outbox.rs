@@ -346,7 +346,8 @@ impl Work {
     fn keep_what_matters(&mut self, receiver: &Receiver<Item>) {
         let mut dropped = 0;
         let (mut must, mut may) = (VecDeque::new(), VecDeque::new());
-        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who changes something waits for this lock: it is let go before anything is looked up.
+        let late = std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
         let (engine, now) = (self.engine.upgrade(), self.clock.now());
         // Lifts go first: what they lifted must not come behind them.
         let stands = |target: IpNet, scope: Scope, until: Until| {
@@ -355,7 +356,7 @@ impl Work {
                 .is_some_and(|engine| scope.surfaces().iter().any(|surface| until_of(engine, target, *surface, now) == Some(until)))
         };
         // The queue may be filled as fast as it is emptied.
-        for item in self.waiting.drain(..).chain(late.drain(..)).chain(receiver.try_iter().take(QUEUE)) {
+        for item in self.waiting.drain(..).chain(late).chain(receiver.try_iter().take(QUEUE)) {
             match item {
                 item if item.must_be_said() && must.len() < QUEUE => must.push_back(item),
                 Item::Ban { target, scope, until, .. } if !stands(target, scope, until) => {}
@@ -368,7 +369,6 @@ impl Work {
                 _ => dropped += 1,
             }
         }
-        drop(late);
         must.append(&mut may);
         self.waiting = must;
         self.health.dropped.fetch_add(dropped, Ordering::Relaxed);

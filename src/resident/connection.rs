@@ -252,6 +252,8 @@ impl Connection {
         if self.is_full() {
             // Nothing is read from it: it cannot send the other half.
             self.half_since = None;
+        } else if !self.closing && !self.input.is_empty() && !self.has_line() {
+            self.half_since = self.half_since.or(Some(now));
         }
         let waits = self.wants_write();
         self.unread_since = self.unread_since.filter(|_| sum == 0).or(Some(now)).filter(|_| waits);

@@ -195,6 +195,10 @@ fn half_a_line_does_not_count_while_nothing_is_read() {
         world.received();
         world.connection.write(world.now);
     }
+    world.pass(HALF_LINE / 2);
+    assert!(!world.connection.is_overdue(world.now), "from now on it counts");
+    world.pass(HALF_LINE);
+    assert!(world.connection.is_overdue(world.now));
     world.send(b"tus\n");
     assert_eq!(world.lines(), [(1, "status".into())]);
 }

@@ -94,7 +94,8 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
                 // There and back, so that none always comes behind the same one.
                 let place = if pass % 2 == 0 { turn } else { variants.len() - 1 - turn };
                 let number = (place + round) % variants.len();
-                // What a server does while others are asked is no part of this: looking through a million bans, say.
+                // What a server does while others are asked is no part of this: looking through a million bans, say. That leaves out
+                // what it does up to 100 ms after the last of these connections, too.
                 let cpu = || variants[number].asks.map_or(Ok(Duration::ZERO), Process::cpu);
                 let before = cpu()?;
                 walls[number] += daemons[number].connect(AT_A_TIME)?;
