@@ -12,15 +12,22 @@ use crate::node::{Inside, Node, joined};
 use crate::relay::Relay;
 use crate::{SECRET, engine_is_there, wait_until};
 
-#[test]
-fn a_node_that_was_cut_off_converges_and_nothing_that_was_lifted_comes_back() {
+/// An engine, a cable to it that takes so long each way, and two nodes, of which `far` has the cable; none where there is no engine.
+fn near_and_far(one_way: Duration) -> Option<(Redis, Relay, Node, Node)> {
     if !engine_is_there() {
-        return;
+        return None;
     }
     let redis = Redis::start();
     let relay = Relay::start(redis.port);
+    relay.delay(one_way);
     let (near, far) = (Node::start("near", redis.port, ""), Node::start("far", relay.port, ""));
     joined(&[&near, &far]);
+    Some((redis, relay, near, far))
+}
+
+#[test]
+fn a_node_that_was_cut_off_converges_and_nothing_that_was_lifted_comes_back() {
+    let Some((_redis, relay, near, far)) = near_and_far(Duration::ZERO) else { return };
     near.ask("ban 203.0.113.1 for=3600");
     wait_until("both refuse", || far.is_banned("203.0.113.1"));
 
@@ -239,13 +246,7 @@ fn a_lift_is_remembered_as_long_as_the_ban_would_have_lasted() {
 
 #[test]
 fn a_ban_after_a_lift_while_cut_off_stands_on_both_sides_when_the_older_one_is_said() {
-    if !engine_is_there() {
-        return;
-    }
-    let redis = Redis::start();
-    let relay = Relay::start(redis.port);
-    let (near, far) = (Node::start("near", redis.port, ""), Node::start("far", relay.port, ""));
-    joined(&[&near, &far]);
+    let Some((_redis, relay, near, far)) = near_and_far(Duration::ZERO) else { return };
     relay.cut(true);
     wait_until("it is cut off", || far.number("fleet_hears") == 0 && far.number("fleet_says") == 0);
     for request in ["ban 203.0.113.1 for=7200", "unban 203.0.113.1", "ban 203.0.113.1 for=3600"] {
@@ -271,15 +272,8 @@ fn a_ban_after_a_lift_while_cut_off_stands_on_both_sides_when_the_older_one_is_s
 
 #[test]
 fn over_a_slow_link_verdicts_are_fast_and_bans_and_lifts_arrive() {
-    if !engine_is_there() {
-        return;
-    }
-    let redis = Redis::start();
-    let relay = Relay::start(redis.port);
     let one_way = Duration::from_millis(250);
-    relay.delay(one_way);
-    let (near, far) = (Node::start("near", redis.port, ""), Node::start("far", relay.port, ""));
-    joined(&[&near, &far]);
+    let Some((_redis, _relay, near, far)) = near_and_far(one_way) else { return };
     let mut slowest = Duration::ZERO;
     for last in 1..=20 {
         slowest = slowest.max(far.verdicts(&format!("203.0.113.{last}")));
@@ -298,14 +292,7 @@ fn over_a_slow_link_verdicts_are_fast_and_bans_and_lifts_arrive() {
 
 #[test]
 fn a_ban_that_is_lifted_at_once_does_not_come_back_from_the_engine() {
-    if !engine_is_there() {
-        return;
-    }
-    let redis = Redis::start();
-    let relay = Relay::start(redis.port);
-    relay.delay(Duration::from_millis(250));
-    let (near, far) = (Node::start("near", redis.port, ""), Node::start("far", relay.port, ""));
-    joined(&[&near, &far]);
+    let Some((redis, _relay, near, far)) = near_and_far(Duration::from_millis(250)) else { return };
     far.ask("ban 203.0.113.1 for=3600");
     far.ask("unban 203.0.113.1");
     let fields = |names: &str| redis.ask(&format!("HMGET strikeout:client:203.0.113.1 {names}"));
@@ -347,13 +334,7 @@ fn what_is_too_much_for_the_queue_is_dropped_and_counted_and_all_bans_are_said_a
 
 #[test]
 fn who_comes_back_with_an_old_ban_learns_that_it_was_lifted_and_what_stands_instead() {
-    if !engine_is_there() {
-        return;
-    }
-    let redis = Redis::start();
-    let relay = Relay::start(redis.port);
-    let (near, far) = (Node::start("near", redis.port, ""), Node::start("far", relay.port, ""));
-    joined(&[&near, &far]);
+    let Some((_redis, relay, near, far)) = near_and_far(Duration::ZERO) else { return };
     near.ask("ban 203.0.113.1 for=-1");
     wait_until("both refuse", || far.is_banned("203.0.113.1"));
     relay.cut(true);
