@@ -152,7 +152,7 @@ impl Connection {
             }
             None if self.input.len() <= LONGEST_LINE => {
                 if !self.read_closed || self.input.is_empty() {
-                    self.half_since = if self.input.is_empty() { None } else { self.half_since.or(Some(now)) };
+                    self.time_half_line(now);
                     return None;
                 }
                 Line::Whole(std::mem::take(&mut self.input))
@@ -166,6 +166,12 @@ impl Connection {
             self.answers.push_back(None);
         }
         Some((number, line))
+    }
+
+    /// Half a line waits for its other half from when it is first seen, and not while nothing is read.
+    fn time_half_line(&mut self, now: Instant) {
+        let waits = !self.closing && !self.is_full() && !self.input.is_empty() && !self.has_line();
+        self.half_since = waits.then(|| self.half_since.unwrap_or(now));
     }
 
     /// Whether [`Connection::next_line`] has something to give.
@@ -249,12 +255,7 @@ impl Connection {
                 Err(_) => self.broken = true,
             }
         }
-        if self.is_full() {
-            // Nothing is read from it: it cannot send the other half.
-            self.half_since = None;
-        } else if !self.closing && !self.input.is_empty() && !self.has_line() {
-            self.half_since = self.half_since.or(Some(now));
-        }
+        self.time_half_line(now);
         let waits = self.wants_write();
         self.unread_since = self.unread_since.filter(|_| sum == 0).or(Some(now)).filter(|_| waits);
         self.reading_since = self.reading_since.or(Some(now)).filter(|_| self.follows && self.pieces.is_some());
