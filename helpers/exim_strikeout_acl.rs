@@ -1,8 +1,8 @@
-//! `exim_strikeout_acl`: Exim asks it about each connection.
+//! `exim_strikeout_acl`: the helper that Exim asks about each connection.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    strikeout::exim::run()
+    strikeout::exim_strikeout_acl_main()
 }

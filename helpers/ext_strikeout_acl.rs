@@ -1,8 +1,8 @@
-//! `ext_strikeout_acl`: Squid asks it about each request.
+//! `ext_strikeout_acl`: the helper that Squid asks about each request.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    strikeout::squid::helper::run()
+    strikeout::ext_strikeout_acl_main()
 }

@@ -1,37 +1,36 @@
-//! The clock at the edge: table time is the boot clock plus an offset taken at start, so nobody's `date -s` moves a ban.
+//! The clock behind table time: the boot clock plus an offset taken at start. Setting the wall clock therefore does not move the end of a
+//! ban, and the boot clock, unlike CLOCK_MONOTONIC, also runs while the machine is suspended (clock_gettime(2)).
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::time::Time;
 
-/// Gives table time.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
-    /// Wall time minus boot time when the clock was made, in milliseconds.
+    /// Wall time minus boot time at start, in milliseconds.
     offset: i64,
 }
 
 impl Clock {
-    /// A clock that agrees with the wall clock now, and does not follow it.
+    /// Starts a clock that agrees with the wall clock now, and does not follow it afterwards.
     #[must_use]
     pub fn start() -> Self {
         Self { offset: millis(ClockId::Realtime) - millis(ClockId::Boottime) }
     }
 
-    /// This clock as it is on a machine whose wall clock was ahead by so many milliseconds at the start, or behind.
+    /// The clock of a machine whose wall clock was this many milliseconds ahead of this one's at start, or behind it if negative.
     #[must_use]
     pub const fn ahead(self, milliseconds: i64) -> Self {
         Self { offset: self.offset + milliseconds }
     }
 
-    /// The table time.
     #[must_use]
     pub fn now(&self) -> Time {
         Time::from_millis(u64::try_from(millis(ClockId::Boottime) + self.offset).unwrap_or(0))
     }
 
-    /// How far the wall clock has been set away from table time since the start, in milliseconds: for `status`, and to read times
-    /// that other programs took from the wall clock.
+    /// How far the wall clock has moved ahead of table time since the start, in milliseconds. Converts times that other programs took from
+    /// the wall clock.
     #[must_use]
     pub fn wall_drift(&self) -> i64 {
         millis(ClockId::Realtime) - millis(ClockId::Boottime) - self.offset
@@ -43,7 +42,7 @@ fn millis(clock: ClockId) -> i64 {
     time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000)
 }
 
-/// A moment for people and logs: `2026-11-23T01:02:03Z`.
+/// Formats a time for people and logs: `2026-11-23T01:02:03Z`.
 #[must_use]
 pub fn timestamp(time: Time) -> String {
     let seconds = i64::try_from(time.secs()).unwrap_or(i64::MAX);
@@ -63,19 +62,19 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_was_set_by_a_day_since_the_start_moves_no_table_time_and_is_told() {
+    fn setting_the_wall_clock_by_a_day_moves_the_drift_but_not_table_time() {
         const DAY: i64 = 86_400_000;
-        for set in [DAY, -DAY] {
-            // Started when the wall clock stood a day before or after what it is now.
-            let clock = Clock { offset: Clock::start().offset - set };
+        for step in [DAY, -DAY] {
+            // As if started when the wall clock was a day behind or ahead.
+            let clock = Clock { offset: Clock::start().offset - step };
             let began = clock.now();
-            assert!((clock.wall_drift() - set).abs() <= 1000, "{}", clock.wall_drift());
+            assert!((clock.wall_drift() - step).abs() <= 1000, "{}", clock.wall_drift());
             assert!(clock.now().since(began).secs() <= 1 && clock.now() >= began);
         }
     }
 
     #[test]
-    fn a_moment_is_shown_in_utc() {
+    fn a_timestamp_is_in_utc() {
         assert_eq!(timestamp(Time::from_secs(1_800_000_000)), "2027-01-15T08:00:00Z");
     }
 }

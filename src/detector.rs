@@ -1,67 +1,73 @@
-//! The detector: an event and a time go in, a verdict or an offence comes out. It judges, and does not count.
+//! Judges one event by the lists, bans and rules. Judging has no side effects; the engine counts offences.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::client::{Client, Ipv6Prefix};
-use crate::event::{Connection, Event, Request, Surface};
+use crate::event::{Connection, Event, Request, Service};
 use crate::list::Lists;
+use crate::policy::Policy;
 use crate::rule::set::Scratch;
-use crate::rule::{Evidence, Mode, Offence, Rule, RuleId, RuleSet, SmtpRefusal};
+use crate::rule::{Evidence, LinePattern, Mode, Offence, Rule, RuleSet, SmtpRefusal, Trigger};
+use crate::rule_id::RuleId;
 use crate::table::{Ban, Bans, Until};
 use crate::time::Time;
-use crate::verdict::{Grounds, Innocence, Refusal, Verdict};
+use crate::verdict::{AllowReason, DenyReason, Refusal, Verdict};
 
-/// What judging an event came to.
+/// The result of judging an event.
 #[derive(Debug)]
 pub enum Judgement {
-    /// The answer; nothing is to be counted, except the rate that `counts` names.
+    /// The answer is known, and there is no strike to count.
     Settled {
-        /// The answer.
         verdict: Verdict,
-        /// Whether the event belongs into the rates of its client.
+        /// Whether the event counts towards the client's request rates.
         counts: bool,
     },
-    /// A refusal that rests on a ban which the state file does not have yet: it waits until it has.
-    Unkept(Verdict),
-    /// An offence: the table must count it, and then says what the answer is.
+    /// A refusal by a ban that is not in the state file yet. The answer must wait until it is, or a crash could lose an answered ban.
+    Unsaved(Verdict),
+    /// An offence: the engine counts it and decides on the answer.
     Offence(Offence),
 }
 
-/// Everything that a judgement looks at. Borrowed for one read's worth of events.
+/// The data that a judgement depends on, borrowed for the events of one read.
 #[derive(Clone, Copy)]
 pub struct Detector<'a> {
-    /// The rules in force.
     pub rules: &'a RuleSet,
     /// The never-ban and deny lists, and the banned networks.
     pub lists: &'a Lists,
-    /// The bans.
     pub bans: &'a Bans,
-    /// How IPv6 addresses are cut.
+    /// How many bits of an IPv6 address identify a client.
     pub prefix: Ipv6Prefix,
+}
+
+impl<'a> Detector<'a> {
+    #[must_use]
+    pub fn new(policy: &'a Policy, bans: &'a Bans) -> Self {
+        Self { rules: &policy.rules, lists: &policy.lists, bans, prefix: policy.prefix }
+    }
 }
 
 impl Detector<'_> {
     /// Judges one event of `address` at `now`.
     ///
-    /// An innocent request costs one never-ban lookup, one ban lookup and one pass over the rules, and allocates nothing.
+    /// The cost of an innocent request is one never-ban lookup, one ban lookup and one pass over the rules, without an allocation.
     #[must_use]
     pub fn judge(&self, now: Time, address: IpAddr, event: &Event<'_>, scratch: &mut Scratch) -> Judgement {
-        let surface = match event {
-            Event::Request(_) | Event::Response { .. } => Surface::Web,
-            Event::Lookup(surface) => *surface,
-            Event::Connection(_) => Surface::Mail,
+        let service = match event {
+            Event::Request(_) | Event::Response { .. } => Service::Web,
+            Event::Lookup(service) => *service,
+            Event::Connection(_) => Service::Mail,
         };
         if let Some(reason) = self.lists.never_banned(address) {
-            return settled(Verdict::Allow(Innocence::NeverBanned(reason)), false);
+            return settled(Verdict::Allow(AllowReason::NeverBanned(reason)), false);
         }
         let client = Client::of(address, self.prefix);
-        if let Some((refusal, kept)) = self.standing(now, address, client, surface) {
-            let verdict = self.refuse(refusal, surface);
-            return if kept { settled(verdict, false) } else { Judgement::Unkept(verdict) };
+        if let Some((refusal, saved)) = self.active_refusal(now, address, client, service) {
+            let verdict = self.refuse(refusal, service);
+            return if saved { settled(verdict, false) } else { Judgement::Unsaved(verdict) };
         }
         match event {
-            Event::Lookup(_) => settled(Verdict::Allow(Innocence::NothingFound), false),
+            Event::Lookup(_) => settled(Verdict::Allow(AllowReason::NothingFound), false),
             Event::Request(request) => self.request(now, address, client, request, scratch),
             Event::Response { request, status } => {
                 let rules = self.rules.offended_by_response(*status, request, scratch);
@@ -72,22 +78,52 @@ impl Detector<'_> {
         }
     }
 
-    /// The refusal that stands against `address` already (a ban, a banned network or a deny list), and whether it is kept.
+    /// The refusal in force against `address` (a ban, a banned network or a deny list), and whether it is saved.
     #[must_use]
-    pub fn standing(&self, now: Time, address: IpAddr, client: Client, surface: Surface) -> Option<(Refusal, bool)> {
-        if let Some(Ban { until, rule, saved }) = self.bans.get(client, surface, now).or_else(|| self.banned_network(now, address)) {
-            return Some((Refusal { rule, until, grounds: Grounds::Banned }, saved));
+    pub fn active_refusal(&self, now: Time, address: IpAddr, client: Client, service: Service) -> Option<(Refusal, bool)> {
+        if let Some(Ban { until, rule, saved }) = self.bans.get(client, service, now).or_else(|| self.banned_network(now, address)) {
+            return Some((Refusal { rule, until, reason: DenyReason::Banned }, saved));
         }
         self.lists.denied(address)?;
-        Some((Refusal { rule: RuleId::DENY_LIST, until: Until::NEVER, grounds: Grounds::DenyList }, true))
+        Some((Refusal { rule: RuleId::DENY_LIST, until: Until::NEVER, reason: DenyReason::DenyList }, true))
     }
 
-    /// The verdict that a refusal is on `surface`.
+    /// The offence behind a refusal of `request` for which its client was not blamed, because a page may have sent the request. It is counted
+    /// besides the answer: a client that sends more of them than a page holds is a scanner, whatever its Sec-Fetch-Site says.
     #[must_use]
-    pub fn refuse(&self, refusal: Refusal, surface: Surface) -> Verdict {
-        match surface {
-            Surface::Web => refusal.on_web(),
-            Surface::Mail => refusal.on_mail(self.rules.get(refusal.rule).map_or(SmtpRefusal::Defer, |rule| rule.smtp)),
+    pub fn page_probe(&self, address: IpAddr, request: &Request<'_>, refused: &Verdict) -> Option<Offence> {
+        // Any other refusal that is settled when the request is judged rests on a ban or a deny list.
+        let is_refused_alone = refused.refusal().is_some_and(|refusal| refusal.reason == DenyReason::Offence);
+        let rules = self.rules.page_probes();
+        (is_refused_alone && !rules.is_empty()).then(|| Offence {
+            address,
+            client: Client::of(address, self.prefix),
+            rules: rules.to_vec(),
+            evidence: Evidence::new(&[request.method, request.url, b"Sec-Fetch-Site:", request.sec_fetch_site]),
+        })
+    }
+
+    /// Whether a user may log in on a submission port although `lookup` refuses the client.
+    ///
+    /// There, bans refuse for failed logins and other incidents of SMTP, by what fail2ban's filters find in logs, by hand, and by a deny list. A
+    /// scan of web pages or a flood on port 25 may well come from somebody else behind the same address.
+    #[must_use]
+    pub fn admits_login(&self, lookup: &Judgement) -> bool {
+        let (Judgement::Settled { verdict, .. } | Judgement::Unsaved(verdict)) = lookup else { return false };
+        let rule = verdict.refusal().and_then(|refusal| self.rules.get(refusal.rule));
+        rule.is_some_and(|rule| match &rule.trigger {
+            Trigger::Incident | Trigger::Line(LinePattern::Regex { .. } | LinePattern::Filter { .. }) => false,
+            Trigger::Line(LinePattern::Exim(kinds)) => !kinds.iter().any(|kind| kind == "auth-failed"),
+            _ => true,
+        })
+    }
+
+    /// The verdict for a refusal on `service`. In mail, the rule decides between `defer` and `deny`.
+    #[must_use]
+    pub fn refuse(&self, refusal: Refusal, service: Service) -> Verdict {
+        match service {
+            Service::Web => refusal.on_web(),
+            Service::Mail => refusal.on_mail(self.rules.get(refusal.rule).map_or(SmtpRefusal::Defer, |rule| rule.smtp)),
         }
     }
 
@@ -98,12 +134,12 @@ impl Detector<'_> {
 
     fn request(&self, now: Time, address: IpAddr, client: Client, request: &Request<'_>, scratch: &mut Scratch) -> Judgement {
         let rules = self.rules.offended_by_request(request, scratch);
-        // Somebody else's page can send an innocent person's browser anywhere: such a request is refused, and strikes nobody.
+        // Any page can make its visitors' browsers request any URL. Such a request is refused, but it is no strike against the visitor.
         if request.was_sent_by_a_page() {
             let refusing = rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.refuses_offence);
             let verdict = match refusing {
-                Some(rule) => Refusal { rule: rule.id, until: Until::at(now), grounds: Grounds::Offence }.on_web(),
-                None => Verdict::Allow(Innocence::NothingFound),
+                Some(rule) => Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence }.on_web(),
+                None => Verdict::Allow(AllowReason::NothingFound),
             };
             return settled(verdict, true);
         }
@@ -113,10 +149,10 @@ impl Detector<'_> {
 
     fn connection(&self, address: IpAddr, client: Client, connection: &Connection) -> Judgement {
         if connection.is_submission() {
-            return settled(Verdict::Allow(Innocence::NothingFound), false);
+            return settled(Verdict::Allow(AllowReason::NothingFound), false);
         }
         let mut rules: Vec<Arc<Rule>> = self.rules.connection_rates().to_vec();
-        rules.extend(self.rules.offended_by_open(connection.open).cloned());
+        rules.extend(self.rules.offended_by_open_connections(connection.open).cloned());
         let evidence = || Evidence::new(&[b"SMTP connection,", connection.open.to_string().as_bytes(), b"open"]);
         offence_or_allow(address, client, rules, evidence, false)
     }
@@ -134,7 +170,7 @@ fn offence_or_allow(
     counts: bool,
 ) -> Judgement {
     if rules.is_empty() {
-        return settled(Verdict::Allow(Innocence::NothingFound), counts);
+        return settled(Verdict::Allow(AllowReason::NothingFound), counts);
     }
     Judgement::Offence(Offence { address, client, rules, evidence: evidence() })
 }
@@ -142,32 +178,30 @@ fn offence_or_allow(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
     use crate::event::{Header, Scope};
-    use crate::rule::Names;
+    use crate::list::BannedNetwork;
+    use crate::policy::Policy;
+    use crate::rule_id::RuleNames;
     use crate::time::Span;
-    use std::path::Path;
 
     const NOW: Time = Time::from_secs(1_800_000_000);
 
-    /// A detector's world, from a configuration text.
-    struct World {
-        config: Config,
+    /// What a detector borrows.
+    struct Fixture {
+        policy: Policy,
         bans: Bans,
-        names: Names,
+        names: RuleNames,
     }
 
-    impl World {
+    impl Fixture {
         fn new(text: &str) -> Self {
-            let names = Names::default();
-            let config = Config::parse(text.as_bytes(), Path::new("test.toml"), &names).unwrap();
-            Self { config, bans: Bans::new(100), names }
+            let names = RuleNames::default();
+            let policy = Policy::for_tests(text, &names);
+            Self { policy, bans: Bans::new(100), names }
         }
 
         fn judge(&self, address: &str, event: &Event<'_>) -> Judgement {
-            let detector =
-                Detector { rules: &self.config.rules, lists: &self.config.lists, bans: &self.bans, prefix: Ipv6Prefix::default() };
-            detector.judge(NOW, address.parse().unwrap(), event, &mut Scratch::default())
+            Detector::new(&self.policy, &self.bans).judge(NOW, address.parse().unwrap(), event, &mut Scratch::default())
         }
 
         /// The names of the rules that a request offends.
@@ -196,21 +230,28 @@ mod tests {
     }
 
     #[test]
-    fn w00tw00t_is_an_offence_in_every_spelling_also_percent_encoded_once() {
-        let world = World::new("");
-        for path in
-            ["/w00tw00t.at.ISC.SANS.DFind:)", "/wootwoot", "/WootWoot", "/WooTWooT", "/a/W0oTw0Ot", "/%77%30%30%74w00t", "/%57ootwoot?x"]
-        {
-            assert_eq!(world.offended(get(&format!("http://www.example.org{path}"))), ["w00tw00t"], "{path}");
+    fn every_spelling_of_w00tw00t_is_an_offence_even_percent_encoded() {
+        let fixture = Fixture::new("");
+        for path in [
+            "/w00tw00t.at.ISC.SANS.DFind:)",
+            "/wootwoot",
+            "/WootWoot",
+            "/WooTWooT",
+            "/a/W0oTw0Ot",
+            "/%77%30%30%74w00t",
+            "/%57ootwoot?x",
+            "/%2577ootwoot",
+        ] {
+            assert_eq!(fixture.offended(get(&format!("http://www.example.org{path}"))), ["w00tw00t"], "{path}");
         }
-        for path in ["/", "/w00t", "/%2577ootwoot", "/?q=/w00tw00t", "/search/wootw", "/w/00tw00t"] {
-            assert!(world.offended(get(&format!("http://www.example.org{path}"))).is_empty(), "{path}");
+        for path in ["/", "/w00t", "/%252577ootwoot", "/?q=/w00tw00t", "/search/wootw", "/w/00tw00t"] {
+            assert!(fixture.offended(get(&format!("http://www.example.org{path}"))).is_empty(), "{path}");
         }
     }
 
     #[test]
-    fn a_request_that_a_page_sent_is_refused_and_strikes_nobody() {
-        let world = World::new("");
+    fn a_request_sent_by_a_page_is_refused_without_a_strike() {
+        let fixture = Fixture::new("");
         for (site, struck) in [
             ("", true),
             ("none", true),
@@ -221,73 +262,190 @@ mod tests {
             ("junk", false),
         ] {
             let request = Request { sec_fetch_site: site.as_bytes(), ..get("/w00tw00t") };
-            match world.judge("192.0.2.1", &Event::Request(request)) {
+            match fixture.judge("192.0.2.1", &Event::Request(request)) {
                 Judgement::Offence(_) => assert!(struck, "{site}"),
                 Judgement::Settled { verdict, .. } => {
                     assert!(!struck, "{site}");
-                    assert_eq!(verdict.refusal().map(|refusal| refusal.grounds), Some(Grounds::Offence));
+                    assert_eq!(verdict.refusal().map(|refusal| refusal.reason), Some(DenyReason::Offence));
                 }
-                Judgement::Unkept(_) => panic!("there is no ban"),
+                Judgement::Unsaved(_) => panic!("no ban exists"),
             }
         }
     }
 
     #[test]
-    fn a_never_banned_address_offends_nobody_and_is_asked_about_before_the_prefix_cut() {
-        let world = World::new("[defaults]\nignoreip = ['198.51.100.0/24', '2001:db8::1']\ntrusted_proxies = ['203.0.113.7']");
-        for address in ["127.0.0.1", "::1", "198.51.100.9", "203.0.113.7", "2001:db8::1", "::ffff:198.51.100.9"] {
-            let verdict = verdict(world.judge(address, &Event::Request(get("/w00tw00t"))));
-            assert!(matches!(verdict, Verdict::Allow(Innocence::NeverBanned(_))), "{address}: {verdict:?}");
+    fn no_page_sends_a_connect_or_a_trace_whatever_the_header_says() {
+        let fixture = Fixture::new("");
+        let from_a_page = |method| Request { method, sec_fetch_site: b"cross-site", ..get("mail.example.org:25") };
+        for (method, rule) in
+            [(&b"CONNECT"[..], "proxy-mail-relay"), (b"TRACE", "trace-method"), (b"TRACK", "trace-method"), (b"track", "track")]
+        {
+            let fixture = if rule == "track" { Fixture::new("[[rule]]\nname = 'track'\nmethod = 'track'") } else { Fixture::new("") };
+            assert_eq!(fixture.offended(from_a_page(method)), [rule]);
         }
-        assert!(matches!(world.judge("2001:db8::2", &Event::Request(get("/w00tw00t"))), Judgement::Offence(_)));
+        for method in [&b"DEBUG"[..], b"GET", b"POST"] {
+            assert!(fixture.offended(Request { url: b"/w00tw00t", ..from_a_page(method) }).is_empty());
+        }
     }
 
     #[test]
-    fn a_ban_stands_for_every_event_on_its_surface_and_is_not_counted_again() {
-        let world = World::new("");
-        world.ban("192.0.2.1", Scope::Web, "w00tw00t");
+    fn a_page_probe_is_a_refusal_that_rests_on_the_header_alone() {
+        let mut fixture = Fixture::new("");
+        let page_probe = |fixture: &Fixture, request: Request<'_>| {
+            let Judgement::Settled { verdict, .. } = fixture.judge("192.0.2.1", &Event::Request(request)) else { return None };
+            let offence = Detector::new(&fixture.policy, &fixture.bans).page_probe("192.0.2.1".parse().unwrap(), &request, &verdict)?;
+            Some((offence.rules.iter().map(|rule| rule.name.to_string()).collect(), offence.evidence.as_str().to_owned()))
+        };
+        let probe = Request { sec_fetch_site: b"cross-site", ..get("/w00tw00t") };
+        let evidence = "GET /w00tw00t Sec-Fetch-Site: cross-site".to_owned();
+        assert_eq!(page_probe(&fixture, probe), Some((vec!["page-probes".to_owned()], evidence)));
+        assert_eq!(page_probe(&fixture, Request { url: b"/", ..probe }), None, "an ordinary request");
+        assert_eq!(page_probe(&fixture, Request { sec_fetch_site: b"none", ..probe }), None, "an offence of its client");
+        fixture.policy.lists.set_ignoreip(vec![crate::list::ListSource::new("x", vec!["192.0.2.1/32".parse().unwrap()])]);
+        assert_eq!(page_probe(&fixture, probe), None, "never banned");
+        let fixture = Fixture::new("[[rule]]\nname = 'page-probes'\nenabled = false");
+        assert_eq!(page_probe(&fixture, probe), None, "switched off");
+        let fixture = Fixture::new("");
+        fixture.ban("192.0.2.1", Scope::Web, "w00tw00t");
+        assert_eq!(page_probe(&fixture, probe), None, "a banned client");
+    }
+
+    #[test]
+    fn rules_that_serve_single_offences_see_no_request_of_a_page_unless_they_refuse_each() {
+        let count = |text: &str| {
+            let fixture = Fixture::new(text);
+            let request = Request { sec_fetch_site: b"same-origin", ..get("/actuator/heapdump") };
+            let verdict = verdict(fixture.judge("192.0.2.1", &Event::Request(request)));
+            Detector::new(&fixture.policy, &fixture.bans).page_probe("192.0.2.1".parse().unwrap(), &request, &verdict).is_some()
+        };
+        assert!(!count(""), "the pages of an application send hundreds");
+        assert!(count("[[rule]]\nname = 'actuator'\nrefuse = 'offence'"));
+    }
+
+    #[test]
+    fn a_request_sent_by_a_page_is_served_unless_an_enforced_rule_refuses_each_offence() {
+        for (keys, reason) in [
+            ("maxretry = 1", Some(DenyReason::Offence)),
+            ("maxretry = 1\nmode = 'shadow'", None),
+            ("maxretry = 2", None),
+            ("maxretry = 2\nrefuse = 'offence'", Some(DenyReason::Offence)),
+        ] {
+            let fixture = Fixture::new(&format!("[[rule]]\nname = 'admin'\npath = '^/admin$'\n{keys}"));
+            let request = Request { sec_fetch_site: b"cross-site", ..get("/admin") };
+            let verdict = verdict(fixture.judge("192.0.2.1", &Event::Request(request)));
+            assert_eq!(verdict.refusal().map(|refusal| refusal.reason), reason, "{keys}");
+        }
+    }
+
+    #[test]
+    fn a_banned_network_refuses_its_addresses_on_every_service_until_its_end() {
+        let mut fixture = Fixture::new("");
+        for (network, until) in
+            [("192.0.2.0/24", Some(NOW.after(Span::from_secs(60)))), ("198.51.100.0/24", None), ("203.0.113.0/24", Some(NOW))]
+        {
+            let network = network.parse().unwrap();
+            fixture.policy.lists.banned.insert(BannedNetwork { network, rule: "manual".into(), since: NOW, until });
+        }
+        for (address, until) in
+            [("192.0.2.7", Some(Until::at(NOW.after(Span::from_secs(60))))), ("198.51.100.7", Some(Until::NEVER)), ("203.0.113.7", None)]
+        {
+            for event in [Event::Request(get("/")), Event::Lookup(Service::Mail)] {
+                let verdict = verdict(fixture.judge(address, &event));
+                assert_eq!(
+                    verdict.refusal().map(|refusal| (refusal.until, refusal.rule)),
+                    until.map(|until| (until, RuleId::MANUAL)),
+                    "{address}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_never_ban_lists_apply_to_the_full_address_before_the_prefix_cut() {
+        let fixture = Fixture::new("[defaults]\nignoreip = ['198.51.100.0/24', '2001:db8::1']\ntrusted_proxies = ['203.0.113.7']");
+        for address in ["127.0.0.1", "::1", "198.51.100.9", "203.0.113.7", "2001:db8::1", "::ffff:198.51.100.9"] {
+            let verdict = verdict(fixture.judge(address, &Event::Request(get("/w00tw00t"))));
+            assert!(matches!(verdict, Verdict::Allow(AllowReason::NeverBanned(_))), "{address}: {verdict:?}");
+        }
+        assert!(matches!(fixture.judge("2001:db8::2", &Event::Request(get("/w00tw00t"))), Judgement::Offence(_)));
+    }
+
+    #[test]
+    fn a_ban_refuses_every_event_on_its_service_without_counting_it() {
+        let fixture = Fixture::new("");
+        fixture.ban("192.0.2.1", Scope::Web, "w00tw00t");
         for event in [
             Event::Request(get("/w00tw00t")),
             Event::Request(get("/")),
-            Event::Lookup(Surface::Web),
+            Event::Lookup(Service::Web),
             Event::Response { request: get("/"), status: 404 },
         ] {
-            let verdict = verdict(world.judge("192.0.2.1", &event));
-            assert_eq!(verdict.refusal().map(|refusal| refusal.grounds), Some(Grounds::Banned));
+            let verdict = verdict(fixture.judge("192.0.2.1", &event));
+            assert_eq!(verdict.refusal().map(|refusal| refusal.reason), Some(DenyReason::Banned));
         }
-        assert_eq!(verdict(world.judge("192.0.2.1", &Event::Lookup(Surface::Mail))), Verdict::Allow(Innocence::NothingFound));
+        assert_eq!(verdict(fixture.judge("192.0.2.1", &Event::Lookup(Service::Mail))), Verdict::Allow(AllowReason::NothingFound));
     }
 
     #[test]
-    fn a_refusal_by_a_ban_that_is_not_saved_yet_says_so() {
-        let world = World::new("");
+    fn a_refusal_by_an_unsaved_ban_is_marked() {
+        let fixture = Fixture::new("");
         let ban = Ban { until: Until::NEVER, rule: RuleId::MANUAL, saved: false };
-        world.bans.ban(Client::from(std::net::Ipv4Addr::new(192, 0, 2, 1)), Scope::All, ban, NOW);
-        assert!(matches!(world.judge("192.0.2.1", &Event::Request(get("/"))), Judgement::Unkept(Verdict::Deny(_))));
+        fixture.bans.ban(Client::from(std::net::Ipv4Addr::new(192, 0, 2, 1)), Scope::All, ban, NOW);
+        assert!(matches!(fixture.judge("192.0.2.1", &Event::Request(get("/"))), Judgement::Unsaved(Verdict::Deny(_))));
     }
 
     #[test]
-    fn smtp_is_deferred_unless_the_rule_denies() {
-        let world = World::new("[[rule]]\nname = 'hard'\nevent = 'incident'\nsmtp = 'deny'");
-        world.ban("192.0.2.1", Scope::All, "w00tw00t");
-        world.ban("192.0.2.2", Scope::All, "hard");
-        assert!(matches!(verdict(world.judge("192.0.2.1", &Event::Lookup(Surface::Mail))), Verdict::Defer(_)));
-        assert!(matches!(verdict(world.judge("192.0.2.2", &Event::Lookup(Surface::Mail))), Verdict::Deny(_)));
-        assert!(matches!(verdict(world.judge("192.0.2.2", &Event::Lookup(Surface::Web))), Verdict::Deny(_)));
+    fn mail_is_deferred_unless_the_rule_says_deny() {
+        let fixture = Fixture::new("[[rule]]\nname = 'hard'\nevent = 'incident'\nsmtp = 'deny'");
+        fixture.ban("192.0.2.1", Scope::All, "w00tw00t");
+        fixture.ban("192.0.2.2", Scope::All, "hard");
+        assert!(matches!(verdict(fixture.judge("192.0.2.1", &Event::Lookup(Service::Mail))), Verdict::Defer(_)));
+        assert!(matches!(verdict(fixture.judge("192.0.2.2", &Event::Lookup(Service::Mail))), Verdict::Deny(_)));
+        assert!(matches!(verdict(fixture.judge("192.0.2.2", &Event::Lookup(Service::Web))), Verdict::Deny(_)));
     }
 
     #[test]
-    fn a_deny_list_refuses_for_ever_and_never_ban_goes_before_it() {
-        let world = World::new("[defaults]\ndeny = ['192.0.2.0/24', '127.0.0.0/8']");
-        let refused = verdict(world.judge("192.0.2.200", &Event::Lookup(Surface::Web)));
-        assert_eq!(refused, Verdict::Deny(Refusal { rule: RuleId::DENY_LIST, until: Until::NEVER, grounds: Grounds::DenyList }));
-        assert!(matches!(verdict(world.judge("127.0.0.1", &Event::Lookup(Surface::Web))), Verdict::Allow(_)));
+    fn a_deny_list_refuses_permanently_but_yields_to_the_never_ban_lists() {
+        let fixture = Fixture::new("[defaults]\ndeny = ['192.0.2.0/24', '127.0.0.0/8']");
+        let refused = verdict(fixture.judge("192.0.2.200", &Event::Lookup(Service::Web)));
+        assert_eq!(refused, Verdict::Deny(Refusal { rule: RuleId::DENY_LIST, until: Until::NEVER, reason: DenyReason::DenyList }));
+        assert!(matches!(verdict(fixture.judge("127.0.0.1", &Event::Lookup(Service::Web))), Verdict::Allow(_)));
     }
 
     #[test]
-    fn a_connection_offends_the_rates_and_too_many_at_once_but_never_on_submission_ports() {
-        let world = World::new("");
-        let rules = |connection| match world.judge("192.0.2.1", &Event::Connection(connection)) {
+    fn a_ban_keeps_a_user_from_logging_in_only_for_incidents_of_smtp_or_by_hand() {
+        let fixture = Fixture::new(
+            "[defaults]\ndeny = ['198.51.100.0/24']\n[[rule]]\nname = 'own'\nfailregex = 'from <HOST>'\n\
+             [[rule]]\nname = 'errors'\nexim = 'too-many-errors'",
+        );
+        let bans = [
+            ("w00tw00t", true),
+            ("exim-rate", true),
+            ("exim-per-host", true),
+            ("errors", true),
+            ("exim-auth", false),
+            ("exim-helo", false),
+            ("exim-auth-log", false),
+            ("own", false),
+            ("a-rule-that-is-gone", false),
+        ];
+        let admits = |address: &str| {
+            let lookup = fixture.judge(address, &Event::Lookup(Service::Mail));
+            Detector::new(&fixture.policy, &fixture.bans).admits_login(&lookup)
+        };
+        for (number, (rule, is_admitted)) in bans.into_iter().enumerate() {
+            let address = format!("192.0.2.{number}");
+            fixture.ban(&address, Scope::All, rule);
+            assert_eq!(admits(&address), is_admitted, "{rule}");
+        }
+        assert!(!admits("198.51.100.1"), "a deny list");
+        assert!(!admits("203.0.113.1"), "nothing to be admitted in spite of");
+    }
+
+    #[test]
+    fn connections_offend_the_rate_and_simultaneous_rules_except_on_submission_ports() {
+        let fixture = Fixture::new("");
+        let rules = |connection| match fixture.judge("192.0.2.1", &Event::Connection(connection)) {
             Judgement::Offence(offence) => offence.rules.iter().map(|rule| rule.name.to_string()).collect(),
             _ => Vec::new(),
         };
@@ -299,28 +457,31 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_needs_all_its_parts_to_match() {
-        let world = World::new("[[rule]]\nname = 'post-login'\nmethod = 'POST'\npath = '^/login$'\nuser_agent = 'Evil'\nmaxretry = 2");
+    fn a_rule_matches_only_if_all_its_patterns_do() {
+        let fixture = Fixture::new("[[rule]]\nname = 'post-login'\nmethod = 'POST'\npath = '^/login$'\nuser_agent = 'Evil'\nmaxretry = 2");
         let hit = Request { method: b"POST", url: b"http://h/login", user_agent: Header::plain(b"Mozilla Evil/1"), sec_fetch_site: b"" };
-        assert_eq!(world.offended(hit), ["post-login"]);
+        assert_eq!(fixture.offended(hit), ["post-login"]);
         for miss in [
             Request { method: b"GET", ..hit },
             Request { url: b"http://h/login2", ..hit },
             Request { user_agent: Header::default(), ..hit },
         ] {
-            assert!(world.offended(miss).is_empty(), "{miss:?}");
+            assert!(fixture.offended(miss).is_empty(), "{miss:?}");
         }
     }
 
     #[test]
-    fn a_status_offends_the_rules_that_name_it_on_their_paths() {
-        let world = World::new("[[rule]]\nname = 'gone'\nstatus = 410\n[[rule]]\nname = 'login'\nstatus = [402, 451]\npath = '/login'");
-        let rules = |status, url| match world.judge("192.0.2.1", &Event::Response { request: get(url), status }) {
+    fn a_status_offends_the_rules_that_list_it_on_the_paths_they_match() {
+        let fixture = Fixture::new("[[rule]]\nname = 'gone'\nstatus = 410\n[[rule]]\nname = 'login'\nstatus = [402, 451]\npath = '/login'");
+        let rules = |status, url| match fixture.judge("192.0.2.1", &Event::Response { request: get(url), status }) {
             Judgement::Offence(offence) => offence.rules.iter().map(|rule| rule.name.to_string()).collect(),
             _ => Vec::new(),
         };
         assert_eq!(rules(410, "/x"), ["gone"]);
         assert_eq!(rules(451, "/login"), ["login"]);
+        assert_eq!(rules(451, "/a/..;/x\\..//%256c%256fgin"), ["login"], "in any spelling");
         assert!(rules(451, "/x").is_empty() && rules(200, "/login").is_empty());
+        let ordinary = fixture.judge("192.0.2.1", &Event::Response { request: get("/login"), status: 200 });
+        assert!(matches!(ordinary, Judgement::Settled { counts: false, .. }), "it is no request: {ordinary:?}");
     }
 }

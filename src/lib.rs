@@ -1,47 +1,50 @@
 //! Strikeout refuses repeat offenders inside Squid and Exim, without a firewall.
 //!
 //! Decisions are pure: an event and a time go in, a verdict with its reason comes out. I/O is thin and at the edge.
-//! Imports run one way, from the bottom of this table to its top.
+//! A module imports only what stands before it in this map, which `tests/structure.rs` checks.
 //!
-//! | | |
+//! | module | job |
 //! |---|---|
-//! | [`client`], [`time`], [`event`], [`verdict`] | the words: whom, when, what was seen, what follows |
-//! | [`rule`], [`list`], [`table`] | which events are offences; who is never or always refused; strikes and bans in memory |
-//! | [`detector`] | judges an event, and does not count |
-//! | [`reply`], [`engine`] | counts offences, makes bans, keeps and tells them, answers exactly once |
-//! | [`config`], [`clock`], [`state`] | the configuration file; the clock at the edge; the state file |
-//! | [`timestamp`], [`python_regex`], [`fail2ban`], [`log`] | log lines: their times, fail2ban's language, following files |
-//! | [`squid`], [`exim`], [`socket`], [`resident`], [`fleet`] | the two protocols, the socket, the process that holds the table, other machines |
-//! | [`replay`], [`conduct`], [`operator`] | old logs, false bans, and the operator's program |
+//! | `time`, `client` | table time and spans; addresses, and the client that is blamed for one |
+//! | `event`, `clock`, `logging` | what was seen of a client; the clock and the log at the edge |
+//! | `rule_id`, `list`, `table` | rule names as numbers; who is never or always refused; strikes and bans in memory |
+//! | `rule`, `verdict`, `policy` | which events are an offence; answers with their reasons; rules, lists and settings in force |
+//! | `detector` | judges an event, and does not count |
+//! | `engine` | counts offences, makes bans, persists and publishes them, answers exactly once |
+//! | `fail2ban`, `log` | fail2ban's filters, jails, regexes and dates; following and judging log files |
+//! | `config`, `state` | the configuration file; the state file |
+//! | `control` | what the daemon, its helpers and the operator's program say to each other |
+//! | `squid`, `exim`, `fleet`, `replay`, `daemon` | the two helpers; other machines; old logs; the process that holds the table |
+//! | `cli` | the operator's program |
 #![forbid(unsafe_code)]
 
-pub mod budget;
-pub mod client;
-pub mod clock;
-pub mod conduct;
-pub mod config;
-pub mod detector;
-pub mod engine;
-pub mod event;
-pub mod exim;
-pub mod fail2ban;
-pub mod filter_test;
-pub mod fleet;
-pub mod import;
-pub mod list;
-pub mod log;
-pub mod operator;
-mod percent;
-pub mod python_regex;
-pub mod replay;
-pub mod reply;
-pub mod resident;
-pub mod rule;
-pub mod socket;
-pub mod squid;
-pub mod state;
-pub mod table;
-pub mod time;
-pub mod timestamp;
-mod token;
-pub mod verdict;
+mod cli;
+mod client;
+mod clock;
+mod config;
+mod control;
+mod daemon;
+mod detector;
+mod engine;
+mod event;
+mod exim;
+mod fail2ban;
+mod fleet;
+#[doc(hidden)]
+pub mod internals;
+mod list;
+mod log;
+mod logging;
+mod policy;
+mod replay;
+mod rule;
+mod rule_id;
+mod squid;
+mod state;
+mod table;
+mod time;
+mod verdict;
+
+pub use cli::run as strikeout_main;
+pub use exim::run as exim_strikeout_acl_main;
+pub use squid::helper::run as ext_strikeout_acl_main;

@@ -1,65 +1,62 @@
-//! Verdicts: allow, deny or defer, with the reason. Text is made of them at the edge.
+//! Verdicts: allow, deny or defer, each with its reason. The protocol modules turn them into text.
 
-use crate::list::NeverReason;
-use crate::rule::{RuleId, SmtpRefusal};
+use crate::list::NeverBanReason;
+use crate::rule::SmtpRefusal;
+use crate::rule_id::RuleId;
 use crate::table::Until;
 
 /// The answer to one query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Serve the client.
-    Allow(Innocence),
-    /// Refuse it: a 429 in Squid, a 554 in Exim.
+    Allow(AllowReason),
+    /// Refuse the client: a 429 in Squid, a 554 in Exim.
     Deny(Refusal),
-    /// Refuse it for now: a 421. For SMTP only.
+    /// Refuse the client temporarily: a 421 in Exim. Squid has no such answer.
     Defer(Refusal),
 }
 
-/// Why a client is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Innocence {
-    /// It is on the never-ban list.
-    NeverBanned(NeverReason),
-    /// No ban, and no rule was offended.
+pub enum AllowReason {
+    /// The address must never be banned.
+    NeverBanned(NeverBanReason),
+    /// No ban, and no rule matched.
     NothingFound,
-    /// An offence was counted, and does not make a ban yet.
+    /// The offence was counted, but does not cause a ban yet.
     Counted {
         /// The strictest rule offended.
         rule: RuleId,
-        /// The strikes that it counts now.
+        /// The client's strikes under that rule.
         count: u32,
     },
-    /// Only rules in shadow mode were offended.
+    /// Only rules in shadow mode matched.
     Shadow(RuleId),
-    /// The query asked nothing that could be answered.
-    NotAQuestion,
-    /// The table could not be asked in time, and `on_failure = "allow"`.
+    /// There is no client to judge: the address is empty, or the reply carries no verdict.
+    NotApplicable,
+    /// The table could not be reached in time, and `on_failure = "allow"`.
     Failure,
 }
 
-/// Why, under which rule and until when a client is refused.
+/// The rule, end and reason of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
-    /// The rule.
     pub rule: RuleId,
-    /// The end of the ban; where only this event is refused, the time of the event.
+    /// The end of the ban, or the time of the event if only this event is refused.
     pub until: Until,
-    /// What led to it.
-    pub grounds: Grounds,
+    pub reason: DenyReason,
 }
 
-/// What led to a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Grounds {
-    /// A ban that stood already.
+pub enum DenyReason {
+    /// An earlier ban.
     Banned,
-    /// This event made the ban.
+    /// This event caused the ban.
     Struck,
-    /// This event alone is refused: it offends, and does not ban (yet).
+    /// This event is an offence and is refused on its own; there is no ban yet.
     Offence,
     /// The address is on a deny list.
     DenyList,
-    /// The table could not be asked in time, and `on_failure = "deny"`.
+    /// The table could not be reached in time, and `on_failure = "deny"`.
     Failure,
 }
 
@@ -70,18 +67,17 @@ impl Refusal {
         Verdict::Deny(self)
     }
 
-    /// The verdict for a mail client. A failure never refuses for good.
+    /// The verdict for a mail client. A failure of Strikeout itself never causes a permanent (5xx) refusal.
     #[must_use]
     pub fn on_mail(self, smtp: SmtpRefusal) -> Verdict {
         match smtp {
-            SmtpRefusal::Deny if self.grounds != Grounds::Failure => Verdict::Deny(self),
+            SmtpRefusal::Deny if self.reason != DenyReason::Failure => Verdict::Deny(self),
             SmtpRefusal::Deny | SmtpRefusal::Defer => Verdict::Defer(self),
         }
     }
 }
 
 impl Verdict {
-    /// The refusal, if it is one.
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {

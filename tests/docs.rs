@@ -1,16 +1,19 @@
-//! Every snippet of the documentation holds: configurations are read by the programs that they are for, commands are ones that
-//! there are, and links lead somewhere. That commands also do what the page says is shown by `tests/long/package`.
+//! The documentation is true: configurations are accepted by the programs that they are for, commands exist, links and named files and
+//! functions lead somewhere. `tests/long/package` also runs the commands and compares what they do with the page.
 //!
-//! A snippet's language says what it is: `toml`, `squid`, `exim` (main options), `exim-acl`, `sh`, or `text` for what a program says.
-//! A comment in front of it may say `with FILE` (a list that the snippet names), `not run: WHY`, or where a command is run.
+//! A snippet's language says what it is: `toml`, `squid`, `exim` (main options), `exim-acl`, `sh`, or `text` for a program's output.
+//! A comment in front of it may say `with FILE` (a list that the snippet names), `not run: WHY`, or on which machine a command is run.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use strikeout::config::Config;
-use strikeout::rule::Names;
+use strikeout::internals::config::Config;
+use strikeout::internals::rule_id::RuleNames;
+
+#[path = "harness/mod.rs"]
+mod harness;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -23,13 +26,12 @@ struct Snippet {
     text: String,
 }
 
-/// The front page and all pages in `docs`.
+/// The pages in the top directory and in `docs`.
 fn pages() -> BTreeMap<PathBuf, String> {
-    let folder = Path::new(ROOT).join("docs");
-    let pages = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let folders = [Path::new(ROOT).to_path_buf(), Path::new(ROOT).join("docs")];
+    let pages = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
     pages
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
-        .chain([Path::new(ROOT).join("README.md")])
         .map(|path| (path.clone(), std::fs::read_to_string(path).unwrap()))
         .collect()
 }
@@ -77,15 +79,7 @@ fn with_its_file(snippet: &Snippet, folder: &Path) -> String {
     snippet.text.replace(named, file.to_str().unwrap())
 }
 
-/// The program, or nothing where servers are not required and it is missing.
-fn server(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).chain(["/usr/sbin".into()]).map(|folder| folder.join(name)).find(|path| path.exists());
-    assert!(found.is_some() || std::env::var_os("STRIKEOUT_REQUIRE_SERVERS").is_none(), "no {name} here");
-    found
-}
-
-fn said(output: &Output) -> String {
+fn printed(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -109,7 +103,7 @@ fn every_configuration_of_ours_is_accepted() {
             continue;
         }
         let text = with_its_file(&snippet, folder.path());
-        if let Err(error) = Config::parse(text.as_bytes(), Path::new(&snippet.place), &Names::default()) {
+        if let Err(error) = Config::parse(text.as_bytes(), Path::new(&snippet.place), &RuleNames::default()) {
             panic!("{error}");
         }
     }
@@ -117,69 +111,82 @@ fn every_configuration_of_ours_is_accepted() {
 
 #[test]
 fn squid_accepts_every_configuration_for_it() {
-    let Some(squid) = server("squid") else { return };
+    if !harness::has("squid", "squid") {
+        return;
+    }
+    let squid = harness::program("squid").unwrap();
     let folder = tempfile::tempdir().unwrap();
     for snippet in of("squid") {
         let file = folder.path().join("squid.conf");
         let text = with_its_file(&snippet, folder.path());
         std::fs::write(&file, format!("{text}\ncache_log {0}/cache.log\npid_filename {0}/squid.pid\n", folder.path().display())).unwrap();
         let output = Command::new(&squid).args(["-k", "parse", "-f"]).arg(&file).output().unwrap();
-        let said = said(&output);
-        assert!(output.status.success() && !said.contains("ERROR") && !said.contains("WARNING"), "{}: {said}", snippet.place);
+        let printed = printed(&output);
+        assert!(output.status.success() && !printed.contains("ERROR") && !printed.contains("WARNING"), "{}: {printed}", snippet.place);
     }
 }
 
-/// Exim reads a configuration for the whole process, so each has its own; the user is whom Exim trusts with its file.
 fn exim_reads(exim: &Path, configuration: &str) -> Result<(), String> {
     let folder = tempfile::Builder::new().prefix("strikeout-docs").tempdir().unwrap();
     let file = folder.path().join("exim.conf");
     std::fs::write(&file, configuration).unwrap();
     let output = Command::new(exim).arg("-C").arg(&file).arg("-bV").output().unwrap();
-    if output.status.success() { Ok(()) } else { Err(said(&output)) }
+    if output.status.success() { Ok(()) } else { Err(printed(&output)) }
 }
 
 #[test]
 fn exim_accepts_every_configuration_for_it() {
-    let Some(exim) = server("exim4") else { return };
+    if !harness::has("exim4", "exim4-daemon-heavy") {
+        return;
+    }
+    let exim = harness::program("exim4").unwrap();
     for snippet in of("exim") {
         exim_reads(&exim, &format!("{}\nlocal_interfaces = 127.0.0.1\n", snippet.text))
-            .unwrap_or_else(|said| panic!("{}: {said}", snippet.place));
+            .unwrap_or_else(|printed| panic!("{}: {printed}", snippet.place));
     }
     for snippet in of("exim-acl") {
         let configuration = format!("acl_smtp_connect = strikeout\nbegin acl\nstrikeout:\n{}", snippet.text);
-        exim_reads(&exim, &configuration).unwrap_or_else(|said| panic!("{}: {said}", snippet.place));
+        exim_reads(&exim, &configuration).unwrap_or_else(|printed| panic!("{}: {printed}", snippet.place));
     }
-    assert!(exim_reads(&exim, "no_such_option = 1\n").is_err(), "this Exim says yes to everything");
+    assert!(exim_reads(&exim, "no_such_option = 1\n").is_err(), "this Exim accepts everything");
 }
 
 #[test]
-fn every_command_is_one_that_there_is() {
+fn every_command_exists() {
     let mut commands = 0;
     for snippet in of("sh") {
         let output = Command::new("bash").args(["-n", "-c", &snippet.text]).output().unwrap();
-        assert!(output.status.success(), "{}: {}", snippet.place, said(&output));
+        assert!(output.status.success(), "{}: {}", snippet.place, printed(&output));
         for line in snippet.text.lines().filter(|line| line.starts_with("strikeout ")) {
             let line = line.split(" > ").next().unwrap();
             let output = Command::new("bash").arg("-c").arg(format!("printf '%s\\n' {line}")).output().unwrap();
             let words = String::from_utf8(output.stdout).unwrap();
-            if let Err(error) = strikeout::operator::command().try_get_matches_from(words.lines()) {
+            if let Err(error) = strikeout::internals::cli::command().try_get_matches_from(words.lines()) {
                 assert!(!error.use_stderr(), "{}: {line}: {error}", snippet.place);
             }
             commands += 1;
+        }
+        for line in snippet.text.lines() {
+            let Some(test) = line.split("--test ").nth(1).and_then(|rest| rest.split(' ').next()) else { continue };
+            let exists =
+                [format!("tests/{test}.rs"), format!("tests/{test}/main.rs")].iter().any(|file| Path::new(ROOT).join(file).exists());
+            assert!(exists, "{}: there is no test program {test}", snippet.place);
         }
     }
     assert!(commands > 10, "found {commands} commands of ours");
 }
 
-/// Which commands are run is a matter of the page and of the mark in front of them.
 #[test]
 fn every_command_is_run_by_a_test() {
     let package = std::fs::read_to_string(Path::new(ROOT).join("tests/long/package")).unwrap();
     for snippet in of("sh") {
         let (page, _) = snippet.place.split_once(':').unwrap();
         let run = match snippet.comment.as_deref() {
-            // The front page's are conf-examples/try, which tests/servers runs, and tests/run itself.
-            None => page == "README.md" || package.lines().any(|line| line.contains("as_told") && line.contains(page)),
+            // conf-examples/try, which tests/servers runs, and tests/run itself.
+            None => {
+                ["README.md", "CONTRIBUTING.md"].contains(&page)
+                    || package.lines().any(|line| line.contains("run_page") && line.contains(page))
+            }
             Some(comment) if comment.starts_with("not run: ") => true,
             Some(comment) => {
                 let marked = [format!("{page} {comment}"), format!("{page} \"{comment}\"")];
@@ -224,8 +231,43 @@ fn every_link_leads_somewhere() {
             if link.starts_with("https://") {
                 continue;
             }
+            // The Debian package has docs/*.md and nothing around them.
+            assert!(!path.starts_with(Path::new(ROOT).join("docs")) || !link.starts_with(".."), "{}: {link} leaves docs", path.display());
             let target = path.parent().unwrap().join(link.split('#').next().unwrap());
             assert!(target.exists(), "{}: the link {link} leads nowhere", path.display());
         }
+    }
+}
+
+/// The function or method `name` is defined in `source`.
+fn defines(source: &str, name: &str) -> bool {
+    source.split("fn ").skip(1).any(|rest| rest.split(|next: char| !next.is_alphanumeric() && next != '_').next() == Some(name))
+}
+
+/// ARCHITECTURE.md names files as `src/….rs` and functions as `src/….rs: function, function`.
+#[test]
+fn every_file_and_function_that_the_architecture_names_exists() {
+    let page = std::fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md")).unwrap();
+    let mut functions = 0;
+    for name in page.split('`').skip(1).step_by(2).filter(|name| name.starts_with("src/") || name.starts_with("tests/")) {
+        let (file, named) = name.split_once(": ").unwrap_or((name, ""));
+        assert!(Path::new(ROOT).join(file).exists(), "there is no {file}");
+        for function in named.split(", ").filter(|function| !function.is_empty()) {
+            let source = std::fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+            assert!(defines(&source, function), "{file} has no function {function}");
+            functions += 1;
+        }
+    }
+    assert!(functions > 20, "found {functions} functions in ARCHITECTURE.md");
+}
+
+/// Each folder of the library has a row in ARCHITECTURE.md.
+#[test]
+fn the_architecture_names_every_module() {
+    let page = std::fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md")).unwrap();
+    let library = std::fs::read_to_string(Path::new(ROOT).join("src/lib.rs")).unwrap();
+    let modules = library.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'));
+    for module in modules.filter(|module| *module != "internals") {
+        assert!(page.contains(&format!("`src/{module}")), "ARCHITECTURE.md does not name src/{module}");
     }
 }

@@ -6,16 +6,18 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use strikeout::client::{Client, Ipv6Prefix};
-use strikeout::config::Config;
-use strikeout::detector::Judgement;
-use strikeout::engine::{Engine, InForce};
-use strikeout::event::{Event, Header, Request, Surface};
-use strikeout::reply::Reply;
-use strikeout::rule::Names;
-use strikeout::rule::set::Scratch;
-use strikeout::table::Tallied;
-use strikeout::time::{Span, Time};
+use strikeout::internals::client::{Client, Ipv6Prefix};
+use strikeout::internals::config::Config;
+use strikeout::internals::detector::Detector;
+use strikeout::internals::detector::Judgement;
+use strikeout::internals::engine::Engine;
+use strikeout::internals::engine::reply::Reply;
+use strikeout::internals::event::{Event, Header, Request, Service};
+use strikeout::internals::policy::Policy;
+use strikeout::internals::rule::set::Scratch;
+use strikeout::internals::rule_id::RuleNames;
+use strikeout::internals::table::RequestTally;
+use strikeout::internals::time::{Span, Time};
 
 const BEGIN: Time = Time::from_secs(1_800_000_000);
 
@@ -27,9 +29,9 @@ struct Site {
 
 impl Site {
     fn new(text: &str) -> Self {
-        let names = Arc::new(Names::default());
+        let names = Arc::new(RuleNames::default());
         let config = Config::parse(text.as_bytes(), Path::new("test.toml"), &names).unwrap();
-        Self { engine: Arc::new(Engine::new(names, InForce::from(config), 10_000, 10_000).unwrap()), now: BEGIN }
+        Self { engine: Arc::new(Engine::new(names, Policy::from(config), 10_000, 10_000).unwrap()), now: BEGIN }
     }
 
     fn wait(&mut self, span: Span) {
@@ -47,26 +49,26 @@ impl Site {
 
     fn event(&self, address: &str, event: &Event<'_>) -> bool {
         let address: IpAddr = address.parse().unwrap();
-        let in_force = self.engine.in_force();
-        let judgement = in_force.detector(self.engine.bans()).judge(self.now, address, event, &mut Scratch::default());
+        let policy = self.engine.policy();
+        let judgement = Detector::new(&policy, self.engine.bans()).judge(self.now, address, event, &mut Scratch::default());
         let (verdict, counts) = match judgement {
             Judgement::Settled { verdict, counts } => (verdict, counts),
-            Judgement::Unkept(verdict) => (verdict, false),
+            Judgement::Unsaved(verdict) => (verdict, false),
             Judgement::Offence(offence) => {
                 let (sender, verdicts) = std::sync::mpsc::channel();
-                self.engine.offend(self.now, &offence, Surface::Web, Reply::new(move |verdict| sender.send(verdict).unwrap()));
+                self.engine.record_offence(self.now, &offence, Service::Web, Reply::new(move |verdict| sender.send(verdict).unwrap()));
                 (verdicts.recv().unwrap(), matches!(event, Event::Request(_)))
             }
         };
         if counts {
-            self.engine.tally(self.now, &mut vec![Tallied::new(address, Client::of(address, Ipv6Prefix::default()), 1)]);
+            self.engine.count_requests(self.now, &mut vec![RequestTally::new(address, Client::of(address, Ipv6Prefix::default()), 1)]);
         }
         verdict.refusal().is_some()
     }
 
     fn would_ban(&self, address: &str) -> bool {
         let client = Client::of(address.parse().unwrap(), Ipv6Prefix::default());
-        self.engine.shadow(client, Surface::Web, self.now).is_some() || self.engine.bans().get(client, Surface::Web, self.now).is_some()
+        self.engine.shadow_ban(client, Service::Web, self.now).is_some() || self.engine.bans().get(client, Service::Web, self.now).is_some()
     }
 }
 

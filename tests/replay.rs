@@ -1,4 +1,4 @@
-//! `strikeout replay` as a program: packed logs, exit codes, JSON and the page.
+//! `strikeout replay` as a program: compressed logs, exit codes, JSON and the page.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,7 +14,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A folder with a configuration, and one log plain, with gzip and with zstd.
+/// A folder with a configuration and three logs: plain, gzip and zstd.
 fn logs() -> (tempfile::TempDir, String, [PathBuf; 3]) {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("strikeout.toml");
@@ -40,7 +40,7 @@ fn name(path: &Path) -> &str {
 }
 
 #[test]
-fn packed_logs_in_any_order_are_one_story() {
+fn compressed_logs_in_any_order_are_merged() {
     let (_folder, config, [plain, gzip, zstd]) = logs();
     let output = strikeout(&["--config", &config, "--json", name(&plain), name(&zstd), name(&gzip)]);
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
@@ -50,7 +50,7 @@ fn packed_logs_in_any_order_are_one_story() {
 }
 
 #[test]
-fn a_log_comes_through_a_pipe_as_well() {
+fn a_log_can_be_read_from_standard_input() {
     let (_folder, config, [plain, _, _]) = logs();
     let child = Command::new(env!("CARGO_BIN_EXE_strikeout"))
         .args(["replay", "--config", &config, "-"])
@@ -62,7 +62,7 @@ fn a_log_comes_through_a_pipe_as_well() {
 }
 
 #[test]
-fn the_page_is_one_file() {
+fn the_page_is_a_single_file() {
     let (folder, config, [plain, _, _]) = logs();
     let page = folder.path().join("page.html");
     let output = strikeout(&["--config", &config, "--html", name(&page), name(&plain)]);
@@ -75,7 +75,7 @@ fn the_page_is_one_file() {
 }
 
 #[test]
-fn what_cannot_be_used_ends_with_exit_code_2_and_a_reason() {
+fn anything_unusable_ends_with_exit_code_2_and_a_reason() {
     let (folder, config, [plain, gzip, _]) = logs();
     for (arguments, reason) in [
         (vec!["--config", &config, "/no/such/log"], "/no/such/log: No such file or directory"),

@@ -1,13 +1,14 @@
-//! `docs/rules-table.md` lists every built-in rule. It is made from the rules: `STRIKEOUT_WRITE_DOCS=1 cargo test --test rules_table`.
+//! Generates `docs/rules-table.md`, which lists every built-in rule: `STRIKEOUT_WRITE_DOCS=1 cargo test --test rules_table`.
 
-#![expect(clippy::unwrap_used, reason = "tests may")]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::fmt::Write;
 use std::path::Path;
 
-use strikeout::event::Scope;
-use strikeout::rule::spec::RuleDefaults;
-use strikeout::rule::{LinePattern, Mode, Names, Rule, Trigger, builtin};
+use strikeout::internals::event::Scope;
+use strikeout::internals::rule::spec::RuleDefaults;
+use strikeout::internals::rule::{LinePattern, Mode, Rule, Trigger, builtin};
+use strikeout::internals::rule_id::RuleNames;
 
 fn looks_at(rule: &Rule) -> String {
     match &rule.trigger {
@@ -23,6 +24,7 @@ fn looks_at(rule: &Rule) -> String {
             methods.into_iter().chain(parts).collect::<Vec<_>>().join(", ")
         }
         Trigger::RequestRate => "every request".into(),
+        Trigger::PageProbe => "refused requests, Sec-Fetch-Site".into(),
         Trigger::Response { statuses, path } => {
             let statuses: Vec<String> = statuses.iter().map(u16::to_string).collect();
             format!("status {}{}", statuses.join("/"), if path.is_some() { ", path" } else { "" })
@@ -36,7 +38,7 @@ fn looks_at(rule: &Rule) -> String {
 }
 
 fn table() -> String {
-    let names = Names::default();
+    let names = RuleNames::default();
     let mut rows = String::new();
     let mut count = 0;
     for (name, text) in builtin::FAMILIES {
@@ -66,29 +68,29 @@ fn table() -> String {
         }
     }
     format!(
-        "# The built-in rules\n\n{count} rules in {} families. This page is made from `src/rule/defaults` by `tests/rules_table.rs`; how to change a rule is in \
-         [rules.md](rules.md).\n{rows}",
+        "# The built-in rules\n\n{count} rules in {} families. `tests/rules_table.rs` generates this page from `src/rule/defaults`; [rules.md](rules.md) explains how to \
+         change a rule.\n{rows}",
         builtin::FAMILIES.len()
     )
 }
 
 #[test]
-fn the_table_of_rules_is_in_step_with_the_rules() {
+fn the_table_of_rules_matches_the_rules() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rules-table.md");
     let table = table();
     if std::env::var_os("STRIKEOUT_WRITE_DOCS").is_some() {
         std::fs::write(&file, &table).unwrap();
     }
-    let kept = std::fs::read_to_string(&file).unwrap();
-    let differs = kept.lines().zip(table.lines()).find(|(kept, made)| kept != made);
-    assert_eq!(differs, None, "docs/rules-table.md is old: STRIKEOUT_WRITE_DOCS=1 cargo test --test rules_table");
-    assert_eq!(kept.len(), table.len(), "docs/rules-table.md is old: STRIKEOUT_WRITE_DOCS=1 cargo test --test rules_table");
+    let committed = std::fs::read_to_string(&file).unwrap();
+    let differs = committed.lines().zip(table.lines()).find(|(committed, generated)| committed != generated);
+    assert_eq!(differs, None, "docs/rules-table.md is outdated: STRIKEOUT_WRITE_DOCS=1 cargo test --test rules_table");
+    assert_eq!(committed.len(), table.len(), "docs/rules-table.md is outdated: STRIKEOUT_WRITE_DOCS=1 cargo test --test rules_table");
 }
 
 #[test]
-fn every_family_is_told_of_in_the_guide() {
+fn the_guide_lists_every_family() {
     let guide = include_str!("../docs/rules.md");
     for (name, _) in builtin::FAMILIES {
-        assert!(guide.contains(&format!("| `{name}` |")), "docs/rules.md does not tell of {name}");
+        assert!(guide.contains(&format!("| `{name}` |")), "docs/rules.md does not list {name}");
     }
 }

@@ -1,105 +1,32 @@
-//! The resident's socket, with everything that a client may do to it: each gets its answer or the
-//! close, and the next one is served.
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+//! The daemon's socket against clients of every kind: each gets its answer or the close, and the next one is served.
+
+#[path = "harness/mod.rs"]
+mod harness;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// A running `strikeout serve` with its socket and state in a directory of its own.
-struct Resident {
-    child: Child,
-    socket: PathBuf,
-    dir: tempfile::TempDir,
-}
-
-impl Resident {
-    fn start(rules: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("strikeout.sock");
-        let config = dir.path().join("strikeout.toml");
-        let table = format!("[table]\nsocket = {socket:?}\nstate = {:?}\ngroup = \"\"\n", dir.path().join("strikeout.db"));
-        fs::write(&config, table + rules).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_strikeout"))
-            .args(["serve", "--config"])
-            .arg(&config)
-            .stderr(fs::File::create(dir.path().join("log")).unwrap())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut resident = Self { child, socket, dir };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while UnixStream::connect(&resident.socket).is_err() {
-            assert!(resident.child.try_wait().unwrap().is_none(), "it has ended: {}", resident.log());
-            assert!(Instant::now() < deadline, "it does not listen: {}", resident.log());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        resident
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap()
-    }
-
-    fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        stream
-    }
-
-    /// Sends bytes, says that there are no more, and reads to the close.
-    #[track_caller]
-    fn say(&self, bytes: &[u8]) -> String {
-        let mut stream = self.connect();
-        // It may close before it has read all of it.
-        let _ = stream.write_all(bytes);
-        let _ = stream.shutdown(Shutdown::Write);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8(answer).unwrap()
-    }
-
-    #[track_caller]
-    fn ask(&self, line: &str) -> String {
-        self.say(format!("{line}\n").as_bytes())
-    }
-}
-
-impl Drop for Resident {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            panic_safe_print(&self.log());
-        }
-    }
-}
-
-/// Past the capture of test output is not needed here; stderr of a failed test is shown.
-fn panic_safe_print(log: &str) {
-    let _ = writeln!(std::io::stderr(), "--- the resident's log\n{log}");
-}
+use harness::{Daemon, STRIKEOUT};
 
 #[test]
 fn a_client_that_half_closes_gets_its_answer_and_the_close() {
-    let resident = Resident::start("");
-    assert_eq!(resident.ask("check 198.51.100.1 port=25"), "accept\n");
-    assert_eq!(resident.say(b"check 198.51.100.1 port=25"), "accept\n", "the end of input ends the line");
+    let daemon = Daemon::start("");
+    assert_eq!(daemon.ask("check 198.51.100.1 port=25"), "accept\n");
+    assert_eq!(daemon.ask_bytes(b"check 198.51.100.1 port=25"), "accept\n", "the end of input ends the line");
 }
 
 #[test]
 fn an_empty_address_is_accepted() {
-    let resident = Resident::start("");
-    assert_eq!(resident.ask("check  pid=1 port=25"), "accept\n");
+    let daemon = Daemon::start("");
+    assert_eq!(daemon.ask("check  pid=1 port=25"), "accept\n");
 }
 
 #[test]
-fn what_cannot_be_read_is_an_error_that_says_what_was_expected() {
-    let resident = Resident::start("");
+fn a_malformed_request_is_an_error_that_says_what_was_expected() {
+    let daemon = Daemon::start("");
     for line in [
         "sing",
         "CHECK 198.51.100.1",
@@ -111,31 +38,31 @@ fn what_cannot_be_read_is_an_error_that_says_what_was_expected() {
         "strike 198.51.100.1 no-such-rule",
         "ban",
         "ban 198.51.100.0/40",
-        "follow",
-        "follow 99",
+        "subscribe",
+        "subscribe 99",
         "why",
     ] {
-        let answer = resident.ask(line);
+        let answer = daemon.ask(line);
         assert!(answer.starts_with("error "), "{line}: {answer:?}");
         assert!(answer.len() > "error ".len() + 5, "{line}: {answer:?}");
     }
-    assert_eq!(resident.ask("check 198.51.100.1 port=25"), "accept\n");
+    assert_eq!(daemon.ask("check 198.51.100.1 port=25"), "accept\n");
 }
 
 #[test]
-fn bytes_that_are_no_text_are_an_error_or_the_close() {
-    let resident = Resident::start("");
+fn bytes_that_are_not_text_get_an_error_or_the_close() {
+    let daemon = Daemon::start("");
     for bytes in [b"\xff\xfe\x00\x01\n".to_vec(), vec![0; 4_000], b"check \xff\n".to_vec(), vec![b'a'; 100_000], b"\n\n\n".to_vec()] {
-        let answer = resident.say(&bytes);
+        let answer = daemon.ask_bytes(&bytes);
         assert!(answer.lines().all(|line| line.starts_with("error ")), "{answer:?}");
     }
-    assert_eq!(resident.ask("check 198.51.100.1 port=25"), "accept\n");
+    assert_eq!(daemon.ask("check 198.51.100.1 port=25"), "accept\n");
 }
 
 #[test]
-fn half_a_line_is_closed_after_a_second() {
-    let resident = Resident::start("");
-    let mut stream = resident.connect();
+fn half_a_line_closes_the_connection_after_a_second() {
+    let daemon = Daemon::start("");
+    let mut stream = daemon.connect();
     stream.write_all(b"check 198.5").unwrap();
     let start = Instant::now();
     let mut answer = String::new();
@@ -146,45 +73,45 @@ fn half_a_line_is_closed_after_a_second() {
 }
 
 #[test]
-fn hundreds_that_say_nothing_hold_nobody_up() {
-    let resident = Resident::start("");
-    let silent: Vec<UnixStream> = (0..400).map(|_| resident.connect()).collect();
+fn hundreds_of_silent_connections_delay_nobody() {
+    let daemon = Daemon::start("");
+    let silent: Vec<UnixStream> = (0..400).map(|_| daemon.connect()).collect();
     let start = Instant::now();
-    assert_eq!(resident.ask("check 198.51.100.1 port=25"), "accept\n");
+    assert_eq!(daemon.ask("check 198.51.100.1 port=25"), "accept\n");
     assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
     drop(silent);
 }
 
 #[test]
-fn who_breaks_off_harms_nobody() {
-    let resident = Resident::start("");
+fn a_client_that_disconnects_early_harms_nobody() {
+    let daemon = Daemon::start("");
     for _ in 0..200 {
-        let mut stream = resident.connect();
+        let mut stream = daemon.connect();
         stream.write_all(b"list\nstatus\n").unwrap();
         drop(stream);
     }
-    assert_eq!(resident.ask("check 198.51.100.1 port=25"), "accept\n");
+    assert_eq!(daemon.ask("check 198.51.100.1 port=25"), "accept\n");
 }
 
 #[test]
 fn a_ban_by_hand_is_refused_until_it_is_lifted() {
-    let resident = Resident::start("");
-    let answer = resident.ask("ban 198.51.100.1 for=1h");
+    let daemon = Daemon::start("");
+    let answer = daemon.ask("ban 198.51.100.1 for=1h");
     assert!(!answer.starts_with("error"), "{answer}");
-    let answer = resident.ask("check 198.51.100.1 port=25");
+    let answer = daemon.ask("check 198.51.100.1 port=25");
     assert!(answer.starts_with("defer rule=manual until="), "{answer}");
-    assert_eq!(resident.ask("check 198.51.100.2 port=25"), "accept\n");
-    let answer = resident.ask("unban 198.51.100.1");
+    assert_eq!(daemon.ask("check 198.51.100.2 port=25"), "accept\n");
+    let answer = daemon.ask("unban 198.51.100.1");
     assert!(!answer.starts_with("error"), "{answer}");
-    assert_eq!(resident.ask("check 198.51.100.1 port=25"), "accept\n");
+    assert_eq!(daemon.ask("check 198.51.100.1 port=25"), "accept\n");
 }
 
 #[test]
 fn loopback_cannot_be_banned_by_hand_and_the_error_says_why() {
-    let resident = Resident::start("");
-    let answer = resident.ask("ban 127.0.0.1 for=1h");
+    let daemon = Daemon::start("");
+    let answer = daemon.ask("ban 127.0.0.1 for=1h");
     assert!(answer.starts_with("error "), "{answer}");
-    assert_eq!(resident.ask("check 127.0.0.1 port=25"), "accept\n");
+    assert_eq!(daemon.ask("check 127.0.0.1 port=25"), "accept\n");
 }
 
 #[test]
@@ -193,22 +120,18 @@ fn a_faulty_configuration_is_an_error_with_file_and_line() {
     let config = dir.path().join("strikeout.toml");
     fs::write(&config, "[table]\n\nclients = \"many\"\n").unwrap();
     for verb in ["serve", "check"] {
-        let output = Command::new(env!("CARGO_BIN_EXE_strikeout")).arg(verb).arg("--config").arg(&config).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{verb}: {said}");
-        assert!(said.contains(&format!("{}:3: ", config.display())), "{verb}: {said}");
+        let output = Command::new(STRIKEOUT).arg(verb).arg("--config").arg(&config).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{verb}: {stderr}");
+        assert!(stderr.contains(&format!("{}:3: ", config.display())), "{verb}: {stderr}");
     }
 }
 
 #[test]
-fn a_second_resident_on_the_same_socket_does_not_take_it_away() {
-    let resident = Resident::start("");
-    let output = Command::new(env!("CARGO_BIN_EXE_strikeout"))
-        .args(["serve", "--config"])
-        .arg(resident.dir.path().join("strikeout.toml"))
-        .output()
-        .unwrap();
+fn a_second_daemon_on_the_same_socket_does_not_take_it_away() {
+    let daemon = Daemon::start("");
+    let output = Command::new(STRIKEOUT).args(["serve", "--config"]).arg(daemon.stage().config()).output().unwrap();
     assert!(!output.status.success());
     assert!(!output.stderr.is_empty());
-    assert_eq!(resident.ask("check 198.51.100.1 port=25"), "accept\n");
+    assert_eq!(daemon.ask("check 198.51.100.1 port=25"), "accept\n");
 }

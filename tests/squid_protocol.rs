@@ -1,139 +1,15 @@
-//! The Squid helper's side of Squid's protocol, driven over its standard streams: every query is
-//! answered once, whatever is in it, and nothing else is ever written.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+//! The Squid helper over its standard streams: every query is answered exactly once, whatever it contains, and nothing else is written.
+
+#[path = "harness/mod.rs"]
+mod harness;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// The most that Squid 5 reads at a time.
+use harness::{Daemon, SquidHelper, Stage, wait_until};
+
+/// Maximum number of bytes that Squid 5 reads at a time.
 const SQUID_READS: usize = 32_767;
-
-/// A running helper. Its stdout is a datagram socket, so each of its writes is seen by itself.
-struct Helper {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    stdout: UnixDatagram,
-    log: Arc<Mutex<String>>,
-    /// What was written, write by write.
-    writes: Vec<Vec<u8>>,
-}
-
-impl Helper {
-    fn start(arguments: &[&str]) -> Self {
-        let (stdout, theirs) = UnixDatagram::pair().unwrap();
-        stdout.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ext_strikeout_acl"))
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(OwnedFd::from(theirs))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let (mut stderr, sink) = (child.stderr.take().unwrap(), Arc::clone(&log));
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count) = stderr.read(&mut bytes) {
-                if count == 0 {
-                    return;
-                }
-                sink.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
-            }
-        });
-        Self { stdin: child.stdin.take(), child, stdout, log, writes: Vec::new() }
-    }
-
-    /// A helper without a configuration file: built-in rules, a table of its own.
-    fn plain() -> (Self, tempfile::TempDir) {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("strikeout.toml");
-        fs::write(&config, "").unwrap();
-        (Self::start(&["--config", config.to_str().unwrap()]), dir)
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        self.stdin.as_mut().unwrap().write_all(bytes).unwrap();
-    }
-
-    /// Collects writes until there are `count` lines, or 20 seconds have passed.
-    fn lines(&mut self, count: usize) -> Vec<String> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let mut bytes = vec![0; 1 << 20];
-        while self.answers().len() < count && Instant::now() < deadline {
-            if let Ok(length) = self.stdout.recv(&mut bytes) {
-                if length == 0 {
-                    break;
-                }
-                self.writes.push(bytes[..length].to_vec());
-            }
-        }
-        let lines = self.answers();
-        self.writes.clear();
-        assert_eq!(lines.len(), count, "answers: {lines:?}; stderr: {}", self.log());
-        lines
-    }
-
-    fn answers(&self) -> Vec<String> {
-        let all = self.writes.concat();
-        String::from_utf8(all).expect("answers are text").lines().map(str::to_owned).collect()
-    }
-
-    /// Sends one query and reads its one answer.
-    #[track_caller]
-    fn ask(&mut self, query: &str) -> String {
-        self.ask_bytes(query.as_bytes())
-    }
-
-    #[track_caller]
-    fn ask_bytes(&mut self, query: &[u8]) -> String {
-        self.send(query);
-        self.send(b"\n");
-        self.lines(1).remove(0)
-    }
-
-    fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
-    }
-
-    /// Waits until stderr holds `text`.
-    #[track_caller]
-    fn logs(&self, text: &str) {
-        until(&format!("{text:?} on stderr"), || self.log().contains(text));
-    }
-
-    /// Closes stdin, as Squid does, and waits for the end.
-    fn end(mut self) -> (std::process::ExitStatus, String) {
-        drop(self.stdin.take());
-        let mut status = None;
-        until("the helper ends at EOF", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        let log = self.log();
-        (status.unwrap(), log)
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[track_caller]
-fn until(what: &str, mut is_true: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is_true() {
-        assert!(Instant::now() < deadline, "20 s have passed without: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 fn probe(client: &str) -> String {
     format!("{client} GET http://example.test/w00tw00t.at.ISC.SANS.DFind:) ZmEu - -")
@@ -145,7 +21,7 @@ fn is_ban(answer: &str) -> bool {
 
 #[test]
 fn without_concurrency_answers_have_no_channel_id() {
-    let (mut helper, _dir) = Helper::plain();
+    let mut helper = SquidHelper::embedded();
     assert_eq!(helper.ask("198.51.100.1 GET http://example.test/ curl - -"), "ERR");
     let ban = helper.ask(&probe("198.51.100.1"));
     assert!(is_ban(&ban), "{ban}");
@@ -154,8 +30,8 @@ fn without_concurrency_answers_have_no_channel_id() {
 }
 
 #[test]
-fn with_concurrency_each_answer_bears_its_channel_id() {
-    let (mut helper, _dir) = Helper::plain();
+fn with_concurrency_each_answer_has_its_channel_id() {
+    let mut helper = SquidHelper::embedded();
     helper.send(format!("1 203.0.113.9 GET http://example.test/ curl - -\n2 {}\n3 203.0.113.9 -\n", probe("198.51.100.1")).as_bytes());
     let mut answers = helper.lines(3);
     answers.sort();
@@ -164,8 +40,8 @@ fn with_concurrency_each_answer_bears_its_channel_id() {
 }
 
 #[test]
-fn the_answer_of_a_ban_says_which_rule_and_until_when_in_seconds() {
-    let (mut helper, _dir) = Helper::plain();
+fn a_refusal_names_its_rule_and_its_end_in_epoch_seconds() {
+    let mut helper = SquidHelper::embedded();
     let answer = helper.ask(&probe("198.51.100.1"));
     let until: u64 = answer.split("until_=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
@@ -175,8 +51,8 @@ fn the_answer_of_a_ban_says_which_rule_and_until_when_in_seconds() {
 }
 
 #[test]
-fn fields_may_be_left_off_from_the_right() {
-    let (mut helper, _dir) = Helper::plain();
+fn fields_may_be_omitted_from_the_right() {
+    let mut helper = SquidHelper::embedded();
     for (client, query) in [
         ("198.51.100.1", "GET http://example.test/w00tw00t agent none -"),
         ("198.51.100.2", "GET http://example.test/w00tw00t agent -"),
@@ -190,9 +66,32 @@ fn fields_may_be_left_off_from_the_right() {
     assert_eq!(helper.ask("198.51.100.4 GET -"), "ERR");
 }
 
+/// `Sec-Fetch-Site` excuses the visitor of a page, but not a client with more probes than a page holds.
 #[test]
-fn a_status_query_is_no_request() {
-    let (mut helper, _dir) = Helper::plain();
+fn the_three_hundredth_refused_probe_in_the_name_of_a_page_bans() {
+    let stage = Stage::new();
+    let _daemon = Daemon::start_on(&stage, "", "");
+    for mut helper in [SquidHelper::embedded(), SquidHelper::attach(&stage)] {
+        wait_until("the helper knows the rules", || is_ban(&helper.ask(&probe("192.0.2.9"))));
+        let mut refused = 0;
+        for number in 1..=300 {
+            let answer = helper.ask(&format!("198.51.100.1 GET http://example.test/w00tw00t?{number} Mozilla cross-site -"));
+            refused += usize::from(answer.starts_with("OK ban_=yes"));
+            if number == 299 {
+                assert_eq!(helper.ask("198.51.100.1 GET http://example.test/ Mozilla cross-site -"), "ERR");
+            }
+        }
+        assert_eq!(refused, 300);
+        wait_until("the last one bans", || {
+            helper.ask("198.51.100.1 GET http://example.test/ Mozilla none -").contains("rule_=page-probes")
+        });
+        assert_eq!(helper.ask("198.51.100.2 GET http://example.test/ Mozilla none -"), "ERR");
+    }
+}
+
+#[test]
+fn a_query_with_a_status_is_not_a_request() {
+    let mut helper = SquidHelper::embedded();
     let query = "198.51.100.1 GET http://example.test/w00tw00t agent -";
     assert_eq!(helper.ask(&format!("{query} status=404")), "ERR");
     assert_eq!(helper.ask("198.51.100.1 -"), "ERR", "a response is never an offence of w00tw00t");
@@ -201,7 +100,7 @@ fn a_status_query_is_no_request() {
 
 #[test]
 fn unknown_data_is_answered_err_and_logged() {
-    let (mut helper, _dir) = Helper::plain();
+    let mut helper = SquidHelper::embedded();
     for data in ["foo", "status=", "status=abc", "status=99999999999", "status=404%20x", "--"] {
         let answer = helper.ask(&format!("7 198.51.100.1 GET http://example.test/w00tw00t agent - {data}"));
         assert_eq!(answer, "7 ERR", "{data}");
@@ -212,16 +111,55 @@ fn unknown_data_is_answered_err_and_logged() {
 
 #[test]
 fn escapes_are_decoded_once() {
-    let (mut helper, _dir) = Helper::plain();
-    // `%#>ru` escapes `%` too: this is the request for /%770%30tw0%30t.
+    let mut helper = SquidHelper::embedded();
+    // `%#>ru` escapes `%` too, so this is a request for /%770%30tw0%30t.
     assert!(is_ban(&helper.ask("198.51.100.1 GET http://example.test/%25770%2530tw0%2530t a - -")));
-    // And this one for /%25770..., which decodes to something harmless.
-    assert_eq!(helper.ask("198.51.100.2 GET http://example.test/%2525770%252530tw0%252530t a - -"), "ERR");
+    // And this is one for /%25770..., which a server behind another one decodes to the same.
+    assert!(is_ban(&helper.ask("198.51.100.2 GET http://example.test/%2525770%252530tw0%252530t a - -")));
+    // And this is one for /%2525770..., which is harmless even decoded twice, as rules over paths do. A helper that decoded once more would ban.
+    assert_eq!(helper.ask("198.51.100.3 GET http://example.test/%252525770%25252530tw0%25252530t a - -"), "ERR");
 }
 
 #[test]
-fn addresses_come_in_every_form_that_squid_writes() {
-    let (mut helper, _dir) = Helper::plain();
+fn a_path_is_judged_in_every_spelling_that_a_server_takes_for_it() {
+    let mut helper = SquidHelper::embedded();
+    // As `%#>ru` escapes them: `%`, `#`, a space and `\` are three bytes.
+    let spellings = [
+        "/.env",
+        "/./.env",
+        "/%252e/.env",
+        "/a/../.env",
+        "//.env",
+        "/;a/.env",
+        "/.env;p=1",
+        "/.env/",
+        "/.env.",
+        "/a%5c..%5c.env",
+        "/%25252eenv",
+        "/.ENV",
+        "/a/..;x/.env",
+        "/.env%23x",
+        "/.env%2520",
+        "/a%5cb/../.env",
+        "/%253b/.env%252f",
+    ];
+    for (number, path) in spellings.into_iter().enumerate() {
+        for (host, authority) in ["site.example", "user:password@site.example"].into_iter().enumerate() {
+            let client = format!("198.51.{}.{}", 100 + host, number + 1);
+            let answer = helper.ask(&format!("{client} GET http://{authority}{path} a - -"));
+            assert!(answer.starts_with("OK ban_=yes rule_=env-file "), "{path}: {answer}");
+        }
+    }
+    for path in
+        ["/", "/environment/", "/docs/../about.", "/a;jsessionid=1/b", "/wiki/C%5cD", "/me/src/./branch/x/.env-how-to", "/100%25/x/"]
+    {
+        assert_eq!(helper.ask(&format!("203.0.113.1 GET http://site.example{path} a - -")), "ERR", "{path}");
+    }
+}
+
+#[test]
+fn every_form_of_address_that_squid_writes_is_understood() {
+    let mut helper = SquidHelper::embedded();
     assert!(is_ban(&helper.ask(&probe("2001:db8::1"))));
     assert!(is_ban(&helper.ask("2001:db8::2 -")), "one client for each /64");
     assert_eq!(helper.ask("2001:db8:0:1::2 -"), "ERR");
@@ -231,14 +169,14 @@ fn addresses_come_in_every_form_that_squid_writes() {
 
 #[test]
 fn loopback_is_never_banned() {
-    let (mut helper, _dir) = Helper::plain();
+    let mut helper = SquidHelper::embedded();
     for own in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
         helper.ask(&probe(own));
         assert_eq!(helper.ask(&format!("{own} -")), "ERR", "{own}");
     }
 }
 
-/// Queries that no Squid would send, each of them answered `ERR`.
+/// Malformed queries, which Squid would not send.
 const BAD: &[&[u8]] = &[
     b"",
     b" ",
@@ -258,8 +196,8 @@ const BAD: &[&[u8]] = &[
 ];
 
 #[test]
-fn bad_queries_are_answered_once_each_and_blame_nobody() {
-    let (mut helper, _dir) = Helper::plain();
+fn malformed_queries_are_answered_once_and_count_for_nobody() {
+    let mut helper = SquidHelper::embedded();
     for bad in BAD {
         assert_eq!(helper.ask_bytes(bad), "ERR", "{:?}", String::from_utf8_lossy(bad));
         let with_id = [b"42 ".as_slice(), bad].concat();
@@ -271,9 +209,9 @@ fn bad_queries_are_answered_once_each_and_blame_nobody() {
 }
 
 #[test]
-fn random_bytes_get_as_many_answers_as_they_have_lines() {
-    let (mut helper, _dir) = Helper::plain();
-    // A small generator (splitmix64) with a fixed seed: the same soup every time.
+fn random_bytes_get_one_answer_per_line() {
+    let mut helper = SquidHelper::embedded();
+    // splitmix64 with a fixed seed: the same bytes every time.
     let mut state = 0x5eed_u64;
     let mut random = move || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -298,8 +236,8 @@ fn random_bytes_get_as_many_answers_as_they_have_lines() {
 }
 
 #[test]
-fn channel_ids_of_any_size_come_back_as_they_were() {
-    let (mut helper, _dir) = Helper::plain();
+fn channel_ids_are_returned_unchanged() {
+    let mut helper = SquidHelper::embedded();
     for id in ["0", "1", "007", "2147400000"] {
         assert_eq!(helper.ask(&format!("{id} 203.0.113.9 -")), format!("{id} ERR"));
     }
@@ -307,15 +245,15 @@ fn channel_ids_of_any_size_come_back_as_they_were() {
 
 #[test]
 fn a_query_of_200_kilobytes_is_judged() {
-    let (mut helper, _dir) = Helper::plain();
+    let mut helper = SquidHelper::embedded();
     let agent = "a%20".repeat(50_000);
     let answer = helper.ask(&format!("9 198.51.100.1 GET http://example.test/w00tw00t {agent} - -"));
     assert!(is_ban(answer.strip_prefix("9 ").unwrap()), "{answer}");
 }
 
 #[test]
-fn a_query_without_end_costs_bounded_memory_and_gets_one_answer() {
-    let (mut helper, _dir) = Helper::plain();
+fn an_endless_query_takes_bounded_memory_and_gets_one_answer() {
+    let mut helper = SquidHelper::embedded();
     helper.send(b"9 198.51.100.1 GET http://example.test/");
     let block = vec![b'a'; 1 << 20];
     for _ in 0..32 {
@@ -323,30 +261,24 @@ fn a_query_without_end_costs_bounded_memory_and_gets_one_answer() {
     }
     helper.send(b" agent - -\n");
     assert_eq!(helper.lines(1), ["9 ERR"]);
-    let status = fs::read_to_string(format!("/proc/{}/status", helper.child.id())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let kilobytes: usize = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    let kilobytes = helper.peak_memory() / 1024;
     assert!(kilobytes < 64 * 1024, "{kilobytes} kB after a query of 32 MB");
     assert_eq!(helper.ask("10 203.0.113.9 -"), "10 ERR");
 }
 
 #[test]
-fn a_burst_is_answered_in_whole_lines_and_within_what_squid_can_read() {
-    let (mut helper, _dir) = Helper::plain();
+fn answers_to_a_burst_are_whole_lines_and_fit_into_one_read_of_squids() {
+    let mut helper = SquidHelper::embedded();
     assert!(is_ban(&helper.ask(&probe("198.51.100.1"))));
-    // As many queries as the examples allow in flight, all of them of the banned client.
+    // As many queries as the examples allow at a time, all from the banned client.
     let burst: String = (1_000_000_000..1_000_000_500).map(|id| format!("{id} 198.51.100.1 -\n")).collect();
     helper.send(burst.as_bytes());
     let mut unread = 0;
-    let mut bytes = vec![0; 1 << 20];
     let mut answers = 0;
-    let deadline = Instant::now() + Duration::from_secs(20);
     while answers < 500 {
-        assert!(Instant::now() < deadline, "{answers} answers in 20 s");
-        let Ok(length) = helper.stdout.recv(&mut bytes) else { continue };
-        let written = &bytes[..length];
+        let written = helper.next_write();
         assert_eq!(written.last(), Some(&b'\n'), "a line is split between two writes");
-        unread += length;
+        unread += written.len();
         answers += written.iter().filter(|byte| **byte == b'\n').count();
         for line in written.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             assert!(line[10..].starts_with(b" OK ban_=yes"), "{:?}", String::from_utf8_lossy(line));
@@ -356,8 +288,8 @@ fn a_burst_is_answered_in_whole_lines_and_within_what_squid_can_read() {
 }
 
 #[test]
-fn nothing_of_the_client_gets_into_an_answer() {
-    let (mut helper, _dir) = Helper::plain();
+fn no_text_of_the_clients_gets_into_an_answer() {
+    let mut helper = SquidHelper::embedded();
     let evil = "%0a1%20OK%20ban_=yes\"user=root";
     let answer = helper.ask(&format!("5 198.51.100.1 {evil} http://example.test/w00tw00t{evil} {evil} - -"));
     assert!(is_ban(answer.strip_prefix("5 ").unwrap()), "{answer}");
@@ -366,53 +298,48 @@ fn nothing_of_the_client_gets_into_an_answer() {
 
 #[test]
 fn the_end_of_input_is_a_clean_end() {
-    let (mut helper, _dir) = Helper::plain();
+    let mut helper = SquidHelper::embedded();
     assert_eq!(helper.ask("1 203.0.113.9 -"), "1 ERR");
-    // Half a query at the end is none.
+    // An incomplete query at the end of input does no harm.
     helper.send(b"2 203.0.113.9");
-    let (status, log) = helper.end();
+    let (status, log) = helper.close();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(!log.contains("panick"), "{log}");
 }
 
 #[test]
-fn it_ends_by_itself_while_idle_before_the_ids_overflow() {
-    let (mut helper, _dir) = Helper::plain();
+fn it_ends_while_idle_before_channel_ids_overflow() {
+    let mut helper = SquidHelper::embedded();
     assert_eq!(helper.ask("2147483000 203.0.113.9 -"), "2147483000 ERR");
-    let mut status = None;
-    until("the helper makes room for a new one", || {
-        status = helper.child.try_wait().unwrap();
-        status.is_some()
-    });
-    assert_eq!(status.unwrap().code(), Some(0));
+    assert_eq!(helper.status().code(), Some(0));
 }
 
 #[test]
-fn a_fault_in_the_configuration_is_logged_and_answered_err_until_it_is_mended() {
+fn with_an_invalid_configuration_it_answers_err_and_logs_until_that_is_fixed() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("strikeout.toml");
     fs::write(&config, "[defaults]\nmaxretry = 3\nbantiem = \"1h\"\n").unwrap();
-    let mut helper = Helper::start(&["--config", config.to_str().unwrap()]);
+    let mut helper = SquidHelper::start(&["--config", config.to_str().unwrap()]);
     assert_eq!(helper.ask(&format!("1 {}", probe("198.51.100.1"))), "1 ERR");
     helper.logs(&format!("{}:3:", config.display()));
     helper.logs("bantiem");
     fs::write(&config, "[defaults]\nmaxretry = 3\nbantime = \"1h\"\n").unwrap();
-    until("it reads the mended file", || is_ban(&helper.ask(&probe("198.51.100.1"))));
+    wait_until("it reads the corrected file", || is_ban(&helper.ask(&probe("198.51.100.1"))));
 }
 
 #[test]
-fn a_missing_configuration_that_was_asked_for_is_a_fault_and_no_end() {
-    let mut helper = Helper::start(&["--config", "/nonexistent/strikeout.toml"]);
+fn a_missing_configuration_file_is_logged_and_does_not_end_it() {
+    let mut helper = SquidHelper::start(&["--config", "/nonexistent/strikeout.toml"]);
     assert_eq!(helper.ask("1 203.0.113.9 -"), "1 ERR");
     helper.logs("/nonexistent/strikeout.toml");
 }
 
 #[test]
-fn without_rules_from_its_resident_it_serves_everybody_and_says_so() {
+fn without_its_daemon_it_serves_everybody_and_logs_that() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("nobody.sock");
-    let mut helper = Helper::start(&["--table", socket.to_str().unwrap()]);
-    // Nobody has told it whom it must never ban, so it bans nobody.
+    let mut helper = SquidHelper::start(&["--table", socket.to_str().unwrap()]);
+    // Without the never-ban lists it must not ban anybody.
     let start = Instant::now();
     assert_eq!(helper.ask(&probe("198.51.100.1")), "ERR");
     assert_eq!(helper.ask("203.0.113.9 GET http://example.test/ a - -"), "ERR");
@@ -423,32 +350,33 @@ fn without_rules_from_its_resident_it_serves_everybody_and_says_so() {
 
 #[test]
 fn wrong_arguments_are_logged_and_every_query_is_answered_err() {
-    // Squid would start a helper that exits again and again, and deny everybody meanwhile.
-    let mut helper = Helper::start(&["--tabel", "/run/strikeout/strikeout.sock"]);
+    // Squid would restart a helper that exits, and deny everybody meanwhile.
+    let mut helper = SquidHelper::start(&["--tabel", "/run/strikeout/strikeout.sock"]);
     assert_eq!(helper.ask(&format!("1 {}", probe("198.51.100.1"))), "1 ERR");
     helper.logs("--tabel");
 }
 
 #[test]
-fn it_is_quiet_about_ordinary_queries_unless_told_otherwise() {
-    let (mut helper, _dir) = Helper::plain();
+fn it_does_not_log_ordinary_queries_by_default() {
+    let mut helper = SquidHelper::embedded();
     for _ in 0..100 {
         assert_eq!(helper.ask("203.0.113.9 GET http://example.test/ a - -"), "ERR");
     }
-    let (_, log) = helper.end();
+    let (_, log) = helper.close();
     assert!(log.lines().count() < 5, "stderr goes into cache.log: {log}");
 }
+
 #[test]
 fn two_helpers_with_one_state_file_share_their_bans() {
     let dir = tempfile::tempdir().unwrap();
     let (config, state) = (dir.path().join("strikeout.toml"), dir.path().join("strikeout.db"));
     fs::write(&config, "").unwrap();
     let arguments = ["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap()];
-    let (mut one, mut two) = (Helper::start(&arguments), Helper::start(&arguments));
+    let (mut one, mut two) = (SquidHelper::start(&arguments), SquidHelper::start(&arguments));
     assert_eq!(two.ask("198.51.100.1 -"), "ERR");
     assert!(is_ban(&one.ask(&probe("198.51.100.1"))));
-    until("the other sees the ban", || is_ban(&two.ask("198.51.100.1 -")));
-    let mut three = Helper::start(&arguments);
+    wait_until("the other sees the ban", || is_ban(&two.ask("198.51.100.1 -")));
+    let mut three = SquidHelper::start(&arguments);
     assert!(is_ban(&three.ask("198.51.100.1 -")), "and a new one from its first answer on");
 }
 
@@ -458,9 +386,9 @@ fn a_ban_outlives_kill_9() {
     let (config, state) = (dir.path().join("strikeout.toml"), dir.path().join("strikeout.db"));
     fs::write(&config, "").unwrap();
     let arguments = ["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap()];
-    let mut helper = Helper::start(&arguments);
+    let mut helper = SquidHelper::start(&arguments);
     assert!(is_ban(&helper.ask(&probe("198.51.100.1"))));
-    // Dropped is killed, at once after the answer.
+    // Dropping the helper kills it, right after its answer.
     drop(helper);
-    assert!(is_ban(&Helper::start(&arguments).ask("198.51.100.1 -")));
+    assert!(is_ban(&SquidHelper::start(&arguments).ask("198.51.100.1 -")));
 }

@@ -1,4 +1,4 @@
-//! Child processes: killed when they go out of scope, and asked what they cost.
+//! Child processes, their CPU time and memory.
 
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use nix::sys::time::TimeValLike;
 use nix::time::ClockId;
 use nix::unistd::Pid;
 
-/// A process of ours, with the clock of the CPU time that it and its threads have used.
+/// A child process, killed when this is dropped, and the clock of its CPU time.
 pub struct Process {
     child: Child,
     clock: ClockId,
@@ -21,7 +21,7 @@ impl Process {
         Ok(Self { clock: ClockId::pid_cpu_clock_id(Pid::from_raw(pid))?, child })
     }
 
-    /// User and system time so far, to the nanosecond, of all threads.
+    /// User and system time of all threads so far.
     pub fn cpu(&self) -> Result<Duration> {
         Ok(Duration::from_nanos(u64::try_from(self.clock.now()?.num_nanoseconds())?))
     }
@@ -30,14 +30,14 @@ impl Process {
         self.child.id()
     }
 
-    /// Resident memory in bytes, without what is only mapped from files.
+    /// Resident memory in bytes, without file mappings.
     pub fn memory(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon in /proc/PID/status")?;
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
 
-    /// Asks it to end (SIGTERM) and waits for it, for `limit` at most.
+    /// Sends SIGTERM and waits; kills the process after `limit`.
     pub fn stop(&mut self, limit: Duration) -> Result<()> {
         nix::sys::signal::kill(Pid::from_raw(i32::try_from(self.child.id())?), nix::sys::signal::Signal::SIGTERM)?;
         let deadline = std::time::Instant::now() + limit;
@@ -60,7 +60,7 @@ impl Drop for Process {
     }
 }
 
-/// User and system time of all ended and awaited children, and of theirs.
+/// User and system time of all children that have ended and been waited for, and of their children.
 pub fn children_cpu() -> Result<Duration> {
     let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
     let microseconds = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();

@@ -1,4 +1,4 @@
-"""The helper that one would write in an afternoon: a dictionary of bans and one regex, answers flushed line by line."""
+"""A simple helper: a dictionary of bans and one regex, answers flushed line by line."""
 
 import re
 import sys

@@ -1,9 +1,9 @@
-//! What the figures were measured on.
+//! Describes the machine and the programs that were measured.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 
-/// The machine and the versions of everything that took part, by name.
+/// The machine's properties and the versions of all programs, by name.
 pub fn describe() -> BTreeMap<&'static str, String> {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();

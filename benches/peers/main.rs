@@ -1,4 +1,4 @@
-//! Strikeout beside its peers: every contender is driven in turn in the same run, and what counts is the median of paired ratios.
+//! Compares Strikeout with its peers: contenders are measured alternately in one run, and the result is the median of paired ratios.
 //!
 //! `cargo bench --bench peers` runs everything, `cargo bench --bench peers -- --quick lookups` one row in a minute; `-- --help` lists
 //! the rows. Tables go to stdout, raw samples to `benches/results/`.
@@ -8,7 +8,7 @@
     clippy::print_stderr,
     unreachable_pub,
     missing_docs,
-    reason = "a benchmark may stop at a fault, and is there to print"
+    reason = "a benchmark may panic, and prints its results"
 )]
 
 mod child;
@@ -30,28 +30,28 @@ use clap::Parser;
 
 use report::Report;
 
-/// Measures Strikeout beside its peers.
+/// Measures Strikeout and its peers.
 #[derive(Parser)]
 pub struct Options {
-    /// The rows to measure; all of them unless named.
+    /// Rows to measure; all if none is named.
     #[arg(value_name = "ROW")]
     rows: Vec<String>,
-    /// Short runs with small tables: whether it works, not what it costs.
+    /// Short runs with small tables, to see whether the benchmark works.
     #[arg(long)]
     quick: bool,
-    /// Where the raw samples go.
+    /// Directory for the raw samples.
     #[arg(long, value_name = "DIR", default_value = "benches/results")]
     results: PathBuf,
-    /// How often each contender is measured.
+    /// Number of measurements of each contender.
     #[arg(long, value_name = "N")]
     repeat: Option<usize>,
-    /// Be one of the peers instead (the benchmark starts itself so).
+    /// Act as one of the peers (the benchmark starts itself like this).
     #[arg(long, value_name = "ROLE", hide = true)]
     role: Option<String>,
-    /// What the role needs.
+    /// Argument of the role.
     #[arg(long, value_name = "TEXT", hide = true, default_value = "")]
     role_argument: String,
-    /// `cargo bench` says so.
+    /// Passed by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
 }

@@ -1,4 +1,4 @@
-//! Drives a line helper as Squid does: its stdin and stdout are one socket, queries go out and answers come back over it.
+//! Drives a line helper as Squid does: stdin and stdout of the helper are one socket, which carries queries and answers.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -16,9 +16,9 @@ use crate::traffic::Traffic;
 /// How queries are sent.
 #[derive(Clone, Copy)]
 pub struct Load {
-    /// So many queries may be unanswered.
+    /// Maximum number of unanswered queries.
     pub outstanding: usize,
-    /// So many go into one write.
+    /// Number of queries per write.
     pub batch: usize,
 }
 
@@ -31,11 +31,11 @@ impl Load {
     }
 }
 
-/// What one stretch of driving came to.
+/// The result of one measurement.
 #[derive(Clone, Copy)]
 pub struct Sample {
     pub lookups: u64,
-    /// Answers that were `OK`: refusals.
+    /// Number of `OK` answers, which are refusals.
     pub refused: u64,
     pub wall: Duration,
     pub cpu: Duration,
@@ -71,19 +71,19 @@ impl Helper {
     /// Starts `command` on one end of a socket pair.
     pub fn start(command: &mut Command) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
-        // Small messages count in full against a Unix socket's buffer: 1,000 of them must fit, as they do in Squid's TCP socket.
+        // Each small message takes a whole buffer of a Unix socket; 1,000 must fit, as they do in Squid's TCP socket.
         for socket in [&ours, &theirs] {
             sockopt::set_socket_send_buffer_size_force(socket, 4 << 20)
                 .or_else(|_| sockopt::set_socket_send_buffer_size(socket, 4 << 20))?;
         }
         let stdin = OwnedFd::from(theirs.try_clone()?);
         let process = Process::start(command.stdin(Stdio::from(stdin)).stdout(Stdio::from(OwnedFd::from(theirs))))?;
-        // The command keeps its ends open until it is dropped or changed: without this an ended helper would never look ended.
+        // The command keeps its copies of the socket open, and with them an ended helper would not be noticed.
         command.stdin(Stdio::null()).stdout(Stdio::null());
         Ok(Self { process, socket: ours, sendbuf: Vec::new(), received: vec![0; 256 << 10] })
     }
 
-    /// One query, and its answer without the newline.
+    /// Sends one query and returns its answer without the newline.
     pub fn ask(&mut self, line: &[u8]) -> Result<Vec<u8>> {
         self.write_all(line)?;
         let mut answer = Vec::new();
@@ -94,7 +94,7 @@ impl Helper {
         Ok(answer)
     }
 
-    /// Several queries in one write, and their answers, `count` lines.
+    /// Sends several queries in one write and returns their answers, `count` lines.
     pub fn ask_all(&mut self, lines: &[u8], count: usize) -> Result<Vec<u8>> {
         self.write_all(lines)?;
         let mut answers = Vec::new();
@@ -104,7 +104,7 @@ impl Helper {
         Ok(answers)
     }
 
-    /// Sends `traffic` until `until`, waits for the last answer, and says what that cost the helper.
+    /// Sends `traffic` until `until`, waits for the last answer, and returns what that cost the helper.
     pub fn drive(&mut self, traffic: &mut Traffic, load: Load, until: Until) -> Result<Sample> {
         let (mut sent, mut answered, mut refused) = (0_u64, 0_u64, 0_u64);
         let refusal = memchr::memmem::Finder::new(b"OK");
@@ -114,7 +114,7 @@ impl Helper {
         let cpu = self.process.cpu()?;
         let start = Instant::now();
         loop {
-            // Send what may be sent.
+            // Send as much as the load allows.
             let mut blocked = false;
             while !ending && !blocked && (pending < self.sendbuf.len() || (sent - answered) as usize + load.batch <= load.outstanding) {
                 if pending == self.sendbuf.len() {
@@ -140,7 +140,7 @@ impl Helper {
             if ending && answered == sent {
                 break;
             }
-            // Read what has come; sleep if nothing else can be done.
+            // Read the answers that have come; wait if nothing else can be done.
             if blocked {
                 let mut fds = [PollFd::new(&self.socket, PollFlags::IN | PollFlags::OUT)];
                 poll(&mut fds, None)?;
@@ -151,7 +151,7 @@ impl Helper {
             }
         }
         let wall = start.elapsed();
-        // What it does after the last answer belongs to it too: rates are tallied then.
+        // Include work after the last answer: rates are counted then.
         std::thread::sleep(Duration::from_millis(2));
         Ok(Sample { lookups: answered, refused, wall, cpu: self.process.cpu()?.saturating_sub(cpu) })
     }

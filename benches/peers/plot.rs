@@ -1,19 +1,19 @@
-//! Growth curves as one SVG: a panel for each thing that grows, cost upwards from zero.
+//! Draws growth curves as one SVG, with a panel for each quantity that grows.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// A panel: what grows, and the curves over it.
+/// One diagram.
 pub struct Panel {
     pub title: &'static str,
     pub curves: Vec<Curve>,
-    /// Whether equal steps to the right are equal factors.
+    /// Whether the horizontal axis is logarithmic.
     pub logarithmic: bool,
 }
 
-/// A curve: its name, and pairs of size and µs per lookup.
+/// A curve through pairs of size and µs per lookup.
 pub struct Curve {
     pub name: &'static str,
     pub points: Vec<(f64, f64)>,
@@ -66,7 +66,7 @@ fn draw(svg: &mut String, panel: &Panel, left: f64) -> std::fmt::Result {
     Ok(())
 }
 
-/// 1000 is `1k`.
+/// Formats 1000 as `1k`.
 fn short(number: f64) -> String {
     match number {
         number if number >= 1e6 => format!("{:.0}M", number / 1e6),

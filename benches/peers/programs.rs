@@ -1,4 +1,4 @@
-//! The contenders: ours as this build made them, the peers as the machine has them.
+//! The contenders: ours from this build, the peers as installed on the machine.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ pub const EXT_STRIKEOUT_ACL: &str = env!("CARGO_BIN_EXE_ext_strikeout_acl");
 pub const EXIM_STRIKEOUT_ACL: &str = env!("CARGO_BIN_EXE_exim_strikeout_acl");
 pub const STRIKEOUT: &str = env!("CARGO_BIN_EXE_strikeout");
 
-/// This benchmark, as one of the peers.
+/// This benchmark acting as one of the peers.
 pub fn role(role: &str, argument: &str) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--role", role, "--role-argument", argument]).stdin(Stdio::null());
@@ -23,7 +23,7 @@ pub fn python_helper() -> Command {
     command
 }
 
-/// Finds a program of the machine, in the places where administrators' programs are too.
+/// Finds an installed program, also in the directories of system programs.
 pub fn find(names: &[&str]) -> Result<PathBuf> {
     let path = format!("{}:/usr/sbin:/sbin:/usr/lib/squid:/usr/lib64/squid", std::env::var("PATH").unwrap_or_default());
     for name in names {
@@ -37,7 +37,7 @@ pub fn find(names: &[&str]) -> Result<PathBuf> {
     bail!("{} is not installed", names.join(" or "))
 }
 
-/// Compiles a program of one line, as empty as a Rust program can be.
+/// Compiles a one-line Rust program.
 pub fn compile(source: &str, directory: &Path, name: &str) -> Result<PathBuf> {
     let (source_file, program) = (directory.join(format!("{name}.rs")), directory.join(name));
     std::fs::write(&source_file, source)?;

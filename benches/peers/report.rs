@@ -1,4 +1,4 @@
-//! What was found: lines for people as they come, and every raw sample in a file.
+//! Prints results as they come, and writes every raw sample to a file.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::series::{Median, median};
 use crate::{Options, machine};
 
-/// All findings of a run.
+/// All results of a run.
 #[derive(Serialize)]
 pub struct Report {
     machine: BTreeMap<&'static str, String>,
@@ -34,7 +34,7 @@ struct Series {
     samples: Vec<f64>,
 }
 
-/// Something that the table of goals asks for.
+/// A result that BENCHMARKS.md lists, with its goal if it has one.
 #[derive(Serialize)]
 struct Finding {
     row: String,
@@ -94,7 +94,7 @@ impl Report {
         println!("\n{row}: {about}");
     }
 
-    /// Keeps raw samples, shows their median and hands it back.
+    /// Stores raw samples, prints their median and returns it.
     pub fn series(&mut self, case: &str, who: &str, unit: &'static str, samples: &[f64]) -> Median {
         let median = median(samples);
         println!("  {case:<34} {who:<24} {:>11} {unit:<22} [{} … {}]", number(median.value), number(median.low), number(median.high));
@@ -102,7 +102,7 @@ impl Report {
         median
     }
 
-    /// Notes what the table of goals asks for.
+    /// Stores and prints a result.
     pub fn finding(&mut self, case: &str, what: &str, unit: &'static str, median: Median, goal: Option<Goal>) {
         let reached = goal.map(|goal| goal.is_reached(median.value));
         let verdict = match (goal, reached) {
@@ -159,7 +159,7 @@ impl Report {
     }
 }
 
-/// Three or four digits that matter.
+/// Formats a number with three or four significant digits.
 fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100_000.0 => format!("{:.0}k", value / 1000.0),

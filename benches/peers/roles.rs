@@ -1,4 +1,4 @@
-//! Peers that this very binary plays when it is started with `--role`: as little as can be, in the same language and build.
+//! Minimal peers in the same language and build: this binary acts as one of them when started with `--role`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixListener;
@@ -13,14 +13,14 @@ pub fn run(role: &str, argument: &str) -> Result<()> {
     }
 }
 
-/// The limit: reads up to 32 KB, answers `ID ERR` for each line (`ERR` for a line without an ID), one write per read.
+/// The fastest possible helper: reads up to 32 KB, answers `ID ERR` for each line (`ERR` without an ID), one write per read.
 fn echo() -> Result<()> {
     let input = std::io::stdin();
     let mut output = std::fs::File::from(std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned()?);
     let mut buffer = vec![0; 32 << 10];
     let mut held = 0;
     let mut answers = Vec::with_capacity(64 << 10);
-    // `Stdin` has a buffer of its own of 8 KB; the descriptor itself has none.
+    // `Stdin` has a buffer of only 8 KB; the descriptor has none.
     let mut input = std::fs::File::from(std::os::fd::AsFd::as_fd(&input).try_clone_to_owned()?);
     loop {
         let length = input.read(&mut buffer[held..])?;
@@ -56,7 +56,7 @@ fn socket(path: &str) -> Result<()> {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => continue,
             Err(error) => return Err(error.into()),
         }
-        // Exim may have gone: that is its own affair.
+        // Exim may have closed the connection.
         let _ = stream.write_all(b"accept\n");
     }
     Ok(())

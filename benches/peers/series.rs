@@ -1,6 +1,6 @@
-//! Samples and what they say: medians with an interval that assumes nothing about how the noise is distributed.
+//! Medians of samples, with a confidence interval that assumes nothing about the distribution of the noise.
 
-/// A median and the interval that holds the true one with at least 95 % confidence.
+/// A median and its confidence interval of at least 95 %.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Median {
     pub value: f64,
@@ -22,7 +22,7 @@ pub fn median(samples: &[f64]) -> Median {
     Median { value, low: sorted[below], high: sorted[count - 1 - below] }
 }
 
-/// How many samples at each end may be left off: the greatest number for which the chance that the median lies there is at most 5 %.
+/// The number of samples to leave out at each end: the greatest for which the median lies there with a probability of at most 5 %.
 fn outside(count: usize) -> usize {
     let mut chance = 0.5_f64.powi(i32::try_from(count).unwrap_or(i32::MAX));
     let mut sum = 0.0;
@@ -38,7 +38,7 @@ fn outside(count: usize) -> usize {
     below.saturating_sub(1)
 }
 
-/// Each sample of `ours` against the sample of `theirs` that was taken next to it.
+/// Compares each sample of `ours` with the sample of `theirs` taken next to it.
 pub fn paired(ours: &[f64], theirs: &[f64], compare: impl Fn(f64, f64) -> f64) -> Median {
     median(&ours.iter().zip(theirs).map(|(ours, theirs)| compare(*ours, *theirs)).collect::<Vec<_>>())
 }

@@ -1,40 +1,40 @@
-//! Queries as Squid writes them, from clients of a chosen kind. Always the same ones: the generator has a fixed seed.
+//! Generates queries as Squid writes them, from clients of a chosen kind. The generator has a fixed seed: every run gets the same queries.
 
 use std::net::Ipv4Addr;
 
-/// Bans of the benchmark lie in 32.0.0.0/6, tracked clients in 16.0.0.0/6, and strangers in 64.0.0.0/6: nobody is two things.
+/// Banned clients are in 32.0.0.0/6, tracked clients in 16.0.0.0/6 and strangers in 64.0.0.0/6.
 const REGION: u32 = 1 << 26;
 const TRACKED: u32 = 16 << 24;
 const BANNED: u32 = 32 << 24;
 const STRANGERS: u32 = 64 << 24;
 
-/// Client number `index` of the banned ones.
+/// The banned client with this number.
 pub fn banned(index: u32) -> Ipv4Addr {
     scattered(BANNED, index)
 }
 
-/// Different addresses for different numbers below 2^26, in no order: an odd factor is a bijection.
+/// Scatters numbers below 2^26 over a region without collision: multiplying by an odd factor is a bijection.
 fn scattered(region: u32, index: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(region | (index.wrapping_mul(0x9e37_79b1) & (REGION - 1)))
 }
 
-/// Who asks.
+/// The clients of the queries.
 #[derive(Clone, Copy)]
 pub enum Clients {
-    /// Each query from another client, random, neither banned nor known.
+    /// A random client for each query, neither banned nor tracked.
     Strangers,
-    /// Tracked clients, one after the other, from the first: to make them known.
+    /// Tracked clients one after the other, from the first, so that the helper tracks them.
     Each,
-    /// Tracked clients, `population` of them, each as likely as the other.
+    /// Tracked clients of this population, all equally likely.
     Uniform(u32),
-    /// Tracked clients, number n as likely as 1/n (Zipf with exponent 1).
+    /// Tracked clients of this population, number n with probability proportional to 1/n (Zipf with exponent 1).
     Zipf(u32),
 }
 
-/// What every query with a URL has behind the client's address.
+/// What follows the client's address in every query with a URL.
 const BEFORE_PATH: &str = " GET http://www.example.org";
 
-/// An endless row of queries.
+/// An endless sequence of queries.
 pub struct Traffic {
     clients: Clients,
     tails: Vec<Vec<u8>>,
@@ -60,7 +60,7 @@ impl Traffic {
         Self::with_tails(clients, tails)
     }
 
-    /// One and the same rest of the line after the address, newline included.
+    /// Queries that continue after the address with one of `tails`, newline included.
     pub fn with_tails(clients: Clients, tails: Vec<Vec<u8>>) -> Self {
         Self { clients, tails, ids: true, distinct: false, id: 0, number: 0, random: Random(42) }
     }
@@ -88,7 +88,7 @@ impl Traffic {
         self
     }
 
-    /// The same queries, each for another URL: its path begins with the number of the query.
+    /// The same queries, each with a different URL: its path begins with the number of the query.
     pub fn for_distinct_urls(mut self) -> Self {
         self.distinct = true;
         self

@@ -1,4 +1,4 @@
-//! A directory with the configuration and the state file that a contender starts with. It goes when it is dropped.
+//! A temporary directory with the configuration and the state file of a contender.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use strikeout::client::Client;
-use strikeout::engine::{BanRecord, Change};
-use strikeout::event::Scope;
-use strikeout::rule::Evidence;
-use strikeout::state::{Item, Store};
-use strikeout::table::Until as End;
-use strikeout::time::{Span, Time};
+use strikeout::internals::client::Client;
+use strikeout::internals::engine::{BanRecord, Change};
+use strikeout::internals::event::Scope;
+use strikeout::internals::rule::Evidence;
+use strikeout::internals::state::{Store, WriteItem};
+use strikeout::internals::table::Until as End;
+use strikeout::internals::time::{Span, Time};
 use tempfile::TempDir;
 
 use crate::child::Process;
@@ -20,7 +20,7 @@ use crate::pipe::{Helper, Load, Until};
 use crate::traffic::{Clients, Traffic, banned};
 use crate::{programs, traffic};
 
-/// Rules that only the benchmark's own queries offend: one that counts, and one whose bans fill the table.
+/// Rules that only queries of this benchmark offend: one that counts, and one that bans.
 const RULES: &str = "
 [[rule]]
 name = 'bench-strike'
@@ -44,7 +44,7 @@ pub struct World {
 impl World {
     pub fn new() -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("strikeout-bench-").tempdir()?;
-        // Squid's and Exim's users must get in.
+        // Squid and Exim run as other users.
         fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         Ok(Self { directory })
     }
@@ -64,7 +64,7 @@ impl World {
         self.config_with(name, Path::new(""), 1_000_000, rules)
     }
 
-    /// The same for a resident, which keeps its bans in `state`, and with room for the strikes of so many `clients`.
+    /// The same with a state file and with room for the strikes of `clients` clients.
     pub fn config_with(&self, name: &str, state: &Path, clients: u32, rules: &str) -> Result<PathBuf> {
         let (socket, state) = (self.path("strikeout.sock"), state.display());
         let table = format!(
@@ -81,9 +81,9 @@ impl World {
         let (mut store, notes) = Store::open(&path, now).map_err(|failure| anyhow::anyhow!("{failure}"))?;
         anyhow::ensure!(notes.is_empty(), "{}", notes.join(", "));
         for start in (0..count).step_by(100_000) {
-            let items: Vec<Item> = (start..count.min(start + 100_000))
+            let items: Vec<WriteItem> = (start..count.min(start + 100_000))
                 .map(|index| {
-                    Item::Change(Change::Banned(BanRecord {
+                    WriteItem::Change(Change::Banned(BanRecord {
                         client: Client::from(banned(index)),
                         scope: Scope::All,
                         rule: "bench-ban".into(),
@@ -102,12 +102,12 @@ impl World {
         Ok(path)
     }
 
-    /// Where a contender's standard error goes.
+    /// The file for a contender's standard error.
     pub fn log(&self, name: &str) -> Result<Stdio> {
         Ok(File::create(self.path(&format!("{name}.log")))?.into())
     }
 
-    /// Our Squid helper with this configuration; with this state file, if there is one.
+    /// Our Squid helper with this configuration and, if given, this state file.
     pub fn embedded(&self, config: &Path, state: Option<&Path>) -> Result<Command> {
         let mut command = Command::new(programs::EXT_STRIKEOUT_ACL);
         command.arg("--config").arg(config).stderr(self.log("ext_strikeout_acl")?);
@@ -117,19 +117,19 @@ impl World {
         Ok(command)
     }
 
-    /// The resident with this configuration, once it listens.
-    pub fn resident(&self, config: &Path) -> Result<Process> {
+    /// Starts the daemon with this configuration and waits until it listens.
+    pub fn daemon(&self, config: &Path) -> Result<Process> {
         let socket = self.path("strikeout.sock");
         let _ = fs::remove_file(&socket);
         let mut command = Command::new(programs::STRIKEOUT);
         command.args(["serve", "--config"]).arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(self.log("serve")?);
         let process = Process::start(&mut command)?;
-        wait_for("the resident's socket", || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
+        wait_for("the daemon's socket", || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
         Ok(process)
     }
 }
 
-/// Waits until `condition` holds, ten seconds at most.
+/// Waits at most ten seconds for `condition`.
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while !condition() {
@@ -141,13 +141,13 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
     Ok(())
 }
 
-/// Wall time, as state files have it.
+/// The wall time, which state files use.
 pub fn now() -> Time {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Time::from_millis(u64::try_from(since.as_millis()).unwrap_or(0))
 }
 
-/// Sees to it that `helper` has its bans, and gives the first `clients` tracked clients one strike each.
+/// Checks that `helper` has loaded its bans, and gives each of the first `clients` tracked clients one strike.
 pub fn prepare(helper: &mut Helper, bans: u32, clients: u32) -> Result<()> {
     if bans > 0 {
         let answer = helper.ask(format!("1 {} GET http://www.example.org/ - - -\n", banned(bans - 1)).as_bytes())?;
@@ -167,7 +167,7 @@ pub fn strike(helper: &mut Helper, clients: u32) -> Result<()> {
     Ok(())
 }
 
-/// An ordinary stranger, from whom nothing is expected.
+/// Ordinary requests of clients that are neither banned nor tracked.
 pub fn browsing() -> Traffic {
     Traffic::browsing(traffic::Clients::Strangers)
 }

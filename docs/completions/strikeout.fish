@@ -26,101 +26,101 @@ end
 
 complete -c strikeout -n "__fish_strikeout_needs_command" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_needs_command" -s V -l version -d 'Print version'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "serve" -d 'Hold the table, and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reads the configuration again'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "serve" -d 'Run the daemon: hold the table and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reloads the configuration'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "check" -d 'Check the configuration'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "status" -d 'Show how the resident is'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "status" -d 'Show the daemon\'s status'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "list" -d 'Show the bans'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "why" -d 'Show why an address is refused, or is not'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "why" -d 'Show why an address is refused, or why it is not'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "ban" -d 'Ban an address or a network'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "unban" -d 'Lift the ban of an address or a network'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "forget" -d 'Drop all that another machine of the fleet said'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "reload" -d 'Make the resident read its configuration again'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "metrics" -d 'Show the resident\'s numbers in Prometheus\' text format'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "test" -d 'Try a URL or a log line on the rules, or a fail2ban filter on a log: exit code 0 if something matches, 1 if nothing does'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "replay" -d 'Run the rules over old logs, and say what they would have done'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "import" -d 'Translate another program\'s configuration, to the standard output'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "forget" -d 'Drop every ban that another machine of the fleet published'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "reload" -d 'Make the daemon reload its configuration'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "metrics" -d 'Show the daemon\'s metrics in Prometheus\' text format'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "test" -d 'Test a URL or a log line against the rules, or a fail2ban filter against a log. Exit code 0 if something matches, 1 if nothing does'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "replay" -d 'Run the rules over old logs and report what they would have done'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "import" -d 'Translate another program\'s configuration and print the result'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c strikeout -n "__fish_strikeout_using_subcommand serve" -l config -d 'The configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand serve" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand check" -l config -d 'The configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand check" -l rules -d 'Show all rules, not only those that the file names'
 complete -c strikeout -n "__fish_strikeout_using_subcommand check" -s h -l help -d 'Print help'
-complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l watch -d 'Draw it anew each second, until Ctrl-C'
-complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l watch -d 'Refresh the view each second, until Ctrl-C'
+complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand status" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l rule -d 'Only bans by this rule; "manual" for those made by hand' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l network -d 'Only clients and networks in this network, such as 192.0.2.0/24' -r
-complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l scope -d 'Only bans that refuse there: web, mail, or all for those that refuse everywhere' -r
-complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l sort -d 'Which ban comes first' -r -f -a "until\t'The one that ends soonest'
-client\t'The lowest address; networks among them'
-rule\t'By the name of the rule'
-since\t'The oldest; those whose beginning is not known at the end'"
-complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l count -d 'Say only how many bans there are'
-complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l scope -d 'Only bans that refuse on this service: web, mail, or all for those that refuse everywhere' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l sort -d 'What to sort by' -r -f -a "until\t'The ban that ends soonest comes first'
+client\t'By address, networks among the clients'
+rule\t'By the rule\'s name'
+since\t'The oldest ban comes first, bans of unknown age last'"
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l count -d 'Print only the number of bans'
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand why" -s h -l help -d 'Print help'
-complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l scope -d 'Where: web, mail or all' -r
-complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l reason -d 'Why, for those who ask later' -r
-complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l scope -d 'Where the ban refuses: web, mail or all. A network is always banned everywhere' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l reason -d 'The reason, shown by `strikeout why`' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -s h -l help -d 'Print help'
-complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l scope -d 'Where: web, mail or all' -r
-complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l scope -d 'Where to lift bans: web, mail or all' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -s h -l help -d 'Print help'
-complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -s h -l help -d 'Print help'
-complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -s h -l help -d 'Print help'
-complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -l config -d 'Take the resident\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -l table -d 'The resident\'s socket. [default: as the configuration says]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -s h -l help -d 'Print help'
-complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l filter -d 'Try this fail2ban filter on a log, such as /etc/fail2ban/filter.d/sshd.conf' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l filter -d 'Test this fail2ban filter against a log, such as /etc/fail2ban/filter.d/sshd.conf' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -s o -l option -d 'An option of the filter, such as mode=aggressive; may be given several times' -r
-complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l now -d 'Dates without a year or a day are guessed as at this moment (seconds since 1970), not as now' -r
-complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l config -d 'The configuration whose rules are tried [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l method -d 'The method of the request that a URL stands for' -r
-complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l user-agent -d 'Its User-Agent' -r
-complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l json -d 'Answer in JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l now -d 'Complete dates without a year or a day as of this moment (seconds since 1970) instead of now' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l config -d 'The configuration whose rules are tested [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l method -d 'The method of the request, if the text is a URL' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l user-agent -d 'The User-Agent of the request, "" for none; no rule over it matches if this is not given' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -s h -l help -d 'Print help'
-complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l config -d 'The configuration to try. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l html -d 'Write the report as a page with plots, which needs no other file, to FILE' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l zone -d 'The time zone of times in the logs that name none, such as Europe/Berlin. [default: this machine\'s]' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l config -d 'The configuration to try. [default: /etc/strikeout/strikeout.toml, if it exists]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l html -d 'Write the report to FILE as a self-contained HTML page with plots' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l zone -d 'The time zone of log times without an offset, such as Europe/Berlin. [default: this machine\'s]' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l json -d 'Write the report as JSON to standard output'
 complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and not __fish_seen_subcommand_from fail2ban help" -s h -l help -d 'Print help'
-complete -c strikeout -n "__fish_strikeout_using_subcommand import; and not __fish_seen_subcommand_from fail2ban help" -f -a "fail2ban" -d 'fail2ban\'s jails and filters; the configuration is written to the standard output'
+complete -c strikeout -n "__fish_strikeout_using_subcommand import; and not __fish_seen_subcommand_from fail2ban help" -f -a "fail2ban" -d 'Translate fail2ban\'s jails; the configuration is written to standard output'
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and not __fish_seen_subcommand_from fail2ban help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from fail2ban" -l jail -d 'This jail, enabled or not; may be given several times' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from fail2ban" -l jail -d 'Translate only this jail, enabled or not; may be repeated' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from fail2ban" -s h -l help -d 'Print help'
-complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from help" -f -a "fail2ban" -d 'fail2ban\'s jails and filters; the configuration is written to the standard output'
+complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from help" -f -a "fail2ban" -d 'Translate fail2ban\'s jails; the configuration is written to standard output'
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "serve" -d 'Hold the table, and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reads the configuration again'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "serve" -d 'Run the daemon: hold the table and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reloads the configuration'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "check" -d 'Check the configuration'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "status" -d 'Show how the resident is'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "status" -d 'Show the daemon\'s status'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "list" -d 'Show the bans'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "why" -d 'Show why an address is refused, or is not'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "why" -d 'Show why an address is refused, or why it is not'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "ban" -d 'Ban an address or a network'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "unban" -d 'Lift the ban of an address or a network'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "forget" -d 'Drop all that another machine of the fleet said'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "reload" -d 'Make the resident read its configuration again'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "metrics" -d 'Show the resident\'s numbers in Prometheus\' text format'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "test" -d 'Try a URL or a log line on the rules, or a fail2ban filter on a log: exit code 0 if something matches, 1 if nothing does'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "replay" -d 'Run the rules over old logs, and say what they would have done'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "import" -d 'Translate another program\'s configuration, to the standard output'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "forget" -d 'Drop every ban that another machine of the fleet published'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "reload" -d 'Make the daemon reload its configuration'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "metrics" -d 'Show the daemon\'s metrics in Prometheus\' text format'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "test" -d 'Test a URL or a log line against the rules, or a fail2ban filter against a log. Exit code 0 if something matches, 1 if nothing does'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "replay" -d 'Run the rules over old logs and report what they would have done'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "import" -d 'Translate another program\'s configuration and print the result'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and __fish_seen_subcommand_from import" -f -a "fail2ban" -d 'fail2ban\'s jails and filters; the configuration is written to the standard output'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and __fish_seen_subcommand_from import" -f -a "fail2ban" -d 'Translate fail2ban\'s jails; the configuration is written to standard output'

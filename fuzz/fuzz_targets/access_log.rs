@@ -1,12 +1,13 @@
-//! Access logs of Squid, Apache and nginx: whatever a client says, the line's own client field is blamed, or nobody.
+//! Access logs of Squid, Apache and nginx: whatever a client sends, a line blames the address in its client field or nobody.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use std::net::IpAddr;
-use strikeout::log::access::{parse, unescape};
+use strikeout::internals::log::access::{AccessLine, parse as parse_in_zone, unescape};
+use strikeout::internals::log::time::Zone;
 use strikeout_fuzz::{SOCKET, parts, squid_escaped};
 
-/// How Apache writes what a client sent.
+/// Escapes a client's text as Apache does.
 fn apache(text: &[u8]) -> String {
     text.iter()
         .map(|byte| match byte {
@@ -16,6 +17,10 @@ fn apache(text: &[u8]) -> String {
             _ => format!("\\x{byte:02x}"),
         })
         .collect()
+}
+
+fn parse(line: &[u8]) -> Option<AccessLine<'_>> {
+    parse_in_zone(line, &mut Zone::utc())
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -34,6 +39,12 @@ fuzz_target!(|data: &[u8]| {
             squid_escaped(user.as_bytes())
         ),
         format!("1386543323.000      4 {SOCKET} TCP_MISS/404 4099 GET {line_url} {user} HIER_NONE/- text/html"),
+        format!("1386543323.000 {SOCKET} 404 TCP_MISS GET {} yes {} - none", squid_escaped(url), squid_escaped(user.as_bytes())),
+        format!("www.example.org:80 {SOCKET} - {user} [23/Nov/2026:01:02:03 +0000] \"{line_url}\" 404 7 \"-\" \"{agent}\""),
+        format!("{SOCKET}:51812 - {user} [23/Nov/2026:01:02:03 +0000] \"{line_url}\" 404 7 \"-\" \"{agent}\""),
+        format!("23-Nov-2026 01:02:03 {SOCKET} 4 TCP_MISS/404 4099 GET {line_url} {user} HIER_NONE/- text/html"),
+        // As with a `logformat` that does not escape.
+        format!("1386543323.000 {SOCKET} 404 TCP_MISS GET {line_url} yes {agent} {agent} none"),
     ] {
         if let Some(read) = parse(line.as_bytes()) {
             assert!(read.client.is_none_or(|client| client == socket), "{line:?} blames {:?}", read.client);

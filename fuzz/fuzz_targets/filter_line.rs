@@ -1,4 +1,4 @@
-//! A line for a filter whose expressions are bound at both ends: the address that the server wrote is blamed, whatever the client did.
+//! A line for a filter whose expressions are anchored at both ends: only the address that the server wrote is ever blamed.
 #![no_main]
 
 use std::net::IpAddr;
@@ -6,13 +6,13 @@ use std::sync::{Arc, LazyLock};
 
 use jiff::tz::TimeZone;
 use libfuzzer_sys::fuzz_target;
-use strikeout::fail2ban::{Filter, Host, Matcher};
+use strikeout::internals::fail2ban::{Filter, Host, Matcher};
 use strikeout_fuzz::SOCKET;
 
 static FILTER: LazyLock<Arc<Filter>> = LazyLock::new(|| {
     let expressions =
         [r"^ ?\S+ sshd\[\d+\]: Failed password for (?:invalid user )?.* from <HOST> port \d+ ssh2$", r"^ ?<HOST> \S+ denied: .*$"];
-    Arc::new(Filter::of(&expressions.map(str::to_owned), &[]).expect("sound expressions"))
+    Arc::new(Filter::of(&expressions.map(str::to_owned), &[]).expect("valid expressions"))
 });
 
 fuzz_target!(|data: &[u8]| {

@@ -1,18 +1,18 @@
-//! A fail2ban filter of any text, and a line for it.
+//! Any text as a fail2ban filter, and any line for it: the filter loads, or the error names its file.
 #![no_main]
 
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use libfuzzer_sys::fuzz_target;
-use strikeout::fail2ban::{Filter, Matcher};
+use strikeout::internals::fail2ban::{Filter, Matcher};
 use strikeout_fuzz::parts;
 
 thread_local!(static FOLDER: tempfile::TempDir = tempfile::tempdir_in("/dev/shm").expect("a directory"));
 
 fuzz_target!(|data: &[u8]| {
     let [text, line] = parts::<2>(data);
-    // What is included is read from disk.
+    // An include would read this machine's files.
     if text.windows(7).any(|window| window == b"INCLUDE") {
         return;
     }

@@ -1,15 +1,15 @@
-//! Lines out of a log that grows in pieces: the same ones, however it is cut.
+//! Splitting a log into lines: the same lines whatever the chunks.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use strikeout::log::lines::Lines;
+use strikeout::internals::log::lines::LineSplitter;
 
 fuzz_target!(|data: &[u8]| {
     let Some((sizes, text)) = data.split_first_chunk::<4>() else { return };
     let mut whole = Vec::new();
-    Lines::default().feed(text, &mut |line| whole.push(line.to_vec()));
+    LineSplitter::default().feed(text, &mut |line| whole.push(line.to_vec()));
     let mut cut = Vec::new();
-    let mut lines = Lines::default();
+    let mut lines = LineSplitter::default();
     let mut rest = text;
     for size in sizes.iter().cycle() {
         if rest.is_empty() {
@@ -20,6 +20,6 @@ fuzz_target!(|data: &[u8]| {
         rest = later;
     }
     assert_eq!(whole, cut);
-    let half = text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    assert_eq!(lines.half(), half);
+    let incomplete = text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    assert_eq!(lines.incomplete(), incomplete);
 });

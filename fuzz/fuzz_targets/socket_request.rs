@@ -1,13 +1,15 @@
-//! One line to the resident, and one that Exim's helper passes on: what is passed on is read there as it was meant here.
+//! One line to the daemon, and one that Exim's helper passes on: what is passed on is read there as it was meant here.
 #![no_main]
 
+use std::net::IpAddr;
+
 use libfuzzer_sys::fuzz_target;
-use strikeout::exim::query::{Query, understood};
-use strikeout::socket::request::{Request, parse};
+use strikeout::internals::control::request::{SocketRequest, parse};
+use strikeout::internals::exim::query::EximQuery;
 
 fuzz_target!(|data: &[u8]| {
     match parse(data) {
-        Ok(Request::Check(check)) => {
+        Ok(SocketRequest::Check(check)) => {
             let text = std::str::from_utf8(data).expect("UTF-8 is asked for");
             if let Some(address) = check.address {
                 let word = text.split_whitespace().nth(1).expect("a check has an address");
@@ -20,20 +22,18 @@ fuzz_target!(|data: &[u8]| {
             assert!(text.len() < 1000 && !text.contains('\n'), "{text:?}");
         }
     }
-    if let Ok(Some(query)) = Query::of_line(data) {
-        let line = query.request();
-        assert!(!line.trim_end_matches('\n').contains('\n'), "{line:?}");
-        match (&query, parse(line.trim_end_matches('\n').as_bytes()).expect("the helper's own lines are read")) {
-            (Query::Check { address, pid, port, via }, Request::Check(check)) => {
-                assert_eq!((Some(*address), *pid, *port, *via), (check.address, check.pid, check.port, check.via));
-            }
-            (Query::Strike { address, rule }, Request::Strike { address: found, rule: named }) => {
-                assert_eq!((Some(*address), rule.as_str()), (found, named));
-            }
-            (query, request) => panic!("{query:?} is read as {request:?}"),
+    let query = EximQuery::from_line(data);
+    let counted = data.split(|byte| *byte == b' ').nth(1).and_then(|word| std::str::from_utf8(word).ok()?.trim_end().parse().ok());
+    let counted = counted.map(|address: IpAddr| address.to_canonical());
+    for line in query.lines().lines() {
+        match parse(line.as_bytes()).expect("the helper's own lines are read") {
+            SocketRequest::Check(check) => assert!(check.address.is_some() && (!check.counts || check.address == counted), "{line:?}"),
+            SocketRequest::Strike { address, .. } => assert!(address.is_some() && address == counted, "{line:?}"),
+            SocketRequest::Report(_) => {}
+            request => panic!("{line:?} is read as {request:?}"),
         }
     }
     let answer = String::from_utf8_lossy(data);
-    let handed_on = understood(&answer);
+    let handed_on = query.verdict(&answer);
     assert!(["accept", "defer", "deny"].iter().any(|word| handed_on.starts_with(word)), "{handed_on:?}");
 });

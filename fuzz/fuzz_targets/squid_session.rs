@@ -1,5 +1,5 @@
-//! The helper's whole loop: any bytes in any pieces are answered once for each line, in whole lines, under their own IDs, and nobody is
-//! banned but who is the first token of a line.
+//! The helper's main loop: whatever the bytes and however reads cut them, each line gets one answer under its own ID, and only clients in
+//! the first token of a line are banned.
 #![no_main]
 
 use std::collections::HashSet;
@@ -8,18 +8,18 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
-use strikeout::client::Client;
-use strikeout::squid::Place;
-use strikeout::squid::answer::LONGEST;
-use strikeout::squid::output::Output;
-use strikeout::squid::query::split_id;
-use strikeout::squid::session::{End, Session};
+use strikeout::internals::client::Client;
+use strikeout::internals::squid::BackendSlot;
+use strikeout::internals::squid::answer::MAX_LEN;
+use strikeout::internals::squid::output::Output;
+use strikeout::internals::squid::query::split_id;
+use strikeout::internals::squid::session::{End, Session};
 use strikeout_fuzz::{NOW, Table, engine, first_token_address};
 
-/// The first bytes of the input say how the rest is cut into reads.
+/// Number of bytes at the beginning of the input that give the lengths of the first reads.
 const CUTS: usize = 4;
 
-/// Each message of a seqpacket socket is one read of the helper's.
+/// Cuts the input into messages of a seqpacket socket, each of which is one read of the helper.
 fn pieces(data: &[u8]) -> Vec<&[u8]> {
     let Some((cuts, mut rest)) = data.split_first_chunk::<CUTS>() else { return Vec::new() };
     let mut pieces = Vec::new();
@@ -29,7 +29,7 @@ fn pieces(data: &[u8]) -> Vec<&[u8]> {
         rest = later;
     }
     pieces.push(rest);
-    // An empty message would be the end of input.
+    // An empty message would read as end of input.
     pieces.retain(|piece| !piece.is_empty());
     pieces
 }
@@ -44,9 +44,9 @@ fuzz_target!(|data: &[u8]| {
     drop(near);
     let answers = rustix::fs::memfd_create("answers", rustix::fs::MemfdFlags::CLOEXEC).expect("a file in memory");
     let engine = engine();
-    let place = Place::default();
-    place.put(Arc::new(Table(Arc::clone(&engine))));
-    let mut session = Session::new(place, Output::new(answers.try_clone().expect("a second handle")));
+    let slot = BackendSlot::default();
+    slot.put(Arc::new(Table(Arc::clone(&engine))));
+    let mut session = Session::new(slot, Output::new(answers.try_clone().expect("a second handle")));
     let end = session.run(far.as_fd());
     assert_eq!(end, End::Eof);
 
@@ -63,21 +63,21 @@ fuzz_target!(|data: &[u8]| {
     let mut answered = Vec::new();
     for answer in written.split_inclusive(|byte| *byte == b'\n') {
         let text = std::str::from_utf8(answer).expect("an answer is text");
-        assert!(text.ends_with('\n') && text.len() <= LONGEST, "{text:?}");
+        assert!(text.ends_with('\n') && text.len() <= MAX_LEN, "{text:?}");
         let (id, rest) = split_id(answer);
         assert!(rest == b"ERR\n" || rest.starts_with(b"OK ban_=yes"), "{text:?}");
         answered.push(id.map(<[u8]>::to_vec));
     }
     let mut asked: Vec<_> = queries.iter().map(|(id, _)| id.map(<[u8]>::to_vec)).collect();
     if asked.iter().any(Option::is_some) {
-        // With IDs answers may overtake each other.
+        // Answers with IDs may come in any order.
         asked.sort();
         answered.sort();
     }
     assert_eq!(asked, answered, "one answer for each query, under its ID");
 
-    let prefix = engine.in_force().prefix;
+    let prefix = engine.policy().prefix;
     let named: HashSet<Client> = queries.iter().filter_map(|(_, query)| Some(Client::of(first_token_address(query)?, prefix))).collect();
-    engine.bans().for_each(NOW, |client, _, _| assert!(named.contains(&client), "{client} is banned and asked nothing"));
-    engine.strikes().for_each(|_, client, _| assert!(named.contains(&client), "{client} has a strike and asked nothing"));
+    engine.bans().for_each(NOW, |client, _, _| assert!(named.contains(&client), "{client} is banned and is in no query"));
+    engine.strikes().for_each(|_, client, _| assert!(named.contains(&client), "{client} has a strike and is in no query"));
 });

@@ -1,21 +1,21 @@
-//! A damaged state file: it is read, or set aside; what can be opened can be read and written without a panic.
+//! A damaged state file is read or quarantined; one that can be opened can be read and written without a panic.
 #![no_main]
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use strikeout::client::{Client, Ipv6Prefix};
-use strikeout::engine::{BanRecord, Change};
-use strikeout::event::Scope;
-use strikeout::rule::Evidence;
-use strikeout::state::{Item, Store};
-use strikeout::table::Until;
-use strikeout::time::Span;
+use strikeout::internals::client::{Client, Ipv6Prefix};
+use strikeout::internals::engine::{BanRecord, Change};
+use strikeout::internals::event::Scope;
+use strikeout::internals::rule::Evidence;
+use strikeout::internals::state::{Store, WriteItem};
+use strikeout::internals::table::Until;
+use strikeout::internals::time::Span;
 use strikeout_fuzz::NOW;
 
-fn item(number: u32) -> Item {
-    Item::Change(Change::Banned(BanRecord {
+fn item(number: u32) -> WriteItem {
+    WriteItem::Change(Change::Banned(BanRecord {
         client: Client::of(std::net::IpAddr::from((0xcb00_7100 + number).to_be_bytes()), Ipv6Prefix::default()),
         scope: Scope::All,
         rule: Arc::from("w00tw00t"),
@@ -29,12 +29,12 @@ fn item(number: u32) -> Item {
     }))
 }
 
-/// A sound file with a few bans.
-static SOUND: LazyLock<Vec<u8>> = LazyLock::new(|| {
+/// An intact file with a few bans.
+static INTACT: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let folder = tempfile::tempdir_in("/dev/shm").expect("a directory");
     let file = folder.path().join("state.db");
     let (mut store, _) = Store::open(&file, NOW).expect("a new file");
-    let items: Vec<Item> = (0..20).map(item).collect();
+    let items: Vec<WriteItem> = (0..20).map(item).collect();
     store.save(&items, true).expect("saved");
     drop(store);
     std::fs::read(&file).expect("read")
@@ -48,21 +48,21 @@ fn use_file(file: &Path) {
     };
     let _ = store.save(&[item(99)], true);
     let _ = store.changes_since(&mut cursor, NOW);
-    let _ = store.find(Client::of("203.0.113.3".parse().expect("an address"), Ipv6Prefix::default()), NOW);
+    let _ = store.find_bans(Client::of("203.0.113.3".parse().expect("an address"), Ipv6Prefix::default()), NOW);
     let _ = store.sweep(NOW, Span::from_secs(86_400), 100);
 }
 
 fuzz_target!(|data: &[u8]| {
-    let mut bytes = SOUND.clone();
-    // Three bytes of place, one of length, then what stands there instead.
+    let mut bytes = INTACT.clone();
+    // Edits: three bytes of offset, one of length, then the bytes to write there.
     let mut rest = data;
     while let Some((&[high, middle, low, length], later)) = rest.split_first_chunk::<4>() {
         let (text, later) = later.split_at(usize::from(length % 16).min(later.len()));
-        let place = (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)) % bytes.len();
+        let offset = (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)) % bytes.len();
         if length == 255 {
-            bytes.truncate(place.max(1));
+            bytes.truncate(offset.max(1));
         } else {
-            for (to, from) in bytes[place..].iter_mut().zip(text) {
+            for (to, from) in bytes[offset..].iter_mut().zip(text) {
                 *to = *from;
             }
         }

@@ -1,21 +1,21 @@
-//! Times in lines: those of the built-in parsers, fail2ban's templates, and templates of any text.
+//! Dates in lines: the built-in parsers, fail2ban's templates, and templates of any text.
 #![no_main]
 
 use std::sync::LazyLock;
 
 use jiff::tz::TimeZone;
 use libfuzzer_sys::fuzz_target;
-use strikeout::log::time::{COMMON_LENGTH, Zone, common, epoch, exim};
-use strikeout::time::Span;
-use strikeout::timestamp::template::Years;
-use strikeout::timestamp::{DateInLine, Detector, Patterns};
+use strikeout::internals::log::time::{COMMON_LENGTH, Zone, common, epoch, exim};
+use strikeout::internals::time::Span;
+use strikeout::internals::fail2ban::dates::template::Years;
+use strikeout::internals::fail2ban::dates::{DateDetector, DateInLine, DatePatterns};
 use strikeout_fuzz::parts;
 
-static DEFAULTS: LazyLock<Patterns> = LazyLock::new(|| Patterns::new(None, Years::until(2026)).expect("fail2ban's own"));
+static DEFAULTS: LazyLock<DatePatterns> = LazyLock::new(|| DatePatterns::new(None, Years::until(2026)).expect("fail2ban's default patterns"));
 
-fn find(patterns: &Patterns, line: &str) {
-    let mut detector = Detector::new(patterns, TimeZone::UTC, None);
-    // The second look takes the shorter way over what the first one found.
+fn find(patterns: &DatePatterns, line: &str) {
+    let mut detector = DateDetector::new(patterns, TimeZone::UTC, None);
+    // The second search starts with the place that the first one found.
     for _ in 0..2 {
         if let DateInLine::Present { cut: (start, end), .. } = detector.find(line, 1_800_000_000.0) {
             assert!(line.get(start..end).is_some(), "{start}..{end} of {line:?}");
@@ -38,7 +38,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = Span::parse(&line);
     find(&DEFAULTS, &line);
     if !pattern.is_empty()
-        && let Ok(patterns) = Patterns::new(Some(&pattern), Years::until(2026))
+        && let Ok(patterns) = DatePatterns::new(Some(&pattern), Years::until(2026))
     {
         find(&patterns, &line);
     }

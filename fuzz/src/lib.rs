@@ -1,28 +1,32 @@
-//! What the fuzz targets share: an engine with the built-in rules, a helper's backend around it, and ways to take fuzzed bytes apart.
+//! Shared by the fuzz targets: an engine with the built-in rules, a helper's backend around it, and functions that split and escape input.
 
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use strikeout::client::Ipv6Prefix;
-use strikeout::config::{Config, OnFailure};
-use strikeout::engine::{Engine, InForce};
-use strikeout::event::Surface;
-use strikeout::list::Lists;
-use strikeout::reply::Reply;
-use strikeout::rule::{Names, Offence, RuleSet};
-use strikeout::squid::Backend;
-use strikeout::table::{Bans, Tallied};
-use strikeout::time::Time;
-use strikeout::verdict::Verdict;
+use strikeout::internals::config::Config;
+use strikeout::internals::engine::Engine;
+use strikeout::internals::engine::reply::Reply;
+use strikeout::internals::event::Service;
+use strikeout::internals::policy::Policy;
+use strikeout::internals::rule::Offence;
+use strikeout::internals::rule_id::RuleNames;
+use strikeout::internals::squid::Backend;
+use strikeout::internals::table::{Bans, RequestTally};
+use strikeout::internals::time::Time;
+use strikeout::internals::verdict::Verdict;
 
-/// The table time of every run: what is found must not depend on when it was found.
+/// The lines that the reader's property tests compose.
+#[path = "../../src/log/exim_composed.rs"]
+pub mod exim_composed;
+
+/// The table time of every run, so that findings are reproducible.
 pub const NOW: Time = Time::from_secs(1_800_000_000);
 
-/// The socket's address in targets that put a client's text around it: no text that a fuzzer makes up holds it by chance.
+/// The address of the connection in targets that surround it with text of the client, which will not contain it by chance.
 pub const SOCKET: &str = "203.0.113.77";
 
-/// Rules that short inputs can reach, beside the built-in ones.
+/// Rules that short inputs can offend, besides the built-in ones.
 const RULES: &str = r#"
 [defaults]
 ignoreip = ["127.0.0.0/8", "::1", "10.0.0.0/8"]
@@ -43,37 +47,20 @@ event = "request"
 maxretry = 3
 "#;
 
-struct Rules {
-    names: Arc<Names>,
-    set: Arc<RuleSet>,
-    lists: Lists,
-    prefix: Ipv6Prefix,
-    on_failure: OnFailure,
-    false_ban_share: f64,
-}
-
-/// Compiled once: that takes longer than many runs.
-static RULE_SET: LazyLock<Rules> = LazyLock::new(|| {
-    let names = Arc::new(Names::default());
-    let in_force = InForce::from(Config::parse(RULES.as_bytes(), Path::new("fuzz.toml"), &names).expect("the rules above are sound"));
-    let InForce { rules: set, lists, prefix, on_failure, false_ban_share } = in_force;
-    Rules { names, set, lists, prefix, on_failure, false_ban_share }
+/// The rules, compiled once for all runs: compiling takes longer than many runs.
+static RULES_AND_NAMES: LazyLock<(Arc<RuleNames>, Policy)> = LazyLock::new(|| {
+    let names = Arc::new(RuleNames::default());
+    let config = Config::parse(RULES.as_bytes(), Path::new("fuzz.toml"), &names).expect("the rules above are valid");
+    (names, config.into())
 });
 
 /// An engine with an empty table.
 pub fn engine() -> Arc<Engine> {
-    let rules = &*RULE_SET;
-    let in_force = InForce {
-        rules: Arc::clone(&rules.set),
-        lists: rules.lists.clone(),
-        prefix: rules.prefix,
-        on_failure: rules.on_failure,
-        false_ban_share: rules.false_ban_share,
-    };
-    Arc::new(Engine::new(Arc::clone(&rules.names), in_force, 1000, 1000).expect("a thread can be started"))
+    let (names, policy) = &*RULES_AND_NAMES;
+    Arc::new(Engine::new(Arc::clone(names), policy.clone(), 1000, 1000).expect("a thread can be started"))
 }
 
-/// The helper's own table, at [`NOW`].
+/// A backend with an embedded table, at [`NOW`].
 pub struct Table(pub Arc<Engine>);
 
 impl Backend for Table {
@@ -81,34 +68,34 @@ impl Backend for Table {
         NOW
     }
 
-    fn in_force(&self) -> Arc<InForce> {
-        self.0.in_force()
+    fn policy(&self) -> Arc<Policy> {
+        self.0.policy()
     }
 
     fn bans(&self) -> &Bans {
         self.0.bans()
     }
 
-    fn names(&self) -> &Names {
+    fn names(&self) -> &RuleNames {
         self.0.names()
     }
 
-    fn offend(&self, now: Time, offence: Offence, reply: Reply) {
-        self.0.offend(now, &offence, Surface::Web, reply);
+    fn record_offence(&self, now: Time, offence: Offence, reply: Reply) {
+        self.0.record_offence(now, &offence, Service::Web, reply);
     }
 
-    fn when_kept(&self, verdict: Verdict, reply: Reply) {
-        self.0.when_kept(verdict, reply);
+    fn when_persisted(&self, verdict: Verdict, reply: Reply) {
+        self.0.when_persisted(verdict, reply);
     }
 
-    fn tally(&self, now: Time, tallied: &mut Vec<Tallied>) {
-        self.0.tally(now, tallied);
+    fn count_requests(&self, now: Time, tallied: &mut Vec<RequestTally>) {
+        self.0.count_requests(now, tallied);
     }
 
     fn close(&self) {}
 }
 
-/// The address that the first token of a query names, read by other means than the helper's: `None` if it names none.
+/// The address in the first token of a query, parsed independently of the helper; `None` if there is none.
 pub fn first_token_address(query: &[u8]) -> Option<IpAddr> {
     let token = query.split(|byte| *byte == b' ').find(|token| !token.is_empty())?;
     let mut decoded = Vec::new();
@@ -130,7 +117,7 @@ pub fn first_token_address(query: &[u8]) -> Option<IpAddr> {
     std::str::from_utf8(&decoded).ok()?.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
-/// What Squid's `%#` makes of a value.
+/// Escapes a value like `%#` in Squid's format codes.
 pub fn squid_escaped(value: &[u8]) -> String {
     if value.is_empty() {
         return "-".to_owned();
@@ -139,7 +126,7 @@ pub fn squid_escaped(value: &[u8]) -> String {
     value.iter().map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
-/// What Exim's `string_printing` makes of a client's text: no byte of it ends the line.
+/// Escapes text like Exim's `string_printing`: no byte of it ends the line.
 pub fn exim_printing(text: &[u8]) -> Vec<u8> {
     let mut printed = Vec::new();
     for byte in text {
@@ -155,7 +142,7 @@ pub fn exim_printing(text: &[u8]) -> Vec<u8> {
     printed
 }
 
-/// Parts of the input, divided by NUL bytes: the first `N - 1`, and the rest.
+/// Splits the input at NUL bytes into `N - 1` parts and the rest.
 pub fn parts<const N: usize>(data: &[u8]) -> [&[u8]; N] {
     let mut parts = data.splitn(N, |byte| *byte == 0);
     std::array::from_fn(|_| parts.next().unwrap_or_default())

@@ -1,8 +1,8 @@
-//! `strikeout`: the resident, and what operators ask it.
+//! `strikeout`: the daemon and the operator's program.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    strikeout::operator::run()
+    strikeout::strikeout_main()
 }

@@ -1,23 +1,23 @@
-//! `[hook]`: a program that is told of bans and unbans, with its limits.
+//! `[hook]`: a program to run at each ban and unban, and its limits.
 
 use serde::Deserialize;
 
 use super::Bounded;
 use crate::time::Span;
 
-/// `[hook]`.
+/// The `[hook]` section.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HookConfig {
-    /// The program by its absolute path, and the arguments that come before those of each call. No shell sees them.
+    /// The program's absolute path, and arguments that precede those of each call. No shell is involved.
     pub command: HookCommand,
-    /// So many run at a time, 1 to 64.
+    /// Maximum number of runs at a time, 1 to 64.
     #[serde(default = "at_once")]
     pub at_once: Bounded<64>,
-    /// A run that takes longer is killed.
+    /// Timeout of a run, after which it is killed.
     #[serde(default = "timeout")]
     pub timeout: HookTimeout,
-    /// So many calls may wait; what comes on top is dropped and counted.
+    /// Maximum number of waiting calls; further ones are dropped and counted.
     #[serde(default = "queue")]
     pub queue: Bounded<1_000_000>,
 }
@@ -34,12 +34,11 @@ fn queue() -> Bounded<1_000_000> {
     Bounded(1000)
 }
 
-/// A program and its first arguments.
+/// The program and its first arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookCommand {
-    /// The program's absolute path.
     pub program: String,
-    /// What comes before the arguments of a call.
+    /// Arguments that precede those of each call.
     pub arguments: Vec<String>,
 }
 
@@ -49,14 +48,14 @@ impl<'de> Deserialize<'de> for HookCommand {
         match words.next() {
             Some(program) if program.starts_with('/') && !program.contains('\0') => Ok(Self { program, arguments: words.collect() }),
             found => Err(serde::de::Error::custom(format!(
-                "found {:?}, expected the absolute path of a program, such as [\"/usr/local/bin/tell\", \"argument\"]",
+                "found {:?}, expected the absolute path of a program, such as [\"/usr/local/bin/notify\", \"argument\"]",
                 found.unwrap_or_default()
             ))),
         }
     }
 }
 
-/// How long a run may take: one second to one hour.
+/// The timeout of a run, 1 second to 1 hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HookTimeout(pub Span);
 

@@ -1,18 +1,18 @@
-//! `[metrics]`: where Prometheus may ask over HTTP. Off unless given, and never beyond this machine.
+//! `[metrics]`: the HTTP listener for Prometheus. Off unless configured, and bound to loopback only.
 
 use std::net::SocketAddr;
 
 use serde::Deserialize;
 
-/// `[metrics]`.
+/// The `[metrics]` section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
-    /// The address and port of the HTTP listener; none for no listener. Port 0 takes a free one.
+    /// The listener's address and port; none for no listener. Port 0 takes a free one.
     pub listen: Option<LoopbackAddr>,
 }
 
-/// An address of this machine's loopback, with a port.
+/// A loopback address and a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoopbackAddr(pub SocketAddr);
 
@@ -21,9 +21,9 @@ impl<'de> Deserialize<'de> for LoopbackAddr {
         let text = String::deserialize(deserializer)?;
         match text.parse::<SocketAddr>() {
             Ok(address) if address.ip().is_loopback() => Ok(Self(address)),
-            _ => Err(serde::de::Error::custom(format!(
-                "found {text:?}, expected an address of loopback and a port, such as \"127.0.0.1:9471\""
-            ))),
+            _ => {
+                Err(serde::de::Error::custom(format!("found {text:?}, expected a loopback address and a port such as \"127.0.0.1:9471\"")))
+            }
         }
     }
 }

@@ -1,80 +1,142 @@
-//! A failregex, ignoreregex or prefregex: fail2ban's tags written out, and what its groups say about a failure.
+//! A failregex, ignoreregex or prefregex: expands fail2ban's tags and reads the groups of a match.
 
-use crate::python_regex::engine::PatternError;
-use crate::python_regex::{Outcome, Pattern, Spans};
+use super::regex::engine::PatternError;
+use super::regex::reorder::Order;
+use super::regex::translate::contains_node;
+use super::regex::tree::{ClassItem, Node};
+use super::regex::{MatchResult, Pattern, Spans};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 const IP4: &str = r"(?:::f{4,6}:)?(?P<ip4>(?:\d{1,3}\.){3}\d{1,3})";
-// fail2ban's has a look behind before the last colon, which the part before it makes true at all times.
+// fail2ban's own has a lookbehind before the last colon that is always true after the part before it.
 const IP6: &str = r"(?P<ip6>(?:[0-9a-fA-F]{1,4}::?|::){1,7}(?:[0-9a-fA-F]{1,4}|:))";
 const DNS: &str = r"(?P<dns>[\w\-.^_]*\w)";
 const CIDR: &str = r"(?P<cidr>\d+)";
 
-/// The groups that name who is blamed.
-const BLAMED: [&str; 5] = ["fid", "ip4", "ip6", "dns", "mlfid"];
+/// The groups that identify the client or its connection.
+const IDENTIFYING: [&str; 5] = ["fid", "ip4", "ip6", "dns", "mlfid"];
+
+/// The groups that hold an address or a host name.
+pub const ADDRESSES: [&str; 3] = ["ip4", "ip6", "dns"];
+
+/// The groups whose own repetitions keep their order: an address is always taken whole.
+const REORDERED_AS_THEY_ARE: [&str; 5] = ["ip4", "ip6", "dns", "cidr", "fid"];
 
 static TAG: LazyLock<Pattern> = LazyLock::new(|| Pattern::constant(r"</?[\w\-]+/?>"));
 static INNER_FLAGS: LazyLock<Pattern> = LazyLock::new(|| Pattern::constant(r"(?<!\\)\((?:\?:)?(\(\?[a-z]+)\)"));
 static COMPOSED: LazyLock<Pattern> = LazyLock::new(|| Pattern::constant(r"^(alt_|tuple_)(.*?)(?:_\d+)?$"));
 
-/// The named groups of a match: those that took part.
+/// The text of the named groups that took part in a match.
 pub type Groups = BTreeMap<String, String>;
+
+/// How many lines an expression sees at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    OneLine,
+    /// The last lines (`maxlines`): `^` matches at the start of each.
+    SeveralLines,
+}
 
 /// An expression of a filter.
 #[derive(Debug)]
 pub struct Expression {
     pattern: Pattern,
-    /// Groups and the names that they stand in for: `alt_user` for `user`.
+    /// Whether it asks for more than one line.
+    spans_lines: bool,
+    /// The groups of `<SKIPLINES>`, in order.
+    skipped: Vec<usize>,
+    /// The expression in the order [`Order::Shortest`].
+    shortest: Pattern,
+    /// The expression in the order [`Order::Longest`].
+    longest: Pattern,
+    /// Groups and the group that each of them replaces if that is empty: `alt_user` for `user`.
     alternatives: Vec<(usize, String)>,
-    /// Groups and the names that they are joined to.
+    /// Groups and the group that each of them is appended to: `tuple_id` to `id`.
     joined: Vec<(usize, String)>,
 }
 
 impl Expression {
-    /// Compiles an expression with fail2ban's tags. `names_match`: whether `<HOST>` matches a host name too (unless `usedns = no`).
+    /// Compiles an expression with fail2ban's tags. With `names_match`, `<HOST>` matches host names too, as it does unless `usedns = no`.
     ///
     /// # Errors
-    /// Why it is none.
-    pub fn new(text: &str, names_match: bool) -> Result<Self, PatternError> {
-        let written = write_out(text, names_match);
-        // Flags that begin a group count for it alone: ((?i)x) is (?i:x).
-        let written = INNER_FLAGS.replace_all(&written, |group| format!("{}:", group(1)));
-        let pattern = Pattern::new(&written)?;
+    /// The expression is invalid, or too large in another order.
+    pub fn new(text: &str, names_match: bool, scope: Scope) -> Result<Self, PatternError> {
+        let expanded = expand_tags(text, names_match);
+        // Flags at the start of a group are meant for that group: ((?i)x) is (?i:x), as in fail2ban's `Regex.__init__`.
+        let expanded = INNER_FLAGS.replace_all(&expanded, |group| format!("{}:", group(1)));
+        let pattern = match scope {
+            Scope::OneLine => Pattern::new(&expanded)?,
+            Scope::SeveralLines => Pattern::multi_line(&expanded)?,
+        };
+        let spans_lines = contains_node(pattern.node(), &names_line_feed);
+        let skipped = (0..).map_while(|number| pattern.group(&format!("skiplines{number}"))).collect();
         let mut alternatives = Vec::new();
         let mut joined = Vec::new();
         let mut named: Vec<(&str, usize)> =
             pattern.names().iter().enumerate().filter_map(|(group, name)| Some((name.as_deref()?, group))).collect();
         named.sort_unstable();
         for (name, group) in named {
-            let Outcome::Match(parts) = COMPOSED.search(name, 0) else { continue };
+            let MatchResult::Match(parts) = COMPOSED.search(name, 0) else { continue };
             let part = |number| parts.group(number).and_then(|(start, end)| name.get(start..end)).unwrap_or_default();
-            let target = (group, option_name(part(2)));
+            let target = (group, group_name(part(2)));
             if part(1) == "alt_" { &mut alternatives } else { &mut joined }.push(target);
         }
-        Ok(Self { pattern, alternatives, joined })
+        // A prefregex describes the header of a line, which no client writes.
+        let quotes_hold_anything = pattern.group("content").is_none();
+        let reordered = |order| pattern.reordered(order, &REORDERED_AS_THEY_ARE, quotes_hold_anything);
+        let (shortest, longest) = (reordered(Order::Shortest)?, reordered(Order::Longest)?);
+        Ok(Self { pattern, spans_lines, skipped, shortest, longest, alternatives, joined })
     }
 
-    /// The compiled pattern.
     #[must_use]
     pub fn pattern(&self) -> &Pattern {
         &self.pattern
     }
 
-    /// Whether a match can say who is blamed, or to which connection it belongs.
+    /// The expression with its matches in another order, the groups that identify the client as they are.
     #[must_use]
-    pub fn names_somebody(&self) -> bool {
-        BLAMED.iter().any(|name| self.pattern.group(name).is_some())
+    pub fn reordered(&self, order: Order) -> &Pattern {
+        match order {
+            Order::Shortest => &self.shortest,
+            Order::Longest => &self.longest,
+        }
     }
 
-    /// Puts the groups of a match into `groups`; a group that took no part is removed.
-    pub fn collect(&self, text: &str, spans: &Spans, groups: &mut Groups) {
+    /// Whether the expression asks for more than one line: it has `<SKIPLINES>` or names a line feed. A set such as `[^,]` that happens to
+    /// hold the line feed is meant for one line, and would join the lines of different clients.
+    #[must_use]
+    pub fn spans_lines(&self) -> bool {
+        self.spans_lines
+    }
+
+    /// Whether it joins lines that may be of different clients: no back-reference ties them together.
+    #[must_use]
+    pub fn joins_unrelated_lines(&self) -> bool {
+        self.spans_lines && !contains_node(self.pattern.node(), &|node| matches!(node, Node::Backreference(_)))
+    }
+
+    /// The bytes that `<SKIPLINES>` skipped in a match.
+    pub fn skipped(&self, spans: &Spans) -> Vec<(usize, usize)> {
+        self.skipped.iter().filter_map(|group| spans.group(*group)).collect()
+    }
+
+    /// Whether a match can identify the client to blame, or the connection that the line belongs to.
+    #[must_use]
+    pub fn identifies_client(&self) -> bool {
+        IDENTIFYING.iter().any(|name| self.pattern.group(name).is_some())
+    }
+
+    /// The groups of a match that took part.
+    #[must_use]
+    pub fn groups(&self, text: &str, spans: &Spans) -> Groups {
+        let mut groups = Groups::new();
         for (group, name) in self.pattern.names().iter().enumerate() {
-            let Some(name) = name else { continue };
-            match spans.group(group).and_then(|(start, end)| text.get(start..end)) {
-                Some(part) => groups.insert(name.clone(), part.to_owned()),
-                None => groups.remove(name),
-            };
+            if let Some(name) = name
+                && let Some(part) = spans.group(group).and_then(|(start, end)| text.get(start..end))
+            {
+                groups.insert(name.clone(), part.to_owned());
+            }
         }
         let part = |group: usize| spans.group(group).and_then(|(start, end)| text.get(start..end));
         for (group, name) in &self.alternatives {
@@ -89,11 +151,34 @@ impl Expression {
             let both = format!("{first}, {}", part(*group).unwrap_or_default());
             groups.insert(name.clone(), both);
         }
+        groups
+    }
+
+    /// Adds the groups of a match to those of the prefregex.
+    ///
+    /// A group that took no part overrides nothing, as in fail2ban 1.1 (`findFailure`). An address does override the address of the other
+    /// family, which fail2ban 1.1 would prefer.
+    pub fn add_to(&self, groups: &mut Groups, found: Groups) {
+        if ADDRESSES.iter().any(|name| found.contains_key(*name)) {
+            for name in ADDRESSES.iter().chain(["cidr"].iter()).filter(|name| self.pattern.group(name).is_some()) {
+                groups.remove(*name);
+            }
+        }
+        groups.extend(found);
     }
 }
 
-/// The option of a group: lower case, and two names of fail2ban's own.
-fn option_name(name: &str) -> String {
+/// Whether a node names a line feed, or matches any character whatever.
+fn names_line_feed(node: &Node) -> bool {
+    match node {
+        Node::Literal('\n') | Node::Any { newline: true } => true,
+        Node::Class(class) => !class.negated && class.items.contains(&ClassItem::Range('\n', '\n')),
+        _ => false,
+    }
+}
+
+/// The group name of a tag `<F-NAME>`: lower case, but for two tags that fail2ban maps to names of its own.
+fn group_name(name: &str) -> String {
     match name.to_lowercase().as_str() {
         "id" => "fid".to_owned(),
         "port" => "fport".to_owned(),
@@ -101,11 +186,12 @@ fn option_name(name: &str) -> String {
     }
 }
 
-/// Replaces fail2ban's tags by the expressions that they stand for.
-fn write_out(text: &str, names_match: bool) -> String {
+/// Replaces fail2ban's tags by the expressions that they stand for: fail2ban's `Regex._resolveHostTag`.
+fn expand_tags(text: &str, names_match: bool) -> String {
     let address = format!(r"\[?(?:{IP4}|{IP6})\]?");
     let subnet = format!(r"\[?(?:{IP4}|{IP6})(?:/{CIDR})?\]?");
     let opened = std::cell::RefCell::new(BTreeSet::new());
+    let skips = std::cell::Cell::new(0);
     TAG.replace_all(text, |group| {
         let tag = group(0);
         let name = tag.get(1..tag.len() - 1).unwrap_or_default();
@@ -117,6 +203,10 @@ fn write_out(text: &str, names_match: bool) -> String {
             "CIDR" | "F-CIDR/" => CIDR.to_owned(),
             "SUBNET" | "F-SUBNET/" => subnet.clone(),
             "DNS" | "F-DNS/" => DNS.to_owned(),
+            "SKIPLINES" => {
+                let number = skips.replace(skips.get() + 1);
+                format!(r"\n(?P<skiplines{number}>(?:(?:.*\n)*?))")
+            }
             "F-ID/" => r"(?P<fid>\S+)".to_owned(),
             "F-PORT/" => r"(?P<fport>\w+)".to_owned(),
             _ => {
@@ -130,7 +220,7 @@ fn write_out(text: &str, names_match: bool) -> String {
                 match custom {
                     Some(custom) if !closing => {
                         opened.borrow_mut().insert(custom.to_owned());
-                        format!("(?P<{}>", option_name(custom))
+                        format!("(?P<{}>", group_name(custom))
                     }
                     Some(custom) if opened.borrow().contains(custom) => ")".to_owned(),
                     _ => tag.to_owned(),
@@ -145,11 +235,9 @@ mod tests {
     use super::*;
 
     fn groups(expression: &str, text: &str) -> Option<Groups> {
-        let expression = Expression::new(expression, true).expect(expression);
-        let Outcome::Match(spans) = expression.pattern().search(text, 0) else { return None };
-        let mut groups = Groups::new();
-        expression.collect(text, &spans, &mut groups);
-        Some(groups)
+        let expression = Expression::new(expression, true, Scope::OneLine).expect(expression);
+        let MatchResult::Match(spans) = expression.pattern().search(text, 0) else { return None };
+        Some(expression.groups(text, &spans))
     }
 
     fn pairs(expression: &str, text: &str) -> Vec<(String, String)> {
@@ -161,32 +249,39 @@ mod tests {
     }
 
     #[test]
-    fn host_is_an_address_or_a_name() {
+    fn host_matches_an_address_or_a_name() {
         assert_eq!(pairs("^<HOST>$", "192.0.2.1"), owned(&[("ip4", "192.0.2.1")]));
         assert_eq!(pairs("^<HOST>$", "[2001:db8::1]"), owned(&[("ip6", "2001:db8::1")]));
         assert_eq!(pairs("^<HOST>$", "::ffff:192.0.2.1"), owned(&[("ip4", "192.0.2.1")]));
         assert_eq!(pairs("^<HOST>$", "a.example"), owned(&[("dns", "a.example")]));
         assert_eq!(groups("^<ADDR>$", "a.example"), None);
         assert_eq!(pairs("^<SUBNET>$", "192.0.2.0/24"), owned(&[("cidr", "24"), ("ip4", "192.0.2.0")]));
-        let numeric = Expression::new("^<HOST>$", false).expect("compiles");
-        assert_eq!(numeric.pattern().search("a.example", 0), Outcome::No);
+        let numeric = Expression::new("^<HOST>$", false, Scope::OneLine).expect("compiles");
+        assert_eq!(numeric.pattern().search("a.example", 0), MatchResult::No);
     }
 
     #[test]
-    fn own_tags_are_groups_and_unknown_ones_are_text() {
+    fn custom_tags_become_groups_and_unknown_tags_stay_text() {
         assert_eq!(pairs("^<F-USER>a+</F-USER> <F-ID>b</F-ID>$", "aa b"), owned(&[("fid", "b"), ("user", "aa")]));
         assert_eq!(pairs("^<F-ID/> <x></F-USER>$", "b <x></F-USER>"), owned(&[("fid", "b")]));
     }
 
     #[test]
-    fn alternatives_stand_in_and_parts_are_joined() {
+    fn alt_groups_fill_empty_groups_and_tuple_groups_are_joined() {
         let all = pairs("^(?:<F-USER>a</F-USER>)?<F-ALT_USER>b</F-ALT_USER><F-TUPLE_ID>c</F-TUPLE_ID>$", "bc");
         assert!(all.contains(&("user".to_owned(), "b".to_owned())));
         assert!(all.contains(&("fid".to_owned(), ", c".to_owned())));
     }
 
     #[test]
-    fn flags_at_the_beginning_of_a_group_count_for_it() {
+    fn an_expression_spans_lines_if_it_names_a_line_feed() {
+        let spans = |text: &str| Expression::new(text, true, Scope::SeveralLines).expect(text).spans_lines();
+        assert!(spans(r"^a\n<HOST>$") && spans("^a<SKIPLINES><HOST>") && spans("(?s)^a.*<HOST>") && spans(r"^a[\r\n]+<HOST>"));
+        assert!(!spans(r"^a[^,]+\s<HOST>\W*$") && !spans(r"^[^\n]+ <HOST>$"));
+    }
+
+    #[test]
+    fn flags_at_the_start_of_a_group_apply_to_it_alone() {
         assert!(groups("^((?i)a)b<HOST>", "Ab1.2.3.4").is_some());
         assert!(groups("^((?i)a)b<HOST>", "AB1.2.3.4").is_none());
     }

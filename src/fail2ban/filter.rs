@@ -1,28 +1,30 @@
-//! A filter file with its options: what fail2ban's `FilterReader` makes of it.
+//! Loads a filter file with its options, as fail2ban's `FilterReader` does.
 
-use super::expression::Expression;
-use super::ini::{Config, ConfigError, Options};
+use super::dates::DatePatterns;
+use super::dates::template::Years;
+use super::dates::zone::offset_minutes;
+use super::expression::{Expression, Scope};
+use super::ini::{IniConfig, IniError, Options};
 use super::tags::substitute;
-use crate::timestamp::Patterns;
-use crate::timestamp::template::Years;
-use crate::timestamp::zone::offset_minutes;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// A loaded filter.
+/// A loaded filter, with its expressions compiled.
 #[derive(Debug)]
 pub struct Filter {
-    /// What must match first, and may cut the line.
+    /// Must match first; its `<F-CONTENT>`, if any, is all that the other expressions see.
     pub prefregex: Option<Expression>,
-    /// What is a failure.
+    /// The expressions that make a line a failure.
     pub failregex: Vec<Expression>,
-    /// What is none, although it looks like one.
+    /// How many lines an expression over several lines sees at once.
+    pub max_lines: usize,
+    /// Lines that match one of these are no failure.
     pub ignoreregex: Vec<Expression>,
-    /// Where the date is.
-    pub dates: Patterns,
-    /// Offset in minutes of dates that name no zone, if it is not the local one.
+    /// The patterns of dates.
+    pub dates: DatePatterns,
+    /// Offset in minutes of dates without a zone; none for the local zone.
     pub default_offset: Option<i32>,
-    /// The texts of the failregexes, before fail2ban's tags were written out.
+    /// The texts of the failregexes, before tags such as `<HOST>` were expanded.
     pub sources: Vec<String>,
     path: PathBuf,
 }
@@ -31,16 +33,16 @@ pub struct Filter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FilterError {
     /// A fault in a file.
-    Config(ConfigError),
-    /// A value that is refused.
+    Ini(IniError),
+    /// An option with a value that cannot be used.
     Option {
-        /// The file that holds it.
+        /// The file that sets it.
         file: PathBuf,
-        /// The line of its name.
+        /// The line of the option's name, counted from 1.
         line: Option<usize>,
-        /// Its name.
+        /// The option's name.
         option: String,
-        /// What was found and what was expected.
+        /// What was found, and what was expected.
         message: String,
     },
 }
@@ -48,7 +50,7 @@ pub enum FilterError {
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(error) => error.fmt(f),
+            Self::Ini(error) => error.fmt(f),
             Self::Option { file, line: Some(line), option, message } => write!(f, "{}:{line}: {option}: {message}", file.display()),
             Self::Option { file, line: None, option, message } => write!(f, "{}: {option}: {message}", file.display()),
         }
@@ -57,35 +59,35 @@ impl fmt::Display for FilterError {
 
 impl std::error::Error for FilterError {}
 
-impl From<ConfigError> for FilterError {
-    fn from(error: ConfigError) -> Self {
-        Self::Config(error)
+impl From<IniError> for FilterError {
+    fn from(error: IniError) -> Self {
+        Self::Ini(error)
     }
 }
 
-/// The options that a filter file defines.
+/// The options that fail2ban's `FilterReader` takes from `[Definition]`.
 pub const OPTIONS: [&str; 7] = ["usedns", "prefregex", "ignoreregex", "failregex", "maxlines", "datepattern", "journalmatch"];
 
-/// The files of a filter: in a folder `filter.d` with those that add to it, elsewhere alone.
+/// The files of a filter: in a folder `filter.d` with its `.local` and `.d` files, elsewhere alone.
 fn files(path: &Path) -> Vec<PathBuf> {
-    let in_place = path.parent().and_then(Path::file_name).is_some_and(|name| name == "filter.d");
-    if !in_place {
+    let in_filter_d = path.parent().and_then(Path::file_name).is_some_and(|name| name == "filter.d");
+    if !in_filter_d {
         return vec![path.to_owned()];
     }
     super::ini::with_additions(&path.with_extension(""))
 }
 
-/// The options of a filter with everything replaced, as fail2ban hands them to its server.
+/// The options of a filter after interpolation and tag replacement, as fail2ban's client hands them to its server.
 #[derive(Debug, Clone)]
 pub struct Definition {
-    /// The values.
+    /// The values by name.
     pub values: Options,
-    config: Config,
+    config: IniConfig,
     path: PathBuf,
 }
 
 impl Definition {
-    /// Reads a filter file. `options` come before the file's own, as in `filter = name[option=value]`.
+    /// Reads a filter file. `options` override the file's own, as in `filter = name[option=value]`.
     ///
     /// # Errors
     /// A fault in a file, or a value that refers to itself.
@@ -93,19 +95,19 @@ impl Definition {
         Self::resolve(path, options, false)
     }
 
-    /// As [`Definition::read`], with all options that the file defines, not only those that fail2ban's server knows.
+    /// Like [`Definition::read`], but with all options that the file defines, not only those that fail2ban's server knows.
     ///
     /// # Errors
-    /// As [`Definition::read`].
+    /// Like [`Definition::read`].
     pub fn read_all(path: &Path, options: &[(String, String)]) -> Result<Self, FilterError> {
         Self::resolve(path, options, true)
     }
 
     fn resolve(path: &Path, options: &[(String, String)], all: bool) -> Result<Self, FilterError> {
         if !path.exists() && !files(path).iter().any(|file| file.exists()) {
-            return Err(ConfigError { file: path.to_owned(), line: None, message: "there is no such filter file".to_owned() }.into());
+            return Err(IniError { file: path.to_owned(), line: None, message: "there is no such filter file".to_owned() }.into());
         }
-        let config = Config::read(&files(path))?;
+        let config = IniConfig::read(&files(path))?;
         let mut init: Options = options.iter().cloned().collect();
         let own_type = config.own_options("Definition").iter().any(|name| name == "logtype");
         if init.get("logtype").is_none_or(String::is_empty) && !own_type {
@@ -138,17 +140,17 @@ impl Definition {
         }
         values.extend(init);
         let mut more = |tag: &str| config.get_qualified("Definition", tag, &given).map_err(|error| error.to_string());
-        let values = substitute(&values, &mut more).map_err(|message| ConfigError { file: path.to_owned(), line: None, message })?;
+        let values = substitute(&values, &mut more).map_err(|message| IniError { file: path.to_owned(), line: None, message })?;
         Ok(Self { values, config, path: path.to_owned() })
     }
 
-    /// An error that names where an option stands.
+    /// An error that points to the line that sets an option.
     #[must_use]
-    pub fn fault(&self, option: &str, message: impl Into<String>) -> FilterError {
-        let place = self.config.place("Definition", option).or_else(|| self.config.place("Init", option));
+    pub fn error(&self, option: &str, message: impl Into<String>) -> FilterError {
+        let value = self.config.value("Definition", option).or_else(|| self.config.value("Init", option));
         FilterError::Option {
-            file: place.map_or_else(|| self.path.clone(), |value| value.file.to_path_buf()),
-            line: place.map(|value| value.line).filter(|line| *line > 0),
+            file: value.map_or_else(|| self.path.clone(), |value| value.file.to_path_buf()),
+            line: value.map(|value| value.line).filter(|line| *line > 0),
             option: option.to_owned(),
             message: message.into(),
         }
@@ -162,86 +164,97 @@ impl Definition {
 impl Filter {
     /// Loads a filter file with options such as `mode`.
     ///
-    /// An option `logtimezone` sets the zone of dates that name none, as the jail option of that name does.
+    /// The option `logtimezone` sets the zone of dates without one, as the jail option of that name does.
     ///
     /// # Errors
-    /// A fault in a file, an expression that is none, or something that is not supported: multi-line filters (`maxlines` over 1).
+    /// A fault in a file, an invalid expression, or an expression over several lines without `maxlines`.
     pub fn load(path: &Path, options: &[(String, String)]) -> Result<Self, FilterError> {
         let definition = Definition::read(path, options)?;
         let value = |option: &str| definition.values.get(option).map(String::as_str).filter(|value| !value.is_empty());
-        if let Some(text) = value("maxlines") {
-            match text.trim().parse::<u32>() {
-                Ok(1) => {}
-                Ok(lines) => {
-                    return Err(
-                        definition.fault("maxlines", format!("found {lines}, expected 1: filters over several lines are not supported"))
-                    );
-                }
-                Err(_) => return Err(definition.fault("maxlines", format!("found {text:?}, expected a number"))),
-            }
-        }
+        let max_lines = match value("maxlines").map(|text| (text, text.trim().parse())) {
+            None => 1,
+            Some((_, Ok(lines))) if lines > 0 => lines,
+            Some((text, _)) => return Err(definition.error("maxlines", format!("found {text:?}, expected a number above 0"))),
+        };
         let failregex = definition.lines("failregex");
-        for (option, lines) in [("failregex", &failregex), ("prefregex", &definition.lines("prefregex"))] {
-            if lines.iter().any(|line| line.contains("<SKIPLINES>")) {
-                return Err(definition.fault(option, "found <SKIPLINES>: filters over several lines are not supported"));
-            }
+        if max_lines == 1 && failregex.iter().any(|line| line.contains("<SKIPLINES>")) {
+            return Err(definition.error("failregex", "found <SKIPLINES>, expected an expression over one line, or maxlines above 1"));
+        }
+        if definition.lines("prefregex").iter().any(|line| line.contains("<SKIPLINES>")) {
+            return Err(definition.error("prefregex", "found <SKIPLINES>, expected an expression over one line"));
         }
         if failregex.is_empty() {
-            return Err(definition.fault("failregex", "there is none: the file is meant to be included by others"));
+            return Err(definition.error("failregex", "found none, expected at least one: the file is meant to be included by others"));
         }
         let names_match = value("usedns").is_none_or(|usedns| !matches!(usedns.to_lowercase().as_str(), "no" | "off" | "false"));
-        let compile = |option: &str, text: &str| {
-            Expression::new(text, names_match).map_err(|error| definition.fault(option, format!("{error}, in {text:?}")))
+        let compile = |option: &str, text: &str, scope: Scope| {
+            Expression::new(text, names_match, scope).map_err(|error| definition.error(option, format!("{error}, in {text:?}")))
         };
-        let prefregex = value("prefregex").map(|text| compile("prefregex", text)).transpose()?;
+        // As in fail2ban, only a failregex gets the flag `m` (`addFailRegex`).
+        let scope = if max_lines > 1 { Scope::SeveralLines } else { Scope::OneLine };
+        let prefregex = value("prefregex").map(|text| compile("prefregex", text, Scope::OneLine)).transpose()?;
         let mut expressions = Vec::new();
         for text in &failregex {
-            let expression = compile("failregex", text)?;
-            if !expression.names_somebody() && !prefregex.as_ref().is_some_and(Expression::names_somebody) {
+            let expression = compile("failregex", text, scope)?;
+            if !expression.identifies_client() && !prefregex.as_ref().is_some_and(Expression::identifies_client) {
                 let message = match text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')) {
-                    Some(tag) if !tag.contains(['<', ' ']) => format!("<{tag}> is not defined: is an option such as mode misspelt?"),
-                    _ => format!("found {text:?}, expected <HOST> or another tag that says who is blamed"),
+                    Some(tag) if !tag.contains(['<', ' ']) => {
+                        format!("found <{tag}>, which is not defined: is an option such as mode misspelt?")
+                    }
+                    _ => format!("found {text:?}, expected <HOST> or another tag that identifies the client"),
                 };
-                return Err(definition.fault("failregex", message));
+                return Err(definition.error("failregex", message));
             }
             expressions.push(expression);
         }
-        let ignoreregex = definition.lines("ignoreregex").iter().map(|text| compile("ignoreregex", text)).collect::<Result<_, _>>()?;
+        let ignoreregex =
+            definition.lines("ignoreregex").iter().map(|text| compile("ignoreregex", text, Scope::OneLine)).collect::<Result<_, _>>()?;
         let years = Years::until(i32::from(jiff::Zoned::now().year()));
-        let dates = Patterns::new(value("datepattern"), years).map_err(|message| definition.fault("datepattern", message))?;
+        let dates = DatePatterns::new(value("datepattern"), years).map_err(|message| definition.error("datepattern", message))?;
         let default_offset = value("logtimezone")
             .map(|zone| {
                 offset_minutes(zone)
-                    .ok_or_else(|| definition.fault("logtimezone", format!("found {zone:?}, expected a zone such as \"UTC+0100\"")))
+                    .ok_or_else(|| definition.error("logtimezone", format!("found {zone:?}, expected a zone such as \"UTC+0100\"")))
             })
             .transpose()?;
         let sources = failregex.into_iter().map(str::to_owned).collect();
-        Ok(Self { prefregex, failregex: expressions, ignoreregex, dates, default_offset, sources, path: path.to_owned() })
+        Ok(Self { prefregex, failregex: expressions, max_lines, ignoreregex, dates, default_offset, sources, path: path.to_owned() })
     }
 
-    /// The file that it was loaded from; empty for a filter that a rule writes out itself.
+    /// Whether an expression joins several lines of the log. `maxlines` alone does not.
+    #[must_use]
+    pub fn joins_lines(&self) -> bool {
+        self.max_lines > 1 && self.failregex.iter().any(Expression::spans_lines)
+    }
+
+    /// The file that it was loaded from; empty for the expressions of a rule.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A filter from expressions alone, as a rule writes them. Names are not looked up, and so not matched.
+    /// A filter of the expressions that a rule holds itself. `<HOST>` matches addresses only: host names are never looked up.
     ///
     /// # Errors
-    /// The expression that is none, or that says nobody to blame.
+    /// The first expression that is invalid or identifies no client.
     pub fn of(failregex: &[String], ignoreregex: &[String]) -> Result<Self, String> {
         let compile = |option: &str, text: &String| {
-            Expression::new(text, false).map_err(|error| format!("found {option} {text:?}, expected a regular expression: {error}"))
+            Expression::new(text, false, Scope::OneLine)
+                .map_err(|error| format!("found {option} {text:?}, expected a regular expression: {error}"))
         };
+        if let Some(text) = failregex.iter().find(|text| text.contains("<SKIPLINES>")) {
+            return Err(format!("found failregex {text:?}, expected an expression over one line: only a filter file has maxlines"));
+        }
         let expressions = failregex.iter().map(|text| compile("failregex", text)).collect::<Result<Vec<_>, _>>()?;
-        if let Some((_, text)) = expressions.iter().zip(failregex).find(|(expression, _)| !expression.names_somebody()) {
-            return Err(format!("found failregex {text:?}, expected <HOST> or another tag that says who is blamed"));
+        if let Some((_, text)) = expressions.iter().zip(failregex).find(|(expression, _)| !expression.identifies_client()) {
+            return Err(format!("found failregex {text:?}, expected <HOST> or another tag that identifies the client"));
         }
         Ok(Self {
             prefregex: None,
             failregex: expressions,
+            max_lines: 1,
             ignoreregex: ignoreregex.iter().map(|text| compile("ignoreregex", text)).collect::<Result<_, _>>()?,
-            dates: Patterns::new(None, Years::until(i32::from(jiff::Zoned::now().year())))?,
+            dates: DatePatterns::new(None, Years::until(i32::from(jiff::Zoned::now().year())))?,
             default_offset: None,
             sources: failregex.to_vec(),
             path: PathBuf::new(),
@@ -268,7 +281,7 @@ mod tests {
     const BASE: &str = "[DEFAULT]\npre = <_daemon>:\n_daemon = any\n";
 
     #[test]
-    fn options_choose_among_expressions() {
+    fn options_select_expressions() {
         let files = [("x.conf", MODES), ("base.conf", BASE)];
         assert_eq!(load(&files, &[]).expect("loaded").sources, ["^any:a <HOST>$"]);
         let more = load(&files, &[("mode", "more"), ("_daemon", "d")]).expect("loaded").sources;
@@ -276,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_file_overrides() {
+    fn a_local_file_overrides_the_filter() {
         let files = [
             ("x.conf", MODES),
             ("base.conf", BASE),
@@ -288,30 +301,38 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_named() {
-        let fault = |text: &str| load(&[("x.conf", &format!("[Definition]\n{text}"))], &[]).expect_err(text);
+    fn an_unsupported_filter_is_an_error_that_names_the_line() {
+        let error = |text: &str| load(&[("x.conf", &format!("[Definition]\n{text}"))], &[]).expect_err(text);
+        assert_eq!(error("failregex = <HOST>\nmaxlines = 0\n"), "x.conf:3: maxlines: found \"0\", expected a number above 0");
+        assert_eq!(error("failregex = <HOST>\nmaxlines = all\n"), "x.conf:3: maxlines: found \"all\", expected a number above 0");
         assert_eq!(
-            fault("failregex = <HOST>\nmaxlines = 5\n"),
-            "x.conf:3: maxlines: found 5, expected 1: filters over several lines are not supported"
+            error("failregex = a<SKIPLINES><HOST>\n"),
+            "x.conf:2: failregex: found <SKIPLINES>, expected an expression over one line, or maxlines above 1"
         );
         assert_eq!(
-            fault("failregex = a<SKIPLINES><HOST>\n"),
-            "x.conf:2: failregex: found <SKIPLINES>: filters over several lines are not supported"
+            error("failregex = a <HOST>\nprefregex = ^a<SKIPLINES><F-CONTENT>.+</F-CONTENT>$\nmaxlines = 3\n"),
+            "x.conf:3: prefregex: found <SKIPLINES>, expected an expression over one line"
         );
-        assert_eq!(fault("failregex =\n"), "x.conf:2: failregex: there is none: the file is meant to be included by others");
         assert_eq!(
-            fault("failregex = ^a$\n"),
-            "x.conf:2: failregex: found \"^a$\", expected <HOST> or another tag that says who is blamed"
+            error("failregex =\n"),
+            "x.conf:2: failregex: found none, expected at least one: the file is meant to be included by others"
         );
-        assert_eq!(fault("failregex = <re-more>\n"), "x.conf:2: failregex: <re-more> is not defined: is an option such as mode misspelt?");
-        assert!(fault("failregex = ^(<HOST>\n").starts_with("x.conf:2: failregex: missing ), unterminated group at position"));
-        assert!(fault("failregex = <HOST>\ndatepattern = %%q\n").starts_with("x.conf:3: datepattern: found \"%q\""));
+        assert_eq!(
+            error("failregex = ^a$\n"),
+            "x.conf:2: failregex: found \"^a$\", expected <HOST> or another tag that identifies the client"
+        );
+        assert_eq!(
+            error("failregex = <re-more>\n"),
+            "x.conf:2: failregex: found <re-more>, which is not defined: is an option such as mode misspelt?"
+        );
+        assert!(error("failregex = ^(<HOST>\n").starts_with("x.conf:2: failregex: missing ), unterminated group at position"));
+        assert!(error("failregex = <HOST>\ndatepattern = %%q\n").starts_with("x.conf:3: datepattern: found \"%q\""));
         let error = load(&[("x.conf", "[Definition]\nfailregex = <HOST>\n")], &[("logtimezone", "Mars")]).expect_err("no zone");
         assert_eq!(error, "x.conf: logtimezone: found \"Mars\", expected a zone such as \"UTC+0100\"");
     }
 
     #[test]
-    fn a_filter_that_is_not_there_is_named() {
+    fn a_missing_filter_file_is_named() {
         let error = Filter::load(Path::new("/nowhere/filter.d/x.conf"), &[]).expect_err("no file").to_string();
         assert_eq!(error, "/nowhere/filter.d/x.conf: there is no such filter file");
     }

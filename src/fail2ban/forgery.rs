@@ -1,66 +1,78 @@
-//! Expressions that let a client decide who is blamed, each shown by a line that does it.
+//! Finds expressions that let a client decide which address is blamed, and shows for each a log line that does so.
 //!
-//! A client writes a user name, a path, a User-Agent. If such text can hold what an expression looks for before and after `<HOST>`, and the
-//! expression then takes the address from the text, a client can have others banned. No line is shown that was not tried first.
+//! Clients choose user names, paths and User-Agents. If such text can hold what an expression requires around `<HOST>`, a client can put
+//! an address of its choice there and have others banned. Every line that is shown was tried on the filter first.
 
 use super::filter::Filter;
 use super::matcher::{Host, Matcher};
-use super::sample::{Piece, pieces};
-use crate::python_regex::tree::{Assert, Node};
+use super::regex::tree::{Assert, Node, QUOTES};
+use super::sample::{FreeText, Piece, Shape, pieces};
 use jiff::tz::TimeZone;
 use std::fmt;
 use std::sync::Arc;
 
-/// Lines that are tried for one expression at most.
-const MOST_TRIALS: u32 = 400;
+/// Maximum number of lines to try for one expression.
+const MAX_TRIALS: u32 = 400;
 
-/// Who writes, and who would be blamed instead: IPv4 and IPv6.
+/// The client that causes a line and the victim that it would have blamed, IPv4 and IPv6.
 const CLIENT: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 const VICTIM: [&str; 2] = ["198.51.100.9", "2001:db8:bad::9"];
 
-/// The present for the dates of the lines shown: 2026-01-02 03:04:06 UTC.
+/// The time at which lines are tried: 2026-01-02 03:04:06 UTC, just after the dates in them.
 const NOW: f64 = 1_767_323_046.0;
 
-/// How the text gets its way.
+/// Why an expression takes the address from the client's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// Nothing binds the expression to the beginning of the line.
+    /// The expression is not anchored to the start of the line.
     Unanchored,
-    /// A part before the address takes text as far as it can.
+    /// A part before the address is greedy and reaches into the client's text.
     Greedy,
-    /// A part before the address lets the search end at the first address, in the client's text.
+    /// A part before the address is the client's text, and the match stops at the first address in it.
     Early,
+    /// A part before the address, in brackets or quotes, is the client's text, and may hold what ends it: Exim logs any HELO in brackets
+    /// under `helo_accept_junk_hosts`.
+    Quoted,
+    /// The lines that the expression joins may be of different clients.
+    UnrelatedLines,
 }
 
-/// An expression that can be deceived.
+/// An expression that can be deceived, with proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forgery {
-    /// Which failregex, from 0.
+    /// Index of the failregex.
     pub expression: usize,
-    /// Its text.
+    /// The text of the failregex.
     pub source: String,
     /// A line that `client` causes.
     pub line: String,
-    /// The part of it that `client` writes.
+    /// The part of the line that `client` chooses.
     pub text: String,
-    /// Who causes the line.
+    /// The client that causes the line.
     pub client: String,
-    /// Who is blamed for it.
+    /// The address that is blamed for it.
     pub blamed: String,
-    /// How.
+    /// Whether the matcher notices that the line could blame two clients, so that it blames nobody.
+    pub is_noticed: bool,
+    /// Why it is blamed.
     pub cause: Cause,
 }
 
 impl fmt::Display for Forgery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cause = match self.cause {
-            Cause::Unanchored => "it is not bound to the beginning of the line (^)",
-            Cause::Greedy => "what stands before <HOST> takes as much as it can, the client's text too",
-            Cause::Early => "the client's text stands before <HOST> and can hold an address of its own",
+            Cause::Unanchored => "it is not anchored to the start of the line (^)",
+            Cause::Greedy => "a greedy part before <HOST> reaches into the client's text",
+            Cause::UnrelatedLines => "it joins lines of different clients: a back-reference such as (?P=id) ties lines together",
+            Cause::Early => "the client's text comes before <HOST> and can hold an address of its own",
+            Cause::Quoted => {
+                "the text in brackets or quotes before <HOST> may hold what ends it, unless the program refuses or escapes that"
+            }
         };
+        let outcome = if self.is_noticed { "is blamed by fail2ban; here the line blames nobody" } else { "is blamed" };
         write!(
             f,
-            "failregex {} lets a client decide who is blamed: {cause}: {:?}\n  in the line {:?}\n  {} writes {:?}, and {} is blamed",
+            "failregex {} lets a client decide which address is blamed: {cause}: {:?}\n  in the line {:?}\n  {} writes {:?}, and {} {outcome}",
             self.expression + 1,
             self.source,
             self.line,
@@ -73,7 +85,7 @@ impl fmt::Display for Forgery {
 
 /// The expressions of a filter that can be deceived, each with a line that was tried.
 ///
-/// One that cannot be tried, because no line was found that it matches at all, is not among them.
+/// An expression for which no matching sample line can be built is left out.
 #[must_use]
 pub fn forgeries(filter: &Arc<Filter>) -> Vec<Forgery> {
     let found = (0..filter.failregex.len()).filter_map(|expression| forgery(filter, expression));
@@ -81,51 +93,74 @@ pub fn forgeries(filter: &Arc<Filter>) -> Vec<Forgery> {
 }
 
 fn forgery(filter: &Arc<Filter>, expression: usize) -> Option<Forgery> {
-    let mut trial = Trial { filter, expression, left: MOST_TRIALS };
-    // With everything that may be left out, as real lines have it; without, if that matches nothing.
-    for generous in [true, false] {
-        let Some(line) = Line::of(filter, expression, generous) else { continue };
+    let mut trial = ForgeryTrial { filter, expression, left: MAX_TRIALS };
+    // With the optional parts first, as in real lines.
+    let shapes = [(true, false), (true, true), (false, false), (false, true)].map(|(generous, last)| Shape { generous, last });
+    for shape in shapes {
+        let Some(line) = SampleLine::of(filter, expression, shape) else { continue };
         let plain = line.render(&[], true);
-        if trial.blames(&plain).as_deref() != Some(line.client()) {
+        if !trial.blames(&plain, line.client()) {
             continue;
         }
-        let open_end = trial.blames(&format!("{plain} x")).as_deref() == Some(line.client());
-        let bound = starts_bound(filter, expression);
-        let found = candidates(&line, bound, open_end).into_iter().find_map(|(text, whole, cause)| {
-            (trial.blames(&whole).as_deref() == Some(line.victim())).then(|| (trial.dated(&whole, &text, line.victim()), text, cause))
+        let open_end = trial.blames(&format!("{plain} x"), line.client());
+        let anchored = is_anchored(filter, expression);
+        let found = candidates(&line, anchored, open_end).into_iter().find_map(|(text, whole, cause)| {
+            trial.blames(&whole, line.victim()).then(|| (trial.dated(&whole, &text, line.victim()), text, cause))
         });
-        return found.map(|(whole, text, cause)| Forgery {
-            expression,
-            source: filter.sources.get(expression).cloned().unwrap_or_default(),
-            line: whole,
-            text,
-            client: line.client().to_owned(),
-            blamed: line.victim().to_owned(),
-            cause,
-        });
+        if let Some((whole, text, cause)) = found {
+            return Some(trial.forgery(&line, whole, text, cause));
+        }
     }
-    None
+    unrelated_lines(&mut trial)
 }
 
-/// Tries lines on the whole filter.
-struct Trial<'f> {
+/// An offence of one client that the expression joins with the address of the next.
+fn unrelated_lines(trial: &mut ForgeryTrial<'_>) -> Option<Forgery> {
+    let (filter, expression) = (trial.filter, trial.expression);
+    if !filter.failregex.get(expression)?.joins_unrelated_lines() {
+        return None;
+    }
+    let line = SampleLine::of(filter, expression, Shape { generous: true, last: false })?;
+    let whole = line.render(&[], false);
+    trial.left = trial.left.max(1);
+    if !trial.blames(&whole, line.victim()) {
+        return None;
+    }
+    let before = line.part(0, line.host, &[], false);
+    let (text, _) = before.rsplit_once('\n')?;
+    Some(trial.forgery(&line, whole, text.to_owned(), Cause::UnrelatedLines))
+}
+
+/// Tries lines on the whole filter, up to a limit.
+struct ForgeryTrial<'f> {
     filter: &'f Arc<Filter>,
     expression: usize,
     left: u32,
 }
 
-impl Trial<'_> {
-    /// Who is blamed for a line by this expression.
-    fn blames(&mut self, line: &str) -> Option<String> {
-        self.left = self.left.checked_sub(1)?;
-        let found = Matcher::new(Arc::clone(self.filter), TimeZone::UTC).line(line.as_bytes(), NOW)?;
-        match found.host {
-            Host::Address(address) if found.expression == self.expression => Some(address.to_string()),
-            _ => None,
+impl ForgeryTrial<'_> {
+    /// Whether fail2ban would blame `address` for a line, or a part of it: `.*<ADDR>` loses the first digits.
+    fn blames(&mut self, line: &str, address: &str) -> bool {
+        let Some(left) = self.left.checked_sub(1) else { return false };
+        self.left = left;
+        let found = blames(&mut Matcher::trusting(Arc::clone(self.filter), TimeZone::UTC), self.expression, line);
+        found.is_some_and(|found| address.ends_with(&found))
+    }
+
+    fn forgery(&self, sample: &SampleLine, line: String, text: String, cause: Cause) -> Forgery {
+        Forgery {
+            expression: self.expression,
+            source: self.filter.sources.get(self.expression).cloned().unwrap_or_default(),
+            is_noticed: blames(&mut Matcher::new(Arc::clone(self.filter), TimeZone::UTC), self.expression, &line).is_none(),
+            line,
+            text,
+            client: sample.client().to_owned(),
+            blamed: sample.victim().to_owned(),
+            cause,
         }
     }
 
-    /// The line with a date, if one of the usual forms leaves it as deceiving as it is.
+    /// The line with a date in one of the usual formats, if it still deceives the expression with it.
     fn dated(&mut self, line: &str, text: &str, victim: &str) -> String {
         self.left = self.left.max(8);
         let dates = ["2026-01-02 03:04:05", "Jan  2 03:04:05", "Fri Jan 02 03:04:05 2026", "02/Jan/2026:03:04:05 +0000"];
@@ -134,7 +169,7 @@ impl Trial<'_> {
                 Some((before, after)) => format!("{before}[{date}]{after}"),
                 None => format!("{date}{line}"),
             };
-            if dated.contains(text) && self.blames(&dated).as_deref() == Some(victim) {
+            if dated.contains(text) && self.blames(&dated, victim) {
                 return dated;
             }
         }
@@ -142,22 +177,32 @@ impl Trial<'_> {
     }
 }
 
-/// A sample line and where in it the address stands.
-struct Line {
-    pieces: Vec<Piece>,
-    /// Where the failregex begins and ends; a prefregex may stand around it.
-    own: (usize, usize),
-    host: usize,
-    six: usize,
+/// The address that an expression blames for a line, or for the last of several.
+fn blames(matcher: &mut Matcher, expression: usize, lines: &str) -> Option<String> {
+    let found = lines.split('\n').map(|line| matcher.line(line.as_bytes(), NOW)).last()??;
+    match found.host {
+        Host::Address(address) if found.expression == expression => Some(address.to_string()),
+        _ => None,
+    }
 }
 
-impl Line {
-    fn of(filter: &Filter, expression: usize, generous: bool) -> Option<Self> {
-        let own = pieces(filter.failregex.get(expression)?.pattern().node(), generous);
+/// A sample line and the place of the address in it.
+struct SampleLine {
+    pieces: Vec<Piece>,
+    /// First and last piece of the failregex; a prefregex may surround it.
+    own: (usize, usize),
+    host: usize,
+    /// Index into [`CLIENT`] and [`VICTIM`]: 1 for IPv6.
+    family: usize,
+}
+
+impl SampleLine {
+    fn of(filter: &Filter, expression: usize, shape: Shape) -> Option<Self> {
+        let own = pieces(filter.failregex.get(expression)?.pattern().node(), shape);
         let length = own.len();
         let (start, pieces) = match &filter.prefregex {
             Some(prefix) => {
-                let prefix = pieces(prefix.pattern().node(), generous);
+                let prefix = pieces(prefix.pattern().node(), shape);
                 let place = prefix.iter().position(|piece| *piece == Piece::Content)?;
                 let (before, after) = prefix.split_at(place);
                 (place, before.iter().cloned().chain(own).chain(after.iter().skip(1).cloned()).collect())
@@ -165,19 +210,19 @@ impl Line {
             None => (0, own),
         };
         let host = pieces.iter().position(|piece| matches!(piece, Piece::Host(_)))?;
-        let six = usize::from(pieces.get(host) == Some(&Piece::Host(true)));
-        Some(Self { pieces, own: (start, start + length), host, six })
+        let family = usize::from(pieces.get(host) == Some(&Piece::Host(true)));
+        Some(Self { pieces, own: (start, start + length), host, family })
     }
 
     fn client(&self) -> &'static str {
-        CLIENT.get(self.six).copied().unwrap_or_default()
+        CLIENT.get(self.family).copied().unwrap_or_default()
     }
 
     fn victim(&self) -> &'static str {
-        VICTIM.get(self.six).copied().unwrap_or_default()
+        VICTIM.get(self.family).copied().unwrap_or_default()
     }
 
-    /// The line with some slots filled, blaming the client or else the victim.
+    /// The line with some free texts filled in, blaming the client or else the victim.
     fn render(&self, filled: &[(usize, &str)], client: bool) -> String {
         self.part(0, self.pieces.len(), filled, client)
     }
@@ -189,8 +234,8 @@ impl Line {
                 Piece::Text(part) => text.push_str(part),
                 Piece::Host(_) => text.push_str(if client { self.client() } else { self.victim() }),
                 Piece::Content => {}
-                Piece::Slot(slot) => {
-                    text.push_str(filled.iter().find(|(slot, _)| *slot == place).map_or(slot.filler(), |(_, text)| text));
+                Piece::FreeText(free) => {
+                    text.push_str(filled.iter().find(|(filled, _)| *filled == place).map_or(free.filler(), |(_, text)| text));
                 }
             }
         }
@@ -198,33 +243,36 @@ impl Line {
     }
 }
 
-/// Whether an expression can only match from the beginning of the line.
-fn starts_bound(filter: &Filter, expression: usize) -> bool {
-    fn bound(node: &Node) -> bool {
+/// Whether an expression can only match from the start of the line.
+fn is_anchored(filter: &Filter, expression: usize) -> bool {
+    fn anchored(node: &Node) -> bool {
         match node {
             Node::Assert(Assert::TextStart | Assert::LineStart) => true,
-            Node::Capture { node, .. } | Node::Case { node, .. } | Node::Atomic(node) => bound(node),
-            Node::Look { ahead: true, negative: false, node } => bound(node),
-            Node::Repeat { node, min, .. } => *min > 0 && bound(node),
-            Node::Concat(all) => all.iter().find(|node| !matches!(node, Node::Look { negative: true, .. })).is_some_and(bound),
-            Node::Alternate(all) => all.iter().all(bound),
+            Node::Capture { node, .. } | Node::Case { node, .. } | Node::Atomic(node) => anchored(node),
+            Node::Look { ahead: true, negative: false, node } => anchored(node),
+            Node::Repeat { node, min, .. } => *min > 0 && anchored(node),
+            Node::Concat(all) => all.iter().find(|node| !matches!(node, Node::Look { negative: true, .. })).is_some_and(anchored),
+            Node::Alternate(all) => all.iter().all(anchored),
             _ => false,
         }
     }
     let own = filter.failregex.get(expression).map(|expression| expression.pattern().node());
     let prefix = filter.prefregex.as_ref().map(|prefix| prefix.pattern().node());
-    own.is_some_and(bound) && prefix.is_none_or(bound)
+    own.is_some_and(anchored) && prefix.is_none_or(anchored)
 }
 
-/// What a client could write, the line that it makes, and what would be at fault.
-fn candidates(line: &Line, bound: bool, open_end: bool) -> Vec<(String, String, Cause)> {
+/// What a client could write, the line that results, and the cause if the expression falls for it.
+fn candidates(line: &SampleLine, anchored: bool, open_end: bool) -> Vec<(String, String, Cause)> {
     let (start, end) = line.own;
-    let slots = || {
-        line.pieces.iter().enumerate().filter_map(|(place, piece)| if let Piece::Slot(slot) = piece { Some((place, slot)) } else { None })
+    let free_texts = || {
+        line.pieces
+            .iter()
+            .enumerate()
+            .filter_map(|(place, piece)| if let Piece::FreeText(free) = piece { Some((place, free)) } else { None })
     };
-    // What must stand before the address, from each slot or from the beginning of the line on, with what must follow and without.
+    // What the expression requires before the address, from each free text or from its start on, with and without what must follow.
     let mut texts: Vec<(usize, String)> = Vec::new();
-    let starts = slots().map(|(place, _)| place + 1).filter(|start| *start <= line.host).chain([start]);
+    let starts = free_texts().map(|(place, _)| place + 1).filter(|start| *start <= line.host).chain([start]);
     for start in starts {
         for stop in [line.host + 1, end] {
             for before in ["", " ", "x "] {
@@ -241,11 +289,11 @@ fn candidates(line: &Line, bound: bool, open_end: bool) -> Vec<(String, String, 
         let whole = texts.iter().filter(|(from, _)| *from == start);
         whole.map(|(_, text)| (text.clone(), format!("{before}{} said: {text}{after}", line.client()), cause)).collect::<Vec<_>>()
     };
-    // In any other line of the log.
-    let mut found = if bound { Vec::new() } else { elsewhere(Cause::Unanchored) };
+    // The text may also appear in any other line of the log.
+    let mut found = if anchored { Vec::new() } else { elsewhere(Cause::Unanchored) };
     for (_, text) in &texts {
-        for (place, slot) in slots() {
-            if slot.holds(text) {
+        for (place, free) in free_texts() {
+            if free.holds(text) {
                 let cause = if place < line.host { Cause::Early } else { Cause::Greedy };
                 found.push((text.clone(), line.render(&[(place, text)], true), cause));
             }
@@ -254,8 +302,44 @@ fn candidates(line: &Line, bound: bool, open_end: bool) -> Vec<(String, String, 
             found.push((text.clone(), format!("{} {text}", line.render(&[], true)), Cause::Greedy));
         }
     }
-    if bound {
+    if anchored {
         found.extend(elsewhere(Cause::Greedy));
+    }
+    found.extend(split_candidates(line));
+    found
+}
+
+/// A text before the address that ends it and goes on until a text behind the address, which then holds the true address.
+fn split_candidates(line: &SampleLine) -> Vec<(String, String, Cause)> {
+    let free = |place: usize| match line.pieces.get(place) {
+        Some(Piece::FreeText(free)) => Some(free),
+        _ => None,
+    };
+    let is_quoted = |place: usize, free: &FreeText| {
+        // No client writes the header of a line, which a prefregex describes.
+        if place < line.own.0 {
+            return false;
+        }
+        let Some(before) = place.checked_sub(1) else { return false };
+        // Square brackets at the very start hold the date.
+        let is_date = |text: &str| before == line.own.0 && text.trim_start() == "[";
+        matches!(line.pieces.get(before), Some(Piece::Text(text)) if text.ends_with(QUOTES) && !is_date(text)) && free.is_wide()
+    };
+    let mut found = Vec::new();
+    for first in 0..line.host {
+        let Some(before) = free(first) else { continue };
+        for second in line.host + 1..line.pieces.len() {
+            let Some(behind) = free(second) else { continue };
+            let text = format!("{}{}{}", before.filler(), line.part(first + 1, second, &[], false), behind.filler());
+            let cause = if before.holds(&text) {
+                Cause::Early
+            } else if is_quoted(first, before) {
+                Cause::Quoted
+            } else {
+                continue;
+            };
+            found.push((text.clone(), line.render(&[(first, &text)], true), cause));
+        }
     }
     found
 }
@@ -283,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_bound_on_both_sides_of_the_address_is_sound() {
+    fn an_expression_anchored_on_both_sides_of_the_address_is_sound() {
         for sound in [
             r"^ host sshd: Invalid user \S+ from <HOST>$",
             r#"^<HOST> - - \[\] "GET [^"]*" 404"#,
@@ -296,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_that_is_not_bound_is_found() {
+    fn an_unanchored_expression_is_found() {
         assert_eq!(cause(r"refused <HOST>$"), Some(Cause::Unanchored));
         assert_eq!(cause(r"\[<HOST>\] .*refused: too many connections"), Some(Cause::Unanchored));
     }
@@ -305,28 +389,54 @@ mod tests {
     fn a_greedy_part_before_the_address_is_found() {
         assert_eq!(cause(r"^.* from <HOST>"), Some(Cause::Greedy));
         assert_eq!(cause(r"^ .*rhost=<HOST> .*$"), Some(Cause::Greedy));
+        assert!(cause(r"^.*denied by rule.*<ADDR>.*$").is_some(), "though fail2ban blames a part of the address");
     }
 
     #[test]
-    fn a_name_before_the_address_that_can_hold_one_is_found() {
+    fn client_text_before_the_address_that_can_hold_an_address_is_found() {
         assert_eq!(cause(r"^ Invalid user .*? from <HOST>"), Some(Cause::Early));
         assert_eq!(cause(r"^ Invalid user .*? from <HOST>$"), None);
     }
 
     #[test]
-    fn the_line_is_shown_with_what_the_client_writes_in_it() {
+    fn text_in_brackets_that_can_end_them_is_found() {
+        assert_eq!(cause(r"^ H=\(\S+\) \[<HOST>\] F=\S+ rejected$"), None, "nothing behind the address holds the true one");
+        assert_eq!(cause(r"^ H=\(\S+\) \[<HOST>\](?: F=(?:<>|[^@]+@\S+))? rejected$"), Some(Cause::Quoted));
+        assert_eq!(cause(r#"^ user "[^"]*" from <HOST>, reason .*$"#), Some(Cause::Quoted));
+        assert_eq!(cause(r#"^ user "[^"]*" from <HOST>$"#), None);
+        assert_eq!(cause(r"^ user \[[^\]]*\] from <HOST>, reason .*$"), Some(Cause::Quoted));
+        assert_eq!(cause(r"^ user \{[^}]*\} from <HOST>, reason .*$"), Some(Cause::Quoted));
+        assert_eq!(cause(r"^\[[^\]]*\] from <HOST>, reason .*$"), None, "the date");
+    }
+
+    #[test]
+    fn an_expression_over_several_lines_is_tried_too() {
+        let adjacent = "failregex = ^ failed\\n user \\S+ from <HOST>$\nmaxlines = 2\n";
+        assert_eq!(found(adjacent)[0].cause, Cause::UnrelatedLines, "another client may write the next line");
+        assert_eq!(found("failregex = ^ \\S+ failed<SKIPLINES>^ client <HOST> left$\nmaxlines = 9\n")[0].cause, Cause::UnrelatedLines);
+        let tied = "failregex = ^ (?P<id>\\d+) failed<SKIPLINES>^ (?P=id) client <HOST> left$\nmaxlines = 9\n";
+        assert_eq!(found(tied), []);
+        assert_eq!(found("failregex = ^ failed\\n .* from <HOST>\nmaxlines = 2\n")[0].cause, Cause::Greedy);
+    }
+
+    #[test]
+    fn a_forgery_that_the_matcher_notices_says_so() {
+        let outcome = |failregex: &str| found(&format!("failregex = {failregex}\n"))[0].to_string();
+        assert!(outcome("^ .* from <HOST>").ends_with("198.51.100.9 is blamed by fail2ban; here the line blames nobody"));
+        assert!(outcome("refused <HOST>$").ends_with("198.51.100.9 is blamed"));
+    }
+
+    #[test]
+    fn a_forgery_shows_the_line_and_the_text_of_the_client_in_it() {
         let all = found("failregex = ^ .* from <HOST>\n");
         let shown = all[0].to_string();
-        assert!(
-            shown.starts_with("failregex 1 lets a client decide who is blamed: what stands before <HOST> takes as much as it can"),
-            "{shown}"
-        );
+        assert!(shown.starts_with("failregex 1 lets a client decide which address is blamed: a greedy part before <HOST>"), "{shown}");
         assert!(all[0].line.starts_with("2026-01-02 03:04:05"), "{shown}");
         assert!(shown.contains("198.51.100.9 is blamed"), "{shown}");
     }
 
     #[test]
-    fn a_prefix_that_binds_is_seen() {
+    fn an_anchored_prefregex_does_not_anchor_the_failregex() {
         let sound = "prefregex = ^ prog: <F-CONTENT>.+</F-CONTENT>$\nfailregex = ^bad user \\S+ from <HOST>$\n";
         assert_eq!(found(sound), []);
         let open = "prefregex = ^ prog: <F-CONTENT>.+</F-CONTENT>$\nfailregex = bad user \\S+ from <HOST>$\n";

@@ -1,9 +1,9 @@
-//! Jails: jail.conf, jail.d/*.conf, jail.local and jail.d/*.local, read as fail2ban's `JailReader` reads them.
+//! Reads jails from jail.conf, jail.d/*.conf, jail.local and jail.d/*.local, as fail2ban's `JailReader` does.
 
 use super::filter::{Definition, FilterError, OPTIONS};
-use super::ini::{Config, ConfigError, Options, with_additions};
-use super::seconds::seconds;
+use super::ini::{IniConfig, IniError, Options, with_additions};
 use super::tags::split_options;
+use crate::time::parse_seconds;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -11,31 +11,31 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub struct Jails {
     folder: PathBuf,
-    config: Config,
+    config: IniConfig,
 }
 
 /// One jail, with every reference resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Jail {
-    /// Its name.
+    /// The name of its section.
     pub name: String,
-    /// Whether it is switched on.
+    /// Whether it is enabled.
     pub enabled: bool,
     /// The filter file.
     pub filter: PathBuf,
-    /// Options for the filter: those in `name[option=value]`, and what the jail itself sets of the filter.
+    /// Options for the filter: those in `filter = name[option=value]`, and options of the filter that the jail itself sets.
     pub filter_options: Options,
-    /// The log files as written (they may hold `*`), and whether reading starts at their end.
+    /// The log files as written (they may contain `*`), and whether each is read from its end on (`tail`).
     pub logs: Vec<(String, bool)>,
-    /// `systemd` reads the journal; the others read files.
+    /// How logs are watched: `systemd` reads the journal, all others read files.
     pub backend: String,
-    /// Failures that make a ban.
+    /// Number of failures that make a ban.
     pub maxretry: u32,
-    /// The time in which they add up, in seconds.
+    /// Period within which failures add up, in seconds.
     pub findtime: f64,
-    /// How long a ban lasts, in seconds; below 0 for ever.
+    /// Length of a ban, in seconds; negative for ever.
     pub bantime: f64,
-    /// Further options, with their values: `bantime.increment` and its kin, `ignoreip`, `ignorecommand`, `port`, `action` and so on.
+    /// Further options by name: the `bantime.` family, `ignoreip`, `ignorecommand`, `port`, `action` and others.
     pub options: Options,
 }
 
@@ -43,15 +43,15 @@ pub struct Jail {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JailError {
     /// A fault in a file.
-    Config(ConfigError),
-    /// A fault in its filter.
+    Ini(IniError),
+    /// A fault in the jail's filter.
     Filter(FilterError),
 }
 
 impl fmt::Display for JailError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(error) => error.fmt(f),
+            Self::Ini(error) => error.fmt(f),
             Self::Filter(error) => error.fmt(f),
         }
     }
@@ -59,9 +59,9 @@ impl fmt::Display for JailError {
 
 impl std::error::Error for JailError {}
 
-impl From<ConfigError> for JailError {
-    fn from(error: ConfigError) -> Self {
-        Self::Config(error)
+impl From<IniError> for JailError {
+    fn from(error: IniError) -> Self {
+        Self::Ini(error)
     }
 }
 
@@ -71,8 +71,8 @@ impl From<FilterError> for JailError {
     }
 }
 
-/// Options of a jail that are handed on as they are.
-const KEPT: [&str; 17] = [
+/// Options of a jail that are passed on as they are, in [`Jail::options`].
+const PASSED_ON: [&str; 17] = [
     "action",
     "bantime.factor",
     "bantime.formula",
@@ -92,39 +92,39 @@ const KEPT: [&str; 17] = [
     "usedns",
 ];
 
-/// The version that `%(fail2ban_version)s` stands for.
+/// The value of `%(fail2ban_version)s`.
 const VERSION: &str = "1.0.2";
 
 impl Jails {
     /// Reads a configuration folder.
     ///
     /// # Errors
-    /// A fault in a file, or no jail file at all.
-    pub fn read(folder: &Path) -> Result<Self, ConfigError> {
+    /// A fault in a file, or a folder without a jail file.
+    pub fn read(folder: &Path) -> Result<Self, IniError> {
         let files = with_additions(&folder.join("jail"));
         if files.is_empty() {
-            return Err(ConfigError {
+            return Err(IniError {
                 file: folder.join("jail.conf"),
                 line: None,
                 message: "there is no such file, nor jail.local".to_owned(),
             });
         }
-        let mut config = Config::read(&files)?;
+        let mut config = IniConfig::read(&files)?;
         config.set_default("fail2ban_version", VERSION);
         config.set_default("fail2ban_confpath", &folder.display().to_string());
         Ok(Self { folder: folder.to_owned(), config })
     }
 
-    /// The names of all jails, in the order of the files.
+    /// The names of all jails, in order of appearance.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.config.sections().filter(|name| !matches!(*name, "INCLUDES" | "Definition"))
     }
 
-    /// Whether a jail is switched on.
+    /// Whether a jail is enabled.
     ///
     /// # Errors
-    /// A reference that leads nowhere.
-    pub fn is_enabled(&self, name: &str) -> Result<bool, ConfigError> {
+    /// A reference to an option that does not exist.
+    pub fn is_enabled(&self, name: &str) -> Result<bool, IniError> {
         let enabled = self.config.get(name, "enabled", &Options::new())?;
         Ok(enabled.is_some_and(|value| is_true(&value)))
     }
@@ -132,20 +132,20 @@ impl Jails {
     /// Reads a jail and the definition of its filter.
     ///
     /// # Errors
-    /// A jail of that name does not exist, a fault in its options, or a filter that cannot be read.
+    /// There is no jail of that name, one of its options is faulty, or its filter cannot be read.
     pub fn jail(&self, name: &str) -> Result<Jail, JailError> {
         if !self.names().any(|known| known == name) {
             let message = format!("there is no jail [{name}]");
-            return Err(ConfigError { file: self.folder.join("jail.conf"), line: None, message }.into());
+            return Err(IniError { file: self.folder.join("jail.conf"), line: None, message }.into());
         }
         let none = Options::new();
         let filter = self.config.get(name, "filter", &none)?.unwrap_or_default();
-        let (filter_name, given) = split_options(&filter).map_err(|message| self.fault(name, "filter", message))?;
+        let (filter_name, given) = split_options(&filter).map_err(|message| self.error(name, "filter", message))?;
         let filter_path = self.folder.join("filter.d").join(format!("{filter_name}.conf"));
         let mut filter_options: Options = given.into_iter().collect();
         let backend = self.config.get(name, "backend", &none)?.unwrap_or_else(|| "auto".to_owned());
 
-        // The filter's own values can be referred to as %(known/…)s.
+        // A jail can refer to the filter's values as %(known/option)s.
         let mut config = self.config.clone();
         let mut for_filter: Vec<(String, String)> = filter_options.clone().into_iter().collect();
         if backend.starts_with("systemd") && !filter_options.contains_key("logtype") {
@@ -162,7 +162,7 @@ impl Jails {
             if option != "journalmatch"
                 && let Some(text) = value(option)?
             {
-                // What fail2ban does by default needs no mention.
+                // fail2ban's default needs no mention.
                 if option != "usedns" || text != "warn" {
                     filter_options.insert(option.to_owned(), text);
                 }
@@ -178,18 +178,18 @@ impl Jails {
             .map(|line| line.rsplit_once(' ').map_or((line.to_owned(), false), |(path, mode)| (path.to_owned(), mode == "tail")))
             .collect();
         let length = |option: &str, default: f64| match value(option)? {
-            Some(text) => seconds(&text).map_err(|message| JailError::from(self.fault(name, option, message))),
+            Some(text) => parse_seconds(&text).map_err(|message| JailError::from(self.error(name, option, message))),
             None => Ok(default),
         };
         let maxretry = match value("maxretry")? {
             Some(text) => {
-                let expected = || self.fault(name, "maxretry", format!("found {text:?}, expected a number"));
+                let expected = || self.error(name, "maxretry", format!("found {text:?}, expected a number"));
                 text.trim().parse().map_err(|_| expected())?
             }
             None => 3,
         };
         let mut options = Options::new();
-        for option in KEPT {
+        for option in PASSED_ON {
             if let Some(text) = value(option)?.filter(|text| !text.is_empty()) {
                 options.insert(option.to_owned(), text);
             }
@@ -208,17 +208,17 @@ impl Jails {
         })
     }
 
-    fn fault(&self, jail: &str, option: &str, message: String) -> ConfigError {
-        let place = self.config.place(jail, option);
-        ConfigError {
-            file: place.map_or_else(|| self.folder.join("jail.conf"), |value| value.file.to_path_buf()),
-            line: place.map(|value| value.line).filter(|line| *line > 0),
+    fn error(&self, jail: &str, option: &str, message: String) -> IniError {
+        let value = self.config.value(jail, option);
+        IniError {
+            file: value.map_or_else(|| self.folder.join("jail.conf"), |value| value.file.to_path_buf()),
+            line: value.map(|value| value.line).filter(|line| *line > 0),
             message: format!("in [{jail}] {option}: {message}"),
         }
     }
 }
 
-/// fail2ban's idea of a true value.
+/// Whether an option's value is true: fail2ban's `_as_bool`.
 #[must_use]
 pub fn is_true(text: &str) -> bool {
     matches!(text.to_lowercase().as_str(), "1" | "on" | "true" | "yes")
@@ -270,13 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_named() {
+    fn an_error_names_file_line_and_option() {
         let folder = folder(&[FILTER, ("jail.conf", "[x]\nfilter = x\nmaxretry = many\n[y]\nfilter = gone\n")]);
         let jails = Jails::read(folder.path()).expect("read");
-        let fault = |name| jails.jail(name).expect_err(name).to_string().replace(&format!("{}/", folder.path().display()), "");
-        assert_eq!(fault("x"), "jail.conf:3: in [x] maxretry: found \"many\", expected a number");
-        assert_eq!(fault("y"), "filter.d/gone.conf: there is no such filter file");
-        assert_eq!(fault("z"), "jail.conf: there is no jail [z]");
+        let error = |name| jails.jail(name).expect_err(name).to_string().replace(&format!("{}/", folder.path().display()), "");
+        assert_eq!(error("x"), "jail.conf:3: in [x] maxretry: found \"many\", expected a number");
+        assert_eq!(error("y"), "filter.d/gone.conf: there is no such filter file");
+        assert_eq!(error("z"), "jail.conf: there is no jail [z]");
         assert!(
             Jails::read(Path::new("/nowhere")).expect_err("no folder").to_string().starts_with("/nowhere/jail.conf: there is no such file")
         );

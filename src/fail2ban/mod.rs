@@ -1,24 +1,32 @@
-//! fail2ban's filters and jails, as they are.
+//! Reads fail2ban's filters and jails unchanged.
 //!
-//! - [`ini`]: its configuration files, with includes and interpolation;
-//! - [`tags`]: `name[option=value]` and `<name>` in values;
+//! - [`ini`]: the format of its configuration files, with includes and interpolation;
+//! - [`tags`]: `name[option=value]`, and `<name>` tags in values;
 //! - [`expression`]: `<HOST>` and the other tags of a failregex;
+//! - [`regex`]: Python's regular expressions; [`dates`]: dates in log lines;
 //! - [`filter`]: a filter file, loaded with its options;
-//! - [`matcher`]: a filter over the lines of one log, and [`pending`]: what it remembers between lines of one connection;
-//! - [`jail`]: jail.conf, jail.d and jail.local, with lengths of time ([`seconds`]);
-//! - [`forgery`]: expressions that let a client decide who is blamed, shown by [`sample`] lines.
+//! - [`matcher`]: a filter applied to the lines of one log; [`line_buffer`]: expressions over several lines; [`pending`]: connections
+//!   that are logged over several lines;
+//! - [`ambiguity`]: lines that could blame two clients blame nobody;
+//! - [`jail`]: jail.conf, jail.d and jail.local; [`import`]: their translation into a configuration;
+//! - [`test_filter`]: a filter tried on a log; [`forgery`]: expressions that a client can deceive, shown by [`sample`] lines.
 
-pub mod expression;
-pub mod filter;
-pub mod forgery;
-pub mod ini;
-mod ini_file;
-pub mod jail;
-pub mod matcher;
-pub mod pending;
-pub mod sample;
-pub mod seconds;
-pub mod tags;
+mod ambiguity;
+pub mod dates;
+mod expression;
+mod filter;
+mod forgery;
+pub mod import;
+mod ini;
+mod jail;
+mod line_buffer;
+mod matcher;
+mod pending;
+pub mod regex;
+mod sample;
+mod tags;
+pub mod test_filter;
 
-pub use filter::{Filter, FilterError};
-pub use matcher::{Found, Host, Matcher};
+pub use filter::Filter;
+pub use forgery::forgeries;
+pub use matcher::{Host, Matcher};

@@ -1,56 +1,72 @@
-//! Lines that an expression matches, made from its tree: short ones, with the places marked where a client could write.
+//! Builds short lines that an expression matches from its syntax tree, and marks where a client's text could be.
 
-use crate::python_regex::tree::{Class, ClassItem, Node, Perl};
+use super::regex::translate::contains_node;
+use super::regex::tree::{Class, Node};
 
 /// A part of a sample line.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
-    /// Text that the expression asks for.
+    /// Text that the expression requires.
     Text(String),
-    /// Who is blamed; IPv6 if true.
+    /// The address to blame; IPv6 if true.
     Host(bool),
-    /// Where a prefregex hands on to the failregexes.
+    /// Where the content of a prefregex goes, which the failregexes match.
     Content,
     /// Any number of characters of a set.
-    Slot(Slot),
+    FreeText(FreeText),
 }
 
-/// A place for any number of characters of a set.
+/// A repetition of any character of a set, where a client's text could be.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Slot {
+pub struct FreeText {
+    /// The allowed characters; none for any but a line feed.
     class: Option<Class>,
-    /// The least that it must hold.
+    /// The shortest text that satisfies the repetition.
     filler: String,
 }
 
-impl Slot {
-    /// Whether a text can stand here.
+impl FreeText {
+    /// Whether `text` satisfies the set.
     #[must_use]
     pub fn holds(&self, text: &str) -> bool {
-        text.chars().all(|c| self.class.as_ref().map_or(c != '\n', |class| contains(class, c)))
+        text.chars().all(|c| self.class.as_ref().map_or(c != '\n', |class| class.contains(c)))
     }
 
-    /// The least that must stand here.
+    /// Whether a program could log ordinary text of a client here, and not only numbers or words.
+    #[must_use]
+    pub fn is_wide(&self) -> bool {
+        self.class.as_ref().is_none_or(Class::is_wide)
+    }
+
     #[must_use]
     pub fn filler(&self) -> &str {
         &self.filler
     }
 }
 
-/// A sample of an expression. `generous`: what may be left out is put in.
+/// Which of the lines that match an expression a sample is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Whether optional parts are included.
+    pub generous: bool,
+    /// Whether the last of several alternatives is taken; the first otherwise.
+    pub last: bool,
+}
+
+/// The pieces of a sample line for an expression.
 #[must_use]
-pub fn pieces(node: &Node, generous: bool) -> Vec<Piece> {
-    let mut sampler = Sampler { root: node, generous, pieces: Vec::new(), steps: 0 };
+pub fn pieces(node: &Node, shape: Shape) -> Vec<Piece> {
+    let mut sampler = Sampler { root: node, shape, pieces: Vec::new(), steps: 0 };
     sampler.node(node);
     sampler.pieces
 }
 
-/// Samples are bounded: an expression can ask for very long texts.
-const MOST_STEPS: u32 = 20_000;
+/// Maximum number of nodes visited for one sample: nested repetitions can require very long texts.
+const MAX_STEPS: u32 = 20_000;
 
 struct Sampler<'n> {
     root: &'n Node,
-    generous: bool,
+    shape: Shape,
     pieces: Vec<Piece>,
     steps: u32,
 }
@@ -66,7 +82,7 @@ impl Sampler<'_> {
 
     fn node(&mut self, node: &Node) {
         self.steps += 1;
-        if self.steps > MOST_STEPS {
+        if self.steps > MAX_STEPS {
             return;
         }
         match node {
@@ -83,9 +99,9 @@ impl Sampler<'_> {
             Node::Case { node, .. } | Node::Atomic(node) => self.node(node),
             Node::Concat(all) => all.iter().for_each(|node| self.node(node)),
             Node::Alternate(all) => {
-                // An address rather than a name.
-                let host = all.iter().find(|node| crate::python_regex::translate::any(node, &is_address));
-                if let Some(node) = host.or_else(|| all.first()) {
+                // Prefer an address to a host name.
+                let host = all.iter().find(|node| contains_node(node, &is_address));
+                if let Some(node) = host.or_else(|| if self.shape.last { all.last() } else { all.first() }) {
                     self.node(node);
                 }
             }
@@ -99,28 +115,28 @@ impl Sampler<'_> {
                     && max.is_none_or(|max| max >= 8)
                 {
                     let filler = class.as_ref().map_or('x', member).to_string().repeat((*min).min(1000) as usize);
-                    self.pieces.push(Piece::Slot(Slot { class, filler }));
+                    self.pieces.push(Piece::FreeText(FreeText { class, filler }));
                     return;
                 }
-                let generous = self.generous && !is_dress(node);
-                let times = if *min == 0 && (generous || crate::python_regex::translate::any(node, &is_address)) { 1 } else { *min };
+                let generous = self.shape.generous && !is_address_decoration(node);
+                let times = if *min == 0 && (generous || contains_node(node, &is_address)) { 1 } else { *min };
                 for _ in 0..times.min(1000) {
                     self.node(node);
                 }
             }
             Node::Backreference(group) => {
-                if let Some(body) = group_body(self.root, *group) {
+                if let Some(body) = self.root.group(*group) {
                     self.node(body);
                 }
             }
-            // Deciding what took part is left to the trial of the line.
-            Node::Conditional { yes, no, .. } => self.node(if self.generous { yes } else { no }),
+            // Whether the group took part is not tracked: a wrong guess only makes a sample that does not match.
+            Node::Conditional { yes, no, .. } => self.node(if self.shape.generous { yes } else { no }),
         }
     }
 }
 
-/// What `<HOST>` lets stand around an address: brackets, and `::ffff:`.
-fn is_dress(node: &Node) -> bool {
+/// Whether the node is something optional around an address in `<HOST>`: brackets, or `::ffff:`.
+fn is_address_decoration(node: &Node) -> bool {
     match node {
         Node::Literal('[' | ']') => true,
         Node::Concat(all) => {
@@ -134,56 +150,29 @@ fn is_address(node: &Node) -> bool {
     matches!(node, Node::Capture { name: Some(name), .. } if name == "ip4" || name == "ip6")
 }
 
-fn group_body(node: &Node, wanted: usize) -> Option<&Node> {
-    match node {
-        Node::Capture { index, node, .. } if *index == wanted => Some(node),
-        Node::Capture { node, .. } | Node::Case { node, .. } | Node::Look { node, .. } | Node::Repeat { node, .. } | Node::Atomic(node) => {
-            group_body(node, wanted)
-        }
-        Node::Concat(all) | Node::Alternate(all) => all.iter().find_map(|node| group_body(node, wanted)),
-        Node::Conditional { yes, no, .. } => group_body(yes, wanted).or_else(|| group_body(no, wanted)),
-        _ => None,
-    }
-}
-
-fn contains(class: &Class, character: char) -> bool {
-    let listed = class.items.iter().any(|item| match *item {
-        ClassItem::Range(low, high) => (low..=high).contains(&character),
-        ClassItem::Perl { kind, negated, .. } => {
-            let is = match kind {
-                Perl::Word => character.is_alphanumeric() || character == '_',
-                Perl::Digit => character.is_ascii_digit(),
-                Perl::Space => character.is_whitespace(),
-            };
-            is != negated
-        }
-    });
-    listed != class.negated
-}
-
-/// A character of a class, a plain one if there is one.
+/// A character of a class, an ordinary one if possible.
 fn member(class: &Class) -> char {
-    let plain = "x1a0 -./_:\"=,@A[(".chars().find(|c| contains(class, *c));
-    plain.or_else(|| ('\u{1}'..='\u{2ff}').find(|c| contains(class, *c))).unwrap_or('x')
+    let plain = "x1a0 -./_:\"=,@A[(".chars().find(|c| class.contains(*c));
+    plain.or_else(|| ('\u{1}'..='\u{2ff}').find(|c| class.contains(*c))).unwrap_or('x')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::python_regex::{Outcome, Pattern};
+    use crate::fail2ban::regex::{MatchResult, Pattern};
 
     fn sample(expression: &str, generous: bool) -> String {
         let pattern = Pattern::new(expression).expect(expression);
-        let line: String = pieces(pattern.node(), generous)
+        let line: String = pieces(pattern.node(), Shape { generous, last: false })
             .iter()
             .map(|piece| match piece {
                 Piece::Text(text) => text.clone(),
                 Piece::Host(_) => "192.0.2.1".to_owned(),
                 Piece::Content => String::new(),
-                Piece::Slot(slot) => slot.filler().to_owned(),
+                Piece::FreeText(free) => free.filler().to_owned(),
             })
             .collect();
-        assert!(matches!(pattern.search(&line, 0), Outcome::Match(_)), "{expression} does not match its own sample {line:?}");
+        assert!(matches!(pattern.search(&line, 0), MatchResult::Match(_)), "{expression} does not match its own sample {line:?}");
         line
     }
 
@@ -203,10 +192,10 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_holds_what_its_set_holds() {
+    fn free_text_holds_the_characters_of_its_set() {
         let pattern = Pattern::new(r"^\S+[^\[]*$").expect("compiles");
-        let all = pieces(pattern.node(), false);
-        let [Piece::Slot(first), Piece::Slot(second)] = all.as_slice() else { panic!("{all:?}") };
+        let all = pieces(pattern.node(), Shape { generous: false, last: false });
+        let [Piece::FreeText(first), Piece::FreeText(second)] = all.as_slice() else { panic!("{all:?}") };
         assert!(first.holds("a[b") && !first.holds("a b"));
         assert!(second.holds("a b") && !second.holds("a[b"));
     }

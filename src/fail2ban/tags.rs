@@ -1,40 +1,39 @@
-//! `name[option=value, …]` and the replacement of `<name>` by options.
+//! `name[option=value, …]`, and `<name>` tags in values.
 
 use super::ini::Options;
-use crate::python_regex::engine::{boundary_from, boundary_until};
-use crate::python_regex::{Outcome, Pattern};
+use super::regex::engine::{boundary_from, boundary_until};
+use super::regex::{MatchResult, Pattern, Spans};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-/// One tag may be replaced this often within one value.
-const MOST_REPLACEMENTS: usize = 25;
+/// Maximum number of times that one tag is replaced within one value: fail2ban's `MAX_TAG_REPLACE_COUNT`.
+const MAX_REPLACEMENTS: usize = 25;
 
-/// Longest value after replacement, in bytes.
-const LONGEST_VALUE: usize = 1 << 20;
+/// Maximum length of a value after replacement, in bytes.
+const MAX_VALUE_LENGTH: usize = 1 << 20;
 
-// The expressions are fail2ban's: only so is every spelling read in the same way.
+// fail2ban's own expressions (`helpers.py`), so that every spelling is read in the same way.
 static NAME_AND_OPTIONS: LazyLock<Pattern> = LazyLock::new(|| Pattern::constant(r"(?s)^([^\[]+)(?:\[(.*)\])?\s*$"));
 static OPTION: LazyLock<Pattern> = LazyLock::new(|| {
     Pattern::constant(r#"(?s)\s*([\w\-_\.]+)=(?:"([^"]*)"|\'([^\']*)\'|([^,\]]*))(?:,|\]\s*\[|$|(?P<wrngA>.+))|,?\s*$|(?P<wrngB>.+)"#)
 });
 static TAG: LazyLock<Pattern> = LazyLock::new(|| Pattern::constant("<([^ <>]+)>"));
 
-/// Splits `name[option=value, option="value"][option='value']` into the name and its options.
+/// Splits `name[option=value, option="value"][option='value']` into the name and its options: fail2ban's `extractOptions`.
 ///
 /// # Errors
-/// What was found and what was expected.
+/// What was found, and what was expected.
 pub fn split_options(text: &str) -> Result<(String, Vec<(String, String)>), String> {
-    let Outcome::Match(parts) = NAME_AND_OPTIONS.search(text, 0) else {
-        return Err(format!("found {text:?}, expected a name, or name[option=value]"));
+    let MatchResult::Match(parts) = NAME_AND_OPTIONS.search(text, 0) else {
+        return Err(format!("found {text:?}, expected a name or name[option=value]"));
     };
-    let part =
-        |spans: &crate::python_regex::Spans, text: &str, group| spans.group(group).and_then(|(s, e)| text.get(s..e)).map(str::to_owned);
+    let part = |spans: &Spans, text: &str, group| spans.group(group).and_then(|(s, e)| text.get(s..e)).map(str::to_owned);
     let name = part(&parts, text, 1).unwrap_or_default();
     let options = part(&parts, text, 2).unwrap_or_default();
     let mut found: Vec<(String, String)> = Vec::new();
     let mut from = 0;
     while from < options.len() {
-        let Outcome::Match(spans) = OPTION.search(&options, from) else { break };
+        let MatchResult::Match(spans) = OPTION.search(&options, from) else { break };
         if let Some(wrong) = part(&spans, &options, 5).or_else(|| part(&spans, &options, 6)) {
             let shown: String = wrong.chars().take(25).collect();
             return Err(format!("found {shown:?} in {text:?}, expected option=value"));
@@ -50,14 +49,14 @@ pub fn split_options(text: &str) -> Result<(String, Vec<(String, String)>), Stri
     Ok((name.trim().to_owned(), found))
 }
 
-/// Replaces `<name>` in every value by the value of that name, again and again; `more` knows names that are not among the values.
+/// Replaces `<name>` in every value by the value of that name, repeatedly: fail2ban's `substituteRecursiveTags`.
 ///
-/// Names that nobody knows stay as they are: fail2ban's `substituteRecursiveTags`.
+/// `more` resolves names that are not among the values. A tag that neither knows stays as it is.
 ///
 /// # Errors
-/// A value that refers to itself, or what `more` says.
+/// A value that refers to itself or grows too long, or an error of `more`.
 pub fn substitute(values: &Options, more: &mut dyn FnMut(&str) -> Result<Option<String>, String>) -> Result<Options, String> {
-    // Where a name has a conditional form it is left for later.
+    // A name that also has a conditional form (`name?family=inet6`) is only replaced when the condition is known.
     let ignored: BTreeSet<&str> = values.keys().filter_map(|name| name.split_once('?')).map(|(name, _)| name).collect();
     let mut result = values.clone();
     let mut counts: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
@@ -79,8 +78,8 @@ pub fn substitute(values: &Options, more: &mut dyn FnMut(&str) -> Result<Option<
                     continue;
                 }
                 let times = count.entry(tag.clone()).or_insert(0);
-                if tag == *name || *times >= MOST_REPLACEMENTS {
-                    return Err(format!("{name:?} refers to itself through <{tag}>"));
+                if tag == *name || *times >= MAX_REPLACEMENTS {
+                    return Err(format!("found {name:?}, which refers to itself through <{tag}>"));
                 }
                 let replacement = match result.get(&tag) {
                     Some(known) => Some(known.clone()),
@@ -91,8 +90,8 @@ pub fn substitute(values: &Options, more: &mut dyn FnMut(&str) -> Result<Option<
                     continue;
                 };
                 value = value.replace(&format!("<{tag}>"), &replacement);
-                if value.len() > LONGEST_VALUE {
-                    return Err(format!("{name:?} is longer than {LONGEST_VALUE} bytes with its tags replaced"));
+                if value.len() > MAX_VALUE_LENGTH {
+                    return Err(format!("found {name:?} longer than {MAX_VALUE_LENGTH} bytes with its tags replaced, expected less"));
                 }
                 *times += 1;
                 changed = true;
@@ -114,8 +113,8 @@ pub fn substitute(values: &Options, more: &mut dyn FnMut(&str) -> Result<Option<
 
 fn next_tag(value: &str, from: usize) -> Option<(usize, usize)> {
     match TAG.search(value, from) {
-        Outcome::Match(spans) => spans.group(0),
-        Outcome::No | Outcome::GaveUp => None,
+        MatchResult::Match(spans) => spans.group(0),
+        MatchResult::No | MatchResult::GaveUp => None,
     }
 }
 
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_in_tags_are_replaced_from_the_inside() {
+    fn a_tag_inside_a_tag_is_replaced_first() {
         let values = options(&[("mode", "b"), ("re-a", "A"), ("re-b", "B<mode>"), ("x", "<re-<mode>> <HOST>")]);
         assert_eq!(substitute(&values, &mut |_| Ok(None)).expect("replaced")["x"], "Bb <HOST>");
         let values = options(&[("x", "<lt_<type>/y>"), ("type", "file")]);
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_of_tags_is_a_fault() {
+    fn tags_that_refer_to_each_other_are_an_error() {
         assert!(substitute(&options(&[("a", "<b>"), ("b", "<a>")]), &mut |_| Ok(None)).expect_err("a circle").contains("refers to itself"));
         assert!(substitute(&options(&[("a", "<a>")]), &mut |_| Ok(None)).is_err());
         let wide = options(&[("a", &"<b>".repeat(1000)), ("b", &"<c>".repeat(1000)), ("c", &"x".repeat(1000))]);

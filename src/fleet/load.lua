@@ -1,31 +1,34 @@
--- What is known of some clients. KEYS: the hash of what was forgotten, then the clients' hashes. ARGV: the longest record that is wanted.
--- Returns for each hash ten texts: for w and then m milliseconds left (-1: for ever), age in milliseconds, record, how many milliseconds
--- ago it was accepted and from whom, and for how many milliseconds a lift stands; empty where there is none. A hash that is none, or holds what no node writes, is empty.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function text(number) return string.format('%.0f', number) end
+-- Reads for a node that joins. KEYS: the hash of forgotten nodes, then clients' hashes. ARGV: the length of the longest record, and of the
+-- list of forgotten nodes. Without clients: the forgotten nodes, each followed by the time. Otherwise twelve texts for each client: for w and
+-- then m the end, start, record, node and acceptance of the ban, and the time of the last lift; empty where there is none. What is of another
+-- type or length than a node writes is left out, so that one such key cannot keep nodes from joining. Bans of forgotten nodes are deleted.
 local answers = {}
-for i = 2, #KEYS do
-  local kept = redis.pcall('HMGET', KEYS[i], 'w', 'ws', 'wr', 'wa', 'wg', 'm', 'ms', 'mr', 'ma', 'mg')
-  local answer = {'', '', '', '', '', '', '', '', '', ''}
-  if not kept.err then
-    for at = 0, 5, 5 do
-      local till, since, gone = tonumber(kept[at + 1] or ''), tonumber(kept[at + 2] or '') or 0, tonumber(kept[at + 5] or '')
-      local record = kept[at + 3] or ''
-      if till and (till == -1 or till > now) and record ~= '' and #record <= tonumber(ARGV[1]) then
-        local author = string.match(record, '^{"node":"([a-z0-9.-]+)"')
-        local kept_of = author and redis.pcall('HGET', KEYS[1], author)
-        local forgotten = tonumber(type(kept_of) == 'string' and kept_of or '') or 0
-        if forgotten == 0 or forgotten < since then
-          answer[at + 1] = till == -1 and '-1' or text(till - now)
-          answer[at + 2] = text(math.max(0, now - since))
-          answer[at + 3] = record
-          local accepted, speaker = string.match(kept[at + 4] or '', '^(%d+) ([a-z0-9.-]+)$')
-          if speaker and #speaker <= 64 then answer[at + 4] = text(math.max(0, now - tonumber(accepted))) .. ' ' .. speaker end
-        end
-      end
-      if gone then answer[at + 5] = text(math.max(0, now - gone)) end
+if #KEYS == 1 then
+  local fields = redis.pcall('HGETALL', KEYS[1])
+  for i = 1, math.min(#fields, 2 * tonumber(ARGV[2])), 2 do
+    if #fields[i] <= 64 and #fields[i + 1] <= 20 then
+      answers[#answers + 1] = fields[i]
+      answers[#answers + 1] = fields[i + 1]
     end
+  end
+  return answers
+end
+for i = 2, #KEYS do
+  local answer = {}
+  for _, s in ipairs({'w', 'm'}) do
+    local field = redis.pcall('HMGET', KEYS[i], s, s .. 's', s .. 'r', s .. 'n', s .. 'a', s .. 'g')
+    local till, since, record, node = tonumber(field[1] or ''), tonumber(field[2] or '') or 0, field[3] or '', field[4] or ''
+    local is_active = till and (till == -1 or till > now) and #record <= tonumber(ARGV[1]) and #node <= 64
+    if is_active and forgotten_at(KEYS[1], node) >= since then
+      redis.call('HDEL', KEYS[i], s, s .. 's', s .. 'r', s .. 'n', s .. 'a')
+      expire(KEYS[i])
+      is_active = false
+    end
+    local lifted = tonumber(field[6] or '')
+    local ban = {'', '', '', '', ''}
+    if is_active then ban = {text(till), text(since), record, node, text(tonumber(field[5] or '') or since)} end
+    for _, value in ipairs(ban) do answer[#answer + 1] = value end
+    answer[#answer + 1] = lifted and text(lifted) or ''
   end
   answers[#answers + 1] = answer
 end

@@ -1,76 +1,81 @@
-//! What nodes tell each other, read: pure, of any bytes. Text of another node decides nothing but what its own words mean.
-
-use std::net::IpAddr;
+//! The messages that nodes publish, parsed from any bytes. Times are by Redis's clock.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::config::is_node;
+use crate::config::fleet::is_node;
 use crate::event::Scope;
 use crate::list::file::parse_network;
 use crate::rule::Evidence;
-use crate::time::Span;
+use crate::time::Time;
 
-/// What came over the channel.
+/// Maximum length of a ban's record in bytes: a rule's name of 64 and evidence of 200, each byte of which may be escaped.
+pub const MAX_RECORD: usize = 1024;
+/// Maximum length of a message in bytes.
+const MAX_MESSAGE: usize = MAX_RECORD + 256;
+
+/// A message from the channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// A node says a ban.
-    Ban(Said),
-    /// A ban is lifted everywhere.
+    /// A node made a ban.
+    Ban {
+        /// The process that published it: tells this node from another that was given the same name.
+        instance: u64,
+        ban: PublishedBan,
+    },
+    /// A node lifted what was banned before `at`.
     Lift {
-        /// Who lifted it.
-        node: String,
-        /// How long ago: what was banned since stands.
-        age: Span,
-        /// Where.
+        /// The process that published it.
+        instance: u64,
+        at: Time,
         scope: Scope,
-        /// Whose.
+        /// An address or a network.
         target: IpNet,
     },
-    /// All that a node said is to be dropped.
+    /// Everything that a node published before `at` is dropped.
     Forget {
-        /// Whose word.
         node: String,
-        /// How long ago that was decided, if it is told again to those who may have missed it: what it said since stands.
-        age: Option<Span>,
+        /// When that was decided.
+        at: Time,
     },
 }
 
-/// A ban that a node said.
+/// A ban of a node, as it is published and as Redis stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
-    /// The node.
+pub struct PublishedBan {
+    /// The node that made it.
     pub node: String,
     /// Where it refuses.
     pub scope: Scope,
-    /// How long it still lasts; `None` for ever.
-    pub left: Option<Span>,
-    /// How long ago it began.
-    pub age: Span,
-    /// How long ago the engine accepted it.
-    pub accepted: Span,
+    /// When it ends; `None` if it is permanent.
+    pub until: Option<Time>,
+    pub since: Time,
+    /// When Redis accepted it.
+    pub accepted: Time,
     /// An address or a network.
     pub target: IpNet,
-    /// The rest of the story.
-    pub story: Story,
+    /// The part that Redis stores without interpreting it.
+    pub record: StoredRecord,
 }
 
-/// The part of a ban's story that the engine only stores.
+/// The part of a ban that Redis stores without interpreting it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Story {
-    /// The node that made it.
-    pub node: String,
-    /// The rule's name.
+pub struct StoredRecord {
     pub rule: String,
-    /// How many offences made it.
+    /// Number of offences that made it.
     pub count: u32,
-    /// Which ban of the client it is.
+    /// Number of bans of the client so far, this one included.
     pub times: u32,
-    /// The evidence.
     pub evidence: String,
 }
 
-impl Story {
+impl StoredRecord {
+    /// Parses a record; `None` if no node would write it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() <= MAX_RECORD { serde_json::from_str(text).ok() } else { None }
+    }
+
     /// The evidence, escaped and cut whatever the node sent.
     #[must_use]
     pub fn evidence(&self) -> Evidence {
@@ -78,7 +83,7 @@ impl Story {
     }
 }
 
-/// The letters of a scope's surfaces in the engine.
+/// The letters of a scope's services in Redis.
 #[must_use]
 pub fn letters(scope: Scope) -> &'static str {
     match scope {
@@ -99,75 +104,69 @@ pub fn scope_of(letters: &str) -> Option<Scope> {
     }
 }
 
-/// How a client or network is written in the engine: an address without its length.
+/// A client or network as text: a single address without its prefix length.
 #[must_use]
 pub fn target_text(target: IpNet) -> String {
-    if target.prefix_len() == target.max_prefix_len() { target.addr().to_string() } else { target.to_string() }
+    if is_single(target) { target.addr().to_string() } else { target.to_string() }
 }
 
-/// A single address as a network.
+/// Whether the target is a single address: a client, not a network.
 #[must_use]
-pub fn target_of(address: IpAddr) -> IpNet {
-    IpNet::from(address)
+pub fn is_single(target: IpNet) -> bool {
+    target.prefix_len() == target.max_prefix_len()
 }
 
-/// Milliseconds left; `None` inside for ever.
+/// Parses a time in milliseconds.
 #[must_use]
-pub fn parse_left(text: &str) -> Option<Option<Span>> {
-    if text == "-1" { Some(None) } else { Some(Some(Span::from_millis(text.parse().ok()?))) }
+pub fn parse_time(text: &str) -> Option<Time> {
+    text.parse().ok().map(Time::from_millis)
 }
 
-/// The longest story that is written or read, in bytes: names of 64, and 200 of evidence, each of which may have to be escaped.
-pub const LONGEST_STORY: usize = 1024;
-/// The longest message.
-const LONGEST: usize = LONGEST_STORY + 256;
-
-/// Reads a story; `None` for one that no node of ours would write.
+/// Parses the end of a ban; the inner `None` is a permanent one.
 #[must_use]
-pub fn parse_story(text: &str) -> Option<Story> {
-    let story: Story = if text.len() <= LONGEST_STORY { serde_json::from_str(text).ok()? } else { return None };
-    is_node(&story.node).then_some(story)
+pub fn parse_until(text: &str) -> Option<Option<Time>> {
+    if text == "-1" { Some(None) } else { parse_time(text).map(Some) }
 }
 
-/// Reads a message; `None` for one that no node of ours would send.
+/// Parses a message; `None` if no node would send it.
 #[must_use]
 pub fn parse(text: &str) -> Option<Message> {
-    if text.len() > LONGEST {
+    if text.len() > MAX_MESSAGE {
         return None;
     }
     let (verb, rest) = text.split_once(' ')?;
     match verb {
         "ban" => {
-            let mut words = rest.splitn(6, ' ');
-            let (node, scope, left, age, target) =
-                (words.next()?, scope_of(words.next()?)?, parse_left(words.next()?)?, words.next()?, words.next()?);
-            let story = parse_story(words.next()?)?;
-            let said = Said {
+            let mut words = rest.splitn(8, ' ');
+            let (node, instance, scope) = (words.next().filter(|node| is_node(node))?, parse_instance(words.next()?)?, words.next()?);
+            let (until, since, accepted) = (parse_until(words.next()?)?, parse_time(words.next()?)?, parse_time(words.next()?)?);
+            let ban = PublishedBan {
                 node: node.to_owned(),
-                scope,
-                left,
-                age: Span::from_millis(age.parse().ok()?),
-                accepted: Span::ZERO,
-                target: parse_network(target).ok()?,
-                story,
+                scope: scope_of(scope)?,
+                until,
+                since,
+                accepted,
+                target: parse_network(words.next()?).ok()?,
+                record: StoredRecord::parse(words.next()?)?,
             };
-            is_node(node).then_some(Message::Ban(said))
+            Some(Message::Ban { instance, ban })
         }
         "lift" => {
-            let mut words = rest.split(' ');
-            let (node, scope, age) = (words.next()?, scope_of(words.next()?)?, Span::from_millis(words.next()?.parse().ok()?));
-            let target = parse_network(words.next()?).ok()?;
-            (is_node(node) && words.next().is_none()).then(|| Message::Lift { node: node.to_owned(), age, scope, target })
+            let mut words = rest.splitn(5, ' ');
+            words.next().filter(|node| is_node(node))?;
+            let (instance, scope, at) = (parse_instance(words.next()?)?, scope_of(words.next()?)?, parse_time(words.next()?)?);
+            Some(Message::Lift { instance, at, scope, target: parse_network(words.next()?).ok()? })
         }
         "forget" => {
-            let (node, age) = match rest.split_once(' ') {
-                Some((node, age)) => (node, Some(Span::from_millis(age.parse().ok()?))),
-                None => (rest, None),
-            };
-            is_node(node).then(|| Message::Forget { node: node.to_owned(), age })
+            let (node, at) = rest.split_once(' ')?;
+            is_node(node).then_some(Message::Forget { node: node.to_owned(), at: parse_time(at)? })
         }
         _ => None,
     }
+}
+
+fn parse_instance(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok()
 }
 
 #[cfg(test)]
@@ -176,34 +175,32 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_ban_is_read_with_its_story() {
-        let text = r#"ban mx1 wm 3600000 5 203.0.113.7 {"node":"mx1","rule":"w00tw00t","count":1,"times":1,"evidence":"GET /x y"}"#;
-        let Some(Message::Ban(said)) = parse(text) else { panic!() };
-        assert_eq!((said.node.as_str(), said.scope, said.left), ("mx1", Scope::All, Some(Span::from_secs(3600))));
-        assert_eq!(target_text(said.target), "203.0.113.7");
-        assert_eq!(said.story.evidence().as_str(), "GET /x y");
+    fn a_ban_is_parsed_with_its_record() {
+        let text = r#"ban mx1 ab wm 3600000 5 6 203.0.113.7 {"rule":"w00tw00t","count":1,"times":1,"evidence":"GET /x y"}"#;
+        let Some(Message::Ban { instance, ban }) = parse(text) else { panic!() };
+        assert_eq!((ban.node.as_str(), instance, ban.scope), ("mx1", 0xab, Scope::All));
+        assert_eq!((ban.until, ban.since, ban.accepted), (Some(Time::from_secs(3600)), Time::from_millis(5), Time::from_millis(6)));
+        assert_eq!(target_text(ban.target), "203.0.113.7");
+        assert_eq!(ban.record.evidence().as_str(), "GET /x y");
     }
 
     #[test]
-    fn lifts_and_forgets_are_read_and_nonsense_is_not() {
+    fn lifts_and_forgets_are_parsed_and_nonsense_is_not() {
+        let at = Time::from_millis(7);
         assert_eq!(
-            parse("lift mx1 m 7 2001:db8::/32"),
-            Some(Message::Lift {
-                node: "mx1".into(),
-                age: Span::from_millis(7),
-                scope: Scope::Mail,
-                target: "2001:db8::/32".parse().unwrap()
-            })
+            parse("lift mx1 1 m 7 2001:db8::/32"),
+            Some(Message::Lift { instance: 1, at, scope: Scope::Mail, target: "2001:db8::/32".parse().unwrap() })
         );
-        assert_eq!(parse("forget mx1"), Some(Message::Forget { node: "mx1".into(), age: None }));
-        assert_eq!(parse("forget mx1 7"), Some(Message::Forget { node: "mx1".into(), age: Some(Span::from_millis(7)) }));
+        assert_eq!(parse("forget mx1 7"), Some(Message::Forget { node: "mx1".into(), at }));
         for text in [
             "",
             "ban",
-            "ban MX wm 1 1 203.0.113.7 {}",
-            "lift mx1 x 1 203.0.113.7",
-            "lift mx1 w 1 host",
-            "lift mx1 w x 203.0.113.7",
+            "ban MX 1 wm 1 1 1 203.0.113.7 {}",
+            "lift mx1 1 x 1 203.0.113.7",
+            "lift mx1 1 w 1 host",
+            "lift mx1 1 w x 203.0.113.7",
+            "lift mx1 1 w 1 203.0.113.7 more",
+            "forget mx1",
             "forget a b",
             "hello world",
         ] {
@@ -211,15 +208,48 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_permanent_ban_ends_never_and_a_network_keeps_its_length() {
+        let text = r#"ban mx1 1 w -1 4 5 2001:db8::/32 {"rule":"manual","count":1,"times":1,"evidence":""}"#;
+        let Some(Message::Ban { ban, .. }) = parse(text) else { panic!() };
+        assert_eq!((ban.until, ban.accepted, target_text(ban.target)), (None, Time::from_millis(5), "2001:db8::/32".to_owned()));
+        assert!(!is_single(ban.target) && is_single("2001:db8::/128".parse().unwrap()));
+        assert_eq!(parse(&text.replace("-1", "-2")), None);
+    }
+
+    #[test]
+    fn a_scope_is_written_and_read_by_the_letters_of_its_services() {
+        for scope in [Scope::Web, Scope::Mail, Scope::All] {
+            assert_eq!(scope_of(letters(scope)), Some(scope));
+        }
+        assert_eq!([scope_of("mw"), scope_of(""), scope_of("ww")], [Some(Scope::All), None, None]);
+    }
+
+    #[test]
+    fn longer_records_and_messages_than_nodes_write_are_not_read() {
+        let record = |length: usize| {
+            let text = r#"{"rule":"manual","count":1,"times":1,"evidence":""}"#;
+            format!("{text}{}", " ".repeat(length - text.len()))
+        };
+        assert!(StoredRecord::parse(&record(1024)).is_some());
+        assert_eq!(StoredRecord::parse(&record(1025)), None);
+        let message = |length: usize| {
+            let (start, end) = ("lift mx1 ", "1 w 1 203.0.113.7");
+            format!("{start}{}{end}", "0".repeat(length - start.len() - end.len()))
+        };
+        assert!(parse(&message(1280)).is_some());
+        assert_eq!(parse(&message(1281)), None);
+    }
+
     proptest! {
         #[test]
-        fn no_text_makes_it_panic_and_evidence_stays_bounded(evidence in ".{0,400}", text in "(ban|lift|forget) .{0,100}") {
+        fn no_text_panics_and_evidence_stays_bounded(evidence in ".{0,400}", text in "(ban|lift|forget) .{0,100}") {
             let _ = parse(&text);
-            let story = Story { node: "a".into(), rule: "b".into(), count: 1, times: 1, evidence };
-            prop_assert!(story.evidence().as_str().len() <= Evidence::MAX);
-            let longest = Story { node: "n".repeat(64), rule: "r".repeat(64), count: u32::MAX, times: u32::MAX, ..story };
-            let longest = Story { evidence: longest.evidence().as_str().to_owned(), ..longest };
-            prop_assert_eq!(parse_story(&serde_json::to_string(&longest).unwrap()), Some(longest));
+            let record = StoredRecord { rule: "b".into(), count: 1, times: 1, evidence };
+            prop_assert!(record.evidence().as_str().len() <= Evidence::MAX);
+            let evidence = record.evidence().as_str().to_owned();
+            let longest = StoredRecord { rule: "r".repeat(64), count: u32::MAX, times: u32::MAX, evidence };
+            prop_assert_eq!(StoredRecord::parse(&serde_json::to_string(&longest).unwrap()), Some(longest));
         }
     }
 }

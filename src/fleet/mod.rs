@@ -1,160 +1,161 @@
-//! The fleet: many residents, one memory of offenders, kept by a Valkey or Redis server.
+//! The fleet: daemons on several machines that share bans and strikes through a Valkey or Redis server.
 //!
-//! Verdicts never wait for the network: the local table decides, and is told what others found. Each node says its bans and lifts
-//! ([`outbox`]) and hears those of others ([`inbox`]); strikes of rules with `fleet = true` are counted in the engine by its own clock.
-//! Nodes' clocks need not agree: a node knows how far the engine's clock is from its own ([`sync`]), speaks in that clock's time, and hears
-//! milliseconds left and ages.
+//! Verdicts never wait for the network: the machine's own table decides. A publisher thread sends its bans and lifts, and the strikes of
+//! rules with `fleet = true`, which Redis counts; a receiver thread makes the bans of others here, within the limits of [`admission`].
+//! Redis stores one hash for each client, described in `client.lua`, which a node reads when it joins or returns. A lift is remembered as long
+//! as the ban would have lasted, and works on bans older than itself, so that a node which was cut off brings no lifted ban back.
 //!
-//! In the engine a client is one hash, which ends when the last thing in it does: until when and since when it is banned on each surface,
-//! with the story, and when a ban was lifted. A lift is remembered as long as the ban would have lasted, and works on what is older than
-//! itself: who comes back from a partition with the old ban is told that it was lifted. See `ban.lua` and `lift.lua`; `load.lua` is what
-//! a node asks that joins, `forget.lua` drops all that a node said.
-//!
-//! The engine is believed no more than a node: [`wire`] bounds what it can make us read and how long it can keep us, [`walk`] what a
-//! joining node takes from it.
+//! Machines' clocks may differ: everything that is sent or stored is in Redis's time, to which each node knows its [`clock_offset`].
+//! Redis is trusted no more than another node: [`resp_connection`] limits how much it can send and how long it can take, [`load`] how much a
+//! node reads from it.
 
 #[cfg(feature = "fleet")]
-pub mod complaint;
-pub mod config;
+mod admission;
 #[cfg(feature = "fleet")]
-pub mod inbox;
+pub mod client;
 #[cfg(feature = "fleet")]
-pub mod link;
+mod clock_offset;
+#[cfg(feature = "fleet")]
+mod load;
+#[cfg(feature = "fleet")]
+mod local;
 pub mod message;
 #[cfg(feature = "fleet")]
-pub mod outbox;
+mod origin;
 #[cfg(feature = "fleet")]
-pub mod provenance;
+mod publish;
 #[cfg(feature = "fleet")]
-pub mod standing;
+mod queue;
 #[cfg(feature = "fleet")]
-pub mod sync;
+mod receive;
 #[cfg(feature = "fleet")]
-pub mod walk;
+mod republish;
 #[cfg(feature = "fleet")]
-pub mod wire;
+pub mod resp_connection;
+#[cfg(feature = "fleet")]
+mod tls;
 
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-pub use config::FleetConfig;
+#[cfg(feature = "fleet")]
+use crate::config::fleet::FleetConfig;
+use crate::control::status::FleetCounts;
 
-/// How the fleet does, for `status` and metrics.
+/// The state and counters of the fleet, for `status` and metrics.
 #[derive(Debug, Default)]
-pub struct Health {
-    /// Whether changes of others are heard now.
-    hears: AtomicBool,
-    /// Whether own changes are said now.
-    says: AtomicBool,
-    /// Own changes said.
-    said: AtomicU64,
-    /// Own changes that were dropped because too many waited, or because the engine was away.
+pub struct FleetHealth {
+    /// Whether everything is loaded, and changes of other nodes are received.
+    receiving: AtomicBool,
+    /// Whether own changes are published.
+    publishing: AtomicBool,
+    published: AtomicU64,
+    /// Own changes that were dropped because the queue was full or Redis was away.
     dropped: AtomicU64,
-    /// Own changes that the engine refused, each for itself: saying them again would help nobody.
-    unsaid: AtomicU64,
-    /// Changes of others taken over.
-    heard: AtomicU64,
-    /// Bans of others that were not believed: too many in a minute, or of a client that is never banned.
+    /// Own changes that Redis refused; the next attempt would be refused as well.
+    rejected: AtomicU64,
+    /// Changes of other nodes that were made here.
+    received: AtomicU64,
+    /// Bans of other nodes that were not admitted, and own ones beyond `bans_per_minute`.
     refused: AtomicU64,
     error: Mutex<Option<String>>,
-    /// Everything of others was heard that was said until then, in milliseconds of table time: when the last sign of life was asked for.
-    #[cfg(feature = "fleet")]
-    heard_until: AtomicU64,
-    /// Everything of this node was said that happened until then.
-    #[cfg(feature = "fleet")]
-    said_until: AtomicU64,
-    /// Bans that stand in the engine, found while others were said that are over.
-    #[cfg(feature = "fleet")]
-    aside: Mutex<Vec<message::Said>>,
-    /// Whose word which ban is.
-    #[cfg(feature = "fleet")]
-    provenance: Mutex<provenance::Provenance>,
 }
 
-impl Health {
-    /// The numbers by name, in a fixed order.
+impl FleetHealth {
+    /// The counts of exchanged changes.
     #[must_use]
-    pub fn numbers(&self) -> [(&'static str, u64); 6] {
-        let is = |flag: &AtomicBool| u64::from(flag.load(Ordering::Relaxed));
-        let of = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        [
-            ("fleet_hears", is(&self.hears)),
-            ("fleet_says", is(&self.says)),
-            ("fleet_said_total", of(&self.said)),
-            ("fleet_dropped_total", of(&self.dropped).saturating_add(of(&self.unsaid))),
-            ("fleet_heard_total", of(&self.heard)),
-            ("fleet_refused_total", of(&self.refused)),
-        ]
+    pub fn counts(&self) -> FleetCounts {
+        let flag = |flag: &AtomicBool| u64::from(flag.load(Ordering::Relaxed));
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        FleetCounts {
+            receiving: flag(&self.receiving),
+            publishing: flag(&self.publishing),
+            published: count(&self.published),
+            received: count(&self.received),
+            dropped: count(&self.dropped).saturating_add(count(&self.rejected)),
+            refused: count(&self.refused),
+        }
     }
 
     /// Why the fleet is cut off, if it is.
     #[must_use]
     pub fn error(&self) -> Option<String> {
-        let connected = self.hears.load(Ordering::Relaxed) && self.says.load(Ordering::Relaxed);
-        let last = || self.error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (!connected).then(|| last().unwrap_or_else(|| "not joined yet".to_owned()))
-    }
-
-    #[cfg(feature = "fleet")]
-    fn provenance(&self) -> std::sync::MutexGuard<'_, provenance::Provenance> {
-        self.provenance.lock().unwrap_or_else(PoisonError::into_inner)
+        let is_connected = self.receiving.load(Ordering::Relaxed) && self.publishing.load(Ordering::Relaxed);
+        let last = || self.error.lock().clone();
+        (!is_connected).then(|| last().unwrap_or_else(|| "not joined yet".to_owned()))
     }
 
     #[cfg(feature = "fleet")]
     fn fail(&self, flag: &AtomicBool, error: &str) {
-        let mut last = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.error.lock();
         if flag.swap(false, Ordering::Relaxed) || last.as_deref() != Some(error) {
-            log::warn!("cut off from the fleet, going on alone: {error}");
+            log::warn!("cut off from the fleet, continuing alone: {error}");
         }
         *last = Some(error.to_owned());
     }
 }
 
-/// How the machine takes part in a fleet.
+/// This machine's membership in a fleet.
 pub struct Fleet {
-    /// How it does.
-    pub health: std::sync::Arc<Health>,
+    pub health: std::sync::Arc<FleetHealth>,
     #[cfg(feature = "fleet")]
-    sender: outbox::Sender,
+    local: std::sync::Arc<local::Local>,
     #[cfg(feature = "fleet")]
-    config: FleetConfig,
+    queue: std::sync::Arc<queue::Queue>,
 }
 
 #[cfg(feature = "fleet")]
 impl Fleet {
-    /// Joins the fleet, now or as soon as the engine can be reached. `state` has the stories of older bans; at most `bans` clients are
-    /// banned here.
+    /// Joins the fleet, now or as soon as Redis can be reached. `state` has the records of older bans; at most `bans` clients are banned on
+    /// this machine.
     ///
     /// # Errors
     /// A file cannot be read or used, or a thread cannot be started.
     pub fn join(
         config: FleetConfig,
         engine: &std::sync::Arc<crate::engine::Engine>,
-        state: Option<std::sync::Arc<crate::engine::durable::StateFile>>,
+        state: Option<std::sync::Arc<crate::state::attach::StateFile>>,
         clock: crate::clock::Clock,
         bans: usize,
     ) -> std::io::Result<Self> {
-        let health = std::sync::Arc::new(Health::default());
-        let link = std::sync::Arc::new(link::Link::new(&config)?);
-        let sender = outbox::start(std::sync::Arc::clone(&link), engine, state.clone(), clock, std::sync::Arc::clone(&health))?;
-        inbox::start(link, engine, state, clock, std::sync::Arc::clone(&health), bans)?;
-        Ok(Self { health, sender, config })
+        use std::sync::Arc;
+
+        let health = Arc::<FleetHealth>::default();
+        let queue = Arc::new(queue::Queue::new(Arc::clone(&health)));
+        let local = Arc::new(local::Local {
+            client: client::RedisClient::new(config)?,
+            engine: Arc::downgrade(engine),
+            state,
+            clock,
+            health: Arc::clone(&health),
+            origins: Arc::default(),
+            offset: std::sync::atomic::AtomicI64::new(0),
+        });
+        publish::start(Arc::clone(&local), engine, Arc::clone(&queue))?;
+        receive::start(Arc::clone(&local), bans)?;
+        Ok(Self { health, local, queue })
     }
 
     /// This machine's name.
     #[must_use]
     pub fn node(&self) -> &str {
-        &self.config.node
+        &self.local.client.node
     }
 
-    /// Whose word the ban of `network` is, if it is another machine's.
+    /// The node that banned `network`, if it is another one.
     #[must_use]
-    pub fn author_of(&self, network: ipnet::IpNet) -> Option<std::sync::Arc<str>> {
-        self.health.provenance().of(network, crate::event::Surface::Web)
+    pub fn origin_of(&self, network: ipnet::IpNet) -> Option<std::sync::Arc<str>> {
+        let origins = self.local.origins.lock();
+        origins.of(network, crate::event::Service::Web).filter(|node| ***node != *self.node()).cloned()
     }
 
-    /// Drops all that `node` said: here, in the engine and on the other machines as soon as they hear of it.
-    pub fn forget(&self, node: &str) {
-        self.sender.forget(node);
+    /// Drops everything that `node` has published: here, in Redis and on the other machines, once Redis can be reached.
+    ///
+    /// # Errors
+    /// Too many changes are waiting for Redis.
+    pub fn forget(&self, node: &str) -> Result<(), String> {
+        let is_queued =
+            self.queue.push(queue::Outgoing::Forget { node: std::sync::Arc::from(node), at: queue::SentTime::new(self.local.clock.now()) });
+        is_queued.then_some(()).ok_or_else(|| "too many changes are waiting for Redis; expected a Redis that can be reached".to_owned())
     }
 }

@@ -1,12 +1,11 @@
--- Counts strikes over all nodes, as src/table/counter.rs does on one (fail2ban's FailTicket.adjustTime), by the engine's own clock.
--- KEYS: the counter. ARGV: strikes, findtime in milliseconds, maxretry. Returns the count; one that makes a ban starts anew.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Counts strikes over all nodes, as src/table/counter.rs does on one (fail2ban's FailTicket.adjustTime), by Redis's clock.
+-- KEYS: the counter. ARGV: strikes, findtime in milliseconds, maxretry. Returns the count; a count that makes a ban starts again.
 local strikes, findtime = tonumber(ARGV[1]), tonumber(ARGV[2])
-local kept = redis.call('HMGET', KEYS[1], 'first', 'last', 'count')
-local first, last, count = tonumber(kept[1] or now), tonumber(kept[2] or now), tonumber(kept[3] or 0)
+local stored = redis.call('HMGET', KEYS[1], 'first', 'last', 'count')
+local first, last, count = tonumber(stored[1] or now), tonumber(stored[2] or now), tonumber(stored[3] or 0)
 if now > last then
   if first < now - findtime then
+    -- Rounded half to even, as Python's round() does.
     local scaled = count / (now - first) * findtime
     local floor = math.floor(scaled)
     local rest = scaled - floor

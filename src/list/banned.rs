@@ -1,4 +1,4 @@
-//! Banned networks: the few bans that are about a whole CIDR, each with its end and its reason.
+//! Banned networks. They are few compared with banned clients.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,27 +10,23 @@ use ipnet::IpNet;
 use super::networks::canonical;
 use crate::time::Time;
 
-/// A network whose clients are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BannedNetwork {
-    /// The network, without bits behind its prefix.
+    /// The network, with all host bits zero.
     pub network: IpNet,
-    /// The name of the rule that it is banned by.
+    /// The name of the rule that caused the ban.
     pub rule: Arc<str>,
-    /// When the ban began.
     pub since: Time,
-    /// The first moment at which it is over; none for a permanent ban.
+    /// The end of the ban (exclusive), or `None` if it is permanent.
     pub until: Option<Time>,
 }
 
 impl BannedNetwork {
-    /// Whether the ban stands at `now`.
     #[must_use]
-    pub fn stands(&self, now: Time) -> bool {
+    pub fn is_active(&self, now: Time) -> bool {
         self.until.is_none_or(|until| now < until)
     }
 
-    /// Whether this ban ends later than `other`.
     fn outlives(&self, other: &Self) -> bool {
         match (self.until, other.until) {
             (_, None) => false,
@@ -40,30 +36,31 @@ impl BannedNetwork {
     }
 }
 
-/// All banned networks. A clone is cheap and stays as it is while the original goes on (copy on write).
+/// All banned networks. Clones are cheap (copy on write).
 ///
-/// A lookup asks one hash map once for each prefix length in use: at most 33 times for IPv4 and 129 for IPv6, however many networks there are.
+/// A lookup probes one hash map for each prefix length in use: at most 33 times for IPv4 and 129 times for IPv6, however many networks
+/// there are.
 #[derive(Debug, Clone, Default)]
 pub struct BannedNetworks {
-    inner: Arc<Inner>,
+    index: Arc<NetworkIndex>,
 }
 
 #[derive(Debug, Clone, Default)]
-struct Inner {
+struct NetworkIndex {
     bans: HashMap<IpNet, BannedNetwork, RandomState>,
-    /// The prefix lengths in use, IPv4 and IPv6 apart, with how many networks have each.
+    /// The prefix lengths in use, each with its number of networks.
     lengths_v4: Vec<(u8, usize)>,
     lengths_v6: Vec<(u8, usize)>,
 }
 
 impl BannedNetworks {
-    /// Bans a network, in place of an earlier ban of the very same network, which is returned.
+    /// Adds a ban. An earlier ban of exactly the same network is replaced and returned.
     pub fn insert(&mut self, mut ban: BannedNetwork) -> Option<BannedNetwork> {
         ban.network = canonical(ban.network);
-        let inner = Arc::make_mut(&mut self.inner);
-        let (network, earlier) = (ban.network, inner.bans.insert(ban.network, ban));
+        let index = Arc::make_mut(&mut self.index);
+        let (network, earlier) = (ban.network, index.bans.insert(ban.network, ban));
         if earlier.is_none() {
-            let lengths = inner.lengths(network);
+            let lengths = index.lengths(network);
             match lengths.iter_mut().find(|(length, _)| *length == network.prefix_len()) {
                 Some((_, count)) => *count += 1,
                 None => lengths.push((network.prefix_len(), 1)),
@@ -72,15 +69,15 @@ impl BannedNetworks {
         earlier
     }
 
-    /// Ends the ban of exactly this network, whatever larger or smaller ones are banned.
+    /// Removes the ban of exactly this network. Bans of larger and smaller networks stay.
     pub fn remove(&mut self, network: IpNet) -> Option<BannedNetwork> {
         let network = canonical(network);
-        if !self.inner.bans.contains_key(&network) {
+        if !self.index.bans.contains_key(&network) {
             return None;
         }
-        let inner = Arc::make_mut(&mut self.inner);
-        let removed = inner.bans.remove(&network);
-        let lengths = inner.lengths(network);
+        let index = Arc::make_mut(&mut self.index);
+        let removed = index.bans.remove(&network);
+        let lengths = index.lengths(network);
         if let Some((_, count)) = lengths.iter_mut().find(|(length, _)| *length == network.prefix_len()) {
             *count -= 1;
         }
@@ -88,22 +85,22 @@ impl BannedNetworks {
         removed
     }
 
-    /// Drops the bans that are over, and returns them. Nothing is copied if none is.
+    /// Removes and returns the bans that have ended. Without any, the index is not copied.
     pub fn expire(&mut self, now: Time) -> Vec<BannedNetwork> {
-        let over: Vec<IpNet> = self.iter().filter(|ban| !ban.stands(now)).map(|ban| ban.network).collect();
-        over.into_iter().filter_map(|network| self.remove(network)).collect()
+        let ended: Vec<IpNet> = self.iter().filter(|ban| !ban.is_active(now)).map(|ban| ban.network).collect();
+        ended.into_iter().filter_map(|network| self.remove(network)).collect()
     }
 
-    /// Of the bans that cover `address` at `now`, the one that ends last.
+    /// The active ban that covers `address`; the one that ends last, if there are several.
     #[must_use]
     pub fn lookup(&self, address: IpAddr, now: Time) -> Option<&BannedNetwork> {
         let address = address.to_canonical();
-        let lengths = if address.is_ipv4() { &self.inner.lengths_v4 } else { &self.inner.lengths_v6 };
+        let lengths = if address.is_ipv4() { &self.index.lengths_v4 } else { &self.index.lengths_v6 };
         let mut found: Option<&BannedNetwork> = None;
         for (length, _) in lengths {
             let Ok(network) = IpNet::new(address, *length) else { continue };
-            if let Some(ban) = self.inner.bans.get(&network.trunc())
-                && ban.stands(now)
+            if let Some(ban) = self.index.bans.get(&network.trunc())
+                && ban.is_active(now)
                 && found.is_none_or(|found| ban.outlives(found))
             {
                 found = Some(ban);
@@ -112,31 +109,25 @@ impl BannedNetworks {
         found
     }
 
-    /// The ban of exactly this network, over or not.
+    /// The ban of exactly this network, even if it has ended.
     #[must_use]
     pub fn get(&self, network: IpNet) -> Option<&BannedNetwork> {
-        self.inner.bans.get(&canonical(network))
+        self.index.bans.get(&canonical(network))
     }
 
-    /// All bans, also those that are over and not yet dropped, in no order.
+    /// All bans in arbitrary order, including those that have ended and are not removed yet.
     pub fn iter(&self) -> impl Iterator<Item = &BannedNetwork> {
-        self.inner.bans.values()
+        self.index.bans.values()
     }
 
-    /// How many networks are banned, with those that are over and not yet dropped.
+    /// Number of bans, including those that have ended and are not removed yet.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.inner.bans.len()
-    }
-
-    /// Whether no network is banned.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.inner.bans.is_empty()
+        self.index.bans.len()
     }
 }
 
-impl Inner {
+impl NetworkIndex {
     fn lengths(&mut self, network: IpNet) -> &mut Vec<(u8, usize)> {
         match network {
             IpNet::V4(_) => &mut self.lengths_v4,
@@ -149,6 +140,7 @@ impl Inner {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::HashSet;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn ban(network: &str, until: Option<u64>) -> BannedNetwork {
@@ -165,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ban_stands_until_its_end_and_not_at_it() {
+    fn a_ban_is_active_before_its_end_and_not_at_it() {
         let mut banned = BannedNetworks::default();
         banned.insert(ban("192.0.2.77/24", Some(10)));
         assert!(banned.lookup(ip("192.0.2.1"), Time::from_millis(9_999)).is_some());
@@ -175,16 +167,16 @@ mod tests {
     }
 
     #[test]
-    fn of_several_bans_the_one_that_ends_last_is_the_reason() {
+    fn a_lookup_returns_the_covering_ban_that_ends_last() {
         let mut banned = BannedNetworks::default();
         banned.insert(ban("10.0.0.0/8", Some(20)));
         banned.insert(ban("10.1.0.0/16", Some(30)));
         banned.insert(ban("10.1.1.0/24", Some(5)));
-        let longest = |address, now| banned.lookup(ip(address), Time::from_secs(now)).map(|ban| ban.network.to_string());
-        assert_eq!(longest("10.1.1.1", 0).as_deref(), Some("10.1.0.0/16"));
-        assert_eq!(longest("10.2.0.1", 0).as_deref(), Some("10.0.0.0/8"));
-        assert_eq!(longest("10.1.1.1", 25).as_deref(), Some("10.1.0.0/16"));
-        assert_eq!(longest("10.1.1.1", 30), None);
+        let covering = |address, now| banned.lookup(ip(address), Time::from_secs(now)).map(|ban| ban.network.to_string());
+        assert_eq!(covering("10.1.1.1", 0).as_deref(), Some("10.1.0.0/16"));
+        assert_eq!(covering("10.2.0.1", 0).as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(covering("10.1.1.1", 25).as_deref(), Some("10.1.0.0/16"));
+        assert_eq!(covering("10.1.1.1", 30), None);
         banned.insert(ban("10.1.1.1/32", None));
         assert_eq!(banned.lookup(ip("10.1.1.1"), Time::from_secs(0)).unwrap().until, None);
     }
@@ -199,7 +191,15 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_stays_as_it_was() {
+    fn a_ban_is_found_by_exactly_its_network_even_after_its_end() {
+        let mut banned = BannedNetworks::default();
+        banned.insert(ban("192.0.2.0/24", Some(10)));
+        assert_eq!(banned.get("192.0.2.77/24".parse().unwrap()), Some(&ban("192.0.2.0/24", Some(10))));
+        assert_eq!(banned.get("192.0.2.0/25".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn changing_the_original_does_not_change_a_clone() {
         let mut banned = BannedNetworks::default();
         banned.insert(ban("192.0.2.0/24", None));
         let before = banned.clone();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_is_dropped_and_told() {
+    fn ended_bans_are_removed_and_returned() {
         let mut banned = BannedNetworks::default();
         banned.insert(ban("192.0.2.0/24", Some(10)));
         banned.insert(ban("198.51.100.0/24", Some(11)));
@@ -236,7 +236,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_bans_answer_as_a_plain_list_does(
+        fn lookups_agree_with_a_plain_list(
             steps in prop::collection::vec((network(), prop::option::of(0u64..20), 0u8..4, 0u64..20), 1..60),
         ) {
             let mut banned = BannedNetworks::default();
@@ -255,12 +255,15 @@ mod tests {
                         banned.remove(network);
                     }
                     _ => {
-                        plain.retain(|ban| ban.stands(now));
+                        plain.retain(|ban| ban.is_active(now));
                         banned.expire(now);
                     }
                 }
                 prop_assert_eq!(banned.len(), plain.len());
-                let ends_last = plain.iter().filter(|ban| ban.stands(now) && ban.network.contains(&network.addr()))
+                let lengths: HashSet<_> = plain.iter().map(|ban| (ban.network.addr().is_ipv4(), ban.network.prefix_len())).collect();
+                let probed = banned.index.lengths_v4.len() + banned.index.lengths_v6.len();
+                prop_assert_eq!(probed, lengths.len(), "only the prefix lengths in use are probed");
+                let ends_last = plain.iter().filter(|ban| ban.is_active(now) && ban.network.contains(&network.addr()))
                     .map(|ban| ban.until.unwrap_or(Time::from_millis(u64::MAX))).max();
                 let found = banned.lookup(network.addr(), now).map(|ban| ban.until.unwrap_or(Time::from_millis(u64::MAX)));
                 prop_assert_eq!(found, ends_last);

@@ -1,16 +1,14 @@
-//! A set of networks that never changes: made once from any number of CIDRs, asked for each query.
+//! An immutable set of networks, built once from any number of CIDR blocks and looked up for each query.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// An immutable set of networks.
+/// Overlapping and adjacent networks are merged (`ipnet`'s `aggregate`). The merged networks are disjoint, so one binary search over their
+/// first addresses finds the only candidate. An IPv4 network takes 5 bytes, an IPv6 network 17.
 ///
-/// Networks that overlap or touch are joined first (`ipnet`'s `aggregate`), so those that remain are disjoint and one binary search
-/// over their first addresses answers: 5 bytes for each IPv4 network, 17 for each IPv6 one.
-///
-/// IPv4-mapped IPv6 addresses and networks are the IPv4 ones that they stand for. A shorter IPv6 network such as `::/0` is IPv6 alone.
+/// IPv4-mapped IPv6 addresses and networks count as IPv4. A shorter IPv6 prefix such as `::/0` contains no IPv4 addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Networks {
     v4: Sorted<u32>,
@@ -18,7 +16,7 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// The set of all addresses in `networks`; bits behind a prefix do not matter.
+    /// The set of all addresses in `networks`. Host bits are ignored.
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
         let mut v4 = Vec::new();
         let mut v6 = Vec::new();
@@ -34,13 +32,12 @@ impl Networks {
         }
     }
 
-    /// Whether `address` is in one of the networks.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.lookup(address).is_some()
     }
 
-    /// The network that `address` is in, after the joining: it may be larger than the one that was listed.
+    /// The merged network that contains `address`; it may be larger than the network given to [`Networks::new`].
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<IpNet> {
         match address.to_canonical() {
@@ -55,10 +52,10 @@ impl Networks {
         }
     }
 
-    /// A network of the set that has an address in common with `network`.
+    /// A merged network that shares an address with `network`.
     #[must_use]
     pub fn overlap(&self, network: IpNet) -> Option<IpNet> {
-        // The networks are disjoint and sorted: of those that start no later than `network` ends, the last one also ends last.
+        // The networks are disjoint and sorted, so of those that start before `network` ends, the last one also ends last.
         match canonical(network) {
             IpNet::V4(network) => {
                 let net = self.last_v4(network.broadcast())?;
@@ -71,29 +68,28 @@ impl Networks {
         }
     }
 
-    /// The networks after the joining, IPv4 first, in rising order.
+    /// The merged networks in ascending order, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> + '_ {
         self.part(0..self.len())
     }
 
-    /// Those of [`Networks::iter`] with these numbers, found at once: for who takes them a few at a time.
-    pub fn part(&self, numbers: Range<usize>) -> impl Iterator<Item = IpNet> + '_ {
-        numbers.filter_map(|number| {
-            if let Some((start, length)) = self.v4.get(number) {
+    /// The networks of [`Networks::iter`] at these indices, without iterating over the earlier ones.
+    pub fn part(&self, indices: Range<usize>) -> impl Iterator<Item = IpNet> + '_ {
+        indices.filter_map(|index| {
+            if let Some((start, length)) = self.v4.get(index) {
                 return Ipv4Net::new(Ipv4Addr::from_bits(start), length).ok().map(IpNet::V4);
             }
-            let (start, length) = self.v6.get(number - self.v4.starts.len())?;
+            let (start, length) = self.v6.get(index - self.v4.starts.len())?;
             Ipv6Net::new(Ipv6Addr::from_bits(start), length).ok().map(IpNet::V6)
         })
     }
 
-    /// How many networks remain after the joining.
+    /// Number of merged networks.
     #[must_use]
     pub fn len(&self) -> usize {
         self.v4.starts.len() + self.v6.starts.len()
     }
 
-    /// Whether no address is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -116,7 +112,7 @@ impl FromIterator<IpNet> for Networks {
     }
 }
 
-/// The same network without the bits behind its prefix, and as IPv4 if it is an IPv4-mapped one.
+/// Clears a network's host bits, and turns an IPv4-mapped IPv6 network into the IPv4 network.
 #[must_use]
 pub fn canonical(network: IpNet) -> IpNet {
     if let IpNet::V6(v6) = network
@@ -129,7 +125,7 @@ pub fn canonical(network: IpNet) -> IpNet {
     network.trunc()
 }
 
-/// First addresses in rising order and, apart from them so that no byte is padding, the prefix lengths.
+/// Networks sorted by first address. Addresses and prefix lengths are stored separately, which avoids padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sorted<A> {
     starts: Box<[A]>,
@@ -152,7 +148,7 @@ impl<A> Default for Sorted<A> {
     }
 }
 
-/// From pairs in rising order, as `aggregate` gives them.
+/// Expects sorted pairs, as `aggregate` returns them.
 impl<A> FromIterator<(A, u8)> for Sorted<A> {
     fn from_iter<I: IntoIterator<Item = (A, u8)>>(pairs: I) -> Self {
         let (starts, lengths): (Vec<A>, Vec<u8>) = pairs.into_iter().unzip();
@@ -177,7 +173,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// The twin: one network after the other, each by its own arithmetic.
+    /// A linear scan with its own arithmetic, as the reference.
     fn naive_contains(networks: &[IpNet], address: IpAddr) -> bool {
         networks.iter().any(|network| match (as_v4(network.addr()), address.to_canonical()) {
             (Some((net, cut)), IpAddr::V4(address)) if network.prefix_len() >= cut => {
@@ -202,7 +198,7 @@ mod tests {
         }
     }
 
-    /// Addresses crowded together and at the ends of the space, so that networks meet, touch and contain each other.
+    /// Addresses close together and at both ends of the address space, so that networks overlap, touch and contain each other.
     fn address() -> impl Strategy<Value = IpAddr> {
         let v4 = prop_oneof![Just(0u32), Just(0xc000_0200), Just(0xffff_ff00), any::<u32>()];
         let v6 = prop_oneof![Just(0u128), Just(0x2001_0db8_u128 << 96), Just(u128::MAX - 0xff), any::<u128>()];
@@ -223,7 +219,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_set_answers_as_a_linear_scan_does(networks in prop::collection::vec(network(), 0..24),
+        fn lookups_agree_with_a_linear_scan(networks in prop::collection::vec(network(), 0..24),
                                                  asked in prop::collection::vec(address(), 1..24)) {
             let set = Networks::new(networks.iter().copied());
             let edges = networks.iter().flat_map(|net| [net.network(), net.broadcast()]);
@@ -236,17 +232,17 @@ mod tests {
         }
 
         #[test]
-        fn an_overlap_is_found_exactly_if_some_network_shares_an_address(networks in prop::collection::vec(network(), 0..24),
+        fn an_overlap_is_found_if_and_only_if_a_network_shares_an_address(networks in prop::collection::vec(network(), 0..24),
                                                                         asked in network()) {
             let set = Networks::new(networks.iter().copied());
             let asked = canonical(asked);
-            // Of two CIDRs that share an address, one contains the other.
+            // If two CIDR blocks share an address, one contains the other.
             let naive = networks.iter().map(|net| canonical(*net)).any(|net| net.contains(&asked) || asked.contains(&net));
             prop_assert_eq!(set.overlap(asked).is_some(), naive, "{} in {:?}", asked, networks);
         }
 
         #[test]
-        fn the_joined_networks_are_the_same_set_again(networks in prop::collection::vec(network(), 0..24)) {
+        fn a_set_built_from_its_merged_networks_is_equal(networks in prop::collection::vec(network(), 0..24)) {
             let set = Networks::new(networks);
             prop_assert_eq!(set.iter().collect::<Networks>(), set.clone());
             prop_assert_eq!(set.iter().count(), set.len());
@@ -256,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_address_is_a_network_of_one() {
+    fn a_host_prefix_contains_one_address() {
         let set = set(&["192.0.2.7/32", "2001:db8::7/128"]);
         assert_eq!(set.lookup(ip("192.0.2.7")), Some("192.0.2.7/32".parse().unwrap()));
         assert!(!set.contains(ip("192.0.2.6")) && !set.contains(ip("192.0.2.8")));
@@ -265,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_of_nothing_is_one_whole_address_family() {
+    fn a_prefix_of_zero_bits_contains_one_whole_address_family() {
         let v4 = set(&["0.0.0.0/0"]);
         assert!(v4.contains(ip("0.0.0.0")) && v4.contains(ip("255.255.255.255")) && v4.contains(ip("::ffff:192.0.2.1")));
         assert!(!v4.contains(ip("::")) && !v4.contains(ip("2001:db8::1")));
@@ -275,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn networks_that_touch_become_one() {
+    fn adjacent_networks_are_merged() {
         let set = set(&["192.0.2.0/25", "192.0.2.128/25", "192.0.2.77/32"]);
-        assert_eq!(set.len(), 1);
+        assert_eq!((set.len(), set.is_empty()), (1, false));
         assert_eq!(set.lookup(ip("192.0.2.200")), Some("192.0.2.0/24".parse().unwrap()));
     }
 
     #[test]
-    fn a_mapped_network_is_the_ipv4_one() {
+    fn an_ipv4_mapped_network_is_the_ipv4_network() {
         let set = set(&["::ffff:192.0.2.0/120"]);
         assert_eq!(set.lookup(ip("192.0.2.9")), Some("192.0.2.0/24".parse().unwrap()));
         assert!(!set.contains(ip("192.0.3.9")));
@@ -290,12 +286,12 @@ mod tests {
     }
 
     #[test]
-    fn bits_behind_the_prefix_do_not_matter() {
+    fn host_bits_are_ignored() {
         assert!(set(&["192.0.2.77/24"]).contains(ip("192.0.2.1")));
     }
 
     #[test]
-    fn an_empty_set_has_nothing() {
+    fn an_empty_set_contains_nothing() {
         let empty = Networks::default();
         assert!(empty.is_empty() && !empty.contains(ip("192.0.2.1")) && !empty.contains(ip("::1")));
         assert_eq!(empty.overlap("0.0.0.0/0".parse().unwrap()), None);

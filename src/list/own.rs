@@ -1,4 +1,4 @@
-//! The machine's own addresses and default gateways, read from the kernel: whoever bans them cuts the machine off.
+//! Reads the machine's own addresses and default gateways from the kernel. Banning one of them could cut the machine off.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -10,11 +10,11 @@ use nix::ifaddrs::getifaddrs;
 
 use super::networks::Networks;
 
-/// The default routes of the machine's network namespace.
+/// The routing tables of the process's network namespace.
 const ROUTES_V4: &str = "/proc/net/route";
 const ROUTES_V6: &str = "/proc/net/ipv6_route";
 
-/// Of a route's flags in `<linux/route.h>`: usable, and through a gateway.
+/// Route flags from `<linux/route.h>`: the route is usable, and leads through a gateway.
 const RTF_UP: u32 = 0x1;
 const RTF_GATEWAY: u32 = 0x2;
 
@@ -23,24 +23,24 @@ const RTF_GATEWAY: u32 = 0x2;
 pub struct OwnAddresses {
     addresses: Vec<IpAddr>,
     gateways: Vec<IpAddr>,
-    /// All of them: one look tells of nearly every client that it is none.
+    /// Both together: one lookup rules out nearly every client.
     all: Networks,
 }
 
 impl OwnAddresses {
-    /// These addresses and gateways, in any order.
     pub fn new(addresses: impl IntoIterator<Item = IpAddr>, gateways: impl IntoIterator<Item = IpAddr>) -> Self {
         let (addresses, gateways) = (sorted(addresses), sorted(gateways));
         let all = addresses.iter().chain(&gateways).copied().map(IpNet::from).collect();
         Self { addresses, gateways, all }
     }
 
-    /// Asks the kernel. It costs two netlink messages and two files of `/proc`, some tens of microseconds on a common machine.
+    /// Reads them from the kernel, with two netlink messages and two files in `/proc`. This usually takes some tens of microseconds.
     ///
-    /// Of a default route over several gateways `/proc` shows the first one. No `/proc`, or a kernel without IPv6: no gateways.
+    /// `/proc` shows only the first gateway of a multipath default route. Without `/proc`, or without IPv6 in the kernel, the gateways are
+    /// unknown.
     ///
     /// # Errors
-    /// The kernel's, where it may not be asked (a sandbox without `AF_NETLINK`): keep what was known before.
+    /// The kernel's error, for instance in a sandbox without `AF_NETLINK`. The caller should then keep the addresses that it has.
     pub fn read() -> io::Result<Self> {
         let addresses = getifaddrs()?.filter_map(|interface| interface.address).filter_map(|address| {
             let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
@@ -56,19 +56,19 @@ impl OwnAddresses {
         Ok(Self::new(addresses, gateways))
     }
 
-    /// Whether `address` is one of these.
+    /// Whether `address` is an own address or a gateway.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.all.contains(address)
     }
 
-    /// The interfaces' addresses, in rising order.
+    /// The addresses of the interfaces, sorted.
     #[must_use]
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
     }
 
-    /// The default gateways, in rising order.
+    /// The default gateways, sorted.
     #[must_use]
     pub fn gateways(&self) -> &[IpAddr] {
         &self.gateways
@@ -90,14 +90,12 @@ fn open(path: &str) -> io::Result<Option<BufReader<File>>> {
     }
 }
 
-/// The gateways of the default routes in `/proc/net/route`: `Iface Destination Gateway Flags RefCnt Use Metric Mask …`, addresses as
-/// hexadecimal numbers in the machine's byte order.
+/// Parses the gateways of the default routes from `/proc/net/route`: `Iface Destination Gateway Flags RefCnt Use Metric Mask …`, with
+/// addresses as hexadecimal numbers in native byte order.
 ///
-/// The kernel lists routes in rising order, so default routes come first; a router's million others are not read.
-///
-/// # Errors
-/// The reader's.
-pub fn gateways_v4(routes: impl BufRead) -> io::Result<Vec<IpAddr>> {
+/// The kernel lists routes by ascending destination (net/ipv4/fib_trie.c: fib_route_seq_show), so reading stops after the default routes: a
+/// router may have a million others.
+fn gateways_v4(routes: impl BufRead) -> io::Result<Vec<IpAddr>> {
     let mut found = Vec::new();
     for line in routes.lines().skip(1) {
         let line = line?;
@@ -107,7 +105,7 @@ pub fn gateways_v4(routes: impl BufRead) -> io::Result<Vec<IpAddr>> {
         if destination != 0 {
             break;
         }
-        // RefCnt, Use and Metric are decimal; what they read as here does not matter.
+        // Skips RefCnt, Use and Metric, which are decimal and not used.
         let mask = fields.nth(3).flatten();
         if mask == Some(0) && gateway != 0 && flags & (RTF_UP | RTF_GATEWAY) == RTF_UP | RTF_GATEWAY {
             found.push(IpAddr::V4(Ipv4Addr::from(gateway.to_ne_bytes())));
@@ -116,12 +114,9 @@ pub fn gateways_v4(routes: impl BufRead) -> io::Result<Vec<IpAddr>> {
     Ok(found)
 }
 
-/// The gateways of the default routes in `/proc/net/ipv6_route`: destination and its length, source and its length, next hop, metric,
-/// reference count, use count, flags, interface; all hexadecimal.
-///
-/// # Errors
-/// The reader's.
-pub fn gateways_v6(mut routes: impl BufRead) -> io::Result<Vec<IpAddr>> {
+/// Parses the gateways of the default routes from `/proc/net/ipv6_route`: destination and its length, source and its length, next hop,
+/// metric, reference count, use count, flags, interface; all hexadecimal.
+fn gateways_v6(mut routes: impl BufRead) -> io::Result<Vec<IpAddr>> {
     const DEFAULT: &str = "00000000000000000000000000000000 00 ";
     let mut found = Vec::new();
     let mut line = String::new();
@@ -143,40 +138,33 @@ pub fn gateways_v6(mut routes: impl BufRead) -> io::Result<Vec<IpAddr>> {
     }
 }
 
-/// Follows the own addresses as interfaces come and go: ask it as often as you like, a second apart is meant.
+/// Polls the own addresses for changes. Call [`OwnAddressWatch::refresh`] about once a second.
 #[derive(Debug)]
-pub struct Watch {
+pub struct OwnAddressWatch {
     known: OwnAddresses,
-    not_before: Instant,
+    no_read_before: Instant,
 }
 
-impl Watch {
-    /// Looking costs at most this share of the time: with a router's full IPv6 table the next look waits longer.
-    const SHARE: u32 = 50;
+impl OwnAddressWatch {
+    /// Minimum pause between two reads, as a multiple of the time that the last one took: reading a router's full IPv6 table takes long.
+    const PAUSE_FACTOR: u32 = 50;
 
-    /// Starts from what is `known`.
     #[must_use]
     pub fn new(known: OwnAddresses) -> Self {
-        Self { known, not_before: Instant::now() }
+        Self { known, no_read_before: Instant::now() }
     }
 
-    /// What is known.
-    #[must_use]
-    pub fn known(&self) -> &OwnAddresses {
-        &self.known
-    }
-
-    /// Looks again. The new addresses, if they are others than before.
+    /// Reads the addresses again, and returns them if they have changed.
     ///
     /// # Errors
-    /// Those of [`OwnAddresses::read`]: what was known stays.
-    pub fn look(&mut self) -> io::Result<Option<&OwnAddresses>> {
+    /// Those of [`OwnAddresses::read`]. The watch keeps the addresses that it has.
+    pub fn refresh(&mut self) -> io::Result<Option<&OwnAddresses>> {
         let begin = Instant::now();
-        if begin < self.not_before {
+        if begin < self.no_read_before {
             return Ok(None);
         }
         let read = OwnAddresses::read();
-        self.not_before = begin + begin.elapsed().saturating_mul(Self::SHARE).min(Duration::from_secs(60));
+        self.no_read_before = begin + begin.elapsed().saturating_mul(Self::PAUSE_FACTOR).min(Duration::from_secs(60));
         let read = read?;
         if read == self.known {
             return Ok(None);
@@ -196,7 +184,7 @@ mod tests {
 
     #[cfg(target_endian = "little")]
     #[test]
-    fn the_default_routes_of_proc_net_route_name_the_ipv4_gateways() {
+    fn ipv4_gateways_are_those_of_usable_default_routes() {
         let routes = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
                       eth0\t00000000\t010200C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
                       eth1\t00000000\t0107A8C0\t0003\t0\t0\t999\t00000000\t0\t0\t0\n\
@@ -205,12 +193,12 @@ mod tests {
                       eth2\t00000000\t0109A8C0\t0002\t0\t0\t0\t00000000\t0\t0\t0\n\
                       eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
                       eth9\t00000000\t0108A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
-        // Not: the half of the space behind tun0, a route without a gateway, one that is down, what stands behind the default routes.
+        // Skipped: tun0 with a mask of /1, a route without a gateway, one that is down, and everything after the default routes.
         assert_eq!(gateways_v4(routes.as_bytes()).unwrap(), [ip("192.0.2.1"), ip("192.168.7.1")]);
     }
 
     #[test]
-    fn the_default_routes_of_proc_net_ipv6_route_name_the_ipv6_gateways() {
+    fn ipv6_gateways_are_those_of_usable_default_routes() {
         let zero = "00000000000000000000000000000000";
         let routes = format!(
             "fd000000000000000000000000000000 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001     eth0\n\
@@ -222,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_that_cannot_be_read_name_nobody() {
+    fn malformed_routes_are_ignored() {
         for text in ["", "\n\n", "Iface\nx\n", "Iface\neth0\t00000000\n", "Iface\neth0 zz zz zz\n", "00000000000000000000000000000000 00 x"]
         {
             assert!(gateways_v4(text.as_bytes()).unwrap().is_empty(), "{text:?}");
@@ -231,27 +219,59 @@ mod tests {
     }
 
     #[test]
-    fn an_address_on_two_interfaces_is_one_and_the_order_does_not_matter() {
+    fn addresses_are_sorted_and_deduplicated() {
         let one = OwnAddresses::new([ip("fe80::1"), ip("192.0.2.1"), ip("fe80::1")], []);
         assert_eq!(one, OwnAddresses::new([ip("::ffff:192.0.2.1"), ip("fe80::1")], []));
         assert_eq!(one.addresses().len(), 2);
     }
 
     #[test]
-    fn the_kernel_tells_and_a_second_look_finds_no_change() {
+    fn the_addresses_of_the_interfaces_are_read_from_the_kernel() {
+        // A new network namespace has no address, not even that of loopback, and binding to it fails.
+        let has_loopback = std::net::UdpSocket::bind("127.0.0.1:0").is_ok();
         let own = OwnAddresses::read().unwrap();
-        // Loopback is there unless the namespace is a fresh one, where nothing is up.
-        assert!(own.addresses().is_empty() || own.addresses().contains(&ip("127.0.0.1")), "{own:?}");
-        let mut watch = Watch::new(own.clone());
-        assert_eq!(watch.look().unwrap(), None);
-        assert_eq!(watch.known(), &own);
+        assert_eq!(own.addresses().contains(&ip("127.0.0.1")), has_loopback, "{own:?}");
     }
 
     #[test]
-    fn a_change_is_announced_once() {
-        let mut watch = Watch::new(OwnAddresses::new([ip("192.0.2.1")], []));
+    fn a_missing_routing_table_is_none_and_an_unreadable_one_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("route");
+        assert!(open(path.to_str().unwrap()).unwrap().is_none());
+        std::fs::write(&path, "Iface\n").unwrap();
+        let text = io::read_to_string(open(path.to_str().unwrap()).unwrap().unwrap()).unwrap();
+        assert_eq!(text, "Iface\n");
+        assert!(open(path.join("below-a-file").to_str().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_refresh_without_a_change_returns_nothing() {
         let own = OwnAddresses::read().unwrap();
-        assert_eq!(watch.look().unwrap(), Some(&own));
-        assert_eq!(watch.look().unwrap(), None);
+        // Loopback has its address unless the network namespace is new, where no interface is up.
+        assert!(own.addresses().is_empty() || own.addresses().contains(&ip("127.0.0.1")), "{own:?}");
+        let mut watch = OwnAddressWatch::new(own.clone());
+        assert_eq!(watch.refresh().unwrap(), None);
+        assert_eq!(&watch.known, &own);
+    }
+
+    #[test]
+    fn a_refresh_returns_a_change_once() {
+        let mut watch = OwnAddressWatch::new(OwnAddresses::new([ip("192.0.2.1")], []));
+        let own = OwnAddresses::read().unwrap();
+        assert_eq!(watch.refresh().unwrap(), Some(&own));
+        assert_eq!(watch.refresh().unwrap(), None);
+    }
+
+    #[test]
+    fn after_a_refresh_the_kernel_is_not_asked_for_a_while() {
+        let before = Instant::now();
+        let mut watch = OwnAddressWatch::new(OwnAddresses::read().unwrap());
+        watch.refresh().unwrap();
+        assert!(watch.no_read_before > before);
+        watch.known = OwnAddresses::new([ip("192.0.2.1")], []);
+        watch.no_read_before = Instant::now() + Duration::from_secs(60);
+        assert_eq!(watch.refresh().unwrap(), None);
+        watch.no_read_before = before;
+        assert!(watch.refresh().unwrap().is_some());
     }
 }

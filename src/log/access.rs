@@ -1,99 +1,232 @@
-//! Lines of an access log, pure: Squid's own format, and the common and combined formats as Squid, Apache and nginx write them.
+//! Parses lines of access logs: the format of ours that conf-examples/squid-failopen.conf sets up, Squid's native format, also with a time
+//! that people can read, and the common and combined formats as Squid, Apache and nginx write them.
 //!
-//! Whom a line is about stands before everything that a client can write, and is read from there alone.
+//! The client's address comes before everything that a client can write, and is only ever read from there.
 
-use super::time;
+use super::client_field::{address, client_and_user};
+use super::readable_time;
+use super::time::{self, Zone};
+use super::token;
 use crate::client::parse_address_bytes;
+use crate::event::percent;
 use crate::time::Time;
-use crate::token;
 use memchr::{memchr, memchr2, memrchr};
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-/// One request, as an access log tells it. Texts are as they stand in the line; see [`unescape`].
+/// Whether the server asked Strikeout about a request before it answered it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// The format of the log does not say.
+    Unknown,
+    /// It asked and was answered, so the request has counted already.
+    Yes,
+    /// It did not ask: it refused the request by itself.
+    No,
+    /// It asked in vain, so the request has not counted, and it may have refused the request for that: its status counts for nothing.
+    Failed,
+}
+
+/// How a log escapes the text of clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Escapes {
+    /// `\"`, `\\` and `\xHH`; see [`unescape`].
+    Backslash,
+    /// Squid's `%#`, which escapes `%` too, so that decoding once is lossless.
+    Percent,
+}
+
+/// One request in an access log. Texts are as they appear in the line; see [`AccessLine::decode`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AccessLine<'a> {
-    /// When the line says that it was: Squid and nginx write it at the end of a request, Apache gives its beginning.
+    /// The line's own time: the end of the request in Squid and nginx, its start in Apache.
     pub time: Time,
-    /// The client, where the field is an address: a server that looks names up writes a host name, which blames nobody.
+    /// The client; none if the server looks names up and has written a host name, which blames nobody.
     pub client: Option<IpAddr>,
-    /// The method; empty where the request could not be read.
+    /// The method; empty if the server could not parse the request.
     pub method: &'a [u8],
     /// The URL or path, with its query.
     pub url: &'a [u8],
-    /// The status that was answered; none where nothing was (Squid's `000`).
+    /// The status of the response; none if there was none (Squid's `000`).
     pub status: Option<u16>,
-    /// The user's name, which need not be proven: see [`AccessLine::is_authenticated`].
+    /// The name of the user, who may have failed to authenticate; see [`AccessLine::is_authenticated`].
     pub user: Option<&'a [u8]>,
-    /// The User-Agent, in the combined format.
+    /// The User-Agent, empty if the client sent none; our format and the combined one only.
     pub user_agent: Option<&'a [u8]>,
-    /// Squid's result code (`TCP_DENIED`), where Squid wrote the line.
+    /// The Sec-Fetch-Site header; our format only.
+    pub sec_fetch_site: Option<&'a [u8]>,
+    /// Squid's result code (`TCP_DENIED`), if Squid wrote the line.
     pub result: Option<&'a [u8]>,
+    /// Whether the server asked about the request.
+    pub asked: Asked,
+    escapes: Escapes,
 }
 
 impl AccessLine<'_> {
-    /// Whether this is a refusal of our own coming back: it never counts, or a ban would extend itself.
+    /// A text of this line as the client sent it.
+    #[must_use]
+    pub fn decode<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
+        match self.escapes {
+            Escapes::Backslash => unescape(text),
+            Escapes::Percent => percent::decode(text),
+        }
+    }
+
+    /// Whether Squid refused the request before `url_rewrite_access`, where it asks about each: `http_access` denied it (`TCP_DENIED`), or
+    /// it was malformed and never came as far (`NONE_NONE`, before Squid 5 `NONE`). `TCP_DENIED_REPLY` is a refusal after the question.
+    #[must_use]
+    pub fn is_refused_unasked(&self) -> bool {
+        let result = self.result.map(|code| code.strip_suffix(b"_ABORTED").unwrap_or(code));
+        matches!(result, Some(b"TCP_DENIED" | b"NONE_NONE" | b"NONE")) && !self.is_our_refusal()
+    }
+
+    /// Whether the line records no request. An ICP datagram (`UDP_*`) may have a forged source, and a connection that ended before a request
+    /// (`error:transaction-end-before-headers`, status 000) asked for nothing.
+    #[must_use]
+    pub fn is_no_request(&self) -> bool {
+        self.result.is_some_and(|code| code.starts_with(b"UDP_")) || (self.status.is_none() && self.url.starts_with(b"error:"))
+    }
+
+    /// Whether this is a refusal by Strikeout itself, a 429. It never counts, or a ban would prolong itself.
     #[must_use]
     pub fn is_our_refusal(&self) -> bool {
         self.status == Some(429) && self.result.is_some_and(|code| code.starts_with(b"TCP_DENIED"))
     }
 
-    /// Whether the answer was an ordinary one: 2xx or 3xx.
+    /// Whether the status is 2xx or 3xx.
     #[must_use]
     pub fn is_success(&self) -> bool {
         self.status.is_some_and(|status| (200..400).contains(&status))
     }
 
-    /// Whether the line names a user whom the server did not turn away: servers also log the name of somebody with a wrong password.
+    /// Whether the line names a user and the server accepted the request: servers also log the name given with a wrong password.
     #[must_use]
     pub fn is_authenticated(&self) -> bool {
         self.user.is_some() && self.is_success()
     }
 }
 
-/// Reads a line of either format; none if it is neither. The line comes without its newline.
+/// Parses a line of any of these formats, which comes without its newline. A time without an offset is local time in `zone`.
 #[must_use]
-pub fn parse(line: &[u8]) -> Option<AccessLine<'_>> {
-    match time::epoch(line) {
-        Some((time, rest)) => native(time, rest),
-        None => common(line),
-    }
+pub fn parse<'a>(line: &'a [u8], zone: &mut Zone) -> Option<AccessLine<'a>> {
+    let line = match time::epoch(line) {
+        // Where our format has the address, Squid's native one has a number of milliseconds.
+        Some((time, rest)) => match word(rest).filter(|(second, _)| !is_number(second)) {
+            Some((second, behind)) => {
+                let ours = parse_address_bytes(second).ok().and_then(|client| ours(time, client, behind));
+                ours.or_else(|| native(time, rest))
+            }
+            None => native(time, rest),
+        },
+        None => common(line).or_else(|| native_with_readable_time(line, zone)),
+    };
+    line.map(without_client_of_no_request)
 }
 
-/// A field that says nothing is `-`.
+/// Parses a line of Squid's native format that starts with a time such as `25-Jul-2016 11:32:47`, where Squid itself writes seconds.
+#[must_use]
+pub fn native_with_readable_time<'a>(line: &'a [u8], zone: &mut Zone) -> Option<AccessLine<'a>> {
+    let (time, rest) = readable_time::parse(line, zone)?;
+    native(time, rest).map(without_client_of_no_request)
+}
+
+/// Whether `text`, from behind the time of a line, may be of Squid's native format: it starts with a number or an address, but not with one
+/// of Exim's message IDs, in which there are hyphens.
+#[must_use]
+pub fn may_be_native(text: &[u8]) -> bool {
+    word(text).is_some_and(|(first, _)| first.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':' | b'[' | b']')))
+}
+
+fn without_client_of_no_request(line: AccessLine<'_>) -> AccessLine<'_> {
+    let client = line.client.filter(|_| !line.is_no_request());
+    AccessLine { client, ..line }
+}
+
+/// The field, unless it is empty or `-`.
 fn present(field: &[u8]) -> Option<&[u8]> {
     (!field.is_empty() && field != b"-").then_some(field)
 }
 
-/// The first word and what comes behind the white space after it.
-fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let start = text.iter().position(|byte| *byte != b' ')?;
-    let text = text.get(start..)?;
-    let (word, rest) = text.split_at_checked(token::length(text))?;
-    Some((word, rest.get(1..).unwrap_or_default()))
+/// A header in our format: empty if the client sent none, and none if the line is cut before it.
+fn header(field: &[u8]) -> Option<&[u8]> {
+    match field {
+        b"" => None,
+        b"-" => Some(b""),
+        _ => Some(field),
+    }
 }
 
-/// The last word and what comes before the space in front of it.
+/// The first word, behind any spaces, and the text after the space that ends it.
+fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let start = text.iter().position(|byte| *byte != b' ')?;
+    token::word(text.get(start..)?)
+}
+
+fn is_number(word: &[u8]) -> bool {
+    word.iter().all(u8::is_ascii_digit)
+}
+
+/// The text before the last space, and the last word.
 fn last_word(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let space = memrchr(b' ', text)?;
     Some((text.get(..space)?, text.get(space + 1..)?))
 }
 
-/// `404`; Squid writes `000` where nothing was answered.
+/// `404`; none for Squid's `000`, which means that no response was sent.
 fn status(text: &[u8]) -> Option<u16> {
     let [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9'] = *text else { return None };
     Some(u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0'))
 }
 
-/// `1386543323.000      4 192.0.2.1 TCP_DENIED/403 4099 GET http://site/ user HIER_NONE/- text/html`, behind the time.
+/// Our format after time and address: `403 TCP_DENIED GET http://site/ - agent referer none`.
 ///
-/// What follows the URL is read from the end, so that blanks in a URL (`uri_whitespace allow`) decide nothing.
+/// Squid escapes spaces in every field, so the words are the fields. A line without the fields behind the URL was cut: Squid cuts lines at
+/// 8 KiB (`logfilePrintf`), which the widths in our `logformat` prevent. It does not say whether the request has counted.
+fn ours(time: Time, client: IpAddr, rest: &[u8]) -> Option<AccessLine<'_>> {
+    // Squid writes 0 where nothing was answered. Anything else here is a `logformat` of the administrator's.
+    let (code, rest) = word(rest).filter(|(code, _)| code.len() <= 3 && code.iter().all(u8::is_ascii_digit))?;
+    let (result, rest) = word(rest).filter(|(result, _)| !result.contains(&b'/'))?;
+    let (method, rest) = word(rest)?;
+    let (url, rest) = word(rest)?;
+    let (asked, rest) = word(rest).unwrap_or_default();
+    let (user_agent, rest) = word(rest).unwrap_or_default();
+    let (_referer, rest) = word(rest).unwrap_or_default();
+    let (sec_fetch_site, _) = word(rest).unwrap_or_default();
+    Some(AccessLine {
+        time,
+        client: Some(client),
+        method: present(method).unwrap_or_default(),
+        url,
+        status: status(code),
+        user: None,
+        user_agent: header(user_agent),
+        sec_fetch_site: present(sec_fetch_site),
+        result: Some(result),
+        asked: match asked {
+            b"-" => Asked::No,
+            b"yes" | b"" => Asked::Yes,
+            _ => Asked::Failed,
+        },
+        escapes: Escapes::Percent,
+    })
+}
+
+/// Squid's native format after the time: `     4 192.0.2.1 TCP_DENIED/403 4099 GET http://site/ user HIER_NONE/- text/html`. Some put
+/// the address before the milliseconds.
+///
+/// The fields behind the URL are read from the end, so that blanks in a URL (`uri_whitespace allow`) cannot pass for fields.
 fn native(time: Time, rest: &[u8]) -> Option<AccessLine<'_>> {
-    let (_elapsed, rest) = word(rest)?;
-    let (client, rest) = word(rest)?;
+    let (first, rest) = word(rest)?;
+    let (second, rest) = word(rest)?;
+    // Most lines have the number first: then the first word is not tried as an address, which would cost more than all the rest.
+    let client = match if is_number(first) { None } else { address(first) } {
+        Some(_) if !is_number(second) => return None,
+        Some(client) => Some(client),
+        None => address(second),
+    };
     let (code, rest) = word(rest)?;
     let (result, code) = match code.split_last_chunk() {
-        // Nearly always, and found without a search.
+        // The usual case, which needs no search.
         Some((result, code @ [b'/', _, _, _])) => (result, code.as_slice()),
         _ => code.split_at_checked(memchr(b'/', code)?)?,
     };
@@ -104,17 +237,20 @@ fn native(time: Time, rest: &[u8]) -> Option<AccessLine<'_>> {
     let (url, user) = last_word(rest)?;
     Some(AccessLine {
         time,
-        client: parse_address_bytes(client).ok(),
+        client,
         method: present(method).unwrap_or_default(),
         url,
         status: status(code.get(1..)?),
         user: present(user),
         user_agent: None,
+        sec_fetch_site: None,
         result: Some(result),
+        asked: Asked::Unknown,
+        escapes: Escapes::Backslash,
     })
 }
 
-/// The length of a quoted text up to its closing quote; a backslash takes the next byte with it.
+/// The length of a quoted text up to its closing quote. A backslash escapes the next byte.
 fn quoted_length(text: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -126,39 +262,59 @@ fn quoted_length(text: &[u8]) -> Option<usize> {
     }
 }
 
-/// `192.0.2.1 - user [23/Nov/2026:01:02:03 +0000] "GET / HTTP/1.1" 200 12 "referer" "agent"`, the last two only if combined,
-/// then `TCP_MISS:HIER_DIRECT` if Squid wrote it.
+/// The length of a request up to the quote that closes it: the first one that a status follows. Apache and nginx escape all others, but
+/// Squid writes the quotes in a path as they are.
+fn request_length(text: &[u8]) -> Option<usize> {
+    let first = quoted_length(text)?;
+    let mut quote = first;
+    loop {
+        let behind = text.get(quote + 1..)?;
+        let code = behind.strip_prefix(b" ").and_then(word).map(|(code, _)| code).unwrap_or_default();
+        if matches!(code.len(), 1..=3) && code.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-') {
+            return Some(quote);
+        }
+        match quoted_length(behind) {
+            Some(length) => quote += 1 + length,
+            None => return Some(first),
+        }
+    }
+}
+
+/// `192.0.2.1 - user [23/Nov/2026:01:02:03 +0000] "GET / HTTP/1.1" 200 12 "referer" "agent"`, the last two in the combined format only,
+/// then `TCP_MISS:HIER_DIRECT` if Squid wrote the line. More words may precede the time: see [`client_and_user`].
 fn common(line: &[u8]) -> Option<AccessLine<'_>> {
-    // A user's name may hold blanks and brackets (nginx) but no bare quote: the first one opens the request.
+    // A user name may contain blanks and brackets (nginx) but no bare quote: the first quote opens the request.
     let open = quoted_length(line)?;
     let before = line.get(..open)?.strip_suffix(b" ")?;
     let (before, stamp) = before.split_last_chunk::<{ time::COMMON_LENGTH }>()?;
     let time = time::common(stamp)?;
-    let (client, rest) = word(before.strip_suffix(b" ")?)?;
-    let (_ident, user) = word(rest)?;
+    let (client, user) = client_and_user(before.strip_suffix(b" ")?)?;
     let rest = line.get(open + 1..)?;
-    let close = quoted_length(rest)?;
+    let close = request_length(rest)?;
     let (request, rest) = rest.split_at_checked(close)?;
     let rest = rest.strip_prefix(b"\" ")?;
     let (method, url) = request_line(request);
     let (code, rest) = word(rest)?;
     let user_agent = word(rest).and_then(|(_bytes, rest)| user_agent(rest));
-    // Taken from the end: Squid writes a quote in a User-Agent as it is.
+    // Read from the end: Squid does not escape quotes in a User-Agent.
     let result = last_word(rest).map(|(_, last)| last).filter(|last| last.first().is_some_and(u8::is_ascii_uppercase));
     let result = result.and_then(|last| last.get(..memchr(b':', last)?));
     Some(AccessLine {
         time,
-        client: parse_address_bytes(client).ok(),
+        client,
         method,
         url,
         status: status(code),
         user: present(user),
         user_agent,
+        sec_fetch_site: None,
         result,
+        asked: Asked::Unknown,
+        escapes: Escapes::Backslash,
     })
 }
 
-/// The method and the URL of `GET /path HTTP/1.1`. What does not look like a request is all URL: rules shall see it.
+/// The method and the URL of `GET /path HTTP/1.1`. Anything else counts as the URL, so that rules can match it.
 fn request_line(request: &[u8]) -> (&[u8], &[u8]) {
     let Some((method, rest)) =
         word(request).filter(|(method, _)| method.iter().all(|b| b.is_ascii_alphabetic() || *b == b'_' || *b == b'-'))
@@ -172,14 +328,15 @@ fn request_line(request: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// The second of the two quoted texts that `"referer" "agent"` starts with.
+/// The second of two quoted texts at the start of `text`: `"referer" "agent"`.
 fn user_agent(text: &[u8]) -> Option<&[u8]> {
     let text = text.strip_prefix(b"\"")?;
     let text = text.get(quoted_length(text)?..)?.strip_prefix(b"\" \"")?;
-    present(text.get(..quoted_length(text)?)?)
+    let agent = text.get(..quoted_length(text)?)?;
+    Some(if agent == b"-" { b"" } else { agent })
 }
 
-/// Undoes the escapes that Apache and nginx put into a quoted text: `\"`, `\\`, `\xHH` and C's letters. Percent signs stay.
+/// Undoes the escapes of Apache and nginx in quoted texts: `\"`, `\\`, `\xHH` and C's letters. Percent-encoding is left as it is.
 #[must_use]
 pub fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
     if memchr(b'\\', text).is_none() {
@@ -216,186 +373,5 @@ pub fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn ip(text: &str) -> Option<IpAddr> {
-        Some(text.parse().unwrap())
-    }
-
-    fn read(line: &str) -> AccessLine<'_> {
-        parse(line.as_bytes()).unwrap_or_else(|| panic!("no access line: {line}"))
-    }
-
-    #[test]
-    fn squids_own_format_is_read() {
-        let line =
-            read("1386543323.000      4 91.188.124.227 TCP_DENIED/403 4099 GET http://www.example.org/azenv.php - HIER_NONE/- text/html");
-        assert_eq!(
-            line,
-            AccessLine {
-                time: Time::from_millis(1_386_543_323_000),
-                client: ip("91.188.124.227"),
-                method: b"GET",
-                url: b"http://www.example.org/azenv.php",
-                status: Some(403),
-                user: None,
-                user_agent: None,
-                result: Some(b"TCP_DENIED"),
-            }
-        );
-    }
-
-    #[test]
-    fn squid_writes_000_where_nothing_was_answered_and_a_name_for_a_user() {
-        let line = read("1386543500.000      5 2001:db8::1 NONE_NONE/000 0 - error:transaction-end-before-headers anna HIER_NONE/- -");
-        assert_eq!((line.client, line.status, line.method), (ip("2001:db8::1"), None, &b""[..]));
-        assert_eq!(line.user, Some(&b"anna"[..]));
-        assert!(!line.is_authenticated());
-    }
-
-    #[test]
-    fn blanks_in_a_url_make_neither_a_user_nor_a_client() {
-        let line = read(
-            "1386543500.000 5 192.0.2.1 TCP_MISS/200 9 GET http://site/a root HIER_DIRECT/9.9.9.9 text/html - HIER_DIRECT/10.0.0.1 text/html",
-        );
-        assert_eq!((line.client, line.user), (ip("192.0.2.1"), None));
-        assert_eq!(line.url, b"http://site/a root HIER_DIRECT/9.9.9.9 text/html");
-    }
-
-    #[test]
-    fn the_common_format_is_read_as_squid_writes_it() {
-        let line = read(r#"192.0.2.1 - - [23/Nov/2026:01:02:03 +0000] "GET http://site/x HTTP/1.1" 429 3897 TCP_DENIED:HIER_NONE"#);
-        assert_eq!((line.time, line.client), (Time::from_secs(1_795_395_723), ip("192.0.2.1")));
-        assert_eq!((line.method, line.url, line.status), (&b"GET"[..], &b"http://site/x"[..], Some(429)));
-        assert_eq!(line.result, Some(&b"TCP_DENIED"[..]));
-        assert!(line.is_our_refusal());
-    }
-
-    #[test]
-    fn the_combined_format_is_read_as_apache_nginx_and_squid_write_it() {
-        let line =
-            read(r#"2001:db8::7 - anna [23/Nov/2026:02:02:03 +0100] "POST /a?b=c HTTP/2.0" 200 12 "http://ref/" "Mozilla/5.0 (X; \"Y\")""#);
-        assert_eq!((line.client, line.user, line.status), (ip("2001:db8::7"), Some(&b"anna"[..]), Some(200)));
-        assert_eq!((line.method, line.url), (&b"POST"[..], &b"/a?b=c"[..]));
-        assert_eq!(line.user_agent, Some(&br#"Mozilla/5.0 (X; \"Y\")"#[..]));
-        assert!(line.is_authenticated() && line.result.is_none());
-        let line = read(
-            r#"192.0.2.1 - - [23/Nov/2026:01:02:03 +0000] "GET http://s/ HTTP/1.1" 429 12 "-" "x" TCP_MISS:Z "y" TCP_DENIED:HIER_NONE"#,
-        );
-        assert_eq!(line.result, Some(&b"TCP_DENIED"[..]), "what Squid wrote last, not what a client wrote");
-    }
-
-    #[test]
-    fn a_user_who_was_turned_away_is_not_authenticated() {
-        let line = read(r#"192.0.2.1 - admin [23/Nov/2026:01:02:03 +0000] "GET / HTTP/1.1" 401 12 "-" "-""#);
-        assert_eq!((line.user, line.is_authenticated(), line.user_agent), (Some(&b"admin"[..]), false, None));
-    }
-
-    #[test]
-    fn a_users_name_full_of_brackets_moves_nothing() {
-        let line = read(
-            r#"192.0.2.1 - a [23/Nov/2020:01:02:03 +0000] \"GET /x HTTP/1.1\" 200 [23/Nov/2026:01:02:03 +0000] "GET / HTTP/1.1" 401 12"#,
-        );
-        assert_eq!((line.time, line.status, line.url), (Time::from_secs(1_795_395_723), Some(401), &b"/"[..]));
-    }
-
-    #[test]
-    fn what_is_no_request_is_all_url() {
-        for (request, method, url) in [
-            (r"\x16\x03\x01", "", r"\x16\x03\x01"),
-            ("-", "", "-"),
-            ("", "", ""),
-            ("GET", "", "GET"),
-            ("GET /", "GET", "/"),
-            ("GET /a b c HTTP/1.0", "GET", "/a b c"),
-            (r"GET /\x22 HTTP/1.0", "GET", r"/\x22"),
-        ] {
-            let text = format!(r#"192.0.2.1 - - [23/Nov/2026:01:02:03 +0000] "{request}" 400 0 "-" "-""#);
-            let line = read(&text);
-            assert_eq!((line.method, line.url, line.status), (method.as_bytes(), url.as_bytes(), Some(400)), "{request}");
-        }
-    }
-
-    #[test]
-    fn a_host_name_instead_of_an_address_blames_nobody() {
-        assert_eq!(read(r#"host.example - - [23/Nov/2026:01:02:03 +0000] "GET /192.0.2.9 HTTP/1.1" 404 0"#).client, None);
-    }
-
-    #[test]
-    fn other_lines_are_no_access_lines() {
-        for line in [
-            "",
-            " ",
-            "2026-11-23 01:02:03 hello",
-            "1386543323.000",
-            "1386543323.000 4 192.0.2.1",
-            r#"192.0.2.1 - - "GET / HTTP/1.1" 200 1"#,
-        ] {
-            assert_eq!(parse(line.as_bytes()), None, "{line:?}");
-        }
-    }
-
-    #[test]
-    fn escapes_are_undone_once() {
-        assert_eq!(unescape(br#"a\x22\"\\x22\n%20\q"#).as_ref(), b"a\"\"\\x22\n%20q");
-        assert_eq!(unescape(br"\").as_ref(), br"\");
-        assert_eq!(unescape(br"\x2").as_ref(), b"x2");
-    }
-
-    /// As Apache writes text of a client's between quotes.
-    fn escaped(text: &[u8]) -> String {
-        text.iter()
-            .map(|byte| match byte {
-                b'"' => "\\\"".to_owned(),
-                b'\\' => "\\\\".to_owned(),
-                0x20..=0x7e => char::from(*byte).to_string(),
-                _ => format!("\\x{byte:02x}"),
-            })
-            .collect()
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_of_a_client_changes_whom_a_combined_line_blames(
-            client in any::<u32>().prop_map(|bits| IpAddr::from(bits.to_be_bytes())),
-            user in "[ -!#-\\[\\]-~]{1,30}", url in proptest::collection::vec(any::<u8>(), 0..80), agent in proptest::collection::vec(any::<u8>(), 0..80),
-        ) {
-            let line = format!(
-                "{client} - {user} [23/Nov/2026:01:02:03 +0000] \"GET {} HTTP/1.1\" 404 7 \"-\" \"{}\"", escaped(&url), escaped(&agent)
-            );
-            let read = parse(line.as_bytes()).unwrap();
-            prop_assert_eq!((read.client, read.status, read.time), (Some(client), Some(404), Time::from_secs(1_795_395_723)));
-            prop_assert_eq!(unescape(read.url).into_owned(), url);
-            if !agent.is_empty() && agent != b"-" {
-                prop_assert_eq!(unescape(read.user_agent.unwrap()).into_owned(), agent);
-            }
-        }
-
-        #[test]
-        fn no_text_of_a_client_changes_whom_a_line_of_squid_blames(
-            client in any::<u128>().prop_map(|bits| IpAddr::from(bits.to_be_bytes()).to_canonical()), url in "[ -~]{1,80}",
-        ) {
-            let line = format!("1386543323.000      4 {client} TCP_MISS/404 4099 GET {url} - HIER_NONE/- text/html");
-            let read = parse(line.as_bytes()).unwrap();
-            prop_assert_eq!((read.client, read.status, read.user), (Some(client), Some(404), None));
-        }
-
-        #[test]
-        fn no_bytes_make_the_reader_fail(line in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse(&line);
-            let _ = unescape(&line);
-        }
-
-        #[test]
-        fn no_damage_to_a_line_makes_the_reader_fail(cut in 0_usize..140, byte in any::<u8>(), at in 0_usize..140) {
-            let mut line = br#"192.0.2.1 - u [23/Nov/2026:01:02:03 +0000] "GET /x HTTP/1.1" 429 3897 "r" "a" TCP_DENIED:HIER_NONE"#.to_vec();
-            if let Some(place) = line.get_mut(at) {
-                *place = byte;
-            }
-            line.truncate(cut);
-            let _ = parse(&line);
-        }
-    }
-}
+#[path = "access_tests.rs"]
+mod tests;

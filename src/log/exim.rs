@@ -1,159 +1,56 @@
-//! Lines of Exim's main and reject log, pure: what kind of line it is, and the one socket address that Exim itself wrote into it.
+//! Parses lines of Exim's main and reject log: the kind of the line, and the one socket address that Exim itself wrote into it.
 //!
-//! Exim puts text of the client's (HELO, sender, login, command) into the same line, also before the address. Formats: `host_and_ident` and
-//! the `log_write` calls of Exim 4.96 to 4.99. Where a client wrote text that looks just like Exim's, so that the line can be read in two
-//! ways which blame two addresses, it blames nobody: better an offence missed than somebody else's ban.
+//! Exim puts text of the client's (HELO, sender, login, command) into the same line, even before the address. The formats are those of
+//! `host_and_ident` and the `log_write` calls in Exim 4.96 to 4.99 (`smtp_in.c`, `receive.c`, `daemon.c`, `tls.c`).
+//!
+//! A line is read from its start by Exim's own format, and the first address at a place where Exim writes one is the client's. With
+//! `helo_accept_junk_hosts` a later one could be the true one instead, so a line with two different addresses at such places blames nobody:
+//! a missed offence is better than a ban of somebody else.
 
 use super::time::{Zone, exim as exim_time};
 use crate::client::parse_address_bytes;
+use crate::event::exim_kind::EximKind;
 use crate::time::Time;
 use memchr::memmem;
 use std::net::IpAddr;
 
-/// What a line of Exim's says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// `Connection from [IP] refused: too many connections`: the global limit. It names whoever came next, often an innocent.
-    ConnectionRefusedGlobal,
-    /// `… from that IP address`: the limit per host. It names an offender.
-    ConnectionRefusedPerHost,
-    /// `Connection from [IP] refused: load average = …`.
-    LoadRefused,
-    /// `… authenticator failed for H: 535 …`.
-    AuthFailed,
-    /// `H=… rejected RCPT …`, also temporarily.
-    RejectedRcpt,
-    /// `SMTP syntax error in "…" H=…`.
-    SyntaxError,
-    /// `SMTP protocol error in "…" H=…`.
-    ProtocolError,
-    /// `SMTP call from H dropped: too many syntax or protocol errors`.
-    TooManyErrors,
-    /// `SMTP call from H dropped: too many nonmail commands`.
-    TooManyNonmail,
-    /// `SMTP call from H dropped: too many unrecognized commands`.
-    TooManyUnrecognized,
-    /// `SMTP protocol synchronization error (…): rejected … H=…`.
-    Synchronization,
-    /// `no MAIL in SMTP connection from H`.
-    NoMail,
-    /// `TLS error on connection from H (…)`.
-    TlsError,
-    /// `rejected EHLO from H: syntactically invalid argument(s)`.
-    RejectedHelo,
-    /// `H=… rejected …` at any other point than a recipient.
-    RejectedByAcl,
-    /// The same at the connect ACL by a message of ours: never counts.
-    OurRefusal,
-    /// `SMTP connection from [IP] (TCP/IP connection count = 3)`, with `log_selector = +smtp_connection`.
-    Connection,
-    /// `ID <= … H=…`: a message was taken from this client, here without authentication.
-    Accepted,
-    /// The same from a client that had authenticated.
-    AcceptedAuthenticated,
-    /// A client wrote text that looks like Exim's own, so that two addresses could be meant. It blames nobody.
-    Ambiguous,
-    /// Anything else. It blames nobody.
-    Other,
-}
-
-impl Kind {
-    /// The kinds that a rule can name (`exim = "refused-per-host"`), and their names.
-    pub const NAMED: [(&'static str, Self); 15] = [
-        ("refused-per-host", Self::ConnectionRefusedPerHost),
-        ("refused-global", Self::ConnectionRefusedGlobal),
-        ("refused-load", Self::LoadRefused),
-        ("auth-failed", Self::AuthFailed),
-        ("rejected-rcpt", Self::RejectedRcpt),
-        ("rejected-helo", Self::RejectedHelo),
-        ("rejected-by-acl", Self::RejectedByAcl),
-        ("syntax-error", Self::SyntaxError),
-        ("protocol-error", Self::ProtocolError),
-        ("too-many-errors", Self::TooManyErrors),
-        ("too-many-nonmail", Self::TooManyNonmail),
-        ("too-many-unrecognized", Self::TooManyUnrecognized),
-        ("synchronization", Self::Synchronization),
-        ("no-mail", Self::NoMail),
-        ("tls-error", Self::TlsError),
-    ];
-
-    /// The kind that a rule calls `name`.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::NAMED.iter().find(|(its, _)| *its == name).map(|(_, kind)| *kind)
-    }
-
-    /// What a rule calls it; for people.
-    #[must_use]
-    pub fn description(self) -> &'static str {
-        let named = Self::NAMED.iter().find(|(_, kind)| *kind == self).map(|(name, _)| *name);
-        named.unwrap_or(match self {
-            Self::OurRefusal => "our own refusal",
-            Self::Connection => "connection",
-            Self::Accepted => "accepted",
-            Self::AcceptedAuthenticated => "accepted, authenticated",
-            Self::Ambiguous => "ambiguous",
-            _ => "other",
-        })
-    }
-
-    /// Text that every line of this kind holds, and few others do.
-    #[must_use]
-    pub fn literal(self) -> &'static str {
-        match self {
-            Self::ConnectionRefusedGlobal | Self::ConnectionRefusedPerHost => " refused: too many connections",
-            Self::LoadRefused => " refused: load average = ",
-            Self::AuthFailed => " authenticator failed for ",
-            Self::RejectedRcpt => " rejected RCPT ",
-            Self::SyntaxError => "SMTP syntax error in ",
-            Self::ProtocolError => "SMTP protocol error in ",
-            Self::TooManyErrors => " dropped: too many syntax or protocol errors",
-            Self::TooManyNonmail => " dropped: too many nonmail commands",
-            Self::TooManyUnrecognized => " dropped: too many unrecognized commands",
-            Self::Synchronization => "SMTP protocol synchronization error ",
-            Self::NoMail => "no MAIL in ",
-            Self::TlsError => "TLS error on ",
-            Self::RejectedHelo => "rejected ",
-            Self::RejectedByAcl | Self::OurRefusal => " rejected ",
-            Self::Connection => "SMTP connection from ",
-            Self::Accepted | Self::AcceptedAuthenticated => "<= ",
-            Self::Ambiguous | Self::Other => "",
-        }
-    }
-}
-
-/// One line of Exim's.
+/// A parsed line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EximLine {
-    /// The line's own time; none where a line has none, as the copied headers in the reject log.
+    /// The line's own time. Some lines have none, such as the message headers that Exim copies into the reject log.
     pub time: Option<Time>,
-    /// The socket address that Exim wrote; none where the line has none, or can be read in two ways.
+    /// The socket address that Exim wrote; none if the line has none or is ambiguous.
     pub client: Option<IpAddr>,
-    /// What the line says.
-    pub kind: Kind,
-    /// The port that a [`Kind::Connection`] came in on, with `log_selector = +incoming_interface`.
+    pub kind: EximKind,
+    /// The local port of an [`EximKind::Connection`], logged with `log_selector = +incoming_interface`.
     pub local_port: Option<u16>,
 }
 
-/// What Exim puts behind a line that did not fit into its buffer, dropping what may have been the true address.
+/// What Exim appends to a line that did not fit into its buffer. The true address may be in the part that was dropped.
 const OVERFLOWED: &[u8] = b"**** log string overflowed log buffer ****";
 
-/// What the messages of the example ACLs for Exim hold; see [`Kind::OurRefusal`].
-pub const OUR_MARK: &[u8] = b"strikeout";
+/// Text in the messages of the example ACLs for Exim; see [`EximKind::OurRefusal`].
+const OUR_MARK: &[u8] = b"strikeout";
 
-/// Reads one line, without its newline. A time without a zone is one of `zone`.
+/// Parses a line, which comes without its newline. A time without an offset is local time in `zone`.
 #[must_use]
 pub fn parse(line: &[u8], zone: &mut Zone) -> EximLine {
-    let Some((time, text)) = exim_time(line, zone) else {
-        return EximLine { time: None, client: None, kind: Kind::Other, local_port: None };
-    };
-    let text = without_id(without_pid(without_program(text)));
-    let (kind, client) = read(text);
-    let local_port = if kind == Kind::Connection { local_port(text) } else { None };
-    EximLine { time: Some(time), client: client.filter(|_| !line.trim_ascii_end().ends_with(OVERFLOWED)), kind, local_port }
+    match exim_time(line, zone) {
+        Some((time, text)) => message(Some(time), text),
+        None => EximLine { time: None, client: None, kind: EximKind::Other, local_port: None },
+    }
 }
 
-/// Leaves off `mx1 exim[29786]: `, which a syslog daemon may put behind a time of its own. No text of a client's comes as early.
+/// Parses what follows the time of a line.
+#[must_use]
+pub fn message(time: Option<Time>, text: &[u8]) -> EximLine {
+    let text = without_id(without_pid(without_program(text.trim_ascii_end())));
+    let (kind, client) = parse_text(text);
+    let local_port = if kind == EximKind::Connection { local_port(text) } else { None };
+    EximLine { time, client: client.filter(|_| !text.ends_with(OVERFLOWED)), kind, local_port }
+}
+
+/// Strips `mx1 exim[29786]: `, which a syslog daemon may put behind a time of its own. No text of the client's comes this early.
 fn without_program(text: &[u8]) -> &[u8] {
     let after = memchr::memchr(b' ', text).and_then(|host| text.get(host + 1..)).and_then(|rest| rest.strip_prefix(b"exim"));
     let after = after.map(|rest| rest.strip_prefix(b"4").unwrap_or(rest)).and_then(|rest| rest.strip_prefix(b"["));
@@ -164,7 +61,7 @@ fn without_program(text: &[u8]) -> &[u8] {
     }
 }
 
-/// Leaves off `[22093] `, which `log_selector = +pid` puts behind the time.
+/// Strips `[22093] `, which `log_selector = +pid` puts behind the time.
 fn without_pid(text: &[u8]) -> &[u8] {
     let Some(inside) = text.strip_prefix(b"[") else { return text };
     let digits = inside.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -174,7 +71,7 @@ fn without_pid(text: &[u8]) -> &[u8] {
     }
 }
 
-/// Leaves off a message's id and a space: `1qHd2z-0003Xb-1A`, from 4.97 on `1qHd2z-00000003XbX-1A0s`.
+/// Strips a message ID and a space: `1qHd2z-0003Xb-1A`, since Exim 4.97 `1qHd2z-00000003XbX-1A0s`.
 fn without_id(text: &[u8]) -> &[u8] {
     for (middle, last) in [(6, 2), (11, 4)] {
         let length = 6 + 1 + middle + 1 + last;
@@ -186,8 +83,8 @@ fn without_id(text: &[u8]) -> &[u8] {
     text
 }
 
-fn read(text: &[u8]) -> (Kind, Option<IpAddr>) {
-    // The most frequent beginnings first; each test looks at a few bytes.
+fn parse_text(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+    // The most frequent prefixes first. Each test compares a few bytes, so lines about no client, most of a log, end here at once.
     if let Some(rest) = text.strip_prefix(b"H=") {
         rejected(rest)
     } else if let Some(rest) = text.strip_prefix(b"<= ") {
@@ -197,189 +94,318 @@ fn read(text: &[u8]) -> (Kind, Option<IpAddr>) {
     } else if let Some(rest) = text.strip_prefix(b"SMTP ") {
         smtp(rest)
     } else if let Some(rest) = text.strip_prefix(b"no MAIL in ") {
-        from(rest, Kind::NoMail, |tail| tail.starts_with(b" D="))
+        let rest = rest.strip_prefix(b"TFO* ").or_else(|| rest.strip_prefix(b"TFO ")).unwrap_or(rest);
+        after(rest, b"SMTP connection from ", EximKind::NoMail, |tail| tail.starts_with(b" D="))
     } else if let Some(rest) = text.strip_prefix(b"TLS error on ") {
-        from(rest, Kind::TlsError, |tail| tail.starts_with(b" ("))
+        let rest = rest.strip_prefix(b"SMTP ").unwrap_or(rest);
+        after(rest, b"connection from ", EximKind::TlsError, |tail| tail.starts_with(b" ("))
     } else if let Some(rest) = text.strip_prefix(b"rejected ") {
-        let invalid = |tail: &[u8]| tail.starts_with(b": syntactically invalid argument(s)") || tail.starts_with(b": no HELO/EHLO given");
-        from(rest, Kind::RejectedHelo, invalid)
+        rejected_command(rest)
+    } else if let Some(rest) = text.strip_prefix(b"temporarily rejected \"") {
+        helo_not_verified(rest)
+    } else if let Some(rest) = text.strip_prefix(b"unqualified ") {
+        let rest = rest.strip_prefix(b"sender ").or_else(|| rest.strip_prefix(b"recipient ")).unwrap_or_default();
+        let is_end = |tail: &[u8]| tail.is_empty() || tail.starts_with(b" (");
+        rest.strip_prefix(b"rejected: <").map_or(OTHER, |rest| behind(rest, b"> H=", is_end).into_kind(|_| EximKind::Unqualified))
+    } else if let Some(rest) = text.strip_prefix(b"too many recipients: ") {
+        let rest = rest.strip_prefix(b"message rejected: sender=<").or_else(|| rest.strip_prefix(b"excess temporarily rejected: sender=<"));
+        rest.map_or(OTHER, |rest| behind(rest, b"> H=", <[u8]>::is_empty).into_kind(|_| EximKind::TooManyRecipients))
+    } else if let Some(rest) = text.strip_prefix(b"refused connection from ") {
+        host_address(rest, |tail| tail == b" (host_reject_connection)").into_kind(|_| EximKind::HostRefused)
+    } else if let Some(rest) = text.strip_prefix(b"temporarily refused connection from ") {
+        host_address(rest, |tail| tail.starts_with(b": not in reserve list")).into_kind(|_| EximKind::ReserveRefused)
     } else {
         authenticator(text)
     }
 }
 
-/// `from H`, with the word that stands before it (`SMTP connection from`, `EHLO from`) all Exim's own.
-fn from(text: &[u8], kind: Kind, follows: impl Fn(&[u8]) -> bool) -> (Kind, Option<IpAddr>) {
-    match memmem::find(text.get(..40).unwrap_or(text), b"from ").and_then(|at| text.get(at + 5..)) {
-        Some(host) => host_address(host, follows).as_kind(|_| kind),
-        None => (Kind::Other, None),
+/// A line that blames nobody.
+const OTHER: (EximKind, Option<IpAddr>) = (EximKind::Other, None);
+
+/// A host behind `words`, which are all Exim's own.
+fn after(text: &[u8], words: &[u8], kind: EximKind, follows: impl Fn(&[u8]) -> bool) -> (EximKind, Option<IpAddr>) {
+    text.strip_prefix(words).map_or(OTHER, |host| host_address(host, follows).into_kind(|_| kind))
+}
+
+/// What follows `rejected ` at the start of a line: a HELO that was not accepted, or a MAIL command.
+fn rejected_command(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+    if let Some(rest) = text.strip_prefix(b"\"") {
+        helo_not_verified(rest)
+    } else if let Some(rest) = text.strip_prefix(b"MAIL FROM:<") {
+        behind(rest, b"> H=", |tail| tail.starts_with(b": message too big: size")).into_kind(|_| EximKind::MessageTooBig)
+    } else if let Some(rest) = text.strip_prefix(b"MAIL command ") {
+        let is_end = |tail: &[u8]| tail == b": too many messages in one connection";
+        host_address(rest, is_end).into_kind(|_| EximKind::TooManyMessages)
+    } else {
+        let invalid = |tail: &[u8]| tail.starts_with(b": syntactically invalid argument(s)") || tail == b": no HELO/EHLO given";
+        let commands: [&[u8]; 3] = [b"EHLO from ", b"HELO from ", b"MAIL from "];
+        let host = commands.iter().find_map(|command| text.strip_prefix(*command));
+        host.map_or(OTHER, |host| host_address(host, invalid).into_kind(|_| EximKind::RejectedHelo))
     }
 }
 
-/// `plain authenticator failed for H: 535 Incorrect authentication data (set_id=login)`.
-fn authenticator(text: &[u8]) -> (Kind, Option<IpAddr>) {
-    let failed =
-        memchr::memchr(b' ', text).and_then(|name| text.get(name..)).and_then(|rest| rest.strip_prefix(b" authenticator failed for "));
-    let Some(host) = failed else { return (Kind::Other, None) };
-    // "435 Unable to authenticate at present" is our own server's fault.
-    host_address(host, |tail| matches!(tail, [b':', b' ', b'5', ..])).as_kind(|_| Kind::AuthFailed)
+/// `EHLO name" from H`: `helo_verify_hosts` asks for a HELO that belongs to the client.
+fn helo_not_verified(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+    let is_helo = text.starts_with(b"EHLO ") || text.starts_with(b"HELO ");
+    if is_helo { behind(text, b"\" from ", <[u8]>::is_empty).into_kind(|_| EximKind::RejectedHelo) } else { OTHER }
 }
 
-/// `Connection from [IP] refused: …`. The daemon writes it before any text of the client's is there: the whole line is Exim's.
-fn refused(text: &[u8]) -> (Kind, Option<IpAddr>) {
-    let Some((client, tail)) = address(text) else { return (Kind::Other, None) };
-    match interface(tail).trim_ascii_end() {
-        b" refused: too many connections" => (Kind::ConnectionRefusedGlobal, Some(client)),
-        b" refused: too many connections from that IP address" => (Kind::ConnectionRefusedPerHost, Some(client)),
-        tail if tail.starts_with(b" refused: load average = ") => (Kind::LoadRefused, Some(client)),
-        _ => (Kind::Other, None),
+/// `plain authenticator failed for H: 535 Incorrect authentication data (set_id=login)`.
+fn authenticator(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+    let failed =
+        memchr::memchr(b' ', text).and_then(|name| text.get(name..)).and_then(|rest| rest.strip_prefix(b" authenticator failed for "));
+    let Some(host) = failed else { return OTHER };
+    // "435 Unable to authenticate at present" is a fault of our own server.
+    host_address(host, |tail| matches!(tail, [b':', b' ', b'5', ..])).into_kind(|_| EximKind::AuthFailed)
+}
+
+/// `Connection from [IP] refused: …`. Exim's daemon writes it before the client has sent anything: the whole line is Exim's own.
+fn refused(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+    let Some((client, tail)) = address(text) else { return OTHER };
+    match without_interface(tail) {
+        b" refused: too many connections" => (EximKind::ConnectionRefusedGlobal, Some(client)),
+        b" refused: too many connections from that IP address" => (EximKind::ConnectionRefusedPerHost, Some(client)),
+        tail if tail.starts_with(b" refused: load average = ") => (EximKind::LoadRefused, Some(client)),
+        _ => OTHER,
     }
 }
 
 /// What follows `SMTP `.
-fn smtp(text: &[u8]) -> (Kind, Option<IpAddr>) {
+fn smtp(text: &[u8]) -> (EximKind, Option<IpAddr>) {
     if let Some(host) = text.strip_prefix(b"call from ") {
-        return host_address(host, |tail| too_many(tail).is_some()).as_kind(|tail| too_many(tail).unwrap_or(Kind::Other));
+        return host_address(host, |tail| too_many(tail).is_some()).into_kind(|tail| too_many(tail).unwrap_or(EximKind::Other));
     }
     if let Some(rest) = text.strip_prefix(b"protocol synchronization error (") {
-        // The command, which the client wrote, comes only in the other form of the line, whose parenthesis says "next input".
+        // The client's command is only in the other form of the line, whose parenthesis says "next input".
         let connection = memmem::find(rest, b"): rejected connection from ").and_then(|at| rest.get(at + 28..));
         let blame = match connection.filter(|_| !rest.starts_with(b"next input")) {
             Some(host) => host_address(host, |tail| tail.starts_with(b" input=\"")),
-            None => quoted(rest, |tail| tail.starts_with(b" next input=\"")),
+            None => behind(rest, b"\" H=", |tail| tail.starts_with(b" next input=\"")),
         };
-        return blame.as_kind(|_| Kind::Synchronization);
+        return blame.into_kind(|_| EximKind::Synchronization);
     }
     if let Some((client, tail)) = text.strip_prefix(b"connection from ").and_then(address)
-        && interface(tail).starts_with(b" (TCP/IP connection count = ")
+        && without_interface(tail).starts_with(b" (TCP/IP connection count = ")
     {
-        return (Kind::Connection, Some(client));
+        return (EximKind::Connection, Some(client));
     }
     let some_message = |tail: &[u8]| tail.starts_with(b" ");
     if let Some(rest) = text.strip_prefix(b"syntax error in \"") {
-        return quoted(rest, some_message).as_kind(|_| Kind::SyntaxError);
+        return behind(rest, b"\" H=", some_message).into_kind(|_| EximKind::SyntaxError);
     }
     if let Some(rest) = text.strip_prefix(b"protocol error in \"") {
-        return quoted(rest, some_message).as_kind(|_| Kind::ProtocolError);
+        return behind(rest, b"\" H=", some_message).into_kind(|_| EximKind::ProtocolError);
     }
-    (Kind::Other, None)
+    OTHER
 }
 
-/// What there was too much of, at the start of `text`.
-fn too_many(text: &[u8]) -> Option<Kind> {
+/// The kind of a line in which ` dropped: too many …` follows the address.
+fn too_many(text: &[u8]) -> Option<EximKind> {
     let what = text.strip_prefix(b" dropped: too many ")?;
     if what.starts_with(b"syntax or protocol errors") {
-        Some(Kind::TooManyErrors)
+        Some(EximKind::TooManyErrors)
     } else if what.starts_with(b"nonmail commands") {
-        Some(Kind::TooManyNonmail)
+        Some(EximKind::TooManyNonmail)
     } else if what.starts_with(b"unrecognized commands") {
-        Some(Kind::TooManyUnrecognized)
+        Some(EximKind::TooManyUnrecognized)
     } else {
         None
     }
 }
 
-/// What follows `H=` at the beginning of a line: `(helo) [IP] F=<sender> rejected RCPT <recipient>: message`.
+/// What follows `H=` at the start of a line: `(helo) [IP] F=<sender> rejected RCPT <recipient>: message`.
 ///
-/// Lines about hosts that we connect to start with `H=` as well; none of them goes on like this behind the address.
-fn rejected(text: &[u8]) -> (Kind, Option<IpAddr>) {
-    const NEXT: [&[u8]; 10] =
-        [b" F=", b" rejected ", b" temporarily rejected ", b" X=", b" CV=", b" DN=", b" SNI=", b" P=", b" U=", b" A="];
-    let blame = host_address(text, |tail| NEXT.iter().any(|next| tail.starts_with(next)) && memmem::find(tail, b" rejected ").is_some());
-    blame.as_kind(|tail| {
-        // Asked of the very beginning: a client must not be able to write its offences off as refusals of ours.
-        let at_connect = tail.strip_prefix(b" temporarily").unwrap_or(tail).strip_prefix(b" rejected connection in \"connect\" ACL");
-        if at_connect.is_some_and(|message| message.windows(OUR_MARK.len()).any(|part| part.eq_ignore_ascii_case(OUR_MARK))) {
-            Kind::OurRefusal
+/// Lines about hosts to which Exim connects also start with `H=`, but none of them continues like this after the address.
+fn rejected(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+    let last = memmem::rfind(text, b" rejected ");
+    let has_rejected = |tail: &[u8]| last.is_some_and(|last| last + tail.len() >= text.len());
+    let is_rejected = |tail: &[u8]| starts_with_any(tail, &BEFORE_REJECTED) && has_rejected(tail);
+    // Exim 4.97 and later, on a port with TLS from the start: nothing can be said before the handshake.
+    let is_dropped = |tail: &[u8]| tail.starts_with(DROPPED_AT_CONNECT);
+    let continues = |tail: &[u8]| starts_with_any(tail, &BEFORE_REJECTED) || starts_with_any(tail, &BEHIND_OTHER_HOSTS);
+    host_reading(text, |tail| is_rejected(tail) || is_dropped(tail), continues).into_kind(|tail| {
+        if is_our_refusal(tail) {
+            EximKind::OurRefusal
         } else if memmem::find(tail, b" rejected RCPT ").is_some() {
-            Kind::RejectedRcpt
+            EximKind::RejectedRcpt
         } else {
-            Kind::RejectedByAcl
+            EximKind::RejectedByAcl
         }
     })
 }
 
+/// How a line that starts with `H=` and reports a rejection continues behind the address.
+const BEFORE_REJECTED: [&[u8]; 10] =
+    [b" F=", b" rejected ", b" temporarily rejected ", b" X=", b" CV=", b" DN=", b" SNI=", b" P=", b" U=", b" A="];
+
+/// How all other lines that start with `H=` continue there.
+const BEHIND_OTHER_HOSTS: [&[u8]; 7] =
+    [DROPPED_AT_CONNECT, b" sender verify", b" incomplete transaction", b" Warning:", b" DS", b" SPF=", b" DMARC="];
+
+fn starts_with_any(text: &[u8], starts: &[&[u8]]) -> bool {
+    starts.iter().any(|start| text.starts_with(start))
+}
+
+const DROPPED_AT_CONNECT: &[u8] = b" dropped by 'connect' ACL";
+
+/// Whether the rest of a line, behind the address, has the message of Strikeout's example ACLs. A client must not be able to pass its
+/// offences off as our refusals: so at the connect the message stands right behind the address, and later it is all that follows the last
+/// text of the client's, and nothing follows it.
+fn is_our_refusal(tail: &[u8]) -> bool {
+    let at_connect = tail.strip_prefix(b" temporarily").unwrap_or(tail).strip_prefix(b" rejected connection in \"connect\" ACL");
+    if let Some(message) = at_connect.or_else(|| tail.strip_prefix(DROPPED_AT_CONNECT)) {
+        return message.windows(OUR_MARK.len()).any(|part| part.eq_ignore_ascii_case(OUR_MARK));
+    }
+    let Some((before, answer)) = rsplit_once(tail, b": strikeout: ") else { return false };
+    let Some((_, command)) = rsplit_once(before, b" rejected ") else { return false };
+    let is_whole = match command {
+        [b'A', b'U', b'T', b'H', b' ', method @ ..] => !method.contains(&b' '),
+        [b'R', b'C', b'P', b'T', b' ', b'<', .., b'>'] | [b'M', b'A', b'I', b'L', b' ', b'<', .., b'>'] => true,
+        b"DATA" | b"after DATA" => true,
+        _ => false,
+    };
+    is_whole && is_our_answer(answer)
+}
+
+/// The texts before and behind the last occurrence of `separator`.
+fn rsplit_once<'a>(text: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let (before, rest) = text.split_at_checked(memmem::rfind(text, separator)?)?;
+    Some((before, rest.get(separator.len()..)?))
+}
+
+/// Whether `text` is an answer of the daemon's that refuses: `defer rule=exim-auth until=1795395723`.
+fn is_our_answer(text: &[u8]) -> bool {
+    let Some(rule) = text.strip_prefix(b"defer rule=").or_else(|| text.strip_prefix(b"deny rule=")) else { return false };
+    let name = rule.iter().take_while(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')).count();
+    let until = rule.get(name..).and_then(|rest| rest.strip_prefix(b" until="));
+    name > 0 && until.is_some_and(|until| !until.is_empty() && until.iter().all(u8::is_ascii_digit))
+}
+
 /// What follows `<= `: `sender H=… P=esmtpsa A=plain:login S=…`.
-fn accepted(text: &[u8]) -> (Kind, Option<IpAddr>) {
-    const NEXT: [&[u8]; 4] = [b" P=", b" X=", b" U=", b" L "];
-    let follows = |tail: &[u8]| NEXT.iter().any(|next| tail.starts_with(next));
-    let blame = memmem::find_iter(text, b" H=")
-        .fold(Blame::Nobody, |blame, at| blame.and(host_address(text.get(at + 3..).unwrap_or_default(), follows)));
-    blame.as_kind(|tail| if memmem::find(tail, b" A=").is_some() { Kind::AcceptedAuthenticated } else { Kind::Accepted })
+fn accepted(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+    let blame = behind(text, b" H=", |tail| starts_with_any(tail, &[b" P=", b" X=", b" U=", b" L "]));
+    blame.into_kind(|tail| if memmem::find(tail, b" A=").is_some() { EximKind::AcceptedAuthenticated } else { EximKind::Accepted })
 }
 
-/// What follows an opening quote: the client's command, which may hold quotes of its own, then `" H=…`.
-fn quoted<'a>(text: &'a [u8], follows: impl Fn(&[u8]) -> bool) -> Blame<'a> {
-    memmem::find_iter(text, b"\" H=")
-        .fold(Blame::Nobody, |blame, at| blame.and(host_address(text.get(at + 4..).unwrap_or_default(), &follows)))
+/// A host behind text of the client's that ends with `end`. The client's text may contain the same: every place is a possible reading.
+fn behind<'a>(text: &'a [u8], end: &[u8], follows: impl Fn(&[u8]) -> bool) -> Blame<'a> {
+    let (mut blame, mut first_helo) = (Blame::Nobody, None);
+    for start in memmem::find_iter(text, end).map(|at| at + end.len()) {
+        match host_place(text, start) {
+            Some(HostPlace::Address(at)) => blame = blame.merge(reading_at(text, at, &follows)),
+            // The HELOs of all later places end at the same brackets.
+            Some(HostPlace::Helo(at)) => _ = first_helo.get_or_insert(at),
+            None => {}
+        }
+    }
+    match first_helo {
+        Some(helo) => helo_readings(text, helo, &follows).fold(blame, Blame::merge),
+        None => blame,
+    }
 }
 
-/// Whom all possible readings of a line blame.
+/// The address that all possible readings of a line blame.
 #[derive(Debug, Clone, Copy)]
 enum Blame<'a> {
     Nobody,
-    /// One address, and what follows it.
+    /// One address, but Exim does not continue like this behind it.
+    Unexplained(IpAddr, &'a [u8]),
+    /// One address, and the text that follows it.
     One(IpAddr, &'a [u8]),
     Several,
 }
 
 impl<'a> Blame<'a> {
-    fn and(self, other: Self) -> Self {
+    fn merge(self, other: Self) -> Self {
         match (self, other) {
             (Self::Nobody, blame) | (blame, Self::Nobody) => blame,
-            (Self::One(a, _), Self::One(b, _)) if a == b => self,
+            (Self::One(a, _), Self::One(b, _) | Self::Unexplained(b, _)) if a == b => self,
+            (Self::Unexplained(a, _), Self::One(b, _) | Self::Unexplained(b, _)) if a == b => other,
             _ => Self::Several,
         }
     }
 
-    /// The kind that `name` makes of what follows the address, and the address.
-    fn as_kind(self, name: impl FnOnce(&'a [u8]) -> Kind) -> (Kind, Option<IpAddr>) {
+    /// The address, and the kind that `kind` returns for the text behind it.
+    fn into_kind(self, kind: impl FnOnce(&'a [u8]) -> EximKind) -> (EximKind, Option<IpAddr>) {
         match self {
-            Self::One(client, tail) => (name(tail), Some(client)),
-            Self::Nobody => (Kind::Other, None),
-            Self::Several => (Kind::Ambiguous, None),
+            Self::One(client, tail) => (kind(tail), Some(client)),
+            Self::Nobody | Self::Unexplained(..) => OTHER,
+            Self::Several => (EximKind::Ambiguous, None),
         }
     }
 }
 
-/// The address in `[host ](helo) [IP][:port][ I=[IP]:port]` at the start of `text`, given how Exim goes on behind it.
-///
-/// 4.99 writes `H=` before it everywhere.
+/// The address in `[host ](helo) [IP][:port][ I=[IP]:port]` at the start of `text`. `follows` checks how Exim continues after it.
 fn host_address(text: &[u8], follows: impl Fn(&[u8]) -> bool) -> Blame<'_> {
-    let text = text.strip_prefix(b"H=").unwrap_or(text);
-    let address_at = |at: usize| match text.get(at..).and_then(address).map(|(client, tail)| (client, interface(tail))) {
-        Some((client, tail)) if follows(tail) => Blame::One(client, tail),
-        _ => Blame::Nobody,
-    };
-    // Without a HELO the address stands first, or behind the host name: no text of the client's comes before it.
-    if let here @ Blame::One(..) = address_at(0) {
-        return here;
-    }
-    let helo = match text.first() {
-        Some(b'(') => 0,
-        _ => {
-            let Some(name) = memchr::memchr(b' ', text) else { return Blame::Nobody };
-            match text.get(name + 1) {
-                Some(b'[') => return address_at(name + 1),
-                Some(b'(') => name + 1,
-                _ => return Blame::Nobody,
-            }
-        }
-    };
-    // A HELO may hold anything if `helo_accept_junk_hosts` is set, and a sender may: so look at every place where it may have ended.
-    memmem::find_iter(text.get(helo..).unwrap_or_default(), b") [").fold(Blame::Nobody, |blame, at| blame.and(address_at(helo + at + 2)))
+    host_reading(text, follows, |_| true)
 }
 
-/// `[IP]` or `[IP]:port` at the start of `text`, and what follows.
+/// As [`host_address`], for a line whose other readings, as a line of another kind, continue as `is_possible` checks.
+fn host_reading(text: &[u8], follows: impl Fn(&[u8]) -> bool, is_possible: impl Fn(&[u8]) -> bool) -> Blame<'_> {
+    let helo = match host_place(text, 0) {
+        Some(HostPlace::Address(at)) => return reading_at(text, at, &follows),
+        Some(HostPlace::Helo(at)) => at,
+        None => return Blame::Nobody,
+    };
+    let mut readings = helo_readings(text, helo, &follows);
+    let first = readings.find(|blame| !matches!(blame, Blame::Nobody)).unwrap_or(Blame::Nobody);
+    // Text behind the first address cannot explain it afterwards: of two readings that agree it is the first one that counts.
+    let others = readings.filter(|blame| !matches!(blame, Blame::Unexplained(_, tail) if !is_possible(tail)));
+    others.fold(first, |blame, other| if matches!(blame.merge(other), Blame::Several) { Blame::Several } else { blame })
+}
+
+/// Where a host goes on.
+enum HostPlace {
+    /// The address starts here, with no text of the client's before it: the client sent no HELO, or the name of its host.
+    Address(usize),
+    /// A HELO in parentheses starts here, and the address is behind it.
+    Helo(usize),
+}
+
+/// Looks at the host that starts at `start`. Exim 4.99 writes `H=` in front of it everywhere.
+fn host_place(text: &[u8], start: usize) -> Option<HostPlace> {
+    let host = text.get(start..)?;
+    let start = if host.starts_with(b"H=") { start + 2 } else { start };
+    if !matches!(reading_at(text, start, &|_| true), Blame::Nobody) {
+        return Some(HostPlace::Address(start));
+    }
+    let host = text.get(start..)?;
+    let behind_name = if host.starts_with(b"(") { 0 } else { memchr::memchr(b' ', host)? + 1 };
+    match host.get(behind_name)? {
+        b'[' => Some(HostPlace::Address(start + behind_name)),
+        b'(' => Some(HostPlace::Helo(start + behind_name)),
+        _ => None,
+    }
+}
+
+/// The readings of a host whose HELO starts at `helo`, one for each place where the HELO may end: with `helo_accept_junk_hosts` it may contain
+/// anything, and a quoted sender behind it always may.
+fn helo_readings<'a, F: Fn(&[u8]) -> bool>(text: &'a [u8], helo: usize, follows: &F) -> impl Iterator<Item = Blame<'a>> {
+    memmem::find_iter(text.get(helo..).unwrap_or_default(), b") [").map(move |at| reading_at(text, helo + at + 2, follows))
+}
+
+/// The address at `at`, if it is a whole word there.
+fn reading_at<'a>(text: &'a [u8], at: usize, follows: &impl Fn(&[u8]) -> bool) -> Blame<'a> {
+    let Some((client, tail)) = text.get(at..).and_then(address) else { return Blame::Nobody };
+    let tail = without_interface(tail);
+    match tail.first() {
+        None | Some(b' ' | b':') if follows(tail) => Blame::One(client, tail),
+        None | Some(b' ' | b':') => Blame::Unexplained(client, tail),
+        // The name of a host may begin like an address.
+        Some(_) => Blame::Nobody,
+    }
+}
+
+/// `[IP]` or `[IP]:port` at the start of `text`, and the text that follows.
 fn address(text: &[u8]) -> Option<(IpAddr, &[u8])> {
     let inside = text.strip_prefix(b"[")?;
-    // The longest address has 45 bytes.
+    // The longest textual address has 45 bytes (`INET6_ADDRSTRLEN` without the NUL).
     let end = memchr::memchr(b']', inside.get(..46).unwrap_or(inside))?;
     let client = parse_address_bytes(inside.get(..end)?).ok()?;
-    Some((client, port(inside.get(end + 1..)?)))
+    Some((client, without_port(inside.get(end + 1..)?)))
 }
 
-/// The port in ` I=[IP]:port`, in a line that holds no text of a client's.
+/// The port in ` I=[IP]:port` of a line without any text of the client's.
 fn local_port(text: &[u8]) -> Option<u16> {
     let interface = text.get(memmem::find(text, b" I=[")? + 4..)?;
     let port = interface.get(memmem::find(interface, b"]:")? + 2..)?;
@@ -387,8 +413,8 @@ fn local_port(text: &[u8]) -> Option<u16> {
     std::str::from_utf8(port.get(..digits)?).ok()?.parse().ok()
 }
 
-/// Leaves off `:port`.
-fn port(text: &[u8]) -> &[u8] {
+/// Strips `:port`.
+fn without_port(text: &[u8]) -> &[u8] {
     let Some(number) = text.strip_prefix(b":") else { return text };
     match number.iter().take_while(|byte| byte.is_ascii_digit()).count() {
         digits @ 1..=5 => number.get(digits..).unwrap_or_default(),
@@ -396,18 +422,21 @@ fn port(text: &[u8]) -> &[u8] {
     }
 }
 
-/// Leaves off ` I=[IP]:port`, which `+incoming_interface` writes, and ` Ci=…`, which 4.97 and later do.
-fn interface(text: &[u8]) -> &[u8] {
+/// Strips ` I=[IP]:port`, written with `+incoming_interface`, and ` Ci=…`, written by Exim 4.97 and later.
+fn without_interface(text: &[u8]) -> &[u8] {
     let text = match text.strip_prefix(b" I=").and_then(address) {
         Some((_, rest)) => rest,
         None => text,
     };
     let Some(id) = text.strip_prefix(b" Ci=") else { return text };
     let (id, rest) = id.split_at_checked(id.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count()).unwrap_or_default();
-    // What only begins like one is a client's text behind the address.
+    // Text that only starts like a connection ID is the client's, behind the address.
     if !id.is_empty() && matches!(rest, [] | [b' ' | b':' | b',', ..]) { rest } else { text }
 }
 
+#[cfg(test)]
+#[path = "exim_composed.rs"]
+mod exim_composed;
 #[cfg(test)]
 #[path = "exim_tests.rs"]
 mod tests;

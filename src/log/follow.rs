@@ -1,75 +1,37 @@
-//! Follows one text file, as `tail -F` does: through rotation by renaming and by truncation, deletion, late appearance and links.
+//! Follows one text file, as `tail -F` does: through rotation by renaming and by truncation, deletion, late appearance and links. A file
+//! that is rewritten, in place or by another that takes its place, is read on behind the last line that was read before.
 //!
-//! It holds no clock and never waits: [`Follower::poll`] reads what is there. What it hands on are whole lines, of any bytes, cut at
-//! [`super::lines::LONGEST_LINE`]; half a line waits for its other half. A position can be saved, and following starts there again, also in a file
-//! that was renamed or copied away meanwhile.
+//! It reads no clock and never waits: [`Follower::poll`] reads what is there. It hands on whole lines, of any bytes, cut at
+//! [`super::lines::MAX_LENGTH`]; an incomplete line is held back until its newline arrives. A saved [`Position`] is found again after a
+//! restart, even if the file was renamed or copied away in the meantime.
 
-use super::lines::Lines;
+use super::followed_file::{HEAD, OpenFile};
+use super::seen_lines::SeenLines;
 use std::collections::VecDeque;
-use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// How much one poll reads at most from each file, so that a huge log holds up nobody.
-const MOST_PER_POLL: u64 = 8 << 20;
+/// Bytes per read.
 const CHUNK: usize = 64 * 1024;
-/// So many bytes at the beginning of a file tell whether it is still the one it was.
-const HEAD: usize = 256;
-/// A rotated file may be written on for a while: so many of them are kept open, the last ones.
-const MOST_ROTATED: usize = 2;
-/// So many files that were rotated while nobody followed are read, the last ones.
-const MOST_MISSED: usize = 50;
-/// A deleted file that nobody writes any more is let go after so many polls, so that its disk space is freed.
-const POLLS_OF_DELETED: u32 = 100;
+/// Number of rotated files that stay open, newest first: a server may go on writing to a rotated file for a while.
+const MAX_ROTATED: usize = 2;
+/// Maximum number of files read, newest first, that were rotated while the log was not followed.
+const MAX_MISSED: usize = 50;
+/// Number of polls without new data after which a deleted file is closed, which frees its disk space.
+const POLLS_BEFORE_CLOSING_DELETED: u32 = 100;
 
-/// Where reading stopped: to be saved, and handed to [`Follower::new`] after a restart.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Position {
-    /// The file system's device.
-    pub device: u64,
-    /// The file's number on it.
-    pub inode: u64,
-    /// How many bytes were read and handed on.
-    pub offset: u64,
-    /// How many bytes of the file's beginning `head_hash` is of; at most 256.
-    pub head_length: u16,
-    /// FNV-1a of the file's beginning: inode numbers are used again, and a truncated file may have grown again.
-    pub head_hash: u64,
-}
+pub use super::followed_file::{Counts, Position, Progress};
 
-/// What one poll did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Progress {
-    /// Lines handed on.
-    pub lines: u64,
-    /// Bytes read.
-    pub bytes: u64,
-    /// More is there already: poll again at once.
-    pub more: bool,
-}
+/// Number of polls for which a required file may be missing once it was there: between its renaming and the server's new file.
+const POLLS_BEFORE_MISSED: u32 = 200;
 
-/// What has happened since the start, for metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Lines that were cut at [`super::lines::LONGEST_LINE`].
-    pub cut_lines: u64,
-    /// Bytes of such lines that were dropped.
-    pub dropped_bytes: u64,
-    /// How often another file took the path.
-    pub rotations: u64,
-    /// How often the file was truncated.
-    pub truncations: u64,
-    /// Half lines that their file ended with when it was let go: never handed on.
-    pub half_lines: u64,
-}
-
-/// Where a follower without a saved position starts in a file that is there already.
+/// Where a follower without a saved position starts in a file that exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// At its end: a new installation does not judge the past.
+    /// At the end: a new installation does not judge the past.
     End,
-    /// At its beginning.
+    #[cfg(test)]
     Beginning,
 }
 
@@ -77,117 +39,143 @@ pub enum Start {
 #[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
-    /// The file at the path; the last one that was there, while there is none.
-    current: Option<Reading>,
+    /// The file at the path; while none exists, the last one that did.
+    current: Option<OpenFile>,
     /// Files that were at the path before, oldest first.
-    rotated: VecDeque<Reading>,
+    rotated: VecDeque<OpenFile>,
+    seen: SeenLines,
     start: Option<Start>,
     resume: Option<Position>,
+    is_required: bool,
+    /// Number of polls in a row that found no file at the path.
+    missing: u32,
     counts: Counts,
     chunk: Vec<u8>,
 }
 
 impl Follower {
-    /// Follows `path`, from `position` if one was saved, else from the end of what is there now. The file need not exist.
+    /// Follows `path` from `position`, or from the current end if none was saved. The file need not exist yet.
     #[must_use]
     pub fn new(path: &Path, position: Option<Position>) -> Self {
         Self::starting(path, Start::End, position)
     }
 
-    /// The same with a choice of where to start if no position was saved.
+    /// Like [`Follower::new`], with a choice of where to start if no position was saved.
     #[must_use]
     pub fn starting(path: &Path, start: Start, position: Option<Position>) -> Self {
+        let seen = position.as_ref().map_or_else(SeenLines::new, |position| SeenLines::restored(position.key, &position.recent));
         Self {
             path: path.into(),
             current: None,
             rotated: VecDeque::new(),
+            seen,
             start: Some(start),
             resume: position,
+            is_required: false,
+            missing: 0,
             counts: Counts::default(),
             chunk: vec![0; CHUNK],
         }
     }
 
-    /// The path that is followed.
+    /// Makes a file that is not there an error.
+    #[must_use]
+    pub fn required(self) -> Self {
+        Self { is_required: true, ..self }
+    }
+
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Hands every line that is complete by now to `sink`, without its newline.
+    /// Hands every complete line to `sink`, without its newline, and whether it was written since the last poll.
     ///
     /// # Errors
-    /// What the file system said; a file that is not there (yet) is no error. Lines before the error were handed on, and the next
-    /// poll goes on where this one stopped.
-    pub fn poll(&mut self, sink: &mut dyn FnMut(&[u8])) -> io::Result<Progress> {
+    /// Any file system error; a file that does not exist only if it is [required](Follower::required). Lines before the error were handed
+    /// on, and the next poll continues where this one stopped.
+    pub fn poll(&mut self, sink: &mut dyn FnMut(&[u8], bool)) -> io::Result<Progress> {
         let mut progress = Progress::default();
-        let found = self.look();
+        let checked = self.check_path();
         for reading in self.rotated.iter_mut().chain(&mut self.current) {
-            reading.read(&mut self.chunk, sink, &mut progress, &mut self.counts)?;
+            reading.read(&mut self.chunk, &mut self.seen, sink, &mut progress, &mut self.counts)?;
             if progress.more {
                 // Older lines come first.
                 break;
             }
         }
-        self.let_go();
-        found?;
+        self.close_finished();
+        checked?;
         Ok(progress)
     }
 
-    /// Where reading stopped in the newest file. None until a file was found.
+    /// Where reading stopped in the newest file; none before a file was found.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         match &self.current {
-            Some(reading) => Some(reading.position()),
+            Some(reading) => Some(reading.position(&self.seen)),
             None => self.resume.clone(),
         }
     }
 
-    /// How many bytes are there that were not read yet, as of the last poll.
+    /// Whether no file was found at the path yet.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.current.is_none() && self.missing > 0
+    }
+
+    /// Number of unread bytes as of the last poll.
     #[must_use]
     pub fn lag(&self) -> u64 {
         self.rotated.iter().chain(&self.current).map(|reading| reading.size.saturating_sub(reading.offset)).sum()
     }
 
-    /// What has happened since the start.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// Looks which file is at the path, and opens it if it is another one.
-    fn look(&mut self) -> io::Result<()> {
+    /// Opens the file at the path if it is not the current one, and starts again in a truncated one.
+    fn check_path(&mut self) -> io::Result<()> {
         let metadata = match std::fs::metadata(&self.path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // What appears from now on is new: all of it is read.
+                // A file that appears from now on is new, so it is read from its start.
                 self.start = None;
-                return Ok(());
+                self.missing = self.missing.saturating_add(1);
+                let is_missed = self.current.is_none() || self.missing > POLLS_BEFORE_MISSED;
+                return if self.is_required && is_missed { Err(missing()) } else { Ok(()) };
             }
             Err(error) => return Err(error),
         };
+        self.missing = 0;
         if let Some(current) = &mut self.current
-            && current.is(&metadata)
+            && current.is_same(&metadata)
         {
             if current.was_truncated(&metadata)? {
                 self.counts.truncations += 1;
-                let position = current.position();
+                let position = current.position(&self.seen);
                 current.restart();
-                // What was written between the last poll and the truncation is in the copy, if one was made.
-                self.read_on_elsewhere(&position)?;
+                current.size = metadata.len();
+                current.check(Some(position.clone()), true);
+                // logrotate's `copytruncate`: what was written after the last poll is in the copy.
+                self.read_rotated(&position)?;
             }
             return Ok(());
         }
-        let mut opened = Reading::open(&self.path)?;
+        let mut opened = OpenFile::open(&self.path)?;
         if let Some(position) = self.resume.clone() {
-            if opened.matches(&position)? {
-                opened.go_to(position.offset)?;
+            if position.offset > 0 && opened.matches(&position)? {
+                opened.resume(position.offset, &mut self.chunk, &mut self.seen)?;
             } else {
-                self.read_on_elsewhere(&position)?;
+                opened.check(Some(position.clone()), false);
+                self.read_rotated(&position)?;
             }
             self.resume = None;
         } else if self.start.take() == Some(Start::End) {
-            opened.go_to(opened.size)?;
+            opened.resume(opened.size, &mut self.chunk, &mut self.seen)?;
+        } else {
+            opened.check(self.current.as_ref().map(|before| before.position(&self.seen)), true);
         }
         self.start = None;
         if let Some(before) = self.current.replace(opened) {
@@ -197,23 +185,24 @@ impl Follower {
         Ok(())
     }
 
-    /// Finds the file that `position` is in, under another name by now, and what was rotated after it; puts them before the current one.
-    fn read_on_elsewhere(&mut self, position: &Position) -> io::Result<()> {
-        // A folder that may not be read hides what was rotated; the log itself is followed all the same.
+    /// Finds the file that `position` points into, which has another name by now, and the files rotated after it, and reads them before
+    /// the current one.
+    fn read_rotated(&mut self, position: &Position) -> io::Result<()> {
+        // If the folder cannot be listed, rotated files are not found, but the log itself is still followed.
         let siblings = siblings(&self.path).unwrap_or_default();
         let mut found = None;
         for sibling in &siblings {
-            let is_it = sibling.device == position.device && sibling.inode == position.inode;
-            // A copy has the same beginning under another number; a short beginning would prove nothing.
+            let is_same_file = sibling.device == position.device && sibling.inode == position.inode;
+            // A copy has the same start and another inode. A short start would prove nothing.
             let may_be_copy = usize::from(position.head_length) == HEAD && sibling.size >= position.offset;
-            if !is_it && !may_be_copy {
+            if !is_same_file && !may_be_copy {
                 continue;
             }
-            let Ok(mut reading) = Reading::open(&sibling.path) else { continue };
-            if reading.has_head(position)? && reading.size >= position.offset {
-                reading.go_to(position.offset)?;
+            let Ok(mut reading) = OpenFile::open(&sibling.path) else { continue };
+            if reading.has_read_part(position)? {
+                reading.seek(position.offset)?;
                 found = Some((sibling, reading));
-                if is_it {
+                if is_same_file {
                     break;
                 }
             }
@@ -223,197 +212,48 @@ impl Follower {
         let since = (sibling.modified, &sibling.path);
         let mut later: Vec<&Sibling> = siblings
             .iter()
-            .filter(|other| other.is_rotated_copy_of_same_log && (other.modified, &other.path) > since && other.inode != sibling.inode)
+            .filter(|other| other.is_rotated && (other.modified, &other.path) > since && other.inode != sibling.inode)
             .collect();
         later.sort_by_key(|other| other.modified);
-        let surplus = later.len().saturating_sub(MOST_MISSED);
+        let surplus = later.len().saturating_sub(MAX_MISSED);
         for other in later.into_iter().skip(surplus) {
-            if let Ok(reading) = Reading::open(&other.path) {
+            if let Ok(mut reading) = OpenFile::open(&other.path) {
+                reading.check(Some(position.clone()), false);
                 self.rotated.push_back(reading);
             }
         }
         Ok(())
     }
 
-    /// Lets files go that nobody writes any more.
-    fn let_go(&mut self) {
-        let surplus = self.rotated.len().saturating_sub(MOST_ROTATED);
+    /// Closes files to which nothing is written any more.
+    fn close_finished(&mut self) {
+        let surplus = self.rotated.len().saturating_sub(MAX_ROTATED);
         let mut number = 0;
         let counts = &mut self.counts;
         self.rotated.retain(|reading| {
             number += 1;
             let keep = !reading.is_at_end() || (number > surplus && reading.links > 0);
-            counts.half_lines += u64::from(!keep && !reading.lines.half().is_empty());
+            counts.incomplete_lines += u64::from(!keep && !reading.lines.incomplete().is_empty());
             keep
         });
         if let Some(current) = &self.current
             && current.links == 0
-            && current.idle_polls > POLLS_OF_DELETED
+            && current.idle_polls > POLLS_BEFORE_CLOSING_DELETED
         {
-            counts.half_lines += u64::from(!current.lines.half().is_empty());
+            counts.incomplete_lines += u64::from(!current.lines.incomplete().is_empty());
             self.current = None;
         }
     }
 }
 
-/// One open file.
-#[derive(Debug)]
-struct Reading {
-    file: File,
-    device: u64,
-    inode: u64,
-    links: u64,
-    /// As of the last look.
-    size: u64,
-    modified: (i64, i64),
-    /// How far it was read.
-    offset: u64,
-    /// The beginning of the file, as far as it was read.
-    head: Vec<u8>,
-    /// Holds a line whose end was not written yet.
-    lines: Lines,
-    /// So often nothing new was found.
-    idle_polls: u32,
+/// The fault of a required log that is missing.
+pub const NO_SUCH_FILE: &str = "found no such file, expected the log's path (or optional = true, if its server may not be here)";
+
+fn missing() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, NO_SUCH_FILE)
 }
 
-impl Reading {
-    fn open(path: &Path) -> io::Result<Self> {
-        // Opening a pipe that nobody writes would wait.
-        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-        let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{}: expected a file, found something else", path.display())));
-        }
-        Ok(Self {
-            file,
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            links: metadata.nlink(),
-            size: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            offset: 0,
-            head: Vec::new(),
-            lines: Lines::default(),
-            idle_polls: 0,
-        })
-    }
-
-    fn is(&self, metadata: &Metadata) -> bool {
-        (self.device, self.inode) == (metadata.dev(), metadata.ino())
-    }
-
-    /// Whether it is the file that `position` is in.
-    fn matches(&self, position: &Position) -> io::Result<bool> {
-        Ok((self.device, self.inode) == (position.device, position.inode) && self.size >= position.offset && self.has_head(position)?)
-    }
-
-    fn has_head(&self, position: &Position) -> io::Result<bool> {
-        let head = self.read_head(usize::from(position.head_length))?;
-        Ok(head.len() == usize::from(position.head_length) && hash(&head) == position.head_hash)
-    }
-
-    fn read_head(&self, length: usize) -> io::Result<Vec<u8>> {
-        let mut head = vec![0; length.min(HEAD)];
-        let mut filled = 0;
-        while let Some(rest) = head.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, u64::try_from(filled).unwrap_or_default()) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        head.truncate(filled);
-        Ok(head)
-    }
-
-    /// Goes on from `offset`; from the next line on, if that is inside one.
-    fn go_to(&mut self, offset: u64) -> io::Result<()> {
-        self.offset = offset;
-        self.head = self.read_head(usize::try_from(offset).unwrap_or(HEAD))?;
-        if let Some(before) = offset.checked_sub(1) {
-            let mut byte = [0];
-            if self.file.read_at(&mut byte, before)? == 1 && byte != *b"\n" {
-                self.lines.skip_line();
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the file is shorter than what was read, or begins differently: it was truncated, and may have grown again.
-    fn was_truncated(&self, now: &Metadata) -> io::Result<bool> {
-        if now.len() < self.offset {
-            return Ok(true);
-        }
-        let is_unchanged = now.len() == self.size && (now.mtime(), now.mtime_nsec()) == self.modified;
-        Ok(!is_unchanged && self.read_head(self.head.len())? != self.head)
-    }
-
-    fn restart(&mut self) {
-        self.offset = 0;
-        self.head.clear();
-        self.lines.restart();
-    }
-
-    fn is_at_end(&self) -> bool {
-        self.offset >= self.size
-    }
-
-    /// A half line is read again after a restart: the position is where it begins.
-    fn position(&self) -> Position {
-        let head_length = self.head.len().min(HEAD);
-        Position {
-            device: self.device,
-            inode: self.inode,
-            offset: self.offset - u64::try_from(self.lines.half().len()).unwrap_or_default(),
-            head_length: u16::try_from(head_length).unwrap_or_default(),
-            head_hash: hash(&self.head),
-        }
-    }
-
-    fn read(&mut self, chunk: &mut [u8], sink: &mut dyn FnMut(&[u8]), progress: &mut Progress, counts: &mut Counts) -> io::Result<()> {
-        let metadata = self.file.metadata()?;
-        self.links = metadata.nlink();
-        self.size = metadata.len();
-        self.modified = (metadata.mtime(), metadata.mtime_nsec());
-        if self.is_at_end() {
-            self.idle_polls = self.idle_polls.saturating_add(1);
-            return Ok(());
-        }
-        self.idle_polls = 0;
-        let stop = self.offset.saturating_add(MOST_PER_POLL);
-        loop {
-            match self.file.read_at(chunk, self.offset) {
-                Ok(0) => return Ok(()),
-                Ok(read) => {
-                    let bytes = chunk.get(..read).unwrap_or_default();
-                    self.offset += u64::try_from(read).unwrap_or_default();
-                    progress.bytes += u64::try_from(read).unwrap_or_default();
-                    let missing = HEAD - self.head.len();
-                    self.head.extend_from_slice(bytes.get(..missing).unwrap_or(bytes));
-                    let before = (self.lines.cut, self.lines.dropped_bytes);
-                    progress.lines += self.lines.feed(bytes, sink);
-                    counts.cut_lines += self.lines.cut - before.0;
-                    counts.dropped_bytes += self.lines.dropped_bytes - before.1;
-                    if self.offset >= stop {
-                        progress.more = true;
-                        return Ok(());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-/// FNV-1a, 64 bits: it need only be the same after a restart.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// A file beside a followed one.
+/// Another file in the folder of a followed one.
 #[derive(Debug)]
 struct Sibling {
     path: PathBuf,
@@ -421,21 +261,21 @@ struct Sibling {
     inode: u64,
     size: u64,
     modified: (i64, i64),
-    /// Its name is the log's with something behind it (`mainlog.1`, `access.log-20261123`), and it is not compressed.
-    is_rotated_copy_of_same_log: bool,
+    /// Whether its name is the log's with a suffix (`mainlog.1`, `access.log-20261123`) and it is not compressed.
+    is_rotated: bool,
 }
 
-/// The files in the folder of `path`, and of the file that it links to; not the file at `path` itself.
+/// The other files in the folder of `path` and in that of the file to which it links.
 fn siblings(path: &Path) -> io::Result<Vec<Sibling>> {
-    /// A folder of mail or the like is no folder of logs.
-    const MOST: usize = 10_000;
+    /// Maximum number of entries looked at, in case the folder is not one of logs.
+    const MAX_ENTRIES: usize = 10_000;
     let mut names = vec![path.to_owned()];
     names.extend(path.canonicalize().ok().filter(|target| target != path));
     let current = std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
     let mut siblings = Vec::new();
     for log in names {
         let (Some(folder), Some(name)) = (log.parent(), log.file_name().and_then(|name| name.to_str())) else { continue };
-        for entry in std::fs::read_dir(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?.take(MOST) {
+        for entry in std::fs::read_dir(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?.take(MAX_ENTRIES) {
             let entry = entry?;
             let Ok(metadata) = entry.metadata() else { continue };
             if !metadata.is_file() || current == Some((metadata.dev(), metadata.ino())) {
@@ -451,7 +291,7 @@ fn siblings(path: &Path) -> io::Result<Vec<Sibling>> {
                 inode: metadata.ino(),
                 size: metadata.len(),
                 modified: (metadata.mtime(), metadata.mtime_nsec()),
-                is_rotated_copy_of_same_log: (is_number || suffix == ".old") && !is_compressed,
+                is_rotated: (is_number || suffix == ".old") && !is_compressed,
             });
         }
     }

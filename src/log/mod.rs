@@ -1,13 +1,26 @@
-//! Logs: following files as servers write and rotate them, and reading the lines of Exim and Squid.
+//! Logs: following files while servers write and rotate them, and parsing and judging their lines.
 //!
-//! The parsers ([`access`], [`exim`], [`time`]) are pure: bytes in, fields out.
+//! - [`follow`] reads one growing file, through rotation; [`followed_file`] is one open file of it, which [`lines`] splits into lines, and
+//!   [`seen_lines`] finds out what was read before; [`open`] reads a whole old log.
+//! - [`line`](mod@line) parses a line with [`access`], [`exim`] and [`time`], behind a header of [`syslog`] as well. [`client_field`] finds
+//!   the client in front of a request, [`readable_time`] reads times in forms for people, [`token`] finds the end of a word.
+//! - [`judge`] finds the [`offence`]s in a parsed line, [`text_rule`] those of fail2ban's expressions, [`health`] what speaks against the log.
+//!   No clock, no I/O.
 
 pub mod access;
+mod client_field;
 pub mod exim;
 pub mod follow;
+mod followed_file;
+pub mod health;
+pub mod judge;
+pub mod line;
 pub mod lines;
+pub mod offence;
 pub mod open;
-pub mod rules;
-pub mod text;
-pub mod thread;
+mod readable_time;
+mod seen_lines;
+mod syslog;
+pub mod text_rule;
 pub mod time;
+pub mod token;

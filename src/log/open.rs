@@ -1,21 +1,21 @@
-//! Opens a log for replay: plain, gzip or zstd, told apart by their first bytes, read in chunks with the progress known.
+//! Reads a whole log for replay: plain, gzip or zstd, told apart by their first bytes.
 
-use super::lines::Lines;
+use super::lines::LineSplitter;
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 use std::rc::Rc;
 
-/// So much is read at a time: chunk and lines together stay in a cache of the second level.
+/// Bytes per read: small enough that a chunk and its lines stay in the second-level cache.
 const CHUNK: usize = 64 * 1024;
 
-/// A log that is read from beginning to end.
+/// A log that is read from start to end.
 pub struct LogReader {
     reader: Box<dyn Read>,
     size: Option<u64>,
     consumed: Rc<Cell<u64>>,
-    lines: Lines,
+    lines: LineSplitter,
     chunk: Vec<u8>,
     ended: bool,
 }
@@ -26,13 +26,13 @@ impl std::fmt::Debug for LogReader {
     }
 }
 
-/// Counts what is read of a file, before it is unpacked.
-struct Counted<R> {
+/// Counts the bytes read from a file before they are decompressed.
+struct CountingReader<R> {
     inner: R,
     consumed: Rc<Cell<u64>>,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for CountingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.consumed.set(self.consumed.get() + u64::try_from(read).unwrap_or_default());
@@ -44,7 +44,7 @@ impl LogReader {
     /// Opens `path`; `-` is standard input.
     ///
     /// # Errors
-    /// What the file system said, with the path.
+    /// Any file system error, with the path.
     pub fn open(path: &Path) -> io::Result<Self> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         if path == Path::new("-") {
@@ -55,7 +55,7 @@ impl LogReader {
         if metadata.is_dir() {
             return Err(named(io::Error::new(io::ErrorKind::IsADirectory, "found a directory, expected a file")));
         }
-        // A pipe has no size, and cannot be asked for one.
+        // A pipe has neither a size nor a start to go back to.
         let size = metadata.is_file().then_some(metadata.len());
         if size.is_some() {
             file.rewind().map_err(named)?;
@@ -63,51 +63,51 @@ impl LogReader {
         Self::new(file, size).map_err(named)
     }
 
-    /// Reads what `input` gives; `size` is what it gives in all, where that is known.
+    /// Reads from `input`, which yields `size` bytes in total if that is known.
     ///
     /// # Errors
-    /// What reading the first bytes said.
+    /// The first bytes cannot be read.
     pub fn new(input: impl Read + 'static, size: Option<u64>) -> io::Result<Self> {
         let consumed = Rc::new(Cell::new(0));
-        let mut counted = Counted { inner: input, consumed: Rc::clone(&consumed) };
+        let mut counted = CountingReader { inner: input, consumed: Rc::clone(&consumed) };
         let mut magic = Vec::with_capacity(4);
         counted.by_ref().take(4).read_to_end(&mut magic)?;
         let is_gzip = magic.starts_with(&[0x1f, 0x8b]);
         let is_zstd = magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
         let input = io::Cursor::new(magic).chain(counted);
         let reader: Box<dyn Read> = if is_gzip {
-            // Rotated logs may be several compressed files in a row.
+            // A gzip file may consist of several members (RFC 1952, section 2.2), for example rotated logs put together with `cat`.
             Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(CHUNK, input)))
         } else if is_zstd {
             Box::new(zstd::Decoder::new(input)?)
         } else {
             Box::new(input)
         };
-        Ok(Self { reader, size, consumed, lines: Lines::default(), chunk: vec![0; CHUNK], ended: false })
+        Ok(Self { reader, size, consumed, lines: LineSplitter::default(), chunk: vec![0; CHUNK], ended: false })
     }
 
-    /// Bytes of the file, as it is on disk, that were read so far.
+    /// Number of bytes read so far from the file as it is on disk.
     #[must_use]
     pub fn consumed(&self) -> u64 {
         self.consumed.get()
     }
 
-    /// Bytes of the file on disk; none for a pipe.
+    /// Size of the file on disk; none for a pipe.
     #[must_use]
     pub fn size(&self) -> Option<u64> {
         self.size
     }
 
-    /// Reads one chunk, hands its lines to `sink` and says whether there may be more. The last line needs no newline.
+    /// Reads one chunk, hands its lines to `sink` and returns whether there may be more. The last line needs no newline.
     ///
     /// # Errors
-    /// What reading or unpacking said. Lines before the error were handed on.
+    /// The file cannot be read or decompressed any further. Lines before the error were handed on.
     pub fn next_chunk(&mut self, sink: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
         while !self.ended {
             match self.reader.read(&mut self.chunk) {
                 Ok(0) => {
                     self.ended = true;
-                    if !self.lines.half().is_empty() {
+                    if !self.lines.incomplete().is_empty() {
                         self.lines.feed(b"\n", sink);
                     }
                 }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn compressed_files_in_a_row_are_one_log() {
+    fn concatenated_compressed_files_are_one_log() {
         let expected = ["a", "b"];
         assert_eq!(lines_of(&[gzip(b"a\n"), gzip(b"b\n")].concat()).unwrap(), expected);
         let frames = [zstd::encode_all(&b"a\n"[..], 1).unwrap(), zstd::encode_all(&b"b\n"[..], 1).unwrap()].concat();
@@ -178,14 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_compressed_log_is_an_error() {
+    fn a_truncated_compressed_log_is_an_error() {
         let mut file = gzip(&text());
         file.truncate(file.len() / 2);
         assert!(lines_of(&file).is_err());
     }
 
     #[test]
-    fn a_log_that_is_not_there_is_an_error_with_its_name() {
+    fn an_error_from_opening_a_log_names_it() {
         let error = LogReader::open(Path::new("/no/such/log.gz")).unwrap_err().to_string();
         assert!(error.starts_with("/no/such/log.gz: "), "{error}");
         assert!(LogReader::open(Path::new("/")).unwrap_err().to_string().contains("expected a file"));

@@ -1,70 +1,130 @@
-//! The three forms of time that Exim, Squid and web servers write, read without allocation. Other forms belong to the date detector of filters.
+//! Parses the timestamps of Exim, Squid and web servers without allocating. The date detector of fail2ban filters knows all other forms.
 
 use crate::time::Time;
 use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 
-/// The zone that a log's local times are in. It remembers the offset of the quarter of an hour it was last asked about.
+/// The time zone of a log's local times. Caches the UTC offset of the quarter of an hour that was last looked up.
 ///
-/// A quarter, because no zone has ever changed its offset at another moment since daylight saving exists.
+/// A quarter, because no zone has ever changed its offset within one since daylight saving time exists.
 #[derive(Debug, Clone)]
 pub struct Zone {
     rules: TimeZone,
-    /// Which quarter of an hour, counted in local time since the epoch, and the seconds east of UTC then.
-    remembered: Option<(i64, i64)>,
+    /// A quarter of an hour, counted in local time since the epoch, and its seconds east of UTC.
+    cached: Option<(i64, i64)>,
+    /// A moment that no line is much later than, which gives times without a year their year.
+    latest: Option<Time>,
+    /// Whether a time was converted since [`Zone::take_is_used`].
+    is_used: bool,
 }
 
 impl Zone {
-    /// The zone that is always `seconds` east of UTC, or `None` beyond a day and two hours.
+    fn of(rules: TimeZone) -> Self {
+        Self { rules, cached: None, latest: None, is_used: false }
+    }
+
+    /// The zone that is always `seconds` east of UTC; none for more than 26 hours.
     #[must_use]
     pub fn fixed(seconds: i32) -> Option<Self> {
         let offset = jiff::tz::Offset::from_seconds(seconds).ok()?;
-        Some(Self { rules: TimeZone::fixed(offset), remembered: None })
+        Some(Self::of(TimeZone::fixed(offset)))
     }
 
-    /// Coordinated universal time.
+    /// UTC.
     #[must_use]
     pub fn utc() -> Self {
-        Self { rules: TimeZone::UTC, remembered: None }
+        Self::of(TimeZone::UTC)
     }
 
-    /// The machine's own zone (`TZ`, else `/etc/localtime`); UTC if it has none. This one reads files: it is for the edge.
+    /// The machine's own zone (`TZ`, else `/etc/localtime`), or UTC if it has none. Reads files.
     #[must_use]
     pub fn of_this_machine() -> Self {
-        Self { rules: TimeZone::system(), remembered: None }
+        Self::of(TimeZone::system())
     }
 
-    /// The zone called `name` (`Europe/Berlin`) in the machine's time zone database. It reads files.
+    /// The zone called `name` (`Europe/Berlin`) in the machine's time zone database. Reads files.
     ///
     /// # Errors
-    /// A sentence if the database has no such zone.
+    /// A message if the database has no such zone.
     pub fn named(name: &str) -> Result<Self, String> {
         match TimeZone::get(name) {
-            Ok(rules) => Ok(Self { rules, remembered: None }),
-            Err(error) => Err(format!("found time zone {name:?}, expected one of the time zone database: {error}")),
+            Ok(rules) => Ok(Self::of(rules)),
+            Err(error) => Err(format!("found time zone {name:?}, expected one in the time zone database: {error}")),
         }
     }
 
-    /// The zone's rules, for the date detector of filters.
+    /// The zone called `text`: a name in the machine's time zone database (`Europe/Berlin`), or an offset (`+05:30`, `-0800`). Reads files.
+    ///
+    /// # Errors
+    /// A message if it is neither.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let fault =
+            || format!("found time zone {text:?}, expected a name such as \"Europe/Berlin\" or \"UTC\", or an offset such as \"+05:30\"");
+        let east = match text.as_bytes() {
+            [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] | [sign @ (b'+' | b'-'), h1, h2, m1, m2] => {
+                offset(*sign, &[*h1, *h2], &[*m1, *m2])
+            }
+            _ => return Self::named(text).map_err(|_| fault()),
+        };
+        east.and_then(|east| Self::fixed(i32::try_from(east).ok()?)).ok_or_else(fault)
+    }
+
+    /// The zone's offset at a moment, in seconds east of UTC.
+    #[must_use]
+    pub fn seconds_east(&self, time: Time) -> i64 {
+        timestamp(time).map_or(0, |moment| self.rules.to_offset(moment).seconds().into())
+    }
+
+    /// Whether the local time at this moment occurs twice, because clocks are put back.
+    #[must_use]
+    pub fn is_repeated(&self, time: Time) -> bool {
+        let local = timestamp(time).map(|moment| self.rules.to_offset(moment).to_datetime(moment));
+        local.is_some_and(|local| matches!(self.rules.to_ambiguous_timestamp(local).offset(), AmbiguousOffset::Fold { .. }))
+    }
+
+    /// The zone's rules, for the date detector of fail2ban filters.
     #[must_use]
     pub fn rules(&self) -> &TimeZone {
         &self.rules
     }
 
-    /// The moment at which clocks of this zone show a local time, given as if it were UTC.
+    /// Tells what time it is, so that times without a year can be read: their year is the last one that does not put them into the future.
+    pub fn set_latest(&mut self, now: Time) {
+        self.latest = Some(now);
+    }
+
+    /// Converts the time of a day in a year that `days_of_year` turns into days since 1970, given the time of day in seconds.
+    pub(super) fn time_without_year(&mut self, seconds_of_day: i64, days_of_year: impl Fn(i64) -> Option<i64>) -> Option<Time> {
+        const DAY: i64 = 86_400;
+        let latest = i64::try_from(self.latest?.secs()).ok()?;
+        let this_year = jiff::tz::Offset::UTC.to_datetime(jiff::Timestamp::from_second(latest).ok()?).year();
+        // Up to eight years apart, 29 February exists.
+        let latest_local = (i64::from(this_year) - 8..=i64::from(this_year) + 1)
+            .rev()
+            .filter_map(|year| Some(days_of_year(year)? * DAY + seconds_of_day))
+            .find(|local| *local <= latest + DAY)?;
+        self.utc_time(latest_local, 0)
+    }
+
+    /// Whether a time without an offset was converted since this was last asked.
+    pub fn take_is_used(&mut self) -> bool {
+        std::mem::take(&mut self.is_used)
+    }
+
+    /// Converts a local time, given as if it were UTC.
     ///
-    /// A time that comes twice (the clock is put back) is taken as the first one; a time that never is (put forward), as the later one:
-    /// RFC 5545's rule.
-    fn moment(&mut self, local_seconds: i64, millis: u64) -> Option<Time> {
+    /// A local time that occurs twice is the first one, and one that is skipped is read with the offset before the gap: RFC 5545, 3.3.5.
+    pub(super) fn utc_time(&mut self, local_seconds: i64, millis: u64) -> Option<Time> {
+        self.is_used = true;
         let quarter = local_seconds.div_euclid(900);
-        let offset = match self.remembered {
-            Some((known, offset)) if known == quarter => offset,
+        let offset = match self.cached {
+            Some((cached, offset)) if cached == quarter => offset,
             _ => {
                 let local = jiff::Timestamp::from_second(local_seconds).ok()?;
                 let civil: DateTime = jiff::tz::Offset::UTC.to_datetime(local);
                 let moment = self.rules.to_timestamp(civil).ok()?;
                 let offset = local_seconds - moment.as_second();
-                self.remembered = Some((quarter, offset));
+                self.cached = Some((quarter, offset));
                 offset
             }
         };
@@ -72,14 +132,18 @@ impl Zone {
     }
 }
 
-fn from_unix(seconds: i64, millis: u64) -> Option<Time> {
+fn timestamp(time: Time) -> Option<jiff::Timestamp> {
+    jiff::Timestamp::from_second(i64::try_from(time.secs()).ok()?).ok()
+}
+
+pub(super) fn from_unix(seconds: i64, millis: u64) -> Option<Time> {
     Some(Time::from_millis(u64::try_from(seconds).ok()?.checked_mul(1000)?.checked_add(millis)?))
 }
 
-/// Days from 1970-01-01 to a day of the Gregorian calendar, which is `None` for a day that no calendar has.
+/// Days from 1970-01-01 to a day of the Gregorian calendar; none if the calendar has no such day.
 ///
 /// Howard Hinnant's `days_from_civil` (<https://howardhinnant.github.io/date_algorithms.html>).
-fn days(year: i64, month: i64, day: i64) -> Option<i64> {
+pub(super) fn days(year: i64, month: i64, day: i64) -> Option<i64> {
     let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
     let length = match month {
         2 if leap => 29,
@@ -99,10 +163,10 @@ fn days(year: i64, month: i64, day: i64) -> Option<i64> {
     Some(era * 146_097 + day_of_era - 719_468)
 }
 
-/// The number that exactly these digits write: 18 at most.
-fn number(digits: &[u8]) -> Option<i64> {
+/// Parses up to 18 decimal digits.
+pub(super) fn number(digits: &[u8]) -> Option<i64> {
     let (mut sum, mut all_digits) = (0_i64, true);
-    // Without a way out in the middle, which would cost more than it saves.
+    // No early exit: the branch would cost more than it saves.
     for byte in digits {
         let digit = byte.wrapping_sub(b'0');
         all_digits &= digit <= 9;
@@ -111,14 +175,14 @@ fn number(digits: &[u8]) -> Option<i64> {
     all_digits.then_some(sum)
 }
 
-/// Seconds of `HH:MM:SS` since midnight; a leap second is the second before it.
-fn clock(hour: &[u8], minute: &[u8], second: &[u8]) -> Option<i64> {
+/// Seconds since midnight of `HH:MM:SS`; a leap second counts as the second before it.
+pub(super) fn clock(hour: &[u8], minute: &[u8], second: &[u8]) -> Option<i64> {
     let (hour, minute, second) = (number(hour)?, number(minute)?, number(second)?);
     (hour < 24 && minute < 60 && second <= 60).then(|| hour * 3600 + minute * 60 + second.min(59))
 }
 
-/// Seconds east of UTC of `+0130`.
-fn offset(sign: u8, hours: &[u8], minutes: &[u8]) -> Option<i64> {
+/// Seconds east of UTC of an offset such as `+0130`.
+pub(super) fn offset(sign: u8, hours: &[u8], minutes: &[u8]) -> Option<i64> {
     let seconds = number(hours)? * 3600 + number(minutes)? * 60;
     match sign {
         b'+' => Some(seconds),
@@ -127,9 +191,9 @@ fn offset(sign: u8, hours: &[u8], minutes: &[u8]) -> Option<i64> {
     }
 }
 
-/// What starts every line of Exim's: `2026-11-23 01:02:03`, then `.123` with `+millisec`, then ` +0100` with `log_timezone`.
+/// The start of every line of Exim's: `2026-11-23 01:02:03`, then `.123` with `+millisec`, then ` +0100` with `log_timezone`.
 ///
-/// Gives the time and the rest of the line behind one space. Without a zone in the line, its time is one of `zone`.
+/// Returns the time and the rest of the line after a space. A time without an offset is local time in `zone`.
 #[must_use]
 pub fn exim<'a>(line: &'a [u8], zone: &mut Zone) -> Option<(Time, &'a [u8])> {
     let (date, rest) = line.split_first_chunk::<19>()?;
@@ -146,15 +210,15 @@ pub fn exim<'a>(line: &'a [u8], zone: &mut Zone) -> Option<(Time, &'a [u8])> {
         return Some((from_unix(local - east, millis)?, rest));
     }
     let rest = rest.strip_prefix(b" ")?;
-    Some((zone.moment(local, millis)?, rest))
+    Some((zone.utc_time(local, millis)?, rest))
 }
 
-/// What starts a line in Squid's own format: seconds since the epoch with three decimals (`1386543323.000`).
+/// The start of a line in Squid's native format: seconds since the epoch with three decimals (`1386543323.000`).
 ///
-/// Gives the time and the rest of the line behind it, white space included.
+/// Returns the time and the rest of the line, including the space before it.
 #[must_use]
 pub fn epoch(line: &[u8]) -> Option<(Time, &[u8])> {
-    // Ten digits until the year 2286.
+    // The fast path for ten digits, which suffice until 2286.
     if let Some(([seconds @ .., b'.', a, b, c, b' '], _)) = line.split_first_chunk::<15>() {
         let millis = u64::try_from(number(&[*a, *b, *c])?).ok()?;
         return Some((from_unix(number(seconds)?, millis)?, line.get(14..).unwrap_or_default()));
@@ -172,18 +236,12 @@ pub fn epoch(line: &[u8]) -> Option<(Time, &[u8])> {
     Some((from_unix(number(seconds)?, millis)?, rest))
 }
 
-/// The bytes of a time as the common log format writes it, brackets included.
+/// Length in bytes of a time in the common log format, brackets included.
 pub const COMMON_LENGTH: usize = 28;
 
-/// A time as the common log format writes it: `[23/Nov/2026:01:02:03 +0000]`.
-#[must_use]
-pub fn common(text: &[u8; COMMON_LENGTH]) -> Option<Time> {
-    let [b'[', d1, d2, b'/', month @ .., b'/', y1, y2, y3, y4, b':', h1, h2, b':', i1, i2, b':', s1, s2, b' ', sign, z1, z2, z3, z4, b']'] =
-        text
-    else {
-        return None;
-    };
-    let month = match month {
+/// The number of a month, `Jan` to `Dec`.
+pub(super) fn month_number(name: &[u8; 3]) -> Option<i64> {
+    Some(match name {
         b"Jan" => 1,
         b"Feb" => 2,
         b"Mar" => 3,
@@ -197,8 +255,18 @@ pub fn common(text: &[u8; COMMON_LENGTH]) -> Option<Time> {
         b"Nov" => 11,
         b"Dec" => 12,
         _ => return None,
+    })
+}
+
+/// A time in the common log format: `[23/Nov/2026:01:02:03 +0000]`.
+#[must_use]
+pub fn common(text: &[u8; COMMON_LENGTH]) -> Option<Time> {
+    let [b'[', d1, d2, b'/', month @ .., b'/', y1, y2, y3, y4, b':', h1, h2, b':', i1, i2, b':', s1, s2, b' ', sign, z1, z2, z3, z4, b']'] =
+        text
+    else {
+        return None;
     };
-    let days = days(number(&[*y1, *y2, *y3, *y4])?, month, number(&[*d1, *d2])?)?;
+    let days = days(number(&[*y1, *y2, *y3, *y4])?, month_number(month)?, number(&[*d1, *d2])?)?;
     let local = days * 86_400 + clock(&[*h1, *h2], &[*i1, *i2], &[*s1, *s2])?;
     from_unix(local - offset(*sign, &[*z1, *z2], &[*z3, *z4])?, 0)
 }
@@ -213,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn exim_times_are_read_with_and_without_milliseconds_and_zone() {
+    fn exim_times_are_parsed_with_and_without_milliseconds_and_offset() {
         for (line, millis) in [
             ("2026-11-23 01:02:03 rest", 1_795_395_723_000),
             ("2026-11-23 01:02:03.456 rest", 1_795_395_723_456),
@@ -226,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_without_a_zone_is_local_and_follows_daylight_saving() {
+    fn a_time_without_an_offset_is_local_and_follows_daylight_saving() {
         let mut zone = berlin();
         let mut secs = |text: &str| exim(text.as_bytes(), &mut zone).unwrap().0.secs();
         assert_eq!(secs("2026-01-15 12:00:00 x"), secs("2026-01-15 11:00:00 +0000 x"));
@@ -234,11 +302,86 @@ mod tests {
         assert_eq!(secs("2026-10-25 01:59:59 x"), secs("2026-10-24 23:59:59 +0000 x"));
         assert_eq!(secs("2026-10-25 02:30:00 x"), secs("2026-10-25 00:30:00 +0000 x"), "the first of the two");
         assert_eq!(secs("2026-10-25 03:00:00 x"), secs("2026-10-25 02:00:00 +0000 x"));
-        assert_eq!(secs("2026-03-29 02:30:00 x"), secs("2026-03-29 01:30:00 +0000 x"), "never on a clock there");
+        assert_eq!(secs("2026-03-29 02:30:00 x"), secs("2026-03-29 01:30:00 +0000 x"), "skipped when daylight saving begins");
     }
 
     #[test]
-    fn what_is_no_exim_time_is_none() {
+    fn a_zone_is_a_name_or_an_offset() {
+        let east = |text: &str| Zone::parse(text).map(|zone| zone.seconds_east(Time::from_secs(1_795_395_723)));
+        for (text, seconds) in
+            [("UTC", 0), ("Europe/Berlin", 3600), ("Asia/Kolkata", 19_800), ("+05:30", 19_800), ("-0800", -28_800), ("+00:00", 0)]
+        {
+            assert_eq!(east(text), Ok(seconds), "{text}");
+        }
+        for text in ["", "Berlin/Europe", "+5", "+99:00", "+ab:cd", "05:30", "-"] {
+            let error = east(text).unwrap_err();
+            assert!(error.starts_with(&format!("found time zone {text:?}, expected a name")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_time_without_a_year_is_the_last_one_up_to_a_day_ahead() {
+        let mut zone = Zone::utc();
+        assert_eq!(zone.time_without_year(0, |year| days(year, 1, 1)), None, "nobody said what year it is");
+        let mut read = |now: &str, month: i64, day: i64| {
+            zone.set_latest(exim(format!("{now} x").as_bytes(), &mut Zone::utc()).unwrap().0);
+            zone.time_without_year(900, |year| days(year, month, day)).map(|time| time.secs())
+        };
+        let at = |year, month, day| u64::try_from(days(year, month, day).unwrap() * 86_400 + 900).ok();
+        for (now, month, day, year) in [
+            ("2026-11-23 01:02:03", 11, 23, 2026),
+            ("2026-11-23 01:02:03", 11, 25, 2025),
+            ("2026-12-31 23:30:00", 1, 1, 2027),
+            ("2027-01-01 00:00:10", 12, 31, 2026),
+            ("2027-01-01 00:00:10", 2, 29, 2024),
+            ("2104-01-15 00:00:00", 2, 29, 2096),
+            ("2026-11-23 00:15:00", 11, 24, 2026),
+            ("2026-11-23 00:14:59", 11, 24, 2025),
+        ] {
+            assert_eq!(read(now, month, day), at(year, month, day), "{day}.{month}. at {now}");
+        }
+    }
+
+    #[test]
+    fn a_day_has_24_hours_of_60_minutes_and_a_minute_61_seconds_at_most() {
+        let secs = |hour: &str, minute: &str, second: &str| clock(hour.as_bytes(), minute.as_bytes(), second.as_bytes());
+        assert_eq!([secs("00", "00", "00"), secs("23", "59", "59"), secs("23", "59", "60")], [Some(0), Some(86_399), Some(86_399)]);
+        assert_eq!([secs("24", "00", "00"), secs("00", "60", "00"), secs("00", "00", "61"), secs("0x", "00", "00")], [None; 4]);
+    }
+
+    #[test]
+    fn the_months_are_numbered_in_order() {
+        let names = [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
+        assert_eq!(names.map(month_number), std::array::from_fn(|index| i64::try_from(index + 1).ok()));
+        assert_eq!(month_number(b"jan"), None);
+    }
+
+    #[test]
+    fn only_leap_years_have_a_29_february() {
+        let is_leap = |year: i64| days(year, 2, 29).is_some();
+        assert_eq!([2023, 2024, 2100, 2000, 1900].map(is_leap), [false, true, false, true, false]);
+        assert_eq!(
+            [days(2023, 2, 30), days(2023, 4, 31), days(2023, 12, 32), days(2023, 13, 1), days(2023, 0, 1), days(2023, 1, 0)],
+            [None; 6]
+        );
+    }
+
+    #[test]
+    fn the_hour_that_occurs_twice_is_known() {
+        let secs = |text: &str| exim(format!("{text} +0000 x").as_bytes(), &mut Zone::utc()).unwrap().0;
+        for (utc, is_repeated) in [
+            ("2026-10-24 23:59:59", false),
+            ("2026-10-25 00:00:00", true),
+            ("2026-10-25 01:59:59", true),
+            ("2026-10-25 02:00:00", false),
+            ("2026-03-29 01:30:00", false),
+        ] {
+            assert_eq!(berlin().is_repeated(secs(utc)), is_repeated, "{utc}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_no_exim_time() {
         for line in [
             "",
             "2026-11-23",
@@ -256,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn squids_times_are_seconds_with_milliseconds() {
+    fn squids_times_are_seconds_with_three_decimals() {
         assert_eq!(epoch(b"1386543323.007      4 x"), Some((Time::from_millis(1_386_543_323_007), &b"      4 x"[..])));
         for line in ["1386543323 4", "1386543323.0 4", ".000 4", "13865x3323.000 4", "1386543323.0000 4", "99999999999999999999.000 x", ""]
         {
@@ -265,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn common_log_times_are_read_in_their_own_zone() {
+    fn common_log_times_have_their_own_offset() {
         assert_eq!(common(b"[23/Nov/2026:01:02:03 +0000]"), Some(Time::from_secs(1_795_395_723)));
         assert_eq!(common(b"[22/Nov/2026:20:02:03 -0500]"), Some(Time::from_secs(1_795_395_723)));
         assert_eq!(common(b"[31/Dec/2016:23:59:60 +0000]"), Some(Time::from_secs(1_483_228_799)), "a leap second");
@@ -281,7 +424,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn squids_times_are_read_at_any_length(seconds in 0_u64..99_999_999_999, millis in 0_u64..1000, rest in "[ -~]{0,10}") {
+        fn squids_times_are_parsed_at_any_length(seconds in 0_u64..99_999_999_999, millis in 0_u64..1000, rest in "[ -~]{0,10}") {
             let line = format!("{seconds}.{millis:03} {rest}");
             let expected = (Time::from_millis(seconds * 1000 + millis), &line.as_bytes()[line.len() - rest.len() - 1..]);
             prop_assert_eq!(epoch(line.as_bytes()), Some(expected));
@@ -294,15 +437,15 @@ mod tests {
         }
 
         #[test]
-        fn a_zone_that_remembers_agrees_with_one_that_does_not(seconds in proptest::collection::vec(1_700_000_000_i64..1_900_000_000, 1..50)) {
-            let mut remembering = berlin();
+        fn a_cached_offset_agrees_with_a_fresh_lookup(seconds in proptest::collection::vec(1_700_000_000_i64..1_900_000_000, 1..50)) {
+            let mut caching = berlin();
             for second in seconds {
-                prop_assert_eq!(remembering.moment(second, 0), berlin().moment(second, 0));
+                prop_assert_eq!(caching.utc_time(second, 0), berlin().utc_time(second, 0));
             }
         }
 
         #[test]
-        fn no_bytes_make_a_reader_of_times_fail(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+        fn no_bytes_make_a_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
             let _ = exim(&bytes, &mut Zone::utc());
             let _ = epoch(&bytes);
             let _ = epoch(&[b"1386543323.000 ", &bytes[..]].concat());

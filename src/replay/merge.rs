@@ -1,41 +1,37 @@
-//! Several logs as one stream of lines, in the order of their times.
+//! Merges several logs into one stream of lines, in the order of their times.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::log::line::{LineParser, LogLine};
 use crate::log::open::LogReader;
-use crate::log::time::{self, Zone};
-use crate::log::{access, exim};
+use crate::log::time::epoch;
 use crate::time::Time;
 
-/// One log that is read.
+/// One of the logs.
 #[derive(Debug)]
-pub struct Source {
+pub struct LogSource {
     path: PathBuf,
     reader: LogReader,
-    /// The lines read and not handed on yet, one behind the other, and where each ends.
+    /// The lines of the last chunk, concatenated, and the end of each.
     block: Vec<u8>,
     ends: Vec<usize>,
+    /// Number of lines of the block that were passed on, and where the next one starts.
     next: usize,
     start: usize,
-    /// The time of the next line; of the line before it, where that has none.
+    /// The time of the next line, or if it has none, of the last line that had one.
     head: Time,
     ended: bool,
-    /// Lines handed on.
     pub lines: u64,
-    /// Bytes of these lines, without newlines.
-    pub bytes: u64,
-    /// The time of the first line that has one.
-    pub first: Option<Time>,
-    /// What ended it early: it cannot be read on, or is damaged.
+    /// Why reading ended early.
     pub fault: Option<String>,
 }
 
-impl Source {
-    /// Opens a log and reads its beginning.
+impl LogSource {
+    /// Opens a log.
     ///
     /// # Errors
-    /// What opening said.
+    /// The log cannot be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
             path: path.into(),
@@ -47,19 +43,16 @@ impl Source {
             head: Time::default(),
             ended: false,
             lines: 0,
-            bytes: 0,
-            first: None,
             fault: None,
         })
     }
 
-    /// The path that was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes on disk: read so far, and in all where that is known.
+    /// Bytes on disk: the number read so far, and the total if it is known.
     #[must_use]
     pub fn progress(&self) -> (u64, Option<u64>) {
         (self.reader.consumed(), self.reader.size())
@@ -73,13 +66,12 @@ impl Source {
     fn advance(&mut self) {
         if let Some(end) = self.ends.get(self.next) {
             self.lines += 1;
-            self.bytes += u64::try_from(end - self.start).unwrap_or_default();
             self.start = *end;
             self.next += 1;
         }
     }
 
-    /// Reads on until there is a line, and says whether there is.
+    /// Reads until there is a line and returns whether there is one.
     fn fill(&mut self) -> bool {
         while self.next >= self.ends.len() {
             if self.ended {
@@ -105,38 +97,31 @@ impl Source {
         true
     }
 
-    fn look_ahead(&mut self, zone: &mut Zone) {
-        if let Some(time) = self.peek().and_then(|line| time_of(line, zone)) {
+    /// Notes the time of the next line.
+    fn look_ahead(&mut self, parser: &mut LineParser) {
+        if let Some(time) = self.peek().and_then(|line| time_of(line, &parser.parse(line))) {
             self.head = time;
-            self.first.get_or_insert(time);
         }
     }
 }
 
-/// The time of a line in one of the formats that are known.
-#[must_use]
-pub fn time_of(line: &[u8], zone: &mut Zone) -> Option<Time> {
-    if is_exim(line) {
-        return exim::parse(line, zone).time;
-    }
-    match time::epoch(line) {
-        Some((time, _)) => Some(time),
-        None => access::parse(line).map(|line| line.time),
-    }
+/// The time of a line; also of one in another format, such as that of a text rule's log, if it starts with seconds since 1970.
+fn time_of(line: &[u8], parsed: &LogLine<'_>) -> Option<Time> {
+    parsed.time().or_else(|| epoch(line).map(|(time, _)| time))
 }
 
-/// Whether a line starts as all of Exim's do: `2026-11-23 `.
-#[must_use]
-pub fn is_exim(line: &[u8]) -> bool {
-    matches!(line, [b'0'..=b'9', _, _, _, b'-', _, _, b'-', _, _, b' ', ..])
-}
-
-/// Hands the lines of all sources to `on_line` with the number of their source: those of one source in its own order, and among sources
-/// the earlier time first. `on_read` is called whenever something was read.
-pub fn run(sources: &mut [Source], zone: &mut Zone, mut on_line: impl FnMut(usize, &[u8]), mut on_read: impl FnMut(&[Source])) {
+/// Passes the lines of all sources to `on_line`, parsed, with the number of their source: in order within a source, by time across sources.
+/// A line is parsed once more only where another source's line goes before it.
+/// `on_read` is called after each run of lines from one source.
+pub fn run(
+    sources: &mut [LogSource],
+    parser: &mut LineParser,
+    mut on_line: impl FnMut(usize, &[u8], &LogLine<'_>),
+    mut on_read: impl FnMut(&[LogSource]),
+) {
     for source in sources.iter_mut() {
         if source.fill() {
-            source.look_ahead(zone);
+            source.look_ahead(parser);
         }
     }
     loop {
@@ -151,23 +136,20 @@ pub fn run(sources: &mut [Source], zone: &mut Zone, mut on_line: impl FnMut(usiz
         let Some((_, number)) = heads.first().copied() else { return };
         let until = heads.get(1).copied();
         let Some(source) = sources.get_mut(number) else { return };
-        // This source's lines, until one belongs behind another source's next one.
+        // Lines of this source up to the next line of another source.
         while let Some(line) = source.peek() {
-            on_line(number, line);
-            source.advance();
-            if source.peek().is_none() {
-                let has_more = source.fill();
-                if has_more && until.is_some() {
-                    source.look_ahead(zone);
-                }
+            let parsed = parser.parse(line);
+            let head = time_of(line, &parsed).unwrap_or(source.head);
+            if until.is_some_and(|until| (head, number) > until) {
+                source.head = head;
                 break;
             }
-            if let Some(until) = until {
-                source.look_ahead(zone);
-                if (source.head, number) > until {
-                    break;
-                }
-            }
+            on_line(number, line, &parsed);
+            source.head = head;
+            source.advance();
+        }
+        if source.peek().is_none() && source.fill() {
+            source.look_ahead(parser);
         }
     }
 }
@@ -175,55 +157,64 @@ pub fn run(sources: &mut [Source], zone: &mut Zone, mut on_line: impl FnMut(usiz
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::time::Zone;
 
     fn merged(logs: &[&str]) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
-        let mut sources: Vec<Source> = logs
+        let mut sources: Vec<LogSource> = logs
             .iter()
             .enumerate()
             .map(|(number, text)| {
                 let path = folder.path().join(number.to_string());
                 std::fs::write(&path, text).unwrap();
-                Source::open(&path).unwrap()
+                LogSource::open(&path).unwrap()
             })
             .collect();
         let mut lines = Vec::new();
-        run(&mut sources, &mut Zone::utc(), |_, line| lines.push(String::from_utf8_lossy(line).into_owned()), |_| {});
+        let mut parser = LineParser::new(Zone::utc(), true, true);
+        run(&mut sources, &mut parser, |_, line, _| lines.push(String::from_utf8_lossy(line).into_owned()), |_| {});
         assert_eq!(sources.iter().map(|source| source.lines).sum::<u64>(), lines.len() as u64);
         lines
     }
 
+    /// A line of Squid's log at this time, which asks for `/page`.
+    fn squid(time: &str, page: &str) -> String {
+        format!("{time} 1 192.0.2.1 TCP_MISS/200 9 GET http://site/{page} - HIER_NONE/- -")
+    }
+
+    fn squid_log(lines: &[(&str, &str)]) -> String {
+        lines.iter().map(|(time, page)| squid(time, page) + "\n").collect()
+    }
+
     #[test]
-    fn lines_of_several_logs_come_in_the_order_of_their_times() {
-        let squid = "1795395720.000 a\n1795395723.000 c\n1795395724.000 e\n";
+    fn lines_of_several_logs_are_merged_by_time() {
+        let squid_lines = [("1795395720.000", "a"), ("1795395723.000", "c"), ("1795395724.000", "e")];
+        let [a, c, e] = squid_lines.map(|(time, page)| squid(time, page));
         let exim = "2026-11-23 01:02:01 b\n\tcontinued\n2026-11-23 01:02:03 d\n2026-11-23 01:02:09 f\n";
-        let expected = [
-            "1795395720.000 a",
-            "2026-11-23 01:02:01 b",
-            "\tcontinued",
-            "1795395723.000 c",
-            "2026-11-23 01:02:03 d",
-            "1795395724.000 e",
-            "2026-11-23 01:02:09 f",
-        ];
-        assert_eq!(merged(&[squid, exim]), expected);
-        assert_eq!(merged(&[squid]), ["1795395720.000 a", "1795395723.000 c", "1795395724.000 e"]);
+        let expected = [&*a, "2026-11-23 01:02:01 b", "\tcontinued", &*c, "2026-11-23 01:02:03 d", &*e, "2026-11-23 01:02:09 f"];
+        assert_eq!(merged(&[&squid_log(&squid_lines), exim]), expected);
+        assert_eq!(merged(&[&squid_log(&squid_lines)]), [&*a, &*c, &*e]);
+        assert_eq!(
+            merged(&["1795395722.5 of another program\n1795395724.000 b\n", &(c.clone() + "\n")]),
+            ["1795395722.5 of another program", &*c, "1795395724.000 b"]
+        );
     }
 
     #[test]
-    fn rotated_logs_may_be_named_in_any_order() {
-        let (old, new) = ("1795395720.000 a\n1795395721.000 b\n", "1795395722.000 c\n1795395723.000 d\n");
-        let expected = ["1795395720.000 a", "1795395721.000 b", "1795395722.000 c", "1795395723.000 d"];
-        assert_eq!(merged(&[new, old]), expected);
-        assert_eq!(merged(&["", new, "", old]), expected);
+    fn rotated_logs_may_be_given_in_any_order() {
+        let lines = [("1795395720.000", "a"), ("1795395721.000", "b"), ("1795395722.000", "c"), ("1795395723.000", "d")];
+        let (old, new) = (squid_log(&lines[..2]), squid_log(&lines[2..]));
+        let expected = lines.map(|(time, page)| squid(time, page));
+        assert_eq!(merged(&[&new, &old]), expected);
+        assert_eq!(merged(&["", &new, "", &old]), expected);
     }
 
     #[test]
-    fn many_lines_over_many_blocks_stay_in_order() {
+    fn lines_stay_in_order_across_chunks() {
         let log =
-            |offset: u64| (0..40_000_u64).map(|n| format!("{}.{offset:03} {}\n", 1_795_395_720 + n, "x".repeat(30))).collect::<String>();
+            |offset: u64| (0..20_000_u64).map(|n| squid(&format!("{}.{offset:03}", 1_795_395_720 + n), "page") + "\n").collect::<String>();
         let lines = merged(&[&log(1), &log(0), &log(2)]);
-        assert_eq!(lines.len(), 120_000);
+        assert_eq!(lines.len(), 60_000);
         assert!(lines.is_sorted());
     }
 }

@@ -1,19 +1,19 @@
-//! Replay: the very same detector over old logs, and what it would have done.
+//! Replay: runs the detector over old logs and reports what it would have done.
 //!
-//! - [`merge`]: several logs as one stream of lines;
-//! - [`judge`]: the detector over them, and [`tally`] and [`conducts`]: what is counted;
-//! - [`report`]: what it came to, as [`text`] and as a [`page`] with [`plot`]s;
-//! - [`command`]: `strikeout replay`.
+//! - [`merge`] turns several logs into one stream of lines;
+//! - [`run`] runs the detector over them and counts in [`tally`] and [`behaviours`];
+//! - [`report`] sums up, [`text`] and [`page`] (with [`plot`]s) show it;
+//! - [`command`] is `strikeout replay`.
 
+mod behaviours;
 pub mod command;
-pub mod conducts;
-pub mod judge;
-pub mod merge;
-pub mod page;
-pub mod plot;
-pub mod report;
-pub mod tally;
-pub mod text;
+mod merge;
+mod page;
+mod plot;
+mod report;
+mod run;
+mod tally;
+mod text;
 
 #[cfg(test)]
 #[path = "replay_tests.rs"]

@@ -1,4 +1,4 @@
-//! The report as one page of HTML with plots, which needs no other file: for phones and desks, by day and by night.
+//! Shows the report as a self-contained HTML page with plots, for small and large screens, in light and dark colours.
 
 use std::fmt::{self, Display};
 
@@ -10,7 +10,7 @@ use crate::rule::Mode;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// Text in HTML: what it holds is never markup.
+/// Text escaped for HTML.
 struct Escaped<'a>(&'a str);
 
 impl Display for Escaped<'_> {
@@ -29,18 +29,18 @@ impl Display for Escaped<'_> {
     }
 }
 
-/// The page.
+/// The report as a page.
 #[must_use]
 pub fn html(report: &Report) -> String {
     let mut html = String::with_capacity(64 * 1024);
-    // Nothing may come from elsewhere, whatever a log holds.
+    // Logs contain text of attackers: the policy forbids the page to load anything.
     html += "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content=\"width=device-width,initial-scale=1\">\
         <meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\
         <meta name=color-scheme content=\"light dark\"><link rel=icon href=\"data:,\"><title>Strikeout replay</title><style>";
     html += STYLE;
     html += "</style></head><body><main>";
     head(&mut html, report);
-    budget(&mut html, report);
+    false_positives(&mut html, report);
     over_time(&mut html, report);
     rules(&mut html, report);
     networks(&mut html, report);
@@ -49,7 +49,7 @@ pub fn html(report: &Report) -> String {
         clients(&mut html, &report.clients, true);
         html += "</div>";
     }
-    words(&mut html, report);
+    glossary(&mut html, report);
     html += "</main><script>";
     html += SCRIPT;
     html += "</script></body></html>\n";
@@ -134,15 +134,15 @@ fn percent(share: f64) -> String {
     format!("{} %", text.strip_suffix(".0").unwrap_or(&text))
 }
 
-fn budget(html: &mut String, report: &Report) {
-    let over: Vec<&RuleReport> = report.rules.iter().filter(|rule| rule.over_budget).collect();
+fn false_positives(html: &mut String, report: &Report) {
+    let over: Vec<&RuleReport> = report.rules.iter().filter(|rule| rule.over_limit).collect();
     if over.is_empty() {
         if report.total.bans + report.total.shadow_bans > 0 {
             put(
                 html,
                 format_args!(
-                    "<div class=note><h3>Within the false-ban budget</h3><p>No rule has more than {} of its banned clients look good.</p></div>",
-                    percent(report.budget.share)
+                    "<div class=note><h3>Within the false-positive limit</h3><p>Of no rule's banned clients do more than {} look good.</p></div>",
+                    percent(report.false_positives.share)
                 ),
             );
         }
@@ -151,9 +151,9 @@ fn budget(html: &mut String, report: &Report) {
     put(
         html,
         format_args!(
-            "<div class=\"note warn\"><h3>{} beyond the false-ban budget of {}</h3>",
-            plural(over.len(), "rule is", "rules are"),
-            percent(report.budget.share)
+            "<div class=\"note warn\"><h3>{} the false-positive limit of {}</h3>",
+            plural(over.len(), "rule exceeds", "rules exceed"),
+            percent(report.false_positives.share)
         ),
     );
     for rule in &over {
@@ -171,7 +171,7 @@ fn budget(html: &mut String, report: &Report) {
     }
     let enforced: Vec<_> = over.iter().filter(|rule| rule.mode == Mode::Enforce).collect();
     if !enforced.is_empty() {
-        *html += "<p>Proposed, until you know why. Look at these clients first: somebody who attacks can act good as well.</p><pre>";
+        *html += "<p>Proposed until the reason is known. Look at these clients first: an attacker can behave well, too.</p><pre>";
         for (number, rule) in enforced.iter().enumerate() {
             let gap = if number > 0 { "\n\n" } else { "" };
             put(html, format_args!("{gap}[[rule]]\nname = &quot;{}&quot;\nmode = &quot;shadow&quot;", Escaped(&rule.name)));
@@ -205,11 +205,11 @@ fn over_time(html: &mut String, report: &Report) {
         "refused": bars.refused,
         "good": bars.refused_good,
     });
-    // Numbers alone: nothing in it could end the element.
+    // Only numbers: nothing in it could close the element.
     put(html, format_args!("</div><script type=application/json id=bins>{data}</script>"));
 }
 
-/// A round length of time in words.
+/// A number of seconds in the largest unit that divides it.
 fn width(seconds: u64) -> String {
     let units = [(86_400, "day", "days"), (3600, "hour", "hours"), (60, "minute", "minutes")];
     match units.into_iter().find(|(length, _, _)| seconds.is_multiple_of(*length)) {
@@ -238,13 +238,13 @@ fn rules(html: &mut String, report: &Report) {
         *html += "</div></details>";
     }
     if report.rules.is_empty() {
-        *html += "<p class=meta>No rule saw anything.</p>";
+        *html += "<p class=meta>No rule matched anything.</p>";
     }
     if !report.quiet_rules.is_empty() {
         put(
             html,
             format_args!(
-                "<details class=plain><summary><span class=name>{} saw nothing</span></summary><div class=quiet>",
+                "<details class=plain><summary><span class=name>{} matched nothing</span></summary><div class=quiet>",
                 plural(report.quiet_rules.len(), "rule", "rules")
             ),
         );
@@ -262,7 +262,7 @@ fn one_rule(html: &mut String, rule: &RuleReport) {
         html,
         format_args!(
             "<details{}><summary><span class=name>{}{badge}</span><span class=spark-cell>{}</span>",
-            if rule.over_budget { " class=over" } else { "" },
+            if rule.over_limit { " class=over" } else { "" },
             Escaped(&rule.name),
             spark(&rule.spark)
         ),
@@ -283,7 +283,7 @@ fn one_rule(html: &mut String, rule: &RuleReport) {
     put(
         html,
         format_args!(
-            "<p class=meta>Setting: {}. It banned {}, of which {} look good; {} of the refused events were ordinary ones of theirs.{}</p>",
+            "<p class=meta>Setting: {}. It banned {}, of which {} look good; {} of the refused events were ordinary events of theirs.{}</p>",
             Escaped(&rule.setting),
             counted(rule.clients, "client", "clients"),
             grouped(rule.clients_good),
@@ -361,16 +361,16 @@ fn clients(html: &mut String, clients: &[ClientReport], with_rule: bool) {
     *html += "</tbody></table>";
 }
 
-fn words(html: &mut String, report: &Report) {
+fn glossary(html: &mut String, report: &Report) {
     put(
         html,
         format_args!(
-            "<h2>What the words mean</h2><div class=card><dl>\
-            <dt>event</dt><dd>A request, an SMTP connection, a message taken or an SMTP incident. {} lines told of no client.</dd>\
-            <dt>refused</dt><dd>An event that a ban, or the rule itself, would have refused. Answers in the log are those of a server without these bans: a client that had been refused might have done something else.</dd>\
-            <dt>looks good</dt><dd>The client was authenticated somewhere in these logs, or had at least three ordinary successes and more of them than errors and offences together.</dd>\
-            <dt>ordinary</dt><dd>A refused event that was no offence itself and was answered well, of a client that looks good: what these rules would have hurt.</dd>\
-            <dt>shadow</dt><dd>A rule in shadow mode refuses nobody. Its numbers here are what it would do; the totals leave them out.</dd>\
+            "<h2>Glossary</h2><div class=card><dl>\
+            <dt>event</dt><dd>A request, an SMTP connection, an accepted message or an SMTP incident. {} lines named no client.</dd>\
+            <dt>refused</dt><dd>An event that a ban, or the rule itself, would have refused. The responses in the log are those of a server without these bans: a client that is refused may behave differently.</dd>\
+            <dt>looks good</dt><dd>The client authenticated at some point in these logs, or had at least three ordinary successes and more of them than errors and offences together.</dd>\
+            <dt>ordinary</dt><dd>A refused event that was served without an error, of a client that looks good: the harm that these rules would have done.</dd>\
+            <dt>shadow</dt><dd>A rule in shadow mode refuses nobody. Its numbers are what it would do; the totals leave them out.</dd>\
             </dl></div>",
             grouped(report.total.unread)
         ),

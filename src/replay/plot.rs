@@ -1,4 +1,4 @@
-//! Plots as HTML and SVG of our own: bars that stretch with the page, with labels that do not, so that a phone shows them readable.
+//! Plots as HTML and SVG. The bars stretch with the page and the labels do not, so that they stay readable on a phone.
 
 use std::fmt::Write;
 
@@ -6,36 +6,31 @@ use super::report::OverTime;
 use super::tally::wider;
 use super::text::grouped;
 
-/// So many bars fit on a phone.
-const BARS: u64 = 120;
+/// Maximum number of bars: as many as fit on a phone.
+const MAX_BARS: u64 = 120;
 
-/// Numbers over time in at most 120 bars, each a round length of time.
+/// Counts over time in at most [`MAX_BARS`] bars, each of a round length of time.
 #[derive(Debug, Clone)]
 pub struct Bars {
-    /// The start of the first bar, in seconds since 1970.
+    /// Start of the first bar in seconds since 1970.
     pub start: u64,
-    /// The width of a bar in seconds.
+    /// Width of a bar in seconds.
     pub width: u64,
-    /// Events.
     pub events: Vec<u64>,
-    /// Offences.
     pub offences: Vec<u64>,
-    /// Bans.
     pub bans: Vec<u64>,
-    /// Refused events.
     pub refused: Vec<u64>,
-    /// Refused events that look good.
     pub refused_good: Vec<u64>,
 }
 
 impl Bars {
-    /// Joins bins until there are few enough.
+    /// Joins bins until there are few enough bars.
     #[must_use]
     pub fn new(over_time: &OverTime) -> Self {
         let count = u64::try_from(over_time.events.len()).unwrap_or_default();
         let end = over_time.start + count * over_time.width;
         let mut width = over_time.width.max(1);
-        while end.div_ceil(width) - over_time.start / width > BARS {
+        while end.div_ceil(width) - over_time.start / width > MAX_BARS {
             width = wider(width * 1000) / 1000;
         }
         let first = over_time.start / width;
@@ -62,14 +57,14 @@ impl Bars {
     }
 }
 
-/// One set of bars in a chart: what it shows, its colour (a CSS variable), its values.
+/// One set of bars in a chart: name, colour (a CSS variable) and values.
 pub type Layer<'a> = (&'a str, &'a str, &'a [u64]);
 
-/// A chart: the layers one in front of the other, on one scale.
+/// A chart with the layers in front of each other, on the same scale.
 #[must_use]
 pub fn chart(layers: &[Layer<'_>], bars: &Bars) -> String {
     let highest = layers.iter().flat_map(|(_, _, values)| values.iter().copied()).max().unwrap_or_default();
-    let top = nice(highest);
+    let top = round_up(highest);
     let mut html = String::from("<figure class=chart><figcaption>");
     for (name, colour, values) in layers {
         let sum: u64 = values.iter().sum();
@@ -106,7 +101,7 @@ pub fn spark(values: &[u64]) -> String {
     )
 }
 
-/// Bars as one path: each a unit wide with a gap, `top` is 100 units high. What is not nothing is at least 1.5 high.
+/// Bars as one SVG path, each one unit wide with a gap. `top` is 100 units high, and every value above 0 at least 1.5.
 #[expect(clippy::cast_precision_loss, reason = "for a plot")]
 fn outline(values: &[u64], top: u64) -> String {
     let mut path = String::new();
@@ -117,8 +112,8 @@ fn outline(values: &[u64], top: u64) -> String {
     path
 }
 
-/// A round number not below `value`: 1, 2, 4, 5, 6, 8 or 10 times a power of ten.
-fn nice(value: u64) -> u64 {
+/// The smallest round number not below `value`: 1, 2, 4, 5, 6, 8 or 10 times a power of ten.
+fn round_up(value: u64) -> u64 {
     let mut power = 1_u64;
     loop {
         for step in [1, 2, 4, 5, 6, 8, 10] {
@@ -146,7 +141,7 @@ fn trimmed(value: f64) -> String {
     text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
 }
 
-/// Labels under a chart at round times, in UTC. Every second one has the class `b`, which narrow screens leave out.
+/// Labels under a chart at round times in UTC. Every other one has the class `b`, which narrow screens hide.
 #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 and a number of labels")]
 fn time_axis(bars: &Bars) -> String {
     const STEPS: [u64; 17] = [
@@ -175,7 +170,7 @@ fn time_axis(bars: &Bars) -> String {
     let mut number = 0;
     while (time as f64) < bars.start as f64 + whole {
         let at = (time - bars.start) as f64 / whole * 100.0;
-        // Labels at the very edges would stand out of the page.
+        // A label at the very edge would stick out of the page.
         if (3.0..=97.0).contains(&at) {
             let class = if number % 2 == 1 { " class=b" } else { "" };
             put(&mut html, format_args!("<span{class} style=left:{at:.2}%>{}</span>", label(time as i64, step)));
@@ -211,9 +206,9 @@ mod tests {
     #[test]
     fn the_scale_ends_at_a_round_number() {
         for (value, round) in [(0, 2), (1, 2), (3, 4), (7, 8), (9, 10), (11, 20), (39, 40), (41, 50), (999, 1000), (1001, 2000)] {
-            assert_eq!(nice(value), round, "{value}");
+            assert_eq!(round_up(value), round, "{value}");
         }
-        assert_eq!(nice(u64::MAX), u64::MAX);
+        assert_eq!(round_up(u64::MAX), u64::MAX);
     }
 
     #[test]
@@ -224,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_that_is_not_nothing_can_be_seen() {
+    fn a_small_bar_is_still_visible() {
         assert_eq!(outline(&[0, 1, 1000], 1000), "M1.08 100V98.5h.84V100zM2.08 100V0.0h.84V100z");
     }
 

@@ -1,6 +1,6 @@
-//! Replays of small logs, from their lines to the report.
+//! Replays of small logs, from the lines to the report.
 
-use super::command::{Args, run_with};
+use super::command::{ReplayArguments, run_with};
 use super::page;
 use super::report::Report;
 use serde_json::Value;
@@ -24,11 +24,11 @@ impl World {
         self
     }
 
-    /// Output, messages and whether all was done.
+    /// Standard output, standard error, and whether everything was read and written.
     fn run(&self, json: bool, html: bool) -> (String, String, bool) {
         let config = self.folder.path().join("strikeout.toml");
         std::fs::write(&config, &self.config).unwrap();
-        let args = Args {
+        let args = ReplayArguments {
             config: Some(config),
             json,
             html: html.then(|| self.folder.path().join("page.html")),
@@ -50,14 +50,14 @@ impl World {
     }
 }
 
-/// A line of an access log, `second` seconds after a fixed moment.
+/// A line of an access log, `second` seconds after a fixed time.
 fn request(second: u32, client: &str, path: &str, status: u16) -> String {
     let (minute, second) = (second / 60, second % 60);
     format!(r#"{client} - - [23/Nov/2026:01:{minute:02}:{second:02} +0000] "GET {path} HTTP/1.1" {status} 12 "-" "agent""#)
 }
 
 fn rule<'a>(report: &'a Value, name: &str) -> &'a Value {
-    report["rules"].as_array().unwrap().iter().find(|rule| rule["name"] == name).unwrap_or_else(|| panic!("{name} saw nothing"))
+    report["rules"].as_array().unwrap().iter().find(|rule| rule["name"] == name).unwrap_or_else(|| panic!("{name} matched nothing"))
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_scanner_is_banned_at_its_first_probe_and_refused_afterwards() {
     let report = World::new("").log("access.log", &lines.each_ref().map(String::as_str)).json();
     let rule = rule(&report, "w00tw00t");
     assert_eq!((&rule["offences"], &rule["bans"], &rule["refused"]), (&1.into(), &1.into(), &3.into()));
-    assert_eq!((&rule["clients"], &rule["clients_good"], &rule["over_budget"]), (&1.into(), &0.into(), &false.into()));
+    assert_eq!((&rule["clients"], &rule["clients_good"], &rule["over_limit"]), (&1.into(), &0.into(), &false.into()));
     assert_eq!(report["total"]["refused"], 3);
     assert_eq!((&report["clients"][0]["client"], &report["clients"][0]["refused"]), (&"198.51.100.1".into(), &3.into()));
     assert_eq!(report["networks"][0]["network"], "198.51.100.0/24");
@@ -79,7 +79,7 @@ fn a_scanner_is_banned_at_its_first_probe_and_refused_afterwards() {
 }
 
 #[test]
-fn a_rule_that_bans_clients_that_look_good_is_beyond_its_budget() {
+fn a_rule_that_bans_clients_that_look_good_exceeds_the_false_positive_limit() {
     let mut lines: Vec<String> = (0..5).map(|second| request(second, "198.51.100.1", "/page", 200)).collect();
     lines.push(request(5, "198.51.100.1", "/feed", 200));
     lines.extend((6..9).map(|second| request(second, "198.51.100.1", "/page", 200)));
@@ -90,22 +90,22 @@ fn a_rule_that_bans_clients_that_look_good_is_beyond_its_budget() {
     assert_eq!(
         (&rule["clients_good"], &rule["refused"], &rule["refused_good"]),
         (&1.into(), &4.into(), &4.into()),
-        "the feed itself was served, too"
+        "the feed itself was served as well"
     );
-    assert_eq!((&rule["over_budget"], &report["budget"]["over"][0]), (&true.into(), &"too-wide".into()));
+    assert_eq!((&rule["over_limit"], &report["false_positives"]["over"][0]), (&true.into(), &"too-wide".into()));
     assert_eq!((&report["total"]["banned_good"], &report["total"]["refused_good"]), (&1.into(), &4.into()));
     let text = world.run(false, false).0;
     assert!(
-        text.contains("rule \"too-wide\" is beyond the false-ban budget of 1 %: 1 of the 1 clients that it banned look good."),
+        text.contains("rule \"too-wide\" exceeds the false-positive limit of 1 %: 1 of the 1 clients that it banned look good."),
         "{text}"
     );
     assert!(text.contains("mode = \"shadow\""), "{text}");
     let generous = World { config: format!("[defaults]\nfalse_ban_share = 1.0\n{config}"), ..world };
-    assert!(generous.run(false, false).0.contains("Every rule is within the false-ban budget of 100 %."));
+    assert!(generous.run(false, false).0.contains("No rule exceeds the false-positive limit of 100 %."));
 }
 
 #[test]
-fn an_authenticated_client_looks_good_and_one_that_was_turned_away_does_not() {
+fn an_authenticated_client_looks_good_and_one_with_a_wrong_password_does_not() {
     let probe = request(0, "198.51.100.1", "/w00tw00t", 404);
     for (status, good) in [(200, 1), (401, 0)] {
         let with_name = request(1, "198.51.100.1", "/", status).replace("- - [", "- anna [");
@@ -116,7 +116,7 @@ fn an_authenticated_client_looks_good_and_one_that_was_turned_away_does_not() {
 }
 
 #[test]
-fn a_rule_in_shadow_mode_is_shown_as_if_it_were_enforced_and_left_out_of_the_totals() {
+fn a_shadow_rule_is_reported_as_if_it_were_enforced_and_left_out_of_the_totals() {
     let lines = [request(0, "198.51.100.1", "/w00tw00t", 404), request(1, "198.51.100.1", "/", 200)];
     let config = "[[rule]]\nname = 'w00tw00t'\nmode = 'shadow'";
     let report = World::new(config).log("access.log", &lines.each_ref().map(String::as_str)).json();
@@ -131,11 +131,12 @@ fn rates_and_responses_count_as_they_do_in_squid() {
     let config = "[[rule]]\nname = 'rate'\nevent = 'request'\nmaxretry = 10\nfindtime = '1m'\n[[rule]]\nname = 'missing'\nstatus = 404\nmaxretry = 5\nmode = 'shadow'";
     let report = World::new(config).log("access.log", &lines.iter().map(String::as_str).collect::<Vec<_>>()).json();
     assert_eq!((&rule(&report, "rate")["bans"], &rule(&report, "rate")["refused"]), (&1.into(), &10.into()));
+    assert!(report.to_string().contains("one request of many: GET /x"), "the evidence is the request that made the ban: {report}");
     assert_eq!((&rule(&report, "missing")["offences"], &rule(&report, "missing")["bans"]), (&5.into(), &1.into()));
 }
 
 #[test]
-fn a_client_that_is_never_banned_is_spared_and_told() {
+fn events_of_never_banned_clients_are_reported_as_spared() {
     let probe = request(0, "198.51.100.1", "/w00tw00t", 404);
     let report = World::new("[defaults]\nignoreip = ['198.51.100.0/24']").log("access.log", &[&probe]).json();
     let rule = rule(&report, "w00tw00t");
@@ -143,7 +144,7 @@ fn a_client_that_is_never_banned_is_spared_and_told() {
 }
 
 #[test]
-fn mail_logs_and_web_logs_are_one_table() {
+fn mail_logs_and_web_logs_share_one_table() {
     let web = [request(0, "198.51.100.1", "/w00tw00t", 404)];
     let refused = "Connection from [198.51.100.7] refused: too many connections from that IP address";
     let mail = [
@@ -163,7 +164,7 @@ fn mail_logs_and_web_logs_are_one_table() {
 }
 
 #[test]
-fn a_rule_in_fail2bans_language_looks_at_the_log_that_the_configuration_gives_it() {
+fn a_rule_in_fail2bans_language_judges_the_log_that_the_configuration_gives_it() {
     let config =
         "[[rule]]\nname = 'badd'\nfailregex = 'badd: refused <HOST>$'\nmaxretry = 2\n[[log]]\npath = '/var/log/badd.log'\nrules = ['badd']";
     let lines = ["2026-11-23 01:02:03 badd: refused 198.51.100.1", "2026-11-23 01:02:04 badd: refused 198.51.100.1", "something else"];
@@ -173,7 +174,7 @@ fn a_rule_in_fail2bans_language_looks_at_the_log_that_the_configuration_gives_it
 }
 
 #[test]
-fn a_damaged_log_is_read_as_far_as_it_goes_and_told() {
+fn a_damaged_log_is_read_as_far_as_possible_and_reported() {
     let mut world = World::new("").log("access.log", &[&request(0, "198.51.100.1", "/w00tw00t", 404)]);
     let packed = world.folder.path().join("old.log.zst");
     let mut bytes = zstd::encode_all(&request(1, "198.51.100.2", "/w00tw00t", 404).repeat(100).into_bytes()[..], 1).unwrap();
@@ -185,13 +186,18 @@ fn a_damaged_log_is_read_as_far_as_it_goes_and_told() {
 }
 
 #[test]
-fn what_cannot_be_used_is_named() {
+fn an_error_names_the_file_or_option_that_cannot_be_used() {
     let world = World::new("[table]\nclients = 0").log("access.log", &[]);
     let config = world.folder.path().join("strikeout.toml");
     std::fs::write(&config, &world.config).unwrap();
-    let args =
-        |config: Option<PathBuf>, logs: Vec<PathBuf>, zone: &str| Args { config, json: false, html: None, zone: Some(zone.into()), logs };
-    let fails = |args: &Args| run_with(args, &mut Vec::new(), &mut Vec::new()).unwrap_err().to_string();
+    let args = |config: Option<PathBuf>, logs: Vec<PathBuf>, zone: &str| ReplayArguments {
+        config,
+        json: false,
+        html: None,
+        zone: Some(zone.into()),
+        logs,
+    };
+    let fails = |args: &ReplayArguments| run_with(args, &mut Vec::new(), &mut Vec::new()).unwrap_err().to_string();
     assert!(fails(&args(Some(config), world.logs.clone(), "UTC")).contains("strikeout.toml:2: found 0, expected 1 to"));
     let empty = world.folder.path().join("empty.toml");
     std::fs::write(&empty, "").unwrap();
@@ -208,11 +214,11 @@ fn an_empty_log_gives_an_empty_report() {
 }
 
 #[test]
-fn nothing_in_a_log_becomes_markup_and_the_page_asks_for_nothing_outside() {
+fn nothing_in_a_log_becomes_markup_and_the_page_loads_nothing() {
     let path = "/w00tw00t</script><script>alert(1)</script><img/src=//evil.example/>&\\\"'";
     let page = World::new("").log("<b>.log", &[&request(0, "198.51.100.1", path, 404)]).page();
     assert!(page.contains("&lt;/script&gt;") && page.contains("&lt;b&gt;.log"));
-    assert_eq!(page.matches("<script").count(), 2, "the numbers and the program");
+    assert_eq!(page.matches("<script").count(), 2, "the numbers and the script");
     assert!(!page.contains("<img") && !page.contains("<b>.log"));
     for outside in ["http://", "https://", "src=", "url(", "@import", "<link rel=stylesheet"] {
         let outside_of_evidence = page.replace("src=//evil.example", "");
@@ -221,7 +227,7 @@ fn nothing_in_a_log_becomes_markup_and_the_page_asks_for_nothing_outside() {
 }
 
 #[test]
-fn the_json_and_the_page_tell_the_same_numbers() {
+fn the_json_and_the_page_show_the_same_numbers() {
     let lines = [request(0, "198.51.100.1", "/w00tw00t", 404), request(1, "198.51.100.1", "/", 404)];
     let world = World::new("").log("access.log", &lines.each_ref().map(String::as_str));
     assert!(world.page().contains("These rules would have banned 1 client and refused 2 of 2 events. None of these clients looks good."));

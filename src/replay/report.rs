@@ -1,4 +1,4 @@
-//! What a replay came to, as numbers and names: the `--json` of `strikeout replay`, and what its text and its page are made of.
+//! The report of a replay as data: what `strikeout replay --json` prints, and what the text and the page show.
 
 use std::collections::HashMap;
 
@@ -6,278 +6,252 @@ use ahash::RandomState;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
-use super::judge::Outcome;
-use super::merge::Source;
+use super::merge::LogSource;
+use super::run::ReplayResult;
 use super::tally::{Banned, Bin, RuleTally, Series};
 use crate::client::{Client, ClientDisplay};
 use crate::clock::timestamp;
-use crate::conduct::Conduct;
-use crate::rule::{Mode, RuleId};
+use crate::event::behaviour::Behaviour;
+use crate::rule::Mode;
+use crate::rule_id::RuleId;
 use crate::time::Time;
 
-/// So many clients and networks are listed.
+/// Number of clients and networks listed.
 const TOP: usize = 20;
-/// So many clients are listed under each rule.
+/// Number of clients listed under each rule.
 const TOP_OF_RULE: usize = 5;
 
-/// The report.
+/// The report; the fields are the JSON keys.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// The configuration file; empty for the built-in defaults.
     pub config: String,
-    /// The logs.
     pub logs: Vec<LogReport>,
-    /// The time of the first event, RFC 3339 in UTC.
+    /// Time of the first event, as RFC 3339 in UTC.
     pub from: Option<String>,
-    /// The time of the last event.
+    /// Time of the last event.
     pub until: Option<String>,
-    /// How long the replay itself took.
+    /// Duration of the replay itself.
     pub seconds: f64,
-    /// Totals.
     pub total: Total,
-    /// The rules that saw anything, most bans first.
+    /// Rules with any count, those with most bans first.
     pub rules: Vec<RuleReport>,
-    /// Names of rules that saw nothing.
+    /// Names of all other rules.
     pub quiet_rules: Vec<String>,
-    /// The clients that would have been refused most.
+    /// The clients refused most often.
     pub clients: Vec<ClientReport>,
-    /// The networks that they are in: /24 and /48.
+    /// The networks refused most often: /24 and /48.
     pub networks: Vec<NetworkReport>,
-    /// The false-ban budget.
-    pub budget: Budget,
-    /// Numbers over time.
+    pub false_positives: FalsePositiveReport,
     pub over_time: OverTime,
 }
 
-/// One log.
 #[derive(Debug, Clone, Serialize)]
 pub struct LogReport {
-    /// Its path.
     pub path: String,
-    /// Lines read.
     pub lines: u64,
-    /// Bytes on disk.
+    /// Bytes read on disk.
     pub bytes: u64,
-    /// What ended it early.
+    /// Why reading ended early.
     pub fault: Option<String>,
 }
 
-/// Totals.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Total {
-    /// Lines read.
     pub lines: u64,
     /// Lines of no known format, or without an address.
     pub unread: u64,
-    /// Requests.
     pub requests: u64,
-    /// Mail events: connections, messages, incidents.
+    /// SMTP connections, messages and incidents.
     pub mail: u64,
-    /// Clients.
     pub clients: u64,
     /// Events that offended a rule.
     pub offences: u64,
-    /// Bans by rules that are enforced.
+    /// Bans by enforced rules.
     pub bans: u64,
     /// Bans that rules in shadow mode would have made.
     pub shadow_bans: u64,
     /// Events that enforced rules would have refused.
     pub refused: u64,
-    /// Of those, the ordinary ones of clients that look good.
+    /// Ordinary events of clients that look good, among the refused ones.
     pub refused_good: u64,
-    /// Events that Strikeout itself had refused at the time.
+    /// Events that Strikeout itself refused at the time.
     pub refused_before: u64,
-    /// Events of clients beyond the most that are told apart (`[table] clients`): judged, and missing in the lists of clients.
+    /// Events of clients beyond `[table] clients`. They are judged, but missing from the lists of clients.
     pub forgotten: u64,
     /// Clients that enforced rules would have banned.
     pub banned_clients: u64,
-    /// Of those, the ones that look good.
+    /// Clients that look good, among the banned ones.
     pub banned_good: u64,
 }
 
-/// One rule.
 #[derive(Debug, Clone, Serialize)]
 pub struct RuleReport {
-    /// Its name.
     pub name: String,
-    /// What it catches.
     pub description: String,
-    /// `enforce` or `shadow`.
     pub mode: Mode,
-    /// Its numbers in words: `1 in 10m, ban 1h`.
+    /// Its settings in words: `3 in 10m, ban 1h`.
     pub setting: String,
-    /// Offences.
     pub offences: u64,
-    /// Bans; in shadow mode, those that it would have made.
+    /// Bans, or in shadow mode, those that it would have made.
     pub bans: u64,
     /// Clients that it banned.
     pub clients: u64,
-    /// Of those, the ones that look good.
+    /// Clients that look good, among the banned ones.
     pub clients_good: u64,
-    /// Events refused.
     pub refused: u64,
-    /// Of those, the ordinary ones of clients that look good.
+    /// Ordinary events of clients that look good, among the refused ones.
     pub refused_good: u64,
-    /// Offences of clients that are never banned.
+    /// Events of never-banned clients that offend the rule.
     pub spared: u64,
     /// `clients_good` / `clients`.
     pub false_share: f64,
-    /// Whether that is beyond the budget.
-    pub over_budget: bool,
-    /// The clients that it refused most.
+    /// Whether `false_share` exceeds `[defaults] false_ban_share`.
+    pub over_limit: bool,
+    /// The clients that it refused most often.
     pub top: Vec<ClientReport>,
-    /// Offences over time, in the bins of [`Report::over_time`] made four times as wide.
+    /// Offences over the whole time span of the report, in 60 steps.
     pub spark: Vec<u64>,
 }
 
-/// One client.
 #[derive(Debug, Clone, Serialize)]
 pub struct ClientReport {
     /// The address, or the network for IPv6.
     pub client: String,
-    /// The rule that banned it (first).
+    /// The rule that banned it first.
     pub rule: String,
-    /// Since when.
+    /// Start of the first ban.
     pub since: String,
-    /// Bans.
     pub bans: u64,
-    /// Events refused.
     pub refused: u64,
-    /// Offences.
     pub offences: u64,
     /// Ordinary successes.
     pub successes: u64,
-    /// Whether it looks good.
+    /// See [`Behaviour::looks_legitimate`].
     pub looks_good: bool,
-    /// Whether it was authenticated.
     pub authenticated: bool,
     /// The offence that led to its first ban: printable, at most 200 characters.
     pub evidence: String,
 }
 
-/// One network.
 #[derive(Debug, Clone, Serialize)]
 pub struct NetworkReport {
-    /// The network.
     pub network: String,
     /// Banned clients in it.
     pub clients: u64,
-    /// Their bans.
+    /// Bans of these clients.
     pub bans: u64,
-    /// Their events that were refused.
+    /// Refused events of these clients.
     pub refused: u64,
-    /// Their clients that look good.
+    /// Clients that look good, among the banned ones.
     pub clients_good: u64,
 }
 
-/// The false-ban budget.
+/// The limit on false positives, and the rules that exceed it.
 #[derive(Debug, Clone, Serialize)]
-pub struct Budget {
-    /// The share of banned clients that may look good.
+pub struct FalsePositiveReport {
+    /// `[defaults] false_ban_share`: the share of a rule's banned clients that may look good.
     pub share: f64,
-    /// The rules beyond it: shadow mode is proposed.
+    /// The rules that exceed it, for which shadow mode is proposed.
     pub over: Vec<String>,
 }
 
-/// Numbers over time.
+/// Counts over time, in bins of equal width.
 #[derive(Debug, Clone, Serialize)]
 pub struct OverTime {
-    /// The start of the first bin, in seconds since 1970.
+    /// Start of the first bin in seconds since 1970.
     pub start: u64,
-    /// The width of a bin in seconds.
+    /// Width of a bin in seconds.
     pub width: u64,
     /// Requests and mail events.
     pub events: Vec<u64>,
-    /// Offences.
     pub offences: Vec<u64>,
-    /// Bans.
     pub bans: Vec<u64>,
-    /// Refused events.
     pub refused: Vec<u64>,
-    /// Refused events that look good.
+    /// Ordinary events of clients that look good, among the refused ones.
     pub refused_good: Vec<u64>,
 }
 
-/// What a report says of how it was made.
-#[derive(Debug, Clone, Default)]
-pub struct Circumstances {
+/// What the report says about the run itself.
+#[derive(Debug, Clone)]
+pub struct RunInfo {
     /// The configuration file; empty for the built-in defaults.
     pub config: String,
-    /// See [`Budget::share`].
+    /// See [`FalsePositiveReport::share`].
     pub false_ban_share: f64,
-    /// How long the replay took, in seconds.
+    /// Duration of the replay in seconds.
     pub seconds: f64,
 }
 
 impl Report {
-    /// Draws up the report.
+    /// Sums up a finished replay of `sources`.
     #[must_use]
-    pub fn new(outcome: Outcome, sources: &[Source], how: Circumstances) -> Self {
-        let Outcome { mut tally, conducts, in_force, span } = outcome;
-        let conduct = |client: &Client| conducts.get(client).copied().unwrap_or_default();
-        let mode = |id: RuleId| in_force.rules.get(id).map(|rule| rule.mode);
-        let mut hurt = Vec::new();
+    pub fn new(result: ReplayResult, sources: &[LogSource], info: RunInfo) -> Self {
+        let ReplayResult { mut tally, behaviours, policy, span } = result;
+        let behaviour = |client: &Client| behaviours.get(client).copied().unwrap_or_default();
+        let mode = |id: RuleId| policy.rules.get(id).map(|rule| rule.mode);
+        let mut refused_good = Vec::new();
         let mut total = Total {
             lines: sources.iter().map(|source| source.lines).sum(),
             unread: tally.unread,
             requests: tally.requests,
             mail: tally.mail,
-            clients: u64::try_from(conducts.len()).unwrap_or_default(),
+            clients: u64::try_from(behaviours.len()).unwrap_or_default(),
             refused_before: tally.refused_before,
-            forgotten: tally.forgotten_clients,
+            forgotten: tally.forgotten_events,
             ..Total::default()
         };
-        let mut by_client: HashMap<Client, Sentence<'_>, RandomState> = HashMap::default();
+        let mut by_client: HashMap<Client, ClientBans<'_>, RandomState> = HashMap::default();
         let mut by_rule: HashMap<RuleId, Vec<(Client, &Banned)>, RandomState> = HashMap::default();
         for ((client, rule), banned) in &tally.banned {
             if banned.bans > 0 {
                 by_rule.entry(*rule).or_default().push((*client, banned));
             }
-            if conduct(client).looks_good() && mode(*rule) == Some(Mode::Enforce) {
-                hurt.extend(banned.ordinary.iter().copied());
+            if behaviour(client).looks_legitimate() && mode(*rule) == Some(Mode::Enforce) {
+                refused_good.extend(banned.ordinary.iter().copied());
                 total.refused_good += u64::from(banned.ordinary_count);
             }
             if mode(*rule) == Some(Mode::Enforce) {
                 by_client.entry(*client).or_default().add(*rule, banned);
             }
         }
-        by_client.retain(|_, sentence| sentence.bans > 0);
+        by_client.retain(|_, bans| bans.count > 0);
         total.banned_clients = u64::try_from(by_client.len()).unwrap_or_default();
-        total.banned_good = count(by_client.keys().filter(|client| conduct(client).looks_good()));
-        let name = |id: RuleId| in_force.rules.get(id).map_or_else(String::new, |rule| rule.name.to_string());
-        let client_report = |client: Client, sentence: &Sentence<'_>| {
-            let conduct = conduct(&client);
+        total.banned_good = count(by_client.keys().filter(|client| behaviour(client).looks_legitimate()));
+        let name = |id: RuleId| policy.rules.get(id).map_or_else(String::new, |rule| rule.name.to_string());
+        let client_report = |client: Client, bans: &ClientBans<'_>| {
+            let behaviour = behaviour(&client);
             ClientReport {
-                client: display(client.display(in_force.prefix)),
-                rule: sentence.first.map(|(rule, _)| name(rule)).unwrap_or_default(),
-                since: sentence.first.map(|(_, banned)| timestamp(banned.since)).unwrap_or_default(),
-                bans: sentence.bans,
-                refused: sentence.refused,
-                offences: conduct.offences.into(),
-                successes: conduct.successes.into(),
-                looks_good: conduct.looks_good(),
-                authenticated: conduct.authenticated,
-                evidence: sentence.first.map(|(_, banned)| banned.evidence.clone()).unwrap_or_default(),
+                client: display(client.display(policy.prefix)),
+                rule: bans.first.map(|(rule, _)| name(rule)).unwrap_or_default(),
+                since: bans.first.map(|(_, banned)| timestamp(banned.since)).unwrap_or_default(),
+                bans: bans.count,
+                refused: bans.refused,
+                offences: behaviour.offences.into(),
+                successes: behaviour.successes.into(),
+                looks_good: behaviour.looks_legitimate(),
+                authenticated: behaviour.authenticated,
+                evidence: bans.first.map(|(_, banned)| banned.evidence.clone()).unwrap_or_default(),
             }
         };
-        let clients = top(&by_client, TOP).into_iter().map(|(client, sentence)| client_report(client, sentence)).collect();
-        let networks = networks(&by_client, &conduct);
+        let clients = top(&by_client, TOP).into_iter().map(|(client, bans)| client_report(client, bans)).collect();
+        let networks = networks(&by_client, &behaviour);
         let (mut rules, mut quiet_rules) = (Vec::new(), Vec::new());
-        for rule in in_force.rules.rules() {
-            let numbers = tally.rules.get(&rule.id).copied().unwrap_or_default();
-            if numbers == RuleTally::default() {
+        for rule in policy.rules.rules() {
+            let counts = tally.rules.get(&rule.id).copied().unwrap_or_default();
+            if counts == RuleTally::default() {
                 quiet_rules.push(rule.name.to_string());
                 continue;
             }
             let banned = by_rule.remove(&rule.id).unwrap_or_default();
-            let good = |client: &Client| conduct(client).looks_good();
+            let good = |client: &Client| behaviour(client).looks_legitimate();
             let (all, all_good) = (count(banned.iter()), count(banned.iter().filter(|(client, _)| good(client))));
-            let sentences: HashMap<Client, Sentence<'_>, RandomState> = banned
+            let client_bans: HashMap<Client, ClientBans<'_>, RandomState> = banned
                 .iter()
                 .map(|(client, banned)| {
-                    let mut sentence = Sentence::default();
-                    sentence.add(rule.id, banned);
-                    (*client, sentence)
+                    let mut bans = ClientBans::default();
+                    bans.add(rule.id, banned);
+                    (*client, bans)
                 })
                 .collect();
             let false_share = share(all_good, all);
@@ -286,68 +260,69 @@ impl Report {
                 description: rule.description.to_string(),
                 mode: rule.mode,
                 setting: setting(rule),
-                offences: numbers.offences,
-                bans: numbers.bans,
+                offences: counts.offences,
+                bans: counts.bans,
                 clients: all,
                 clients_good: all_good,
-                refused: numbers.refused,
+                refused: counts.refused,
                 refused_good: banned.iter().filter(|(client, _)| good(client)).map(|(_, banned)| u64::from(banned.ordinary_count)).sum(),
-                spared: numbers.spared,
+                spared: counts.spared,
                 false_share,
-                over_budget: false_share > how.false_ban_share,
-                top: top(&sentences, TOP_OF_RULE).into_iter().map(|(client, sentence)| client_report(client, sentence)).collect(),
+                over_limit: false_share > info.false_ban_share,
+                top: top(&client_bans, TOP_OF_RULE).into_iter().map(|(client, bans)| client_report(client, bans)).collect(),
                 spark: Vec::new(),
             });
             match rule.mode {
                 Mode::Enforce => {
-                    total.bans += numbers.bans;
-                    total.refused += numbers.refused;
+                    total.bans += counts.bans;
+                    total.refused += counts.refused;
                 }
-                Mode::Shadow => total.shadow_bans += numbers.bans,
+                Mode::Shadow => total.shadow_bans += counts.bans,
             }
         }
         drop(by_client);
         drop(by_rule);
-        for time in hurt {
-            tally.series.add(time, Bin { hurt: 1, ..Bin::default() });
+        for time in refused_good {
+            tally.series.add(time, Bin { refused_good: 1, ..Bin::default() });
         }
         let series = std::mem::take(&mut tally.series);
         let over_time = OverTime::new(series);
         total.offences = over_time.offences.iter().sum();
         for report in &mut rules {
-            let series = in_force.rules.by_name(&report.name).and_then(|rule| tally.rule_series.remove(&rule.id));
+            let series = policy.rules.by_name(&report.name).and_then(|rule| tally.rule_series.remove(&rule.id));
             report.spark = series.map(|series| spark(series, &over_time)).unwrap_or_default();
         }
         rules.sort_by(|a, b| (b.bans, b.offences, &a.name).cmp(&(a.bans, a.offences, &b.name)));
-        let over = rules.iter().filter(|rule| rule.over_budget).map(|rule| rule.name.clone()).collect();
+        let over = rules.iter().filter(|rule| rule.over_limit).map(|rule| rule.name.clone()).collect();
         Self {
-            config: how.config,
+            config: info.config,
             logs: sources.iter().map(log_report).collect(),
             from: span.map(|(from, _)| timestamp(from)),
             until: span.map(|(_, until)| timestamp(until)),
-            seconds: how.seconds,
+            seconds: info.seconds,
             total,
             rules,
             quiet_rules,
             clients,
             networks,
-            budget: Budget { share: how.false_ban_share, over },
+            false_positives: FalsePositiveReport { share: info.false_ban_share, over },
             over_time,
         }
     }
 }
 
-/// All that happened to one client.
+/// The bans of one client by one or more rules.
 #[derive(Debug, Default)]
-struct Sentence<'a> {
-    bans: u64,
+struct ClientBans<'a> {
+    count: u64,
     refused: u64,
+    /// The rule with the earliest ban.
     first: Option<(RuleId, &'a Banned)>,
 }
 
-impl<'a> Sentence<'a> {
+impl<'a> ClientBans<'a> {
     fn add(&mut self, rule: RuleId, banned: &'a Banned) {
-        self.bans += u64::from(banned.bans);
+        self.count += u64::from(banned.bans);
         self.refused += u64::from(banned.refused);
         let is_earlier = |(_, first): &(RuleId, &Banned)| (banned.since, rule) < (first.since, rule);
         if banned.bans > 0 && self.first.as_ref().is_none_or(is_earlier) {
@@ -364,22 +339,22 @@ fn count<T>(items: impl Iterator<Item = T>) -> u64 {
     u64::try_from(items.count()).unwrap_or_default()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a share for people")]
+#[expect(clippy::cast_precision_loss, reason = "a share to display")]
 fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-/// The clients that were refused most.
-fn top<'a, 'b>(clients: &'a HashMap<Client, Sentence<'b>, RandomState>, most: usize) -> Vec<(Client, &'a Sentence<'b>)> {
-    let mut sorted: Vec<_> = clients.iter().map(|(client, sentence)| (*client, sentence)).collect();
-    sorted.sort_by_key(|(client, sentence)| (std::cmp::Reverse((sentence.refused, sentence.bans)), *client));
-    sorted.truncate(most);
+/// The clients that were refused most often.
+fn top<'a, 'b>(clients: &'a HashMap<Client, ClientBans<'b>, RandomState>, limit: usize) -> Vec<(Client, &'a ClientBans<'b>)> {
+    let mut sorted: Vec<_> = clients.iter().map(|(client, bans)| (*client, bans)).collect();
+    sorted.sort_by_key(|(client, bans)| (std::cmp::Reverse((bans.refused, bans.count)), *client));
+    sorted.truncate(limit);
     sorted
 }
 
-fn networks(clients: &HashMap<Client, Sentence<'_>, RandomState>, conduct: &impl Fn(&Client) -> Conduct) -> Vec<NetworkReport> {
+fn networks(clients: &HashMap<Client, ClientBans<'_>, RandomState>, behaviour: &impl Fn(&Client) -> Behaviour) -> Vec<NetworkReport> {
     let mut networks: HashMap<IpNet, NetworkReport, RandomState> = HashMap::default();
-    for (client, sentence) in clients {
+    for (client, bans) in clients {
         let network = match client.address() {
             std::net::IpAddr::V4(v4) => Ipv4Net::new_assert(v4, 24).trunc().into(),
             std::net::IpAddr::V6(v6) => IpNet::from(Ipv6Net::new_assert(v6, 48).trunc()),
@@ -392,9 +367,9 @@ fn networks(clients: &HashMap<Client, Sentence<'_>, RandomState>, conduct: &impl
             clients_good: 0,
         });
         report.clients += 1;
-        report.bans += sentence.bans;
-        report.refused += sentence.refused;
-        report.clients_good += u64::from(conduct(client).looks_good());
+        report.bans += bans.count;
+        report.refused += bans.refused;
+        report.clients_good += u64::from(behaviour(client).looks_legitimate());
     }
     let mut networks: Vec<NetworkReport> = networks.into_values().collect();
     networks.sort_by(|a, b| (b.refused, b.bans, &a.network).cmp(&(a.refused, a.bans, &b.network)));
@@ -403,14 +378,14 @@ fn networks(clients: &HashMap<Client, Sentence<'_>, RandomState>, conduct: &impl
 }
 
 fn setting(rule: &crate::rule::Rule) -> String {
-    let bantime = rule.bantime.of(0).map_or_else(|| "for ever".to_owned(), |span| span.to_string());
+    let bantime = rule.bantime.of(0).map_or_else(|| "forever".to_owned(), |span| span.to_string());
     match rule.maxretry {
         1 => format!("at once, ban {bantime}"),
         maxretry => format!("{maxretry} in {}, ban {bantime}", rule.findtime),
     }
 }
 
-fn log_report(source: &Source) -> LogReport {
+fn log_report(source: &LogSource) -> LogReport {
     LogReport { path: source.path().display().to_string(), lines: source.lines, bytes: source.progress().0, fault: source.fault.clone() }
 }
 
@@ -425,12 +400,12 @@ impl OverTime {
             offences: column(|bin| bin.offences),
             bans: column(|bin| bin.bans),
             refused: column(|bin| bin.refused),
-            refused_good: column(|bin| bin.hurt),
+            refused_good: column(|bin| bin.refused_good),
         }
     }
 }
 
-/// A rule's offences over the whole time, in at most 60 steps.
+/// The offences of a rule over the whole time span, in 60 steps.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the time, below 60")]
 #[expect(clippy::cast_precision_loss, reason = "for a small plot")]
 fn spark(series: Series, over_time: &OverTime) -> Vec<u64> {

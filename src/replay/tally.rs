@@ -1,26 +1,25 @@
-//! What a replay counts: over time, by rule and by client.
+//! The counts of a replay: over time, by rule and by client.
 
 use std::collections::{BTreeMap, HashMap};
 
 use ahash::RandomState;
 
 use crate::client::Client;
-use crate::rule::RuleId;
+use crate::rule_id::RuleId;
 use crate::time::Time;
 
-/// Numbers of one stretch of time.
+/// The counts of one interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bin {
     /// Requests and mail events.
     pub events: u64,
-    /// Offences.
     pub offences: u64,
-    /// Bans, those of rules in shadow mode included.
+    /// Bans, including those that rules in shadow mode would have made.
     pub bans: u64,
     /// Events that would have been refused.
     pub refused: u64,
-    /// Of those, the ordinary ones of clients that look good.
-    pub hurt: u64,
+    /// Ordinary events of clients that look good, among the refused ones.
+    pub refused_good: u64,
 }
 
 impl Bin {
@@ -29,47 +28,47 @@ impl Bin {
         self.offences += other.offences;
         self.bans += other.bans;
         self.refused += other.refused;
-        self.hurt += other.hurt;
+        self.refused_good += other.refused_good;
     }
 }
 
-/// Numbers over time, in at most [`Series::MOST`] bins, which grow wider as the time gets longer.
+/// Counts over time in at most [`Series::MAX_BINS`] bins, which grow wider as the time span grows.
 #[derive(Debug, Clone)]
 pub struct Series {
     width: u64,
     bins: BTreeMap<u64, Bin>,
-    /// The bin that was added to last, kept out of the map: most lines go into the same as the one before.
-    open: (u64, Bin),
+    /// The bin that was changed last, kept out of the map: most lines belong in the same bin as the line before.
+    current: (u64, Bin),
 }
 
 impl Default for Series {
     fn default() -> Self {
-        Self { width: 1000, bins: BTreeMap::new(), open: (0, Bin::default()) }
+        Self { width: 1000, bins: BTreeMap::new(), current: (0, Bin::default()) }
     }
 }
 
 impl Series {
-    /// The most bins from the first to the last.
-    pub const MOST: u64 = 480;
+    /// Maximum number of bins from the first to the last.
+    pub const MAX_BINS: u64 = 480;
 
-    /// Adds `bin` at `time`.
+    /// Adds the counts of `bin` at `time`.
     pub fn add(&mut self, time: Time, bin: Bin) {
         let number = time.millis() / self.width;
-        if number != self.open.0 {
+        if number != self.current.0 {
             self.close();
-            self.open = (time.millis() / self.width, Bin::default());
+            self.current = (time.millis() / self.width, Bin::default());
         }
-        self.open.1.add(bin);
+        self.current.1.add(bin);
     }
 
-    /// Puts the open bin into the map, and makes the bins wider if they have become too many.
+    /// Moves the current bin into the map, and widens the bins if there are too many.
     fn close(&mut self) {
-        let (number, bin) = std::mem::take(&mut self.open);
+        let (number, bin) = std::mem::take(&mut self.current);
         if bin != Bin::default() {
             self.bins.entry(number).or_default().add(bin);
         }
         while let (Some((first, _)), Some((last, _))) = (self.bins.first_key_value(), self.bins.last_key_value())
-            && last - first >= Self::MOST
+            && last - first >= Self::MAX_BINS
         {
             let wider = wider(self.width);
             let joined = wider / self.width;
@@ -82,7 +81,7 @@ impl Series {
         }
     }
 
-    /// The width of a bin in milliseconds, the start of the first bin, and the bins without a gap.
+    /// The width of a bin in milliseconds, the start of the first bin, and all bins up to the last one, empty ones included.
     #[must_use]
     pub fn finish(mut self) -> (u64, Time, Vec<Bin>) {
         self.close();
@@ -94,86 +93,78 @@ impl Series {
     }
 }
 
-/// The next width of bins, in milliseconds: a round length of time, and a multiple of the one before.
+/// The next larger width of bins in milliseconds: a round length of time, and a multiple of `width`.
 #[must_use]
 pub fn wider(width: u64) -> u64 {
     const ROUND: [u64; 11] = [1, 5, 15, 60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86_400];
     ROUND.into_iter().map(|seconds| seconds * 1000).find(|round| *round > width).unwrap_or(width * 2)
 }
 
-/// Numbers of one rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RuleTally {
-    /// Offences.
     pub offences: u64,
-    /// Bans; of a rule in shadow mode, those that it would have made.
+    /// Bans, or for a rule in shadow mode, those that it would have made.
     pub bans: u64,
     /// Events that its bans, or the rule itself, would have refused.
     pub refused: u64,
-    /// Offences of clients that are never banned.
+    /// Requests and incidents of never-banned clients that offend the rule.
     pub spared: u64,
 }
 
-/// One client under one rule that banned it.
+/// One client that one rule banned.
 #[derive(Debug, Clone, Default)]
 pub struct Banned {
-    /// How often.
     pub bans: u32,
     /// Events that were refused.
     pub refused: u32,
-    /// When those were that were refused although they were ordinary, up to [`Banned::MOST`] of them; then their number.
+    /// The times of the first [`Banned::MAX_TIMES`] refused events that were ordinary.
     pub ordinary: Vec<Time>,
-    /// How many were ordinary.
+    /// Number of refused events that were ordinary.
     pub ordinary_count: u32,
-    /// When the first ban began.
+    /// Start of the first ban.
     pub since: Time,
     /// The evidence of the first ban.
     pub evidence: String,
 }
 
 impl Banned {
-    /// So many times are remembered of each client and rule.
-    pub const MOST: usize = 256;
+    /// Maximum number of times stored for each client and rule.
+    pub const MAX_TIMES: usize = 256;
 
-    /// Notes an ordinary event that was refused.
+    /// Counts a refused event that was ordinary.
     pub fn note_ordinary(&mut self, time: Time) {
         self.ordinary_count = self.ordinary_count.saturating_add(1);
-        if self.ordinary.len() < Self::MOST {
+        if self.ordinary.len() < Self::MAX_TIMES {
             self.ordinary.push(time);
         }
     }
 }
 
-/// Everything that was counted.
+/// All counts of a replay except the clients' behaviour.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Over time.
     pub series: Series,
-    /// By rule.
     pub rules: HashMap<RuleId, RuleTally, RandomState>,
-    /// Bans by rule over time, for its own small plot.
+    /// Offences and bans of each rule over time, for its small plot.
     pub rule_series: HashMap<RuleId, Series, RandomState>,
-    /// By client and rule, of banned clients, up to as many as clients are told apart.
+    /// Banned clients by client and rule, at most as many as clients are tracked.
     pub banned: HashMap<(Client, RuleId), Banned, RandomState>,
-    /// Requests.
     pub requests: u64,
-    /// Mail events: connections, messages, incidents.
+    /// SMTP connections, messages and incidents.
     pub mail: u64,
-    /// Offences that were found in lines of other formats.
-    pub texts: u64,
-    /// Requests and connections that Strikeout itself had refused at the time: not judged again.
+    /// Requests and connections that Strikeout itself refused at the time. They are not judged again.
     pub refused_before: u64,
-    /// Lines that are of no known format, or name no address.
+    /// Lines of no known format, or without an address.
     pub unread: u64,
-    /// Clients beyond the most that are told apart: they are judged, and missing in the lists of clients.
-    pub forgotten_clients: u64,
+    /// Events of clients beyond the maximum. They are judged, but missing from the lists of clients.
+    pub forgotten_events: u64,
 }
 
 impl Tally {
-    /// What happened to `client` under `rule`; none for one beyond the `most` that are told apart.
-    pub fn banned(&mut self, client: Client, rule: RuleId, most: usize) -> Option<&mut Banned> {
-        if self.banned.len() >= most && !self.banned.contains_key(&(client, rule)) {
-            self.forgotten_clients += 1;
+    /// The entry of `client` under `rule`; none for a new client if there are `max_clients` already.
+    pub fn banned(&mut self, client: Client, rule: RuleId, max_clients: usize) -> Option<&mut Banned> {
+        if self.banned.len() >= max_clients && !self.banned.contains_key(&(client, rule)) {
+            self.forgotten_events += 1;
             return None;
         }
         Some(self.banned.entry((client, rule)).or_default())
@@ -192,14 +183,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_series_loses_nothing_however_long_the_time_and_whatever_the_order(times in proptest::collection::vec(0_u64..40_000_000_000, 1..200)) {
+        fn a_series_loses_no_event_whatever_the_time_span_and_the_order(times in proptest::collection::vec(0_u64..40_000_000_000, 1..200)) {
             let mut series = Series::default();
             for time in &times {
                 series.add(Time::from_millis(*time), Bin { events: 1, ..Bin::default() });
             }
             let (width, start, bins) = series.finish();
             prop_assert_eq!(bins.iter().map(|bin| bin.events).sum::<u64>(), times.len() as u64);
-            prop_assert!(bins.len() as u64 <= Series::MOST);
+            prop_assert!(bins.len() as u64 <= Series::MAX_BINS);
             for (number, bin) in bins.iter().enumerate() {
                 let from = start.millis() + width * number as u64;
                 let expected = times.iter().filter(|time| (from..from + width).contains(*time)).count();

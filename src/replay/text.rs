@@ -1,4 +1,4 @@
-//! The report for a terminal.
+//! Shows the report as text for a terminal.
 
 use std::io::{self, Write};
 
@@ -8,7 +8,7 @@ use crate::rule::Mode;
 /// Writes the report.
 ///
 /// # Errors
-/// What writing said.
+/// `out` cannot be written to.
 pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let total = &report.total;
     writeln!(
@@ -30,7 +30,7 @@ pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{}, {}, {}; lines that tell of nobody: {}; events that Strikeout refused at the time: {}.",
+        "{}, {}, {}; lines that name no client: {}; events that Strikeout refused at the time: {}.",
         counted(total.requests, "request", "requests"),
         counted(total.mail, "mail event", "mail events"),
         counted(total.clients, "client", "clients"),
@@ -39,7 +39,7 @@ pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "It would have banned {} ({}) and refused {}. Of these clients {} look good, and {} of the refused events were ordinary ones of theirs.",
+        "It would have banned {} ({}) and refused {}. Of these clients, {} look good, and {} of the refused events were ordinary events of theirs.",
         counted(total.banned_clients, "client", "clients"),
         counted(total.bans, "ban", "bans"),
         counted(total.refused, "event", "events"),
@@ -49,7 +49,7 @@ pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     if total.forgotten > 0 {
         writeln!(
             out,
-            "warning: more clients than [table] clients: {} events are judged, and missing in the numbers of clients below.",
+            "warning: there are more clients than [table] clients allows: {} events of the others are missing from the client numbers below.",
             grouped(total.forgotten)
         )?;
     }
@@ -68,7 +68,7 @@ pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         }
         table.write(out)?;
     }
-    budget(report, out)
+    false_positives(report, out)
 }
 
 fn rules(report: &Report, out: &mut dyn Write) -> io::Result<()> {
@@ -89,7 +89,7 @@ fn rules(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     }
     table.write(out)?;
     if !report.quiet_rules.is_empty() {
-        writeln!(out, "\n{} saw nothing.", plural(report.quiet_rules.len(), "rule", "rules"))?;
+        writeln!(out, "\n{} matched nothing.", plural(report.quiet_rules.len(), "rule", "rules"))?;
     }
     Ok(())
 }
@@ -114,22 +114,22 @@ fn clients(clients: &[ClientReport], out: &mut dyn Write) -> io::Result<()> {
     table.write(out)
 }
 
-fn budget(report: &Report, out: &mut dyn Write) -> io::Result<()> {
-    let percent = report.budget.share * 100.0;
+fn false_positives(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    let percent = report.false_positives.share * 100.0;
     writeln!(out)?;
-    for rule in report.rules.iter().filter(|rule| rule.over_budget) {
+    for rule in report.rules.iter().filter(|rule| rule.over_limit) {
         writeln!(
             out,
-            "warning: rule {:?} is beyond the false-ban budget of {percent} %: {} of the {} clients that it banned look good.",
+            "warning: rule {:?} exceeds the false-positive limit of {percent} %: {} of the {} clients that it banned look good.",
             rule.name, rule.clients_good, rule.clients
         )?;
         match rule.mode {
-            Mode::Enforce => writeln!(out, "  Proposed, until you know why: mode = \"shadow\"")?,
+            Mode::Enforce => writeln!(out, "  Proposed until the reason is known: mode = \"shadow\"")?,
             Mode::Shadow => writeln!(out, "  Leave it in shadow mode.")?,
         }
     }
-    if report.budget.over.is_empty() {
-        writeln!(out, "Every rule is within the false-ban budget of {percent} %.")?;
+    if report.false_positives.over.is_empty() {
+        writeln!(out, "No rule exceeds the false-positive limit of {percent} %.")?;
     }
     Ok(())
 }
@@ -153,9 +153,9 @@ pub fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{} {}", grouped(count), if count == 1 { one } else { many })
 }
 
-/// Lines in a second.
+/// Lines per second.
 #[must_use]
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people")]
+#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate to display")]
 pub fn rate(lines: u64, seconds: f64) -> u64 {
     if seconds <= 0.0 { 0 } else { (lines as f64 / seconds) as u64 }
 }
@@ -174,7 +174,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// A table whose columns are as wide as their widest cell; numbers stand to the right.
+/// A table whose columns are as wide as their widest cell. Numbers are right-aligned.
 struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -194,12 +194,12 @@ impl Table {
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b',');
         let widths: Vec<usize> =
             (0..columns).map(|column| self.rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or_default()).collect();
-        let to_the_right: Vec<bool> =
+        let right_aligned: Vec<bool> =
             (0..columns).map(|column| self.rows.len() > 1 && self.rows.iter().skip(1).all(|row| is_number(&cell(row, column)))).collect();
         writeln!(out)?;
         for row in &self.rows {
             let mut line = String::new();
-            for (column, (width, right)) in widths.iter().zip(&to_the_right).enumerate() {
+            for (column, (width, right)) in widths.iter().zip(&right_aligned).enumerate() {
                 let text = cell(row, column);
                 let padding = " ".repeat(width - text.chars().count());
                 line += &if *right { format!("{padding}{text}  ") } else { format!("{text}{padding}  ") };
@@ -215,14 +215,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_grouped_by_threes() {
+    fn digits_are_grouped_by_threes() {
         for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
         }
     }
 
     #[test]
-    fn columns_line_up_and_numbers_stand_to_the_right() {
+    fn columns_line_up_and_numbers_are_right_aligned() {
         let mut table = Table::new(&["rule", "bans"]);
         table.row(&["a".into(), "1,000".into()]);
         table.row(&["long-name".into(), "7".into()]);

@@ -1,268 +1,270 @@
-//! Rules: which events are an offence, and what follows from it.
+//! Rules: which events are offences, and what follows from an offence.
 
-pub mod automaton;
+mod automaton;
+mod bantime;
 pub mod builtin;
-mod memo;
-pub mod names;
+pub mod merge;
+mod seen_cache;
 pub mod set;
 pub mod spec;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use names::{Names, RuleId};
+pub use bantime::{Bantime, BantimeSpec};
 pub use set::RuleSet;
 
+use crate::client::Client;
 use crate::event::Scope;
+use crate::rule_id::RuleId;
 use crate::time::Span;
 
-/// A rule, checked and ready.
+/// A checked rule.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// The name as a number.
     pub id: RuleId,
-    /// The name: `[a-z0-9-]`, 1 to 64 characters.
+    /// The name: 1 to 64 characters of `[a-z0-9-]`.
     pub name: Arc<str>,
-    /// A sentence on what it catches, for people.
+    /// A sentence for people about what the rule catches.
     pub description: Arc<str>,
-    /// Which events are an offence.
     pub trigger: Trigger,
-    /// So many offences within `findtime` make a ban; at least 1.
+    /// Number of offences within `findtime` that cause a ban, at least 1.
     pub maxretry: u32,
-    /// See [`crate::table::Counter`]; at most 49 days.
+    /// Period in which offences add up, at most 49 days; see [`crate::table::Counter`].
     pub findtime: Span,
-    /// How long a ban lasts.
     pub bantime: Bantime,
-    /// Where its bans refuse.
+    /// The services on which its bans refuse.
     pub scope: Scope,
-    /// Whether it is enforced.
     pub mode: Mode,
-    /// How Exim refuses a client that it banned.
+    /// How Exim refuses the clients that it bans.
     pub smtp: SmtpRefusal,
-    /// Whether the offence itself is refused although it does not ban yet.
+    /// Whether an offence is refused even if it does not cause a ban yet.
     pub refuses_offence: bool,
-    /// Whether its strikes are counted over all machines of a fleet.
+    /// Whether strikes are counted across all nodes of the fleet.
     pub fleet: bool,
 }
 
-/// Which events are an offence.
+/// Which events are offences under a rule.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Trigger {
-    /// A request that matches; see [`RequestPattern`].
+    /// Requests that match the pattern.
     Request(RequestPattern),
-    /// Every request: a rate.
+    /// Every request, to limit the rate.
     RequestRate,
-    /// A response with one of these status codes, on a path that matches, if there is a pattern.
+    /// Requests that another rule refuses, and for which their client is not blamed because a page may have sent them
+    /// ([`crate::event::Request::was_sent_by_a_page`]). One of them proves nothing; more than a page holds do.
+    PageProbe,
+    /// Responses with one of these status codes, if the path matches.
     Response {
         /// The status codes, sorted.
         statuses: Vec<u16>,
-        /// The pattern for the path.
+        /// A regex for the path; `None` for any.
         path: Option<String>,
     },
-    /// Every SMTP connection, except on submission ports: a rate.
+    /// Every SMTP connection, except on submission ports, to limit the rate.
     ConnectionRate,
-    /// An SMTP connection that finds more than `limit` open ones of its client, itself included.
+    /// An SMTP connection that brings its client above `limit` open connections.
     Simultaneous {
-        /// So many may be open at once.
+        /// Maximum number of open connections, including the new one.
         limit: u32,
     },
-    /// An incident that Exim reports by the rule's name (`strike ADDRESS RULE`).
+    /// An incident that Exim reports under the rule's name (`strike ADDRESS RULE`).
     Incident,
-    /// A log line of a log that names the rule.
+    /// Lines of the logs whose configuration lists the rule.
     Line(LinePattern),
 }
 
-/// What a request must match: every part that is given.
+impl Trigger {
+    /// Whether requests or their responses can offend the rule: those that Squid's helper sees, and lines of an access log.
+    #[must_use]
+    pub fn is_about_requests(&self) -> bool {
+        matches!(self, Self::Request(_) | Self::RequestRate | Self::PageProbe | Self::Response { .. })
+    }
+}
+
+/// Patterns for the parts of a request. All that are given must match.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct RequestPattern {
-    /// The methods, as sent; empty for any.
+    /// The methods, case-sensitive; empty for any.
     pub methods: Vec<String>,
-    /// A regex over the path, as sent and once percent-decoded.
+    /// A regex for the path, in any of its forms: as sent, percent-decoded, canonical.
     pub path: Option<String>,
-    /// A regex over the query string, as sent and once percent-decoded.
+    /// A regex for the query string, as sent or percent-decoded once.
     pub query: Option<String>,
-    /// A regex over the User-Agent.
+    /// A regex for the User-Agent.
     pub user_agent: Option<String>,
-    /// A regex over the whole URL as sent.
+    /// A regex for the whole URL as sent.
     pub url: Option<String>,
 }
 
-/// Which log lines blame a client.
+/// Which log lines are offences.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum LinePattern {
-    /// Kinds of Exim log lines, by name (see [`crate::log::exim`]).
+    /// Kinds of Exim log lines, by name; see [`crate::event::exim_kind`].
     Exim(Vec<String>),
-    /// Regexes in fail2ban's language, with `<HOST>`.
+    /// Regexes in fail2ban's dialect, with `<HOST>`.
     Regex {
-        /// Any of these must match.
+        /// At least one of these must match.
         failregex: Vec<String>,
-        /// None of these may.
+        /// None of these may match.
         ignoreregex: Vec<String>,
     },
-    /// A fail2ban filter file.
+    /// A fail2ban filter.
     Filter {
-        /// Its path.
+        /// The path of the filter file.
         path: std::path::PathBuf,
-        /// Its options, such as `mode`.
+        /// Options of the filter, such as `mode`.
         options: Vec<(String, String)>,
     },
 }
 
-/// How long a ban lasts, in fail2ban's words.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Bantime {
-    /// The first ban; `None` for ever (`-1`).
-    pub initial: Option<Span>,
-    /// Whether later bans of the same client last longer.
-    pub increment: Option<Increment>,
-}
-
-/// `bantime.increment`: how later bans grow.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Increment {
-    /// `bantime.factor`: a further multiplier of the formula `initial * factor * 2^bans`.
-    pub factor: f64,
-    /// `bantime.multipliers`: instead of powers of two, the multiplier for each ban so far; the last one stays.
-    pub multipliers: Vec<f64>,
-    /// `bantime.maxtime`: no ban lasts longer.
-    pub maxtime: Option<Span>,
-    /// After so long without a ban the client's earlier bans are forgotten.
-    pub forget: Span,
-}
-
-impl Bantime {
-    /// How long a ban lasts of a client that was banned `earlier` times before; `None` for ever.
-    ///
-    /// fail2ban's `ObserverThread.calcBanTime`: `initial * factor * 2^earlier` (its default formula, the exponent 20 at most), or
-    /// `initial * factor * multipliers[earlier]`, and `maxtime` at most.
-    #[must_use]
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "spans are far below 2^53 ms, and the cast saturates"
-    )]
-    pub fn of(&self, earlier: u32) -> Option<Span> {
-        let initial = self.initial?;
-        let Some(increment) = &self.increment else { return Some(initial) };
-        let index = usize::try_from(earlier).unwrap_or(usize::MAX);
-        let multiplier = match increment.multipliers.get(index).or(increment.multipliers.last()) {
-            Some(multiplier) => *multiplier,
-            None => 2_f64.powi(i32::try_from(earlier.min(20)).unwrap_or(20)),
-        };
-        let grown =
-            if earlier == 0 { initial } else { Span::from_millis((initial.millis() as f64 * multiplier * increment.factor) as u64) };
-        Some(increment.maxtime.map_or(grown, |maxtime| grown.min(maxtime)))
-    }
-}
-
-/// Whether a rule refuses, or only shows what it would do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// It refuses.
+    /// Its bans are enforced.
     #[default]
     Enforce,
-    /// Counted, logged, shown, never enforced.
+    /// Its bans are counted, logged and shown, but never enforced.
     Shadow,
 }
 
-/// How Exim refuses.
+/// How Exim refuses a banned client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SmtpRefusal {
-    /// For now (421): a legitimate server comes back.
+    /// Temporarily (421), so that a legitimate server tries again.
     #[default]
     Defer,
-    /// For good (554).
+    /// Permanently (554).
     Deny,
 }
 
-/// What the offence of a client was, bounded and escaped: for logs and `why`.
+/// The text of an offence, escaped and truncated, for logs and `strikeout why`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Evidence(String);
+pub struct Evidence(
+    /// Printable ASCII. Offences are frequent and evidence is rarely shown, so it is converted to a `str` only when it is shown.
+    Vec<u8>,
+);
+
+/// Appends `part`, escaped, to evidence. Returns false if it did not fit and was truncated.
+fn append(text: &mut Vec<u8>, part: &[u8]) -> bool {
+    let room = (Evidence::MAX - 3).saturating_sub(text.len());
+    let head = part.get(..room).unwrap_or(part);
+    // Nearly all text is plain. Because this loop has no early exit, it is compiled to vector instructions.
+    if head.iter().fold(true, |plain, byte| plain & is_plain(*byte)) {
+        text.extend_from_slice(head);
+        return head.len() == part.len();
+    }
+    for byte in part {
+        let escaped = std::ascii::escape_default(*byte);
+        if text.len() + escaped.len() > Evidence::MAX - 3 {
+            return false;
+        }
+        text.extend(escaped);
+    }
+    true
+}
+
+/// Whether [`std::ascii::escape_default`] leaves the byte unchanged.
+fn is_plain(byte: u8) -> bool {
+    (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\'') & (byte != b'\\')
+}
 
 impl Evidence {
-    /// The longest evidence in bytes, after escaping.
+    /// Maximum length in bytes, after escaping.
     pub const MAX: usize = 200;
 
-    /// Escapes what is not printable ASCII, and cuts.
+    /// Joins `parts` with spaces. Escapes everything but printable ASCII, and truncates at [`Evidence::MAX`].
     #[must_use]
     pub fn new(parts: &[&[u8]]) -> Self {
-        let mut text = String::with_capacity(parts.iter().map(|part| part.len() + 1).sum::<usize>().min(Self::MAX));
-        'parts: for (number, part) in parts.iter().enumerate() {
-            if number > 0 {
-                text.push(' ');
-            }
-            for byte in *part {
-                let escaped = std::ascii::escape_default(*byte);
-                if text.len() + escaped.len() > Self::MAX - 3 {
-                    text.push_str("...");
-                    break 'parts;
-                }
-                text.extend(escaped.map(char::from));
+        let mut text = Vec::with_capacity(parts.iter().map(|part| part.len() + 1).sum::<usize>().min(Self::MAX));
+        for (number, part) in parts.iter().enumerate() {
+            let separator: &[u8] = if number > 0 { b" " } else { b"" };
+            if !append(&mut text, separator) || !append(&mut text, part) {
+                text.extend(b"...");
+                break;
             }
         }
         Self(text)
     }
 
-    /// Evidence that is already escaped and cut, as a state file or a peer kept it; anything else is escaped again.
+    /// Evidence from a state file or another node, which is already escaped and truncated. Any other text is escaped again.
     #[must_use]
     pub fn restore(text: &str) -> Self {
         let is_clean = text.len() <= Self::MAX && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-        if is_clean { Self(text.to_owned()) } else { Self::new(&[text.as_bytes()]) }
+        if is_clean { Self(text.as_bytes().to_vec()) } else { Self::new(&[text.as_bytes()]) }
     }
 
-    /// The text: printable ASCII, at most [`Evidence::MAX`] bytes.
+    /// Printable ASCII, at most [`Evidence::MAX`] bytes.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
-/// An event that a rule calls an offence. The table says what follows from it.
+/// An offence by a client. The engine counts it.
 #[derive(Debug, Clone)]
 pub struct Offence {
     /// The full address, before the prefix cut.
     pub address: IpAddr,
-    /// Who is blamed.
-    pub client: crate::client::Client,
-    /// The rules that it offends, strictest first; never empty.
+    pub client: Client,
+    /// The offended rules, strictest first; never empty.
     pub rules: Vec<Arc<Rule>>,
-    /// What it was.
     pub evidence: Evidence,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    #[test]
-    fn without_increment_every_ban_lasts_the_same() {
-        let bantime = Bantime { initial: Some(Span::from_secs(600)), increment: None };
-        assert_eq!((bantime.of(0), bantime.of(9)), (Some(Span::from_secs(600)), Some(Span::from_secs(600))));
-        assert_eq!(Bantime { initial: None, increment: None }.of(3), None);
+    /// The reference: escapes byte by byte, and truncates early enough for the dots that mark the truncation.
+    fn naive(parts: &[&[u8]]) -> String {
+        let escaped: Vec<String> = parts.iter().map(|part| part.escape_ascii().to_string()).collect();
+        let whole = escaped.join(" ");
+        if whole.len() <= Evidence::MAX - 3 {
+            return whole;
+        }
+        let pieces = parts.join(&b' ').into_iter().map(|byte| std::ascii::escape_default(byte).to_string());
+        let mut text = String::new();
+        for piece in pieces {
+            if text.len() + piece.len() > Evidence::MAX - 3 {
+                break;
+            }
+            text.push_str(&piece);
+        }
+        text + "..."
+    }
+
+    proptest! {
+        #[test]
+        fn evidence_equals_the_text_escaped_byte_by_byte(
+            parts in proptest::collection::vec("([ -~]{0,90}|[\\x00-\\x7f]{0,9}|[\"'\\\\]{0,3}|[a-z]{190,199}){0,4}", 0..4)
+        ) {
+            let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
+            let evidence = Evidence::new(&parts);
+            prop_assert_eq!(evidence.as_str(), naive(&parts));
+        }
     }
 
     #[test]
-    fn bans_double_up_to_maxtime() {
-        let increment =
-            Increment { factor: 1.0, multipliers: Vec::new(), maxtime: Some(Span::from_secs(5000)), forget: Span::from_secs(86_400) };
-        let bantime = Bantime { initial: Some(Span::from_secs(600)), increment: Some(increment) };
-        let seconds: Vec<u64> = (0..5).filter_map(|earlier| bantime.of(earlier)).map(Span::secs).collect();
-        assert_eq!(seconds, [600, 1200, 2400, 4800, 5000]);
+    fn every_byte_is_escaped_as_the_standard_library_escapes_it() {
+        for byte in 0..=u8::MAX {
+            assert_eq!(Evidence::new(&[&[byte]]).as_str(), std::ascii::escape_default(byte).to_string());
+        }
     }
 
     #[test]
-    fn multipliers_stay_at_their_last() {
-        let increment = Increment { factor: 1.0, multipliers: vec![1.0, 5.0, 30.0], maxtime: None, forget: Span::from_secs(1) };
-        let bantime = Bantime { initial: Some(Span::from_secs(10)), increment: Some(increment) };
-        let seconds: Vec<u64> = (0..5).filter_map(|earlier| bantime.of(earlier)).map(Span::secs).collect();
-        assert_eq!(seconds, [10, 50, 300, 300, 300]);
+    fn restored_evidence_that_is_too_long_or_not_printable_is_escaped_and_truncated_again() {
+        let longest = "x".repeat(Evidence::MAX);
+        assert_eq!(Evidence::restore(&longest).as_str(), longest);
+        assert_eq!(Evidence::restore(&"x".repeat(Evidence::MAX + 1)).as_str(), "x".repeat(Evidence::MAX - 3) + "...");
+        assert_eq!(Evidence::restore("a\u{1b}[31mb").as_str(), "a\\x1b[31mb");
+        assert_eq!(Evidence::restore("\u{e9}").as_str(), "\\xc3\\xa9");
     }
 
     #[test]
-    fn evidence_is_printable_and_short_whatever_is_in_it() {
+    fn evidence_of_any_bytes_is_printable_and_short() {
         let evidence = Evidence::new(&[b"GET", b"/\x00\xff\n\"", &[0xff; 1000]]);
         assert!(evidence.as_str().len() <= Evidence::MAX);
         assert!(evidence.as_str().bytes().all(|byte| (b' '..=b'~').contains(&byte)));

@@ -1,4 +1,4 @@
-//! The table in the helper itself: the default.
+//! The embedded table, which is the default: the helper runs an engine of its own.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,17 +7,19 @@ use std::time::{Duration, SystemTime};
 use super::Backend;
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_FILE};
-use crate::engine::durable::StateFile;
-use crate::engine::{Engine, InForce};
-use crate::event::Surface;
+use crate::engine::Engine;
+use crate::engine::reply::Reply;
+use crate::event::Service;
 use crate::list::OwnAddresses;
-use crate::reply::Reply;
-use crate::rule::{Names, Offence};
-use crate::table::{Bans, Tallied};
+use crate::policy::Policy;
+use crate::rule::Offence;
+use crate::rule_id::RuleNames;
+use crate::state::attach::StateFile;
+use crate::table::{Bans, RequestTally};
 use crate::time::Time;
 use crate::verdict::Verdict;
 
-/// An engine of the helper's own, and the configuration file that it follows.
+/// An engine, and the configuration file that it is reloaded from.
 pub struct Embedded {
     clock: Clock,
     engine: Arc<Engine>,
@@ -25,63 +27,61 @@ pub struct Embedded {
     state: Option<StateFile>,
 }
 
-/// How long the end waits for the state file.
+/// How long the last save may take when the helper ends.
 const LAST_SAVE: Duration = Duration::from_secs(2);
 
-/// A file as it was last seen: when this changes, the file is read again.
+/// Modification time and length of the configuration file. When they change, the file is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen(Option<(SystemTime, u64)>);
+pub struct FileStamp(Option<(SystemTime, u64)>);
 
 impl Embedded {
-    /// Reads the configuration and makes a table: an empty one, or what `state` holds, which then keeps every ban.
+    /// Reads the configuration and creates the table. With a state file, bans are loaded from it and saved to it.
     ///
     /// # Errors
-    /// A fault in the configuration, or that a thread could not be started, as a line of text.
+    /// A message: the configuration is wrong, or a thread could not be started.
     pub fn open(config: Option<&Path>, state: Option<&Path>) -> Result<Self, String> {
-        let names = Arc::new(Names::default());
+        let names = Arc::new(RuleNames::default());
         let loaded = Config::load(config, &names).map_err(|error| error.to_string())?;
         let (clients, bans) = (loaded.table.clients.get(), loaded.table.bans.get());
-        let mut in_force = InForce::from(loaded);
-        in_force.lists.set_own(OwnAddresses::read().unwrap_or_default());
-        let no_thread = |error| format!("no thread could be started: {error}");
-        let engine = Arc::new(Engine::new(names, in_force, clients, bans).map_err(no_thread)?);
+        let mut policy = Policy::from(loaded);
+        policy.lists.set_own(OwnAddresses::read().unwrap_or_default());
+        let no_thread = |error| format!("a thread cannot be started: {error}");
+        let engine = Arc::new(Engine::new(names, policy, clients, bans).map_err(no_thread)?);
         let clock = Clock::start();
         let state = state.map(|file| StateFile::open(&engine, clock, file)).transpose().map_err(no_thread)?;
         Ok(Self { clock, engine, config: config.map(Path::to_path_buf), state })
     }
 
-    /// The engine.
     #[must_use]
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
 
-    /// The configuration file as it is now.
+    /// The current stamp of the configuration file.
     #[must_use]
-    pub fn look(&self) -> Seen {
+    pub fn config_stamp(&self) -> FileStamp {
         let file = self.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
-        Seen(std::fs::metadata(file).ok().and_then(|metadata| Some((metadata.modified().ok()?, metadata.len()))))
+        FileStamp(std::fs::metadata(file).ok().and_then(|metadata| Some((metadata.modified().ok()?, metadata.len()))))
     }
 
-    /// Reads the configuration again. Strikes and bans stay; so do the old rules if there is a fault.
+    /// Reads the configuration again. Strikes and bans stay.
     ///
     /// # Errors
-    /// The fault, as a line of text.
+    /// A message: the configuration is wrong, and the old one stays in force.
     pub fn reload(&self) -> Result<(), String> {
         let loaded = Config::load(self.config.as_deref(), self.engine.names()).map_err(|error| error.to_string())?;
-        self.engine.put_in_force(InForce::from(loaded));
+        self.engine.set_policy(Policy::from(loaded));
         Ok(())
     }
 
-    /// Drops what time has ended.
     pub fn sweep(&self) {
         self.engine.sweep(self.clock.now());
     }
 
-    /// Saves the strikes that have not made a ban yet, if there is a state file.
-    pub fn keep_strikes(&self) {
+    /// Saves the strikes, if there is a state file.
+    pub fn save_strikes(&self) {
         if let Some(state) = &self.state {
-            state.keep_strikes(self.clock.now());
+            state.save_strikes(self.clock.now());
         }
     }
 }
@@ -91,28 +91,28 @@ impl Backend for Embedded {
         self.clock.now()
     }
 
-    fn in_force(&self) -> Arc<InForce> {
-        self.engine.in_force()
+    fn policy(&self) -> Arc<Policy> {
+        self.engine.policy()
     }
 
     fn bans(&self) -> &Bans {
         self.engine.bans()
     }
 
-    fn names(&self) -> &Names {
+    fn names(&self) -> &RuleNames {
         self.engine.names()
     }
 
-    fn offend(&self, now: Time, offence: Offence, reply: Reply) {
-        self.engine.offend(now, &offence, Surface::Web, reply);
+    fn record_offence(&self, now: Time, offence: Offence, reply: Reply) {
+        self.engine.record_offence(now, &offence, Service::Web, reply);
     }
 
-    fn when_kept(&self, verdict: Verdict, reply: Reply) {
-        self.engine.when_kept(verdict, reply);
+    fn when_persisted(&self, verdict: Verdict, reply: Reply) {
+        self.engine.when_persisted(verdict, reply);
     }
 
-    fn tally(&self, now: Time, tallied: &mut Vec<Tallied>) {
-        self.engine.tally(now, tallied);
+    fn count_requests(&self, now: Time, tallies: &mut Vec<RequestTally>) {
+        self.engine.count_requests(now, tallies);
     }
 
     fn close(&self) {

@@ -1,26 +1,29 @@
-//! `ext_strikeout_acl` as a program: its arguments, its threads, and that it never exits for a fault of its own.
+//! The program `ext_strikeout_acl`: arguments, log and threads. It never exits because of a fault: Squid would deny everybody until it has
+//! started another one, and would end itself if helpers exit too often.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use super::Place;
 use super::embedded::Embedded;
 use super::output::Output;
 use super::session::{End, Session};
+use super::{Backend, BackendSlot};
+use crate::list::own::OwnAddressWatch;
+use crate::logging::{FAULT_INTERVAL, FaultLog};
 
-/// How often a fault that lasts is logged again, and how often what failed is tried again.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
-const TRY_AGAIN: Duration = Duration::from_secs(10);
-/// How long the first query may wait for the table.
+/// How often a configuration that cannot be used is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+/// How long the first query may wait for the table to be ready.
 const FIRST_TABLE: Duration = Duration::from_secs(5);
+/// How often expired bans are dropped and changes of the configuration file and own addresses are looked for.
 const TICK: Duration = Duration::from_secs(1);
-/// Strikes are saved each so many seconds.
-const KEEP_STRIKES: u64 = 60;
+/// Ticks between two saves of the strikes.
+const STRIKE_TICKS: u64 = 60;
 
 /// Squid external ACL helper: refuses clients that probe and flood.
 ///
@@ -29,11 +32,11 @@ const KEEP_STRIKES: u64 = 60;
 /// concurrency=200 queue-size=5000 %>a %>rm %#>ru %#.300{User-Agent}>h %#{Sec-Fetch-Site}>h /usr/lib/squid/ext_strikeout_acl
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "ext_strikeout_acl", version)]
-pub struct Args {
+pub struct HelperArguments {
     /// The configuration file; not read with --table [default: /etc/strikeout/strikeout.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Share the table of the resident (`strikeout serve`) that listens on this socket
+    /// Share the table of the daemon (`strikeout serve`) that listens on this socket
     #[arg(long, value_name = "SOCKET", conflicts_with = "state")]
     table: Option<PathBuf>,
     /// Keep the bans of the helper's own table in this file
@@ -44,48 +47,50 @@ pub struct Args {
     debug: bool,
 }
 
-/// The program's arguments, for its manual page.
+/// The command line, for the manual page.
 #[must_use]
 pub fn command() -> clap::Command {
-    Args::command()
+    HelperArguments::command()
 }
 
 /// Runs the helper until Squid closes its input.
 pub fn run() -> ExitCode {
-    let args = Args::try_parse();
+    let args = HelperArguments::try_parse();
     start_log(args.as_ref().is_ok_and(|args| args.debug));
-    let place = Place::default();
+    let slot = BackendSlot::default();
     match args {
         Ok(args) => {
-            let place = place.clone();
+            let slot = slot.clone();
             let (ready, is_ready) = std::sync::mpsc::channel();
-            let started = std::thread::Builder::new().name("table".into()).spawn(move || keep_table(&args, &place, &ready));
+            let started = std::thread::Builder::new().name("table".into()).spawn(move || run_backend(&args, &slot, &ready));
             match started {
-                // The first query meets a table, if there can be one.
+                // Without this wait the first queries would be answered `ERR`, because there is no table yet.
                 Ok(_) => drop(is_ready.recv_timeout(FIRST_TABLE)),
-                Err(error) => log::error!("no thread could be started: every query is answered ERR: {error}"),
+                Err(error) => log::error!("every query is answered ERR, because a thread cannot be started: {error}"),
             }
         }
-        // Somebody at a terminal, or who asks for help, wants to read this.
+        // At a terminal, or with --help, a person reads this.
         Err(error) if std::io::stdin().is_terminal() || !error.use_stderr() => error.exit(),
-        // Squid would start the helper again and again, deny everybody, and end after a few times.
-        Err(error) => keep_saying(format!("every query is answered ERR, for the arguments are wrong: {}", one_line(&error.to_string()))),
+        // Squid would restart a helper that exits, deny everybody meanwhile, and end itself after a few attempts.
+        Err(error) => {
+            keep_logging(format!("every query is answered ERR, because the arguments are wrong: {}", one_line(&error.to_string())))
+        }
     }
     let output = match rustix::io::dup(std::io::stdout()) {
         Ok(fd) => Output::new(fd),
         Err(error) => {
-            log::error!("there is no stdout: {error}");
+            log::error!("stdout is not open: {error}");
             return ExitCode::FAILURE;
         }
     };
-    match Session::new(place, output).run(std::os::fd::AsFd::as_fd(&std::io::stdin())) {
+    match Session::new(slot, output).run(std::os::fd::AsFd::as_fd(&std::io::stdin())) {
         End::Eof | End::Broken => {}
         End::IdsRunOut => log::info!("channel IDs are running out: this helper ends, and Squid starts a new one"),
     }
     ExitCode::SUCCESS
 }
 
-/// Squid copies stderr into cache.log as it is, so each line brings its own time and name.
+/// Starts logging. Squid copies stderr into cache.log as it is, so each line carries its own time and program name.
 fn start_log(debug: bool) {
     use std::io::Write as _;
     let level = if debug { log::LevelFilter::Debug } else { log::LevelFilter::Info };
@@ -98,7 +103,7 @@ fn start_log(debug: bool) {
             writeln!(line, "{now}| ext_strikeout_acl: {}: {}", record.level().as_str().to_ascii_lowercase(), record.args())
         })
         .init();
-    // A panic is contained where it happens; this only says so in one line.
+    // Panics are caught where they happen; this only logs them in one line.
     std::panic::set_hook(Box::new(|panic| log::error!("internal fault: {}", one_line(&panic.to_string()))));
 }
 
@@ -106,80 +111,60 @@ fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// Logs a fault that will not go away, now and each minute.
-fn keep_saying(fault: String) {
+/// Logs a permanent fault, now and every minute.
+fn keep_logging(fault: String) {
     log::error!("{fault}");
     let _ = std::thread::Builder::new().name("fault".into()).spawn(move || {
         loop {
-            std::thread::sleep(SAY_AGAIN);
+            std::thread::sleep(FAULT_INTERVAL);
             log::error!("{fault}");
         }
     });
 }
 
-/// A fault that lasts: logged when it begins or changes, and each minute.
-#[derive(Default)]
-pub(super) struct Fault(Option<(String, Instant)>);
-
-impl Fault {
-    pub(super) fn say(&mut self, fault: &str) {
-        if self.0.as_ref().is_some_and(|(said, at)| said == fault && at.elapsed() < SAY_AGAIN) {
-            return;
-        }
-        log::error!("{fault}");
-        self.0 = Some((fault.to_owned(), Instant::now()));
-    }
-
-    pub(super) fn over(&mut self, what: &str) {
-        if self.0.take().is_some() {
-            log::info!("{what}");
-        }
-    }
-}
-
-/// Puts the table in its place and looks after it, for the life of the process.
-fn keep_table(args: &Args, place: &Place, ready: &std::sync::mpsc::Sender<()>) {
+/// Puts the backend into `slot` and does its periodic work, for the life of the process.
+fn run_backend(args: &HelperArguments, slot: &BackendSlot, ready: &std::sync::mpsc::Sender<()>) {
     if let Some(socket) = &args.table {
-        return super::attached::keep(socket, place, ready);
+        return super::attached::run(socket, slot, ready);
     }
-    let mut fault = Fault::default();
+    let mut faults = FaultLog::default();
     let table = loop {
         match Embedded::open(args.config.as_deref(), args.state.as_deref()) {
             Ok(table) => break Arc::new(table),
             Err(error) => {
-                fault.say(&format!("every query is answered ERR until this is mended: {error}"));
+                faults.report(&format!("every query is answered ERR until this is fixed: {error}"));
                 let _ = ready.send(());
             }
         }
-        std::thread::sleep(TRY_AGAIN);
+        std::thread::sleep(RETRY);
     };
-    fault.over("the configuration is sound: queries are judged");
-    let mut seen = table.look();
-    place.put(Arc::clone(&table) as Arc<dyn super::Backend>);
+    faults.resolve("the configuration is valid: queries are judged");
+    let mut stamp = table.config_stamp();
+    slot.put(Arc::clone(&table) as Arc<dyn Backend>);
     let _ = ready.send(());
-    let mut own = crate::list::own::Watch::new(table.engine().in_force().lists.own().clone());
+    let mut own = OwnAddressWatch::new(table.engine().policy().lists.own().clone());
     if args.state.is_some() {
-        log::info!("bans are shared through the state file, strikes are not: for several helpers use strikeout serve and --table");
+        log::info!("bans are shared through the state file, but strikes are not: for several helpers use strikeout serve and --table");
     }
-    for second in 1_u64.. {
+    for tick in 1_u64.. {
         std::thread::sleep(TICK);
         table.sweep();
-        if second.is_multiple_of(KEEP_STRIKES) {
-            table.keep_strikes();
+        if tick.is_multiple_of(STRIKE_TICKS) {
+            table.save_strikes();
         }
-        if let Ok(Some(addresses)) = own.look() {
+        if let Ok(Some(addresses)) = own.refresh() {
             let addresses = addresses.clone();
             table.engine().change_lists(|lists| lists.set_own(addresses));
         }
-        let now = table.look();
-        if now != seen {
-            seen = now;
+        let current = table.config_stamp();
+        if current != stamp {
+            stamp = current;
             match table.reload() {
                 Ok(()) => {
-                    fault.over("the configuration is sound again");
+                    faults.resolve("the configuration is valid again");
                     log::info!("the configuration was read again");
                 }
-                Err(error) => fault.say(&format!("the old configuration stays in force: {error}")),
+                Err(error) => faults.report(&format!("the old configuration stays in force: {error}")),
             }
         }
     }

@@ -1,61 +1,67 @@
-//! The Squid helper: its protocol, its loop, and the two places where its table can live.
+//! The Squid helper: its protocol, its loop, and its two backends: a table of its own, or the daemon's.
 
 pub mod answer;
-pub mod answered;
-pub mod attached;
-pub mod embedded;
+mod attached;
+mod burst;
+mod embedded;
 pub mod helper;
+mod helper_stats;
 pub mod output;
 pub mod query;
 pub mod session;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use parking_lot::RwLock;
+use std::sync::Arc;
 
-use self::answered::Answered;
-use crate::engine::InForce;
-use crate::reply::Reply;
-use crate::rule::{Names, Offence};
-use crate::table::{Bans, Tallied};
+use crate::engine::reply::Reply;
+use crate::policy::Policy;
+use crate::rule::Offence;
+use crate::rule_id::RuleNames;
+use crate::table::{Bans, RequestTally};
 use crate::time::Time;
 use crate::verdict::Verdict;
+use helper_stats::HelperStats;
 
-/// Where the helper's rules, lists and bans come from and its offences go to: a table of its own, or the resident's.
+/// The source of the helper's rules, lists and bans, and the receiver of its offences.
 pub trait Backend: Send + Sync {
-    /// The table time.
+    /// Table time.
     fn now(&self) -> Time;
-    /// What is in force.
-    fn in_force(&self) -> Arc<InForce>;
-    /// The bans.
+    fn policy(&self) -> Arc<Policy>;
+    /// The clients banned now.
     fn bans(&self) -> &Bans;
-    /// The names of all rules.
-    fn names(&self) -> &Names;
-    /// Counts an offence, and answers.
-    fn offend(&self, now: Time, offence: Offence, reply: Reply);
-    /// Answers with a refusal once the ban that it rests on is kept.
-    fn when_kept(&self, verdict: Verdict, reply: Reply);
-    /// Adds the ordinary requests of one read to the rates of their clients. What is left in `tallied` is of no use any more.
-    fn tally(&self, now: Time, tallied: &mut Vec<Tallied>);
-    /// Takes what was answered without it, for metrics. A table of the helper's own has none.
-    fn answered(&self, answered: &mut Answered) {
-        *answered = Answered::default();
+    /// The names of all rule IDs.
+    fn names(&self) -> &RuleNames;
+    /// Counts an offence, and answers it.
+    fn record_offence(&self, now: Time, offence: Offence, reply: Reply);
+    /// Counts an offence that is answered already.
+    fn count_offence(&self, now: Time, offence: Offence) {
+        self.record_offence(now, offence, Reply::new(|_| ()));
     }
-    /// The input has ended: saves what should outlive the process.
+    /// Answers with a refusal once the ban behind it is saved.
+    fn when_persisted(&self, verdict: Verdict, reply: Reply);
+    /// Adds ordinary requests to the rates of their clients. The caller must not rely on the content of `tallies` afterwards.
+    fn count_requests(&self, now: Time, tallies: &mut Vec<RequestTally>);
+    /// Takes the counts of answers for the daemon's metrics. An embedded table has no metrics and drops them.
+    fn report_stats(&self, stats: &mut HelperStats) {
+        *stats = HelperStats::default();
+    }
+    /// Saves what should outlive the process, at the end of input.
     fn close(&self);
 }
 
-/// The backend, once there is one: until then, and whenever it is lost, every query is answered `ERR`.
+/// Holds the backend once there is one. Until then every query is answered `ERR`.
 #[derive(Clone, Default)]
-pub struct Place(Arc<RwLock<Option<Arc<dyn Backend>>>>);
+pub struct BackendSlot(Arc<RwLock<Option<Arc<dyn Backend>>>>);
 
-impl Place {
-    /// The backend in place.
+impl BackendSlot {
+    /// The backend, if there is one yet.
     #[must_use]
     pub fn get(&self) -> Option<Arc<dyn Backend>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.read().clone()
     }
 
-    /// Puts a backend in place.
+    /// Sets or replaces the backend.
     pub fn put(&self, backend: Arc<dyn Backend>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(backend);
+        *self.0.write() = Some(backend);
     }
 }

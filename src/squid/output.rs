@@ -1,36 +1,38 @@
-//! The helper's stdout: whole lines per write, from whichever thread has an answer, and nothing else ever.
+//! The helper's stdout: any thread writes whole lines of answers, and nothing else is ever written.
 
+use parking_lot::{Condvar, Mutex};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::answer::{self, Burst};
-use crate::rule::Names;
+use super::answer;
+use super::burst::Burst;
+use crate::rule_id::RuleNames;
 use crate::time::Time;
 use crate::verdict::Verdict;
 
-/// A write never carries more than this: Squid reads 32,767 bytes at a time, and an answer split there counts as a refusal.
-const WRITE_AT_MOST: usize = 16 * 1024;
+/// Maximum bytes per write: Squid reads 32,767 bytes at a time, and takes an answer that is split there for a refusal (see `burst.rs`).
+const MAX_WRITE: usize = 16 * 1024;
 
-/// Stdout, shared by everybody who answers.
+/// A handle of stdout, shared by all threads that answer.
 #[derive(Clone)]
 pub struct Output(Arc<Shared>);
 
 struct Shared {
     fd: OwnedFd,
-    /// Held while writing, so that lines never mix.
+    /// Locked while writing, so that lines never mix.
     burst: Mutex<Burst>,
     closed: AtomicBool,
     waiting: AtomicUsize,
-    settled: (Mutex<()>, Condvar),
+    written: (Mutex<()>, Condvar),
 }
 
 impl Output {
-    /// Writes to `fd`, which nobody else must write to.
+    /// Writes to `fd`, which nothing else may write to.
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
         Self(Arc::new(Shared {
@@ -38,21 +40,21 @@ impl Output {
             burst: Mutex::default(),
             closed: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
-            settled: (Mutex::new(()), Condvar::new()),
+            written: (Mutex::new(()), Condvar::new()),
         }))
     }
 
-    /// Appends the answer to one query to `out`, within the budget of the burst.
-    pub fn format(&self, id: Option<&[u8]>, verdict: &Verdict, names: &Names, now: Time, out: &mut Vec<u8>) {
+    /// Appends the answer to a query to `out`, shortened if the burst is used up.
+    pub fn format(&self, id: Option<&[u8]>, verdict: &Verdict, names: &RuleNames, now: Time, out: &mut Vec<u8>) {
         if verdict.refusal().is_none() {
             return answer::write_err(id, out);
         }
-        answer::write(id, verdict, names, now, &mut self.0.burst.lock().unwrap_or_else(PoisonError::into_inner), out);
+        answer::write(id, verdict, names, now, &mut self.0.burst.lock(), out);
     }
 
     /// Writes whole lines.
     pub fn write(&self, lines: &[u8]) {
-        let _whole_lines = self.0.burst.lock().unwrap_or_else(PoisonError::into_inner);
+        let _whole_lines = self.0.burst.lock();
         let mut rest = lines;
         while !rest.is_empty() {
             let (now, later) = rest.split_at(whole_lines(rest));
@@ -61,42 +63,35 @@ impl Output {
         }
     }
 
-    /// Whether nobody reads any more.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::Relaxed)
     }
 
-    /// Notes that an answer will come later, from another thread.
+    /// Announces an answer that another thread will write.
     pub fn expect(&self) {
         self.0.waiting.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Writes an answer that was [expected](Output::expect).
+    /// Writes an answer that was announced with [`Output::expect`].
     pub fn write_expected(&self, lines: &[u8]) {
         self.write(lines);
-        let _guard = self.0.settled.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.0.written.0.lock();
         self.0.waiting.fetch_sub(1, Ordering::AcqRel);
-        self.0.settled.1.notify_all();
+        self.0.written.1.notify_all();
     }
 
-    /// How many answers are still to come from other threads.
+    /// The number of expected answers not yet written.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.0.waiting.load(Ordering::Acquire)
     }
 
-    /// Waits until all expected answers are written, `limit` at most.
+    /// Waits until all expected answers are written, but no longer than `limit`.
     pub fn wait_for_all(&self, limit: Duration) {
         let end = Instant::now() + limit;
-        let mut guard = self.0.settled.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while self.waiting() > 0 {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            guard = self.0.settled.1.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let mut guard = self.0.written.0.lock();
+        while self.waiting() > 0 && !self.0.written.1.wait_until(&mut guard, end).timed_out() {}
     }
 
     fn write_all(&self, mut bytes: &[u8]) {
@@ -116,12 +111,12 @@ impl Output {
     }
 }
 
-/// How many bytes of `lines` one write takes: all, or whole lines of [`WRITE_AT_MOST`] bytes at most.
+/// The bytes of `lines` for one write: all of them, or as many whole lines as fit into [`MAX_WRITE`].
 fn whole_lines(lines: &[u8]) -> usize {
-    if lines.len() <= WRITE_AT_MOST {
+    if lines.len() <= MAX_WRITE {
         return lines.len();
     }
-    let head = lines.get(..WRITE_AT_MOST).unwrap_or(lines);
+    let head = lines.get(..MAX_WRITE).unwrap_or(lines);
     memchr::memrchr(b'\n', head).map_or(lines.len(), |newline| newline + 1)
 }
 
@@ -130,18 +125,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_write_takes_whole_lines_and_less_than_squid_reads_at_once() {
+    fn a_write_is_whole_lines_and_less_than_squid_reads_at_once() {
         let lines = b"12345 ERR\n".repeat(10_000);
         let mut rest = &lines[..];
         while !rest.is_empty() {
             let taken = whole_lines(rest);
-            assert!(taken > 0 && taken <= WRITE_AT_MOST && rest[taken - 1] == b'\n');
+            assert!(taken > 0 && taken <= MAX_WRITE && rest[taken - 1] == b'\n');
             rest = &rest[taken..];
         }
     }
 
     #[test]
-    fn a_closed_reader_is_noticed_and_writing_goes_on_harmlessly() {
+    fn a_closed_reader_is_noticed_and_further_writes_do_no_harm() {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let output = Output::new(writer);
         drop(reader);
@@ -151,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_ends_when_the_last_expected_answer_is_written() {
+    fn waiting_ends_with_the_last_expected_answer() {
         let (_reader, writer) = rustix::pipe::pipe().unwrap();
         let output = Output::new(writer);
         output.expect();

@@ -1,4 +1,4 @@
-//! One line of Squid's helper protocol, taken apart: `[ID] address [method [URL [User-Agent [Sec-Fetch-Site]]]] DATA`.
+//! Parses a line of Squid's helper protocol: `[ID] address [method [URL [User-Agent [Sec-Fetch-Site]]]] DATA`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,51 +6,52 @@ use std::net::IpAddr;
 use memchr::memchr;
 
 use crate::client::parse_address_bytes;
-use crate::event::{Event, Header, Request, Surface};
-use crate::percent::decode_onto;
-use crate::token;
+use crate::event::percent::decode_onto;
+use crate::event::{Event, Header, Request, Service};
+use crate::log::token;
 
-/// The longest channel ID that is one: Squid's are below 2^64.
-const ID_DIGITS: usize = 20;
-/// The tokens between ID and DATA, at most.
-const FIELDS: usize = 5;
+/// Maximum number of digits in a channel ID: Squid's are below 2^64.
+const MAX_ID_DIGITS: usize = 20;
+/// Maximum number of tokens between ID and DATA.
+const MAX_FIELDS: usize = 5;
+/// The number of the User-Agent among them.
+const USER_AGENT: usize = 3;
 
-/// Takes lines apart. Its buffer is used again and again.
+/// Parses lines. It reuses its buffer.
 #[derive(Debug, Default)]
 pub struct Parser {
     decoded: Vec<u8>,
 }
 
-/// A query: who, and what was seen of them.
+/// A query: an address and the event seen of it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Query<'a> {
-    /// The full address.
+    /// The full address, not cut to a prefix.
     pub address: IpAddr,
-    /// What was seen.
     pub event: Event<'a>,
 }
 
-/// A line that is no query: it is answered `ERR`, and logged.
+/// Why a line is not a query. It is answered `ERR` and logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
-    /// Fewer tokens than an address and DATA.
+    /// Address or DATA is missing. Holds the number of tokens.
     TooFewTokens(usize),
-    /// More tokens than there are fields.
+    /// More tokens than fields.
     TooManyTokens,
-    /// The first token is no address.
+    /// The first token is not an address.
     NotAnAddress,
     /// DATA is neither `-` nor `status=NNN`.
     UnknownData,
-    /// A status without a request that it answers.
+    /// A status without the request that it belongs to.
     StatusWithoutUrl,
 }
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooFewTokens(found) => write!(f, "found {found} tokens, expected an address and DATA at least"),
+            Self::TooFewTokens(found) => write!(f, "found {found} tokens, expected at least an address and DATA"),
             Self::TooManyTokens => {
-                f.write_str("found more than 6 tokens, expected address, method, URL, User-Agent, Sec-Fetch-Site and DATA at most")
+                f.write_str("found more than 6 tokens, expected at most address, method, URL, User-Agent, Sec-Fetch-Site and DATA")
             }
             Self::NotAnAddress => {
                 f.write_str("found no address as the first token, expected the format %>a %>rm %#>ru %#{User-Agent}>h %#{Sec-Fetch-Site}>h")
@@ -61,32 +62,33 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// Splits the channel ID off a line: a first token of digits alone.
+/// Splits off the channel ID, which is a first token of digits only.
 #[must_use]
 pub fn split_id(line: &[u8]) -> (Option<&[u8]>, &[u8]) {
-    let digits = line.iter().take(ID_DIGITS + 1).take_while(|byte| byte.is_ascii_digit()).count();
+    let digits = line.iter().take(MAX_ID_DIGITS + 1).take_while(|byte| byte.is_ascii_digit()).count();
     match (digits, line.get(digits)) {
-        (1..=ID_DIGITS, Some(b' ')) => (line.get(..digits), line.get(digits + 1..).unwrap_or_default()),
-        (1..=ID_DIGITS, None) => (line.get(..digits), b""),
+        (1..=MAX_ID_DIGITS, Some(b' ')) => (line.get(..digits), line.get(digits + 1..).unwrap_or_default()),
+        (1..=MAX_ID_DIGITS, None) => (line.get(..digits), b""),
         _ => (None, line),
     }
 }
 
-/// The address that a query is about, if it begins with one: all that [`Parser::parse`] finds in its first token.
+/// The address in the first token of a query, exactly as [`Parser::parse`] finds it.
 #[must_use]
 pub fn address(query: &[u8]) -> Option<IpAddr> {
     parse_address_bytes(query.get(..token::length(query))?).ok()
 }
 
 impl Parser {
-    /// Takes apart what [`split_id`] left of a line.
+    /// Parses the rest of a line after [`split_id`].
     ///
-    /// Squid escaped `%` too (`%#`), so decoding exactly once is lossless. A `%` without two hex digits (cut by a width) stays as it is.
+    /// The format code `%#` escapes `%` too, so decoding exactly once is lossless. A `%` without two hex digits, where a width in the format has
+    /// cut an escape in half, stays as it is.
     ///
     /// # Errors
-    /// [`Malformed`] says what is wrong.
+    /// The line is not a query.
     pub fn parse<'a>(&'a mut self, line: &'a [u8]) -> Result<Query<'a>, Malformed> {
-        let mut tokens: [&[u8]; FIELDS + 1] = Default::default();
+        let mut tokens: [&[u8]; MAX_FIELDS + 1] = Default::default();
         let mut count = 0;
         let mut rest = line;
         while !rest.is_empty() {
@@ -101,25 +103,27 @@ impl Parser {
             return Err(Malformed::TooFewTokens(count));
         };
         let status = status(data)?;
-        let mut fields: [&[u8]; FIELDS] = Default::default();
+        let mut fields: [&[u8]; MAX_FIELDS] = Default::default();
         for (field, token) in fields.iter_mut().zip(given) {
-            // What Squid had not to send is a dash.
+            // Squid writes a missing value as a dash.
             *field = if *token == b"-" { b"" } else { token };
         }
         let [address, method, url, user_agent, sec_fetch_site] = fields;
         let address = parse_address_bytes(address).map_err(|_| Malformed::NotAnAddress)?;
         let [method, url, sec_fetch_site] = self.decode([method, url, sec_fetch_site]);
-        let request = Request { method, url, user_agent: Header::escaped(user_agent), sec_fetch_site };
+        // A FORMAT without the User-Agent does not say whether the client sent one.
+        let user_agent = if given.len() > USER_AGENT { Header::escaped(user_agent) } else { Header::default() };
+        let request = Request { method, url, user_agent, sec_fetch_site };
         let event = match status {
             Some(_) if url.is_empty() => return Err(Malformed::StatusWithoutUrl),
             Some(status) => Event::Response { request, status },
-            None if url.is_empty() => Event::Lookup(Surface::Web),
+            None if url.is_empty() => Event::Lookup(Service::Web),
             None => Event::Request(request),
         };
         Ok(Query { address, event })
     }
 
-    /// Decodes the fields that hold an escape; the others stay where they are.
+    /// Decodes the fields into the buffer; without any escape they stay where they are.
     fn decode<'a, const N: usize>(&'a mut self, fields: [&'a [u8]; N]) -> [&'a [u8]; N] {
         self.decoded.clear();
         if fields.iter().all(|field| memchr(b'%', field).is_none()) {
@@ -134,7 +138,7 @@ impl Parser {
     }
 }
 
-/// What DATA says: nothing, or the status of a response.
+/// Parses DATA: nothing, or the status of a response.
 fn status(data: &[u8]) -> Result<Option<u16>, Malformed> {
     if data == b"-" {
         return Ok(None);
@@ -159,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_token_of_digits_alone_is_the_channel_id() {
+    fn a_first_token_of_digits_is_the_channel_id() {
         assert_eq!(split_id(b"12 192.0.2.1 -"), (Some(&b"12"[..]), &b"192.0.2.1 -"[..]));
         assert_eq!(split_id(b"192.0.2.1 -"), (None, &b"192.0.2.1 -"[..]));
         assert_eq!(split_id(b"7"), (Some(&b"7"[..]), &b""[..]));
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_go_by_position_and_may_be_left_off_from_the_right() {
+    fn fields_are_positional_and_may_be_omitted_from_the_right() {
         let mut parser = Parser::default();
         let query = parser.parse(b"192.0.2.1 GET http://h/a%2520b?c Mozilla/5.0%20%28X%29 none -").unwrap();
         let request = Request {
@@ -181,26 +185,27 @@ mod tests {
         assert_eq!(request.user_agent.text().as_ref(), b"Mozilla/5.0 (X)");
         let query = parser.parse(b"192.0.2.1 GET http://h/ -").unwrap();
         assert_eq!(query.event, Event::Request(Request { method: b"GET", url: b"http://h/", ..Request::default() }));
-        assert_eq!(parser.parse(b"192.0.2.1 -").unwrap().event, Event::Lookup(Surface::Web));
+        assert_eq!(parser.parse(b"192.0.2.1 -").unwrap().event, Event::Lookup(Service::Web));
     }
 
     #[test]
     fn a_dash_is_a_missing_value() {
         let mut parser = Parser::default();
-        assert_eq!(parser.parse(b"192.0.2.1 GET - - - -").unwrap().event, Event::Lookup(Surface::Web));
+        assert_eq!(parser.parse(b"192.0.2.1 GET - - - -").unwrap().event, Event::Lookup(Service::Web));
         let query = parser.parse(b"192.0.2.1 GET /x - - -").unwrap();
-        assert_eq!(query.event, Event::Request(Request { method: b"GET", url: b"/x", ..Request::default() }));
+        let none = Header::plain(b"");
+        assert_eq!(query.event, Event::Request(Request { method: b"GET", url: b"/x", user_agent: none, ..Request::default() }));
     }
 
     #[test]
-    fn a_status_makes_it_a_response_and_never_also_a_request() {
+    fn a_query_with_a_status_is_a_response_and_not_a_request() {
         let mut parser = Parser::default();
         let query = parser.parse(b"192.0.2.1 GET /x status=404").unwrap();
         assert_eq!(query.event, Event::Response { request: Request { method: b"GET", url: b"/x", ..Request::default() }, status: 404 });
     }
 
     #[test]
-    fn what_is_no_query_says_why() {
+    fn malformed_lines_say_what_is_wrong() {
         assert_eq!(parse(""), Err(Malformed::TooFewTokens(0)));
         assert_eq!(parse("192.0.2.1"), Err(Malformed::TooFewTokens(1)));
         assert_eq!(parse("192.0.2.1 GET /x ua site - more"), Err(Malformed::TooManyTokens));
@@ -213,13 +218,22 @@ mod tests {
     }
 
     #[test]
-    fn an_escape_that_a_width_cut_in_half_stays_as_it_is() {
+    fn a_dash_is_a_missing_user_agent_and_a_shorter_format_leaves_it_unknown() {
+        for (line, is_known) in [("192.0.2.1 GET /x - - -", true), ("192.0.2.1 GET /x - -", true), ("192.0.2.1 GET /x -", false)] {
+            let mut parser = Parser::default();
+            let Event::Request(request) = parser.parse(line.as_bytes()).unwrap().event else { panic!() };
+            assert_eq!((request.user_agent.is_known(), request.user_agent.is_empty()), (is_known, true), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_escape_cut_in_half_by_a_width_stays_as_it_is() {
         let mut parser = Parser::default();
         let Event::Request(request) = parser.parse(b"192.0.2.1 GET /x Mozilla%2 -").unwrap().event else { panic!() };
         assert_eq!(request.user_agent.text().as_ref(), b"Mozilla%2");
     }
 
-    /// What Squid's `%#` makes of a value.
+    /// Escapes a value as Squid's `%#` does.
     fn escape(value: &[u8]) -> String {
         if value.is_empty() {
             return "-".to_owned();
@@ -238,7 +252,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_in_url_and_headers_the_address_is_the_sockets(
+        fn url_and_headers_never_change_the_address(
             address in any::<std::net::IpAddr>(),
             url in proptest::collection::vec(any::<u8>(), 1..80),
             user_agent in proptest::collection::vec(any::<u8>(), 0..80),
@@ -258,7 +272,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(line in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn no_line_makes_it_panic(line in proptest::collection::vec(any::<u8>(), 0..200)) {
             let (_, rest) = split_id(&line);
             let _ = (address(rest), Parser::default().parse(rest));
         }

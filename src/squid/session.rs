@@ -1,40 +1,43 @@
-//! The helper's loop: one read's worth of lines in, one write's worth of answers out, and every query answered exactly once.
+//! The helper's loop: reads a batch of queries, judges them and writes their answers together. Every query is answered exactly once.
 
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::answered::Answered;
+use super::answer;
+use super::helper_stats::HelperStats;
 use super::output::Output;
-use super::query::{self, Parser, split_id};
-use super::{Backend, Place};
+use super::query;
+use super::query::{Parser, split_id};
+use super::{Backend, BackendSlot};
 use crate::client::Client;
 use crate::detector::{Detector, Judgement};
-use crate::engine::InForce;
+use crate::engine::reply::Reply;
 use crate::event::Event;
-use crate::reply::Reply;
+use crate::policy::Policy;
 use crate::rule::set::Scratch;
-use crate::table::Tallied;
+use crate::table::RequestTally;
 use crate::time::Time;
-use crate::verdict::{Innocence, Verdict};
+use crate::verdict::{AllowReason, Verdict};
 
-/// How much is read at a time.
-const READ: usize = 32 * 1024;
-/// After so many lines of one read their answers are written: Squid can go on with these while the rest is judged.
-const AT_ONCE: usize = 64;
-/// The longest line that is kept: Squid's are 200 KB at most. What is longer is answered `ERR`, and the rest of it is passed over.
-const LONGEST_LINE: usize = 1024 * 1024;
-/// Squid reads channel IDs into an int: from here on the helper looks for a quiet moment to end, and Squid starts a new one.
-const LAST_ID: u64 = (1 << 31) - (1 << 22);
-/// How long nothing may come in for the moment to be quiet; from [`VERY_LAST_ID`] on any moment will do.
+/// Bytes read at a time.
+const READ_SIZE: usize = 32 * 1024;
+/// Answers are written after this many lines of a batch, so that Squid goes on with them while the rest is judged.
+const FLUSH_LINES: usize = 64;
+/// Maximum length of a line; Squid's have at most 200 KB. A longer one is answered `ERR` and skipped.
+const MAX_LINE: usize = 1024 * 1024;
+/// From this channel ID on, the helper ends at the next quiet moment, and Squid starts a new one: Squid reads channel IDs into an int.
+const RESTART_ID: u64 = (1 << 31) - (1 << 22);
+/// How long input must pause for a moment to be quiet.
 const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
-const VERY_LAST_ID: u64 = (1 << 31) - (1 << 16);
-/// How long the end waits for answers that other threads owe: longer than their own limit.
+/// From this channel ID on, any moment without input is quiet enough.
+const URGENT_RESTART_ID: u64 = (1 << 31) - (1 << 16);
+/// How long the helper waits at its end for answers from other threads; longer than their own time limit.
 const LAST_ANSWERS: Duration = Duration::from_millis(1000);
 
 /// Why a session ended.
@@ -42,47 +45,47 @@ const LAST_ANSWERS: Duration = Duration::from_millis(1000);
 pub enum End {
     /// Squid closed the helper's input.
     Eof,
-    /// Squid closed the helper's output, or it cannot be read.
+    /// Squid closed the helper's output, or reading failed.
     Broken,
-    /// Channel IDs are running out.
+    /// Channel IDs are about to overflow.
     IdsRunOut,
 }
 
-/// One run of the helper, from the first query to the end of input.
+/// A run of the helper, from the first query to the end of input.
 pub struct Session {
-    place: Place,
+    slot: BackendSlot,
     output: Output,
     parser: Parser,
     scratch: Scratch,
     out: Vec<u8>,
-    /// The ordinary requests of this read, for the rates of their clients.
-    tally: Vec<Tallied>,
-    /// What was answered and is not handed on yet.
-    answered: Answered,
+    /// Ordinary requests of the current batch, to be added to the rates of their clients.
+    tallies: Vec<RequestTally>,
+    /// Counts of answers that the backend has not been given yet.
+    stats: HelperStats,
     /// The highest channel ID seen.
-    last_id: u64,
+    highest_id: u64,
     malformed: u64,
-    /// Whether the query being judged has a reply that answers it whatever happens: a fault must not answer it once more.
-    handed_over: bool,
+    /// Whether the query being judged has a [`Reply`], which answers in any case: then a panic must not be answered as well.
+    has_reply: bool,
 }
 
-/// What is the same for all lines of one read.
-struct Read<'a> {
+/// The state that all lines of a batch share.
+struct Batch<'a> {
     backend: &'a Arc<dyn Backend>,
-    in_force: &'a Arc<InForce>,
+    policy: &'a Arc<Policy>,
     detector: Detector<'a>,
     now: Time,
     counts_requests: bool,
 }
 
-impl Read<'_> {
-    /// Looks among the bans at what judging `lines` will ask for, if there is more than one.
-    fn look_ahead(&self, lines: &[u8]) {
+impl Batch<'_> {
+    /// Prefetches the bans of all clients in `lines`, unless it is a single line.
+    fn prefetch(&self, lines: &[u8]) {
         if memchr::memchr(b'\n', lines).is_none_or(|end| end + 1 == lines.len()) {
             return;
         }
         let mut start = 0;
-        self.detector.bans.look_ahead(memchr::memchr_iter(b'\n', lines).filter_map(|end| {
+        self.detector.bans.prefetch(memchr::memchr_iter(b'\n', lines).filter_map(|end| {
             let line = lines.get(start..end).unwrap_or_default();
             start = end + 1;
             query::address(split_id(line).1).map(|address| Client::of(address, self.detector.prefix))
@@ -91,34 +94,34 @@ impl Read<'_> {
 }
 
 impl Session {
-    /// A session that answers on `output` with whatever backend is in `place`.
+    /// A session that answers on `output` with the backend in `slot`.
     #[must_use]
-    pub fn new(place: Place, output: Output) -> Self {
+    pub fn new(slot: BackendSlot, output: Output) -> Self {
         Self {
-            place,
+            slot,
             output,
             parser: Parser::default(),
             scratch: Scratch::default(),
-            out: Vec::with_capacity(READ),
-            tally: Vec::new(),
-            answered: Answered::default(),
-            last_id: 0,
+            out: Vec::with_capacity(READ_SIZE),
+            tallies: Vec::new(),
+            stats: HelperStats::default(),
+            highest_id: 0,
             malformed: 0,
-            handed_over: false,
+            has_reply: false,
         }
     }
 
     /// Answers queries from `input` until it ends.
     pub fn run(&mut self, input: BorrowedFd<'_>) -> End {
-        let mut buffer = vec![0; READ];
+        let mut buffer = vec![0; READ_SIZE];
         let mut filled = 0;
         let mut skipping = false;
         let end = loop {
-            if self.last_id >= LAST_ID && filled == 0 && !skipping && self.output.waiting() == 0 && self.is_quiet(input) {
+            if self.highest_id >= RESTART_ID && filled == 0 && !skipping && self.output.waiting() == 0 && self.is_quiet(input) {
                 break End::IdsRunOut;
             }
-            if buffer.len() < filled + READ {
-                buffer.resize(filled + READ, 0);
+            if buffer.len() < filled + READ_SIZE {
+                buffer.resize(filled + READ_SIZE, 0);
             }
             let read = match rustix::io::read(input, buffer.get_mut(filled..).unwrap_or_default()) {
                 Ok(0) => break End::Eof,
@@ -136,14 +139,14 @@ impl Session {
             let searched = filled;
             filled += read;
             let Some(newline) = memchr::memrchr(b'\n', buffer.get(searched..filled).unwrap_or_default()) else {
-                if filled > LONGEST_LINE {
-                    // Its head holds the ID; the answer goes out now, and the tail is dropped as it comes.
+                if filled > MAX_LINE {
+                    // Its head holds the channel ID: it is answered now, and the rest is skipped as it arrives.
                     if !skipping {
                         self.too_long(buffer.get(..filled).unwrap_or_default());
                     }
                     skipping = true;
                     filled = 0;
-                    buffer.truncate(2 * READ);
+                    buffer.truncate(2 * READ_SIZE);
                 }
                 continue;
             };
@@ -157,8 +160,8 @@ impl Session {
             self.answer_all(lines);
             buffer.copy_within(complete..filled, 0);
             filled -= complete;
-            if buffer.len() > 4 * READ && filled < READ {
-                buffer.truncate(2 * READ);
+            if buffer.len() > 4 * READ_SIZE && filled < READ_SIZE {
+                buffer.truncate(2 * READ_SIZE);
                 buffer.shrink_to_fit();
             }
             if self.output.is_closed() {
@@ -166,117 +169,121 @@ impl Session {
             }
         };
         if filled > 0 && !skipping {
-            // A query that the end of input cut off is answered all the same.
+            // A last query without its newline is answered, too.
             buffer.truncate(filled);
             buffer.push(b'\n');
             self.answer_all(&buffer);
         }
         self.output.wait_for_all(LAST_ANSWERS);
-        if let Some(backend) = self.place.get() {
+        if let Some(backend) = self.slot.get() {
             backend.close();
         }
         end
     }
 
-    /// Answers the complete lines of one read, whatever needs no waiting in a write for each [`AT_ONCE`] of them.
+    /// Answers the lines of a batch, with one write per [`FLUSH_LINES`] except for answers that must wait.
     fn answer_all(&mut self, lines: &[u8]) {
-        let backend = self.place.get();
-        let in_force = backend.as_ref().map(|backend| backend.in_force());
-        let read = backend.as_ref().zip(in_force.as_ref()).map(|(backend, in_force)| Read {
+        let backend = self.slot.get();
+        let policy = backend.as_ref().map(|backend| backend.policy());
+        let batch = backend.as_ref().zip(policy.as_ref()).map(|(backend, policy)| Batch {
             backend,
-            in_force,
-            detector: in_force.detector(backend.bans()),
+            policy,
+            detector: Detector::new(policy, backend.bans()),
             now: backend.now(),
-            counts_requests: !in_force.rules.request_rates().is_empty(),
+            counts_requests: !policy.rules.request_rates().is_empty(),
         });
-        if let Some(read) = &read {
-            read.look_ahead(lines);
+        if let Some(batch) = &batch {
+            batch.prefetch(lines);
         }
         let mut start = 0;
         for (number, end) in memchr::memchr_iter(b'\n', lines).enumerate() {
-            if number > 0 && number.is_multiple_of(AT_ONCE) {
+            if number > 0 && number.is_multiple_of(FLUSH_LINES) {
                 self.flush();
             }
             let line = lines.get(start..end).unwrap_or_default();
             start = end + 1;
             let (id, query) = split_id(line.strip_suffix(b"\r").unwrap_or(line));
             self.note_id(id);
-            let Some(read) = &read else {
-                self.answered.failed_open += 1;
-                super::answer::write_err(id, &mut self.out);
+            let Some(batch) = &batch else {
+                self.stats.failed_open += 1;
+                answer::write_err(id, &mut self.out);
                 continue;
             };
             let before = self.out.len();
-            self.handed_over = false;
-            if catch_unwind(AssertUnwindSafe(|| self.answer(read, id, query))).is_err() {
+            self.has_reply = false;
+            if catch_unwind(AssertUnwindSafe(|| self.answer(batch, id, query))).is_err() {
                 log::error!("internal fault while a query was judged: it is answered ERR");
                 self.parser = Parser::default();
                 self.scratch = Scratch::default();
-                if !self.handed_over {
-                    self.answered.failed_open += 1;
+                if !self.has_reply {
+                    self.stats.failed_open += 1;
                     self.out.truncate(before);
-                    super::answer::write_err(id, &mut self.out);
+                    answer::write_err(id, &mut self.out);
                 }
             }
         }
         self.flush();
-        let Some(read) = read else { return };
-        if !self.tally.is_empty() {
-            read.backend.tally(read.now, &mut self.tally);
-            self.tally.clear();
+        let Some(batch) = batch else { return };
+        if !self.tallies.is_empty() {
+            batch.backend.count_requests(batch.now, &mut self.tallies);
+            self.tallies.clear();
         }
-        if !self.answered.is_empty() {
-            read.backend.answered(&mut self.answered);
+        if !self.stats.is_empty() {
+            batch.backend.report_stats(&mut self.stats);
         }
     }
 
-    fn answer(&mut self, read: &Read<'_>, id: Option<&[u8]>, line: &[u8]) {
+    fn answer(&mut self, batch: &Batch<'_>, id: Option<&[u8]>, line: &[u8]) {
         log::debug!("query {}", line.escape_ascii());
         let query = match self.parser.parse(line) {
             Ok(query) => query,
             Err(error) => {
-                // A stranger may be able to provoke these: one line of log for each power of two of them.
+                // Only powers of two are logged: clients might be able to provoke malformed queries.
                 self.malformed += 1;
-                self.answered.served += 1;
+                self.stats.served += 1;
                 if self.malformed.is_power_of_two() {
                     log::warn!("malformed query ({} so far): {error}", self.malformed);
                 }
-                return super::answer::write_err(id, &mut self.out);
+                return answer::write_err(id, &mut self.out);
             }
         };
         let is_response = matches!(query.event, Event::Response { .. });
-        match read.detector.judge(read.now, query.address, &query.event, &mut self.scratch) {
+        match batch.detector.judge(batch.now, query.address, &query.event, &mut self.scratch) {
             Judgement::Settled { verdict, counts } => {
-                if counts && read.counts_requests && matches!(query.event, Event::Request(_)) {
-                    let client = Client::of(query.address, read.in_force.prefix);
-                    match self.tally.last_mut() {
+                if counts && batch.counts_requests {
+                    let client = Client::of(query.address, batch.policy.prefix);
+                    match self.tallies.last_mut() {
                         Some(last) if last.client == client => last.requests += 1,
-                        _ => self.tally.push(Tallied::new(query.address, client, 1)),
+                        _ => self.tallies.push(RequestTally::new(query.address, client, 1)),
                     }
                 }
                 log::debug!("{} gets {verdict:?}", query.address);
-                self.answered.note(&verdict);
-                self.output.format(id, &verdict, read.backend.names(), read.now, &mut self.out);
+                self.stats.record(&verdict);
+                self.output.format(id, &verdict, batch.backend.names(), batch.now, &mut self.out);
+                if let Event::Request(request) = &query.event
+                    && let Some(offence) = batch.detector.page_probe(query.address, request, &verdict)
+                {
+                    batch.backend.count_offence(batch.now, offence);
+                }
             }
-            Judgement::Unkept(verdict) => {
-                let reply = self.later(read, id, false);
-                read.backend.when_kept(verdict, reply.0);
-                self.wait(reply.1);
+            Judgement::Unsaved(verdict) => {
+                let (reply, answered) = self.deferred(batch, id, false);
+                batch.backend.when_persisted(verdict, reply);
+                self.wait(answered);
             }
             Judgement::Offence(offence) => {
-                // A response is on its way already: only what comes next is refused.
-                let reply = self.later(read, id, is_response);
-                read.backend.offend(read.now, offence, reply.0);
-                self.wait(reply.1);
+                // It is too late to refuse a response; the next request can be refused.
+                let (reply, answered) = self.deferred(batch, id, is_response);
+                batch.backend.record_offence(batch.now, offence, reply);
+                self.wait(answered);
             }
         }
     }
 
-    /// A reply that writes its answer by itself, on whichever thread it is given.
+    /// A reply that writes its answer from any thread. With `only_counts` the answer is `ERR` whatever the verdict.
     ///
-    /// With `only_counts` it serves the client whatever comes of it.
-    /// Without a channel ID answers must come in the order of the queries: then the second value is what to wait for.
-    fn later(&mut self, read: &Read<'_>, id: Option<&[u8]>, only_counts: bool) -> (Reply, Option<std::sync::mpsc::Receiver<()>>) {
+    /// Without a channel ID, answers must come in the order of the queries. Then there is also a receiver, which disconnects after the answer.
+    fn deferred(&mut self, batch: &Batch<'_>, id: Option<&[u8]>, only_counts: bool) -> (Reply, Option<Receiver<()>>) {
         let (sender, receiver): (Option<Sender<()>>, _) = match id {
             Some(_) => (None, None),
             None => {
@@ -287,24 +294,24 @@ impl Session {
         };
         self.output.expect();
         let output = self.output.clone();
-        let backend = Arc::clone(read.backend);
+        let backend = Arc::clone(batch.backend);
         let id = id.map(<[u8]>::to_vec);
-        let now = read.now;
+        let now = batch.now;
         let reply = Reply::new(move |verdict: Verdict| {
-            log::debug!("an offence or an unsaved ban gets {verdict:?}");
-            let mut line = Vec::with_capacity(super::answer::LONGEST);
-            let verdict = if only_counts { Verdict::Allow(Innocence::NothingFound) } else { verdict };
+            log::debug!("an offence or unsaved ban gets {verdict:?}");
+            let mut line = Vec::with_capacity(answer::MAX_LEN);
+            let verdict = if only_counts { Verdict::Allow(AllowReason::NothingFound) } else { verdict };
             output.format(id.as_deref(), &verdict, backend.names(), now, &mut line);
             output.write_expected(&line);
             drop(sender);
         });
-        self.handed_over = true;
+        self.has_reply = true;
         (reply, receiver)
     }
 
-    fn wait(&self, answered: Option<std::sync::mpsc::Receiver<()>>) {
+    fn wait(&self, answered: Option<Receiver<()>>) {
         if let Some(answered) = answered {
-            // The sender is dropped with the reply, whatever becomes of it.
+            // Nothing is sent: it fails once the reply has dropped the sender, which it does in any case.
             let _ = answered.recv();
         }
     }
@@ -312,14 +319,14 @@ impl Session {
     fn too_long(&mut self, head: &[u8]) {
         let (id, _) = split_id(head);
         self.note_id(id);
-        log::warn!("a query of more than {LONGEST_LINE} bytes is answered ERR");
-        super::answer::write_err(id, &mut self.out);
+        log::warn!("a query of more than {MAX_LINE} bytes is answered ERR");
+        answer::write_err(id, &mut self.out);
         self.flush();
     }
 
     fn note_id(&mut self, id: Option<&[u8]>) {
         let digits = id.unwrap_or_default().iter().map(|digit| u64::from(digit.wrapping_sub(b'0')));
-        self.last_id = self.last_id.max(digits.fold(0, |id, digit| id.saturating_mul(10).saturating_add(digit)));
+        self.highest_id = self.highest_id.max(digits.fold(0, |id, digit| id.saturating_mul(10).saturating_add(digit)));
     }
 
     fn flush(&mut self) {
@@ -329,9 +336,9 @@ impl Session {
         }
     }
 
-    /// Whether nothing comes in for [`QUIET`].
+    /// Whether no input arrives for [`QUIET`].
     fn is_quiet(&self, input: BorrowedFd<'_>) -> bool {
-        let limit = if self.last_id < VERY_LAST_ID { QUIET } else { Timespec { tv_sec: 0, tv_nsec: 0 } };
+        let limit = if self.highest_id < URGENT_RESTART_ID { QUIET } else { Timespec { tv_sec: 0, tv_nsec: 0 } };
         matches!(poll(&mut [PollFd::new(&input, PollFlags::IN)], Some(&limit)), Ok(0))
     }
 }
@@ -341,52 +348,65 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::engine::Engine;
-    use crate::rule::{Names, Offence};
+    use crate::event::Service;
+    use crate::rule::Offence;
+    use crate::rule_id::RuleNames;
     use crate::table::Bans;
     use std::io::{Read as _, Seek as _, Write as _};
     use std::os::fd::AsFd;
     use std::path::Path;
 
-    /// A backend whose offences never come to anything.
-    struct Faulty(Arc<Engine>);
+    /// An engine as a backend. It may panic at each offence.
+    struct TestBackend {
+        engine: Arc<Engine>,
+        panics: bool,
+    }
 
-    impl Backend for Faulty {
+    impl Backend for TestBackend {
         fn now(&self) -> Time {
             Time::from_secs(1_800_000_000)
         }
 
-        fn in_force(&self) -> Arc<InForce> {
-            self.0.in_force()
+        fn policy(&self) -> Arc<Policy> {
+            self.engine.policy()
         }
 
         fn bans(&self) -> &Bans {
-            self.0.bans()
+            self.engine.bans()
         }
 
-        fn names(&self) -> &Names {
-            self.0.names()
+        fn names(&self) -> &RuleNames {
+            self.engine.names()
         }
 
-        fn offend(&self, _: Time, _: Offence, _reply: Reply) {
-            panic!("a fault of ours");
+        fn record_offence(&self, now: Time, offence: Offence, reply: Reply) {
+            assert!(!self.panics, "an internal fault");
+            self.engine.record_offence(now, &offence, Service::Web, reply);
         }
 
-        fn when_kept(&self, _: Verdict, _: Reply) {}
+        fn when_persisted(&self, _: Verdict, _: Reply) {}
 
-        fn tally(&self, _: Time, _: &mut Vec<Tallied>) {}
+        fn count_requests(&self, now: Time, tallies: &mut Vec<RequestTally>) {
+            self.engine.count_requests(now, tallies);
+        }
 
         fn close(&self) {}
     }
 
-    fn answers(queries: &str) -> String {
-        let names = Arc::new(Names::default());
-        let config = Config::parse(b"", Path::new("test.toml"), &names).unwrap();
-        let place = Place::default();
-        place.put(Arc::new(Faulty(Arc::new(Engine::new(names, config.into(), 100, 100).unwrap()))));
+    fn engine(rules: &str) -> Arc<Engine> {
+        let names = Arc::new(RuleNames::default());
+        let config = Config::parse(rules.as_bytes(), Path::new("test.toml"), &names).unwrap();
+        Arc::new(Engine::new(names, config.into(), 100, 100).unwrap())
+    }
+
+    /// The answers to queries that arrive in one read.
+    fn answers(engine: Arc<Engine>, panics: bool, queries: &str) -> String {
+        let slot = BackendSlot::default();
+        slot.put(Arc::new(TestBackend { engine, panics }));
         let (mut input, mut output) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         input.write_all(queries.as_bytes()).unwrap();
         input.rewind().unwrap();
-        let mut session = Session::new(place, Output::new(output.try_clone().unwrap().into()));
+        let mut session = Session::new(slot, Output::new(output.try_clone().unwrap().into()));
         assert_eq!(session.run(input.as_fd()), End::Eof);
         let mut text = String::new();
         output.rewind().unwrap();
@@ -394,15 +414,50 @@ mod tests {
         text
     }
 
+    /// The answers in the order of their channel IDs.
+    fn sorted(text: &str) -> Vec<&str> {
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_unstable();
+        lines
+    }
+
     #[test]
-    fn a_fault_while_an_offence_is_counted_answers_its_query_once() {
-        let sorted = |text: String| {
-            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-            lines.sort();
-            lines
-        };
+    fn a_panic_while_counting_an_offence_answers_its_query_once() {
+        let answers = |queries| answers(engine(""), true, queries);
         let text = answers("1 192.0.2.1 GET / -\n2 192.0.2.1 GET /w00tw00t -\n3 192.0.2.1 GET / -\n");
-        assert_eq!(sorted(text), ["1 ERR", "2 ERR", "3 ERR"]);
+        assert_eq!(sorted(&text), ["1 ERR", "2 ERR", "3 ERR"]);
         assert_eq!(answers("192.0.2.1 GET / -\n192.0.2.1 GET /w00tw00t -\n192.0.2.1 GET / -\n"), "ERR\nERR\nERR\n");
+    }
+
+    #[test]
+    fn a_status_that_offends_is_answered_err_and_only_counts() {
+        let refused = |answer: &&str| answer.contains("OK ban_=yes rule_=gone");
+        for (keys, is_banned) in [("maxretry = 1", [false, true]), ("maxretry = 2\nrefuse = 'offence'", [false, false])] {
+            let rules = format!("[[rule]]\nname = 'gone'\nstatus = 410\n{keys}");
+            let text = answers(engine(&rules), false, "1 192.0.2.1 GET / status=410\n2 192.0.2.1 -\n");
+            assert_eq!(sorted(&text).iter().map(refused).collect::<Vec<_>>(), is_banned, "{text}");
+            let text = answers(engine(&rules), false, "192.0.2.1 GET / status=410\n192.0.2.1 -\n");
+            assert_eq!(text.lines().collect::<Vec<_>>().iter().map(refused).collect::<Vec<_>>(), is_banned, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_offends_is_refused_by_its_own_answer() {
+        let text = answers(engine(""), false, "1 192.0.2.1 GET /w00tw00t -\n2 192.0.2.1 GET / -\n3 192.0.2.2 GET / -\n");
+        assert_eq!(
+            sorted(&text).iter().map(|answer| answer.contains("OK ban_=yes rule_=w00tw00t")).collect::<Vec<_>>(),
+            [true, true, false]
+        );
+    }
+
+    #[test]
+    fn only_requests_add_to_the_rate_of_their_client() {
+        let rules = "[[rule]]\nname = 'flood'\nevent = 'request'\nmaxretry = 2\nfindtime = '1m'";
+        let banned = |query: &str| {
+            let engine = engine(rules);
+            answers(Arc::clone(&engine), false, &format!("{query}\n{query}\n"));
+            engine.bans().len()
+        };
+        assert_eq!(["192.0.2.1 GET / -", "192.0.2.1 GET / status=200", "192.0.2.1 -"].map(banned), [1, 0, 0]);
     }
 }

@@ -1,26 +1,28 @@
-//! Moves the write-ahead log into the state file on a thread of its own: it waits for the disk, which no ban shall.
+//! Runs WAL checkpoints on a thread of their own: a checkpoint waits for the disk, and no ban should have to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{aside, schema};
+use super::quarantine::FileId;
+use super::{quarantine, schema};
 
-/// A log of more pages (of 4 KiB) than this is made to begin anew. That keeps writers waiting while the rest of it is moved, so it is done
-/// when not more than [`SHORT_REST`] pages are left.
-const LONG_LOG: i64 = 16_384;
+/// WAL length, in pages of 4 KiB, above which the WAL is restarted from its beginning.
+const LONG_WAL: i64 = 16_384;
+/// A restart blocks writers while it copies the remaining pages (<https://www.sqlite.org/c3ref/wal_checkpoint_v2.html>), so it waits until no
+/// more than this many remain.
 const SHORT_REST: i64 = 256;
 
-/// So often the log is moved to come near its end while writers go on.
+/// Maximum number of passive checkpoints per wake-up: writers go on meanwhile, so one may not reach the end of the WAL.
 const ATTEMPTS: usize = 4;
 
-/// How long to wait for readers before giving up until the next time.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// How long to wait for readers before giving up until the next wake-up.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// The thread.
+/// The handle of the checkpoint thread.
 pub(super) struct Checkpointer {
     wake: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -30,14 +32,14 @@ impl Checkpointer {
     /// Starts the thread for the file at `path`.
     pub(super) fn start(path: PathBuf) -> std::io::Result<Self> {
         let (wake, woken) = sync_channel(1);
-        let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || run(&path.clone(), &woken))?;
+        let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || run(&path, &woken))?;
         Ok(Self { wake: Some(wake), thread: Some(thread) })
     }
 
-    /// Says that something was written. Never waits.
+    /// Reports that something was written. Never blocks.
     pub(super) fn wake(&self) {
         if let Some(wake) = &self.wake {
-            // A full channel: it is about to look anyway.
+            // A full channel means that a wake-up is pending already.
             let _ = wake.try_send(());
         }
     }
@@ -52,14 +54,14 @@ impl Drop for Checkpointer {
     }
 }
 
-fn run(path: &std::path::Path, woken: &Receiver<()>) {
-    let mut open: Option<(Connection, (u64, u64))> = None;
+fn run(path: &Path, woken: &Receiver<()>) {
+    let mut open: Option<(Connection, FileId)> = None;
     while woken.recv().is_ok() {
-        // What goes wrong here the writer finds out as well, and says it.
-        open = open.filter(|(_, identity)| aside::identity(path).is_ok_and(|now| now == *identity)).or_else(|| {
+        // Errors are not reported here: the writer meets the same fault and reports it.
+        open = open.filter(|(_, id)| quarantine::file_id(path).is_ok_and(|now| now == *id)).or_else(|| {
             let connection = schema::open_existing(path, OpenFlags::SQLITE_OPEN_READ_WRITE).ok()?;
-            connection.busy_timeout(PATIENCE).ok()?;
-            Some((connection, aside::identity(path).ok()?))
+            connection.busy_timeout(BUSY_TIMEOUT).ok()?;
+            Some((connection, quarantine::file_id(path).ok()?))
         });
         if open.as_ref().is_some_and(|(connection, _)| shorten(connection).is_err()) {
             open = None;
@@ -67,21 +69,21 @@ fn run(path: &std::path::Path, woken: &Receiver<()>) {
     }
 }
 
-/// Moves the log into the file, and lets it begin anew if it has grown long.
+/// Copies the WAL into the file, and restarts the WAL if it has grown long.
 fn shorten(connection: &Connection) -> rusqlite::Result<()> {
     for _ in 0..ATTEMPTS {
-        let (pages, moved) = checkpoint(connection, "PASSIVE")?;
-        if pages <= LONG_LOG {
+        let (pages, copied) = checkpoint(connection, "PASSIVE")?;
+        if pages <= LONG_WAL {
             return Ok(());
         }
-        if pages - moved <= SHORT_REST {
+        if pages - copied <= SHORT_REST {
             return checkpoint(connection, "RESTART").map(drop);
         }
     }
     Ok(())
 }
 
-/// Returns how many pages the log has, and how many of them are in the file now.
+/// Returns the number of pages in the WAL and how many of them are in the file now.
 fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<(i64, i64)> {
     connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(1)?, row.get(2)?)))
 }

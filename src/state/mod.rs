@@ -1,70 +1,66 @@
 //! The state file: bans outlive the process that made them.
 //!
-//! One SQLite file in WAL mode. [`Writer`] owns it while Strikeout runs: one thread writes what it is handed in groups, and says for
-//! each when the kernel has it, so that `kill -9` loses no answered ban; another thread moves the log into the file. Several processes may
-//! share one file: each sees the others' bans within a second.
+//! One SQLite file in WAL mode. [`Writer`] owns it while Strikeout runs: one thread writes changes in groups and reports each one when the
+//! kernel has it, so `kill -9` loses no answered ban; another thread runs the checkpoints. Several processes may share one file: each sees
+//! the others' bans within a second.
 //!
-//! Rules and machines stand in the file by name, times as milliseconds since the Unix epoch.
+//! The file holds rules and nodes by name, and times as milliseconds since the Unix epoch.
 
-mod aside;
+pub mod attach;
 mod checkpoint;
+mod current_file;
 mod failure;
+mod load;
+mod quarantine;
 mod queue;
 mod reader;
+mod recover;
 mod rows;
 mod schema;
 mod store;
 mod sweep;
-mod work;
+mod worker;
+mod write;
 mod writer;
 
 use std::sync::Arc;
 
 use crate::client::Client;
-use crate::engine::{Change, Earlier};
+use crate::engine::{Change, EarlierBans};
 use crate::log::follow::Position;
 use crate::table::Counter;
 use crate::time::Time;
 
-pub use failure::Failure;
+pub use failure::StateError;
+pub use load::Cursor;
 pub use reader::Reader;
-pub use store::{Cursor, Item, Store};
-pub use writer::{Health, News, Writer};
+pub use store::{Store, WriteItem};
+pub use writer::{StateHealth, Writer, WriterEvent};
 
-/// Something that the file holds, as it is loaded.
+/// A record of the file, as loaded.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Known {
-    /// A ban of a client or of a network. The evidence is left in the file: [`Reader`] finds it.
+pub enum Loaded {
+    /// A ban of a client or of a network. Its evidence stays in the file, where [`Reader`] looks it up.
     Change(Change),
-    /// A counter below its threshold.
-    Strike(Strike),
-    /// How often a client was banned before: what escalation goes by.
-    History {
-        /// Who.
+    /// The strikes of a client under a rule that has not banned it.
+    Strikes(StoredStrikes),
+    /// The earlier bans of a client, which make its next ban longer.
+    EarlierBans {
         client: Client,
-        /// The name of the rule.
         rule: Arc<str>,
-        /// How often, and when last.
-        earlier: Earlier,
+        /// The number of bans, and when the last one began.
+        earlier: EarlierBans,
     },
-    /// How far a log has been read.
-    Position {
-        /// The log's path.
-        path: String,
-        /// How far.
-        position: Position,
-    },
+    /// Where reading of a log stopped.
+    Position { path: String, position: Position },
 }
 
-/// A counter below its threshold.
+/// The strikes of one client under one rule, fewer than its `maxretry`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Strike {
-    /// Whose offences it counts.
+pub struct StoredStrikes {
     pub client: Client,
-    /// The name of the rule.
     pub rule: Arc<str>,
-    /// The counter.
     pub counter: Counter,
-    /// When silence will have ended it.
+    /// When they expire unless another one follows: `findtime` after the last one.
     pub until: Time,
 }

@@ -1,67 +1,86 @@
-//! What the writer's handle and its thread have in common: submissions, their answers, and what the handle tells of the thread.
+//! What the writer's handle and its thread share: requests, their acknowledgements, and the thread's status.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::{Item, Strike};
-use crate::engine::{Done, Kept};
+use parking_lot::Mutex;
 
-/// What waits for a submission. It is answered exactly once: dropped unanswered, it says "not saved".
-pub(super) struct Answer(Option<Done>);
+use super::{StoredStrikes, WriteItem, WriterEvent};
+use crate::engine::{OnPersisted, Persisted};
 
-impl Answer {
-    pub(super) fn by(done: Done) -> Self {
-        Self(Some(done))
+/// The callback of one request. It is called exactly once: if it is dropped, it reports that the request was not saved.
+pub(super) struct Acknowledgement(Option<OnPersisted>);
+
+impl Acknowledgement {
+    pub(super) fn new(on_persisted: OnPersisted) -> Self {
+        Self(Some(on_persisted))
     }
 
-    pub(super) fn send(mut self, kept: Kept) {
-        if let Some(done) = self.0.take() {
-            contain(|| done(kept));
+    pub(super) fn send(mut self, persisted: Persisted) {
+        if let Some(on_persisted) = self.0.take() {
+            contain_panic(|| on_persisted(persisted));
         }
     }
 }
 
-impl Drop for Answer {
+impl Drop for Acknowledgement {
     fn drop(&mut self) {
-        if let Some(done) = self.0.take() {
-            contain(|| done(Kept::No(String::from("the writer of the state file has ended"))));
+        if let Some(on_persisted) = self.0.take() {
+            contain_panic(|| on_persisted(Persisted::No(String::from("the writer of the state file has ended"))));
         }
     }
 }
 
-pub(super) type Submission = (Option<Item>, Answer);
+/// A request of a group: what to save (`None` for a flush), and its acknowledgement.
+pub(super) type Submission = (Option<WriteItem>, Acknowledgement);
 
-pub(super) enum Message {
-    /// Nothing to save: a flush.
-    Save(Option<Item>, Answer),
-    Strikes(Vec<Strike>, Answer),
+pub(super) enum WriterRequest {
+    Save(Submission),
+    SaveStrikes(Vec<StoredStrikes>, Acknowledgement),
+    /// Wakes the thread so that it sees [`WriterStatus::finish`].
     Finish,
 }
 
-/// What the thread and its owner share.
+/// State shared between the thread and its handle.
 #[derive(Default)]
-pub(super) struct Shared {
+pub(super) struct WriterStatus {
+    /// Why saving fails, if it does.
     pub(super) degraded: Mutex<Option<Arc<str>>>,
+    /// When the thread began what it is doing now; `None` while it waits for requests.
     pub(super) working_since: Mutex<Option<Instant>>,
+    /// The number of changes in the backlog.
     pub(super) unsaved: AtomicU64,
-    /// Milliseconds.
+    /// How long earlier bans count, in milliseconds.
     pub(super) forget: AtomicU64,
     pub(super) saved: AtomicU64,
     pub(super) failed: AtomicU64,
-    /// How many messages the thread has not taken yet.
+    /// The number of requests that the thread has not taken yet.
     pub(super) waiting: AtomicUsize,
-    /// Something was turned away since bans were last asked for.
+    /// Whether a request was rejected since a resend of bans was last requested.
     pub(super) overflowed: AtomicBool,
-    /// A ban ever was.
+    /// Whether a ban was ever rejected.
     pub(super) has_overflowed: AtomicBool,
     pub(super) finish: AtomicBool,
 }
 
-/// Runs what another part handed over: its panic is not the writer's.
-pub(super) fn contain(call: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(call)).is_err() {
-        log::error!("a panic while telling that a ban was saved was contained");
+/// Publishes what happens to the file.
+pub(super) struct EventPublisher(Box<dyn FnMut(WriterEvent) + Send>);
+
+impl EventPublisher {
+    pub(super) fn new(on_event: impl FnMut(WriterEvent) + Send + 'static) -> Self {
+        Self(Box::new(on_event))
+    }
+
+    pub(super) fn publish(&mut self, event: WriterEvent) {
+        contain_panic(|| (self.0)(event));
+    }
+}
+
+/// Runs a callback of another module, whose panic must not end the writer.
+fn contain_panic(callback: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(callback)).is_err() {
+        log::error!("a callback of the state file's writer panicked");
     }
 }

@@ -1,4 +1,4 @@
-//! Rows of the state file as values, and values as columns.
+//! Converts rows of the state file to values, and values to columns.
 
 use std::collections::HashMap;
 use std::net::Ipv6Addr;
@@ -7,68 +7,77 @@ use std::sync::Arc;
 use ahash::RandomState;
 use rusqlite::Row;
 
-use super::Strike;
+use super::StoredStrikes;
 use crate::client::Client;
-use crate::engine::{BanRecord, Change, Earlier};
+use crate::engine::{BanRecord, Change, EarlierBans};
 use crate::event::Scope;
 use crate::list::file::parse_network;
 use crate::rule::Evidence;
 use crate::table::{Counter, Until};
 use crate::time::Time;
 
-/// What [`ban`] reads, in its order.
+/// The columns that [`ban`] reads, in its order.
 pub(super) const BAN_COLUMNS: &str = "id, client, scope, rule, first, since, until, count, times, node, writer";
 
-/// What [`network_change`] reads, in its order.
+/// The columns that [`network_change`] reads, in its order.
 pub(super) const NETWORK_COLUMNS: &str = "id, net, since, until, reason, writer";
 
-/// Rule and machine names, each kept once.
+/// The columns that [`strikes`] reads, in its order.
+pub(super) const STRIKE_COLUMNS: &str = "client, rule, first, last, count, until";
+
+/// The columns that [`earlier_bans`] reads, in its order.
+pub(super) const HISTORY_COLUMNS: &str = "client, rule, times, last";
+
+/// `until` of a lifted ban. Its row stays for a while, so that other processes learn that it was lifted.
+pub(super) const LIFTED: i64 = 0;
+
+/// Shares one allocation between all rows that name the same rule or node.
 #[derive(Default)]
-pub(super) struct Names(HashMap<Box<str>, Arc<str>, RandomState>);
+pub(super) struct NameCache(HashMap<Box<str>, Arc<str>, RandomState>);
 
-impl Names {
-    /// More than any configuration has; a file that holds more gets each further name anew.
-    const MOST: usize = 10_000;
+impl NameCache {
+    /// Maximum number of names cached, more than any configuration has; further ones are allocated for each row.
+    const MAX_NAMES: usize = 10_000;
 
-    fn of(&mut self, row: &Row<'_>, column: usize) -> rusqlite::Result<Arc<str>> {
+    fn get(&mut self, row: &Row<'_>, column: usize) -> rusqlite::Result<Arc<str>> {
         let name = row.get_ref(column)?.as_str()?;
-        if let Some(known) = self.0.get(name) {
-            return Ok(Arc::clone(known));
+        if let Some(cached) = self.0.get(name) {
+            return Ok(Arc::clone(cached));
         }
         let new: Arc<str> = Arc::from(name);
-        if self.0.len() < Self::MOST {
+        if self.0.len() < Self::MAX_NAMES {
             self.0.insert(name.into(), Arc::clone(&new));
         }
         Ok(new)
     }
 }
 
-/// A row of [`BAN_COLUMNS`], unless it is over or was lifted. The evidence is left empty.
-pub(super) fn ban(row: &Row<'_>, names: &mut Names, now: Time) -> rusqlite::Result<Option<BanRecord>> {
+/// Reads [`BAN_COLUMNS`]; `None` if the ban is over or was lifted. The evidence is left empty.
+pub(super) fn ban(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::Result<Option<BanRecord>> {
     let Some((since, until)) = times(row, 5, 6, now)? else { return Ok(None) };
     Ok(Some(BanRecord {
         client: client(row, 1)?,
         scope: scope(row, 2)?,
-        rule: names.of(row, 3)?,
+        rule: names.get(row, 3)?,
         first: time(row, 4)?.min(since),
         since,
         until,
         count: number(row, 7)?,
         times: number(row, 8)?,
         evidence: Evidence::new(&[]),
-        node: names.of(row, 9)?,
+        node: names.get(row, 9)?,
     }))
 }
 
-/// A row of [`BAN_COLUMNS`] as a change, unless it is over.
-pub(super) fn ban_change(row: &Row<'_>, names: &mut Names, now: Time) -> rusqlite::Result<Option<Change>> {
+/// Reads [`BAN_COLUMNS`] as a change; `None` if the ban is over.
+pub(super) fn ban_change(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::Result<Option<Change>> {
     if was_lifted(row, 6)? {
         return Ok(Some(Change::Unbanned { client: client(row, 1)?, scope: scope(row, 2)?, at: time(row, 5)? }));
     }
     Ok(ban(row, names, now)?.map(Change::Banned))
 }
 
-/// A row of [`NETWORK_COLUMNS`] as a change, unless it is over.
+/// Reads [`NETWORK_COLUMNS`] as a change; `None` if the ban is over.
 pub(super) fn network_change(row: &Row<'_>, now: Time) -> rusqlite::Result<Option<Change>> {
     let Ok(network) = parse_network(row.get_ref(1)?.as_str()?) else { return Ok(None) };
     if was_lifted(row, 3)? {
@@ -78,30 +87,30 @@ pub(super) fn network_change(row: &Row<'_>, now: Time) -> rusqlite::Result<Optio
     Ok(Some(Change::NetworkBanned { network, since, until, reason: evidence(row, "reason")? }))
 }
 
-/// A row of `client, rule, first, last, count, until`.
-pub(super) fn strike(row: &Row<'_>, names: &mut Names, now: Time) -> rusqlite::Result<Strike> {
+/// Reads [`STRIKE_COLUMNS`].
+pub(super) fn strikes(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::Result<StoredStrikes> {
     let (first, last, until) = (time(row, 2)?, time(row, 3)?, time(row, 5)?);
-    // The last strike may not lie ahead: silence would begin only then.
+    // After the wall clock was set back the last strike lies in the future, and `findtime` would not run until then: shift all three.
     let ahead = last.since(now);
     let counter = Counter::restore(first.before(ahead), last.before(ahead), number(row, 4)?);
-    Ok(Strike { client: client(row, 0)?, rule: names.of(row, 1)?, counter, until: until.before(ahead) })
+    Ok(StoredStrikes { client: client(row, 0)?, rule: names.get(row, 1)?, counter, until: until.before(ahead) })
 }
 
-/// A row of `client, rule, times, last`.
-pub(super) fn history(row: &Row<'_>, names: &mut Names, now: Time) -> rusqlite::Result<(Client, Arc<str>, Earlier)> {
-    Ok((client(row, 0)?, names.of(row, 1)?, Earlier { times: number(row, 2)?, last: time(row, 3)?.min(now) }))
+/// Reads [`HISTORY_COLUMNS`].
+pub(super) fn earlier_bans(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::Result<(Client, Arc<str>, EarlierBans)> {
+    Ok((client(row, 0)?, names.get(row, 1)?, EarlierBans { times: number(row, 2)?, last: time(row, 3)?.min(now) }))
 }
 
-/// Evidence as it was saved; empty where there is none.
+/// Reads evidence as it was saved; empty if there is none.
 pub(super) fn evidence(row: &Row<'_>, column: &str) -> rusqlite::Result<Evidence> {
     Ok(Evidence::restore(row.get_ref(column)?.as_str_or_null()?.unwrap_or_default()))
 }
 
 fn was_lifted(row: &Row<'_>, until: usize) -> rusqlite::Result<bool> {
-    Ok(row.get::<_, Option<i64>>(until)? == Some(0))
+    Ok(row.get::<_, Option<i64>>(until)? == Some(LIFTED))
 }
 
-/// When a ban began and ends, unless it is over. One that began in the future began now, and lasts as long as it was to last.
+/// When a ban began and ends; `None` if it is over. A ban that begins in the future begins now instead, and keeps its length.
 fn times(row: &Row<'_>, since: usize, until: usize, now: Time) -> rusqlite::Result<Option<(Time, Until)>> {
     let began = time(row, since)?;
     let Some(ends) = row.get::<_, Option<i64>>(until)?.map(from_stored) else { return Ok(Some((began.min(now), Until::NEVER))) };
@@ -115,7 +124,7 @@ fn client(row: &Row<'_>, column: usize) -> rusqlite::Result<Client> {
 }
 
 fn scope(row: &Row<'_>, column: usize) -> rusqlite::Result<Scope> {
-    // What this version does not know it refuses everywhere.
+    // A scope that this version does not know refuses everywhere.
     Ok(Scope::from_name(row.get_ref(column)?.as_str()?).unwrap_or_default())
 }
 
@@ -131,17 +140,17 @@ fn from_stored(milliseconds: i64) -> Time {
     Time::from_millis(u64::try_from(milliseconds).unwrap_or(0))
 }
 
-/// A client as a column: its sixteen bytes, the first one first.
+/// A client as a column: its sixteen bytes in network order.
 pub(super) fn blob(client: Client) -> [u8; 16] {
     client.to_bits().to_be_bytes()
 }
 
-/// A moment as a column.
+/// A time as a column.
 pub(super) fn stored(time: Time) -> i64 {
     i64::try_from(time.millis()).unwrap_or(i64::MAX)
 }
 
-/// The end of a ban as a column: 0 would say "lifted".
+/// The end of a ban as a column, never [`LIFTED`].
 pub(super) fn stored_end(time: Time) -> i64 {
-    stored(time).max(1)
+    stored(time).max(LIFTED + 1)
 }

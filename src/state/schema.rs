@@ -8,17 +8,17 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::Failure;
+use super::StateError;
 
-/// The version of the format, kept as `user_version`. A file with a greater one is not touched.
+/// The format version, stored as `user_version`. A file with a greater one is quarantined unchanged.
 pub(super) const VERSION: i64 = 1;
 
-/// Marks the file as Strikeout's (`application_id`): "Strk".
+/// The `application_id` that marks the file as Strikeout's: "Strk".
 const APPLICATION: i64 = 0x5374_726b;
 
-/// `id` grows with each write and is never used again, so whoever knows the greatest one asks for what came after. A lifted ban stays for a
-/// while with `until` 0, so that other processes learn of it. A permanent one has no `until`. Evidence stands apart: loading does not read it.
-/// The file's own `id` tells a new file from the one that was there before: an inode is soon used again.
+/// `AUTOINCREMENT` never reuses an `id`, so a process that knows the greatest one can ask for everything after it. A lifted ban stays for a
+/// while with `until` 0, so that other processes learn that it was lifted; a permanent one has a null `until`. Evidence has its own table
+/// because loading skips it. The random number in `file` tells a new file from its predecessor: an inode number is soon reused.
 const TABLES: &str = "
 CREATE TABLE file (
     id INTEGER NOT NULL
@@ -73,9 +73,8 @@ CREATE TABLE position (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// One statement for each table, to see whether a file has them as this version knows them.
-const PROBES: [&str; 7] = [
-    "SELECT id FROM file LIMIT 1",
+/// One query for each table, to check that the file has the tables and columns of this version and that their first pages can be read.
+const PROBES: [&str; 6] = [
     "SELECT id, client, scope, rule, first, since, until, count, times, node, writer FROM ban LIMIT 1",
     "SELECT ban, text FROM evidence LIMIT 1",
     "SELECT id, net, since, until, reason, writer FROM network LIMIT 1",
@@ -84,45 +83,52 @@ const PROBES: [&str; 7] = [
     "SELECT path, position FROM position LIMIT 1",
 ];
 
-/// How long opening may wait for other processes that are opening, and writing for other processes that write.
-const PATIENCE_OPENING: Duration = Duration::from_secs(2);
-const PATIENCE_WRITING: Duration = Duration::from_millis(100);
+/// How long opening waits for other processes that are opening the file.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a write waits for other processes that are writing.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Opens the file for writing; a new or empty one gets its tables. Call it under the lock of [`super::aside`].
-pub(super) fn open(path: &Path) -> Result<Connection, Failure> {
-    // SQLite gives a new file's mode to the files beside it. Evidence is not for everybody.
-    OpenOptions::new().create(true).append(true).mode(0o640).open(path).map_err(|error| Failure::io(path, &error))?;
-    let failed = |error| Failure::of(path, &error);
+/// Opens the file for writing; a new or empty one gets its tables. The caller holds the lock of [`super::quarantine`].
+pub(super) fn open(path: &Path) -> Result<Connection, StateError> {
+    // Other users must not read the evidence. SQLite gives the `-wal` and `-shm` files the mode of the database (`findCreateFileMode` in
+    // os_unix.c).
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path).map_err(|error| StateError::io(path, &error))?;
+    let failed = |error| StateError::of(path, &error);
     let connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
     configure(&connection).map_err(failed)?;
-    connection.busy_timeout(PATIENCE_OPENING).map_err(failed)?;
+    connection.busy_timeout(OPEN_TIMEOUT).map_err(failed)?;
     if !check(&connection, path)? {
         create(&connection).map_err(failed)?;
     }
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0)).map_err(failed)?;
     if mode != "wal" {
-        return Err(Failure::Unavailable(format!("{}: found journal mode {mode}, expected wal", path.display())));
+        return Err(StateError::Unavailable(format!("{}: found journal mode {mode}, expected wal", path.display())));
     }
-    connection.busy_timeout(PATIENCE_WRITING).map_err(failed)?;
+    connection.busy_timeout(WRITE_TIMEOUT).map_err(failed)?;
     Ok(connection)
 }
 
-/// Opens a file that [`open`] has been through for one more connection: to read, or to move the log.
-pub(super) fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection, Failure> {
-    let failed = |error| Failure::of(path, &error);
+/// Opens one more connection to a file that [`open`] has prepared, for reading or for checkpoints.
+pub(super) fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection, StateError> {
+    let failed = |error| StateError::of(path, &error);
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
     configure(&connection).map_err(failed)?;
-    connection.busy_timeout(PATIENCE_WRITING).map_err(failed)?;
-    if check(&connection, path)? { Ok(connection) } else { Err(Failure::Unavailable(format!("{}: found an empty file", path.display()))) }
+    connection.busy_timeout(WRITE_TIMEOUT).map_err(failed)?;
+    if check(&connection, path)? {
+        Ok(connection)
+    } else {
+        Err(StateError::Unavailable(format!("{}: found an empty file", path.display())))
+    }
 }
 
-/// Opens a file that cannot be written, as it was when its log was last moved into it.
-pub(super) fn open_read_only(path: &Path) -> Result<Connection, Failure> {
+/// Opens a file for reading only. Where the disk takes no writes, that is its content at the last checkpoint.
+pub(super) fn open_read_only(path: &Path) -> Result<Connection, StateError> {
     if let Ok(connection) = open_existing(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
         return Ok(connection);
     }
-    // Without a place for the shared-memory file SQLite reads only what it is told that nobody changes.
+    // SQLite cannot read a WAL database without creating its `-shm` file, unless told that nobody changes it
+    // (https://www.sqlite.org/wal.html#read_only_databases).
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_encoded_bytes() {
         match byte {
@@ -139,16 +145,18 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.pragma_update(None, "synchronous", "normal")?;
-    // Moving the log into the file takes milliseconds: another thread does it.
+    // A checkpoint takes milliseconds, so another thread runs it.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
     connection.pragma_update(None, "temp_store", "memory")?;
+    // Freed pages are zeroed, so that recovering a damaged file never finds a row that was removed.
+    connection.pragma_update(None, "secure_delete", true)?;
     Ok(())
 }
 
-/// Whether the file is a state file of this version (true) or empty (false).
-fn check(connection: &Connection, path: &Path) -> Result<bool, Failure> {
-    let failed = |error| Failure::of(path, &error);
+/// Returns true for a state file of this version, false for an empty file.
+fn check(connection: &Connection, path: &Path) -> Result<bool, StateError> {
+    let failed = |error| StateError::of(path, &error);
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(failed);
     let (version, application) = (number("user_version")?, number("application_id")?);
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
@@ -157,18 +165,19 @@ fn check(connection: &Connection, path: &Path) -> Result<bool, Failure> {
         return Ok(false);
     }
     if application != APPLICATION {
-        return Err(Failure::Corrupt(format!("{shown}: found a database of another program, expected a state file")));
+        return Err(StateError::Corrupt(format!("{shown}: found a database of another program, expected a state file")));
     }
     if version > VERSION {
         let text = format!("{shown}: found a state file of version {version}, expected version {VERSION} at most");
-        return Err(Failure::Future(text, version));
+        return Err(StateError::Newer(text, version));
     }
     if version < 1 {
-        return Err(Failure::Corrupt(format!("{shown}: found a state file of version {version}, expected version 1 to {VERSION}")));
+        return Err(StateError::Corrupt(format!("{shown}: found a state file of version {version}, expected version 1 to {VERSION}")));
     }
     for probe in PROBES {
-        connection.prepare(probe).map_err(failed)?;
+        connection.prepare(probe).and_then(|mut statement| statement.exists([])).map_err(failed)?;
     }
+    connection.query_row("SELECT id FROM file", [], |row| row.get::<_, i64>(0)).map_err(failed)?;
     Ok(true)
 }
 
@@ -185,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_file_gets_its_tables_and_is_known_again() {
+    fn a_new_file_gets_its_tables_and_is_recognised() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");
         drop(open(&path).unwrap());
@@ -193,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_is_not_for_everybody() {
+    fn a_new_file_is_not_readable_by_others() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");
@@ -202,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_a_newer_version_of_another_program_or_with_other_tables_is_not_taken() {
+    fn a_newer_file_a_foreign_database_or_one_with_other_tables_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         for (name, sql, expected) in [
             ("newer", "PRAGMA user_version = 7", "found a state file of version 7, expected version 1 at most"),
@@ -214,15 +223,15 @@ mod tests {
             open(&path).unwrap().execute_batch(sql).unwrap();
             let error = open(&path).unwrap_err();
             assert!(error.to_string().contains(expected) && error.to_string().contains(name), "{error}");
-            assert!(matches!(error, Failure::Corrupt(_) | Failure::Future(_, 7)), "{error:?}");
+            assert!(matches!(error, StateError::Corrupt(_) | StateError::Newer(_, 7)), "{error:?}");
         }
     }
 
     #[test]
-    fn a_file_that_is_no_database_is_corrupt() {
+    fn a_file_that_is_not_a_database_is_corrupt() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");
         std::fs::write(&path, "something else altogether ".repeat(1000)).unwrap();
-        assert!(matches!(open(&path), Err(Failure::Corrupt(_))));
+        assert!(matches!(open(&path), Err(StateError::Corrupt(_))));
     }
 }

@@ -1,33 +1,39 @@
-//! Removes from the state file what has ended, a little at a time: a ban may be waiting.
+//! Removes rows that have ended from the state file, in small steps, because bans may be waiting for the writer.
 
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::rows::stored;
 use crate::time::{Span, Time};
 
-/// A lifted ban stays in the file so long, for other processes to see that it is gone.
-const LIFTED_STAYS: Span = Span::from_secs(600);
+/// How long a lifted ban stays in the file, so that other processes learn that it was lifted.
+const KEEP_LIFTED: Span = Span::from_secs(600);
 
-/// How far the tables without an index of ends have been looked through: no row before that client and rule had ended.
+/// Where the next step starts in the tables that have no index by end: after this client and rule.
 #[derive(Debug, Default)]
-pub(super) struct Swept {
+pub(super) struct SweepPositions {
     strikes: (Vec<u8>, String),
-    histories: (Vec<u8>, String),
+    history: (Vec<u8>, String),
 }
 
-/// Removes rows that ended before `now`, and histories whose last ban is `forget` ago, after looking at no more than `limit` rows of a kind.
-/// Returns how many it removed.
-pub(super) fn sweep(connection: &mut Connection, swept: &mut Swept, now: Time, forget: Span, limit: u32) -> rusqlite::Result<usize> {
-    let removed = bans(connection, now, limit)?;
-    let strikes = keyed(connection, "strike", "until", &mut swept.strikes, stored(now), limit)?;
-    let histories = keyed(connection, "history", "last", &mut swept.histories, stored(now.before(forget)), limit)?;
-    Ok(removed + strikes + histories)
+/// Removes rows that ended before `now`, and earlier bans that began more than `forget` ago. Examines at most `limit` rows of each table.
+/// Returns the number of rows removed.
+pub(super) fn sweep(
+    connection: &mut Connection,
+    positions: &mut SweepPositions,
+    now: Time,
+    forget: Span,
+    limit: u32,
+) -> rusqlite::Result<usize> {
+    let bans = sweep_bans(connection, now, limit)?;
+    let strikes = sweep_keyed(connection, "strike", "until", &mut positions.strikes, stored(now), limit)?;
+    let history = sweep_keyed(connection, "history", "last", &mut positions.history, stored(now.before(forget)), limit)?;
+    Ok(bans + strikes + history)
 }
 
-fn bans(connection: &mut Connection, now: Time, limit: u32) -> rusqlite::Result<usize> {
+fn sweep_bans(connection: &mut Connection, now: Time, limit: u32) -> rusqlite::Result<usize> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // A lifted ban has `until` 0; its `since` says when it was lifted.
-    let (over, lifted) = (stored(now), stored(now.before(LIFTED_STAYS)));
+    // A lifted ban has `until` 0 (`rows::LIFTED`), and `since` is when it was lifted.
+    let (over, lifted) = (stored(now), stored(now.before(KEEP_LIFTED)));
     let ids: Vec<i64> = {
         let mut ids = transaction.prepare_cached("SELECT id FROM ban WHERE until <= ?1 AND (until > 0 OR since <= ?2) LIMIT ?3")?;
         let ids = ids.query_map(params![over, lifted, limit], |row| row.get(0))?;
@@ -44,13 +50,13 @@ fn bans(connection: &mut Connection, now: Time, limit: u32) -> rusqlite::Result<
     Ok(ids.len() + networks)
 }
 
-/// Looks at the next `limit` rows in the order of the key, beginning anew at the end: so no look takes long however large the table is, and
-/// no index has to be kept for it.
-fn keyed(
+/// Examines the next `limit` rows in key order and wraps around at the end: no step takes long however large the table is, and the table
+/// needs no second index.
+fn sweep_keyed(
     connection: &mut Connection,
     table: &str,
     end: &str,
-    reached: &mut (Vec<u8>, String),
+    position: &mut (Vec<u8>, String),
     now: i64,
     limit: u32,
 ) -> rusqlite::Result<usize> {
@@ -61,12 +67,12 @@ fn keyed(
         let mut select = transaction.prepare_cached(&format!(
             "SELECT client, rule, {end} FROM {table} WHERE (client, rule) > (?, ?) ORDER BY client, rule LIMIT ?"
         ))?;
-        let mut rows = select.query(params![reached.0, reached.1, limit])?;
+        let mut rows = select.query(params![position.0, position.1, limit])?;
         while let Some(row) = rows.next()? {
             seen += 1;
-            *reached = (row.get(0)?, row.get(1)?);
+            *position = (row.get(0)?, row.get(1)?);
             if row.get::<_, i64>(2)? <= now {
-                over.push(reached.clone());
+                over.push(position.clone());
             }
         }
         let mut delete = transaction.prepare_cached(&format!("DELETE FROM {table} WHERE client = ? AND rule = ?"))?;
@@ -76,7 +82,7 @@ fn keyed(
     }
     transaction.commit()?;
     if seen < limit {
-        *reached = Default::default();
+        *position = Default::default();
     }
     Ok(over.len())
 }

@@ -1,169 +1,175 @@
-//! The writer: one thread that writes what it is handed in groups, and says for each, in order, when the kernel has it.
+//! The handle of the writer's thread, which saves requests in groups and acknowledges each one, in order, when the kernel has it.
 //!
-//! Nobody waits for it: a call returns at once, whatever the disk does. What could not be saved is kept (bounded) and tried again
-//! each second, and [`Health`] says so.
+//! Calls return at once, whatever the disk does. Changes that cannot be saved are kept, up to a limit, and retried each second;
+//! [`StateHealth`] says how many there are, and why.
 
+use parking_lot::Mutex;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::queue::{Answer, Message, Shared};
-use super::work::Work;
-use super::{Item, Known, Strike};
-use crate::engine::{Change, Done, Keeper, Kept};
+use super::queue::{Acknowledgement, EventPublisher, WriterRequest, WriterStatus};
+use super::worker::StateWorker;
+use super::{Loaded, StoredStrikes, WriteItem};
+use crate::clock::Clock;
+use crate::engine::{Change, Journal, OnPersisted, Persisted};
 use crate::log::follow::Position;
-use crate::time::{Span, Time};
+use crate::time::Span;
 
-/// So many submissions may wait; another ban is answered "not saved" at once, and asked for again. That a ban was lifted waits all the same,
-/// for nobody could be asked for it: operators and trusted machines of a fleet say so, each once for a ban that stood.
-const QUEUE: usize = 16_384;
+/// Maximum number of waiting requests. Beyond it, a ban is acknowledged as not saved at once, and the owner is asked for it again later. An
+/// unban waits even then, because it leaves nothing in memory that could be asked for. Only operators and other nodes of a fleet make unbans.
+const MAX_WAITING: usize = 16_384;
 
-/// A disk that takes longer is reported as one that fails.
-const HUNG: Duration = Duration::from_secs(1);
+/// How long the disk may take before it is reported as failing.
+const HUNG_AFTER: Duration = Duration::from_secs(1);
 
-/// What happens to the state file.
+/// Something that happened to the state file.
 #[derive(Debug, Clone, PartialEq)]
-pub enum News {
-    /// Something was done that an operator must know of: a file was set aside, say.
+pub enum WriterEvent {
+    /// Something that an operator must know, for example that a file was quarantined.
     Notice(String),
     /// Saving fails from now on, for this reason.
     Degraded(Arc<str>),
-    /// What was kept waiting is saved now, and saving works again.
-    Healed,
-    /// The file lacks bans that stand in memory: hand them over again, a few thousand at a time, for the queue is bounded.
+    /// Saving works again, and the backlog has been saved.
+    Recovered,
+    /// The file lacks bans that are active in memory. The owner should queue them again, a few thousand at a time, because the queue is bounded.
     Resend {
-        /// All of them, because the file is a new one; else those that are not known to be saved, because too many were waiting.
+        /// All of them, because the file is new; otherwise those not marked as saved, which were rejected because too many were waiting.
         all: bool,
     },
-    /// Another process wrote this; or the file could not be read until now.
-    Known(Vec<Known>),
+    /// Records that another process wrote, or that were in the file when it could be read at last.
+    Changed(Vec<Loaded>),
 }
 
-/// How the state file does.
+/// Whether saving works, and how much is unsaved.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Health {
+pub struct StateHealth {
     /// Why saving fails, if it does.
     pub degraded: Option<Arc<str>>,
-    /// How many submissions are kept to be tried again.
+    /// Number of changes in the backlog, to be retried.
     pub unsaved: usize,
-    /// How many submissions were saved.
+    /// Number of requests saved at the first attempt.
     pub saved: u64,
-    /// How many submissions were answered "not saved".
+    /// Number of requests acknowledged as not saved.
     pub failed: u64,
 }
 
-/// The writer's handle. It ends, after writing what it holds, when the handle is dropped.
+/// The handle. When it is dropped the thread saves what it holds and ends.
 pub struct Writer {
-    sender: Sender<Message>,
+    sender: Sender<WriterRequest>,
     ended: Mutex<Receiver<()>>,
-    shared: Arc<Shared>,
+    status: Arc<WriterStatus>,
     path: PathBuf,
 }
 
 impl Writer {
-    /// Loads the file at `path` into `sink`, on this thread, and starts the writer. `clock` tells table time. `listener` hears of events, at
-    /// first on this thread, then on the writer's; it must not wait for the writer.
+    /// Loads the file at `path` into `sink`, on this thread, and starts the writer's thread. `on_event` is called on this thread while the
+    /// file is loaded, later on the writer's; it must not wait for the writer.
     ///
-    /// A file that cannot be used now is no error: [`Health`] says so, and it is tried again each second. After damage is found `sink` may be
-    /// handed a record twice.
+    /// A file that cannot be used now is not an error: [`StateHealth`] gives the reason, and it is retried each second. If damage is found
+    /// while loading, `sink` may get a record twice.
     ///
     /// # Errors
-    /// No thread can be started.
+    /// A thread could not be started.
     pub fn start(
         path: PathBuf,
-        clock: impl Fn() -> Time + Send + 'static,
-        listener: impl FnMut(News) + Send + 'static,
-        sink: &mut dyn FnMut(Known),
+        clock: Clock,
+        on_event: impl FnMut(WriterEvent) + Send + 'static,
+        sink: &mut dyn FnMut(Loaded),
     ) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let status = Arc::new(WriterStatus::default());
         let (sender, receiver) = channel();
         let (ending, ended) = sync_channel(1);
-        let mut work = Work::new(path.clone(), Box::new(clock), Box::new(listener), Arc::clone(&shared))?;
-        work.load(sink);
+        let mut worker = StateWorker::new(path.clone(), clock, EventPublisher::new(on_event), Arc::clone(&status))?;
+        worker.load(sink);
         thread::Builder::new().name("state".into()).spawn(move || {
-            work.run(&receiver);
-            drop(work);
+            worker.run(&receiver);
+            // Closes the file, which runs the last checkpoint.
+            drop(worker);
             let _ = ending.send(());
         })?;
-        Ok(Self { sender, ended: Mutex::new(ended), shared, path })
+        Ok(Self { sender, ended: Mutex::new(ended), status, path })
     }
 
-    /// Hands over counters. They are written while no ban is waiting, in several steps; those that fail are not tried again.
-    pub fn keep_strikes(&self, strikes: Vec<Strike>, done: Done) {
-        self.send(Message::Strikes(strikes, Answer::by(done)));
+    /// Saves strikes, in steps, while no ban is waiting. A failure is not retried.
+    pub fn save_strikes(&self, strikes: Vec<StoredStrikes>, on_persisted: OnPersisted) {
+        self.send(WriterRequest::SaveStrikes(strikes, Acknowledgement::new(on_persisted)));
     }
 
-    /// Hands over how far the log of `path` has been read. It is written after all changes that were handed over before, and given up if
-    /// those cannot be.
-    pub fn keep_position(&self, path: String, position: Position, done: Done) {
-        self.send(Message::Save(Some(Item::Position(path, position)), Answer::by(done)));
+    /// Saves where reading of the log at `path` stopped, after all changes queued before. A failure is not retried.
+    pub fn save_position(&self, path: String, position: Position, on_persisted: OnPersisted) {
+        self.save(Some(WriteItem::Position(path, position)), on_persisted);
     }
 
-    /// How long a client's earlier bans count: the longest time of all rules whose bantime grows. Nothing, as at first, keeps none.
+    /// Sets how long earlier bans count: the longest `forget` of all rules whose bantime grows. Zero, the initial value, saves none.
     pub fn set_forget(&self, forget: Span) {
-        self.shared.forget.store(forget.millis(), Ordering::Relaxed);
+        self.status.forget.store(forget.millis(), Ordering::Relaxed);
     }
 
-    fn send(&self, message: Message) {
-        let is_full = self.shared.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE;
-        let is_ban = matches!(message, Message::Save(Some(Item::Change(Change::Banned(_))), _));
-        match message {
-            Message::Save(Some(Item::Change(Change::Banned(_)) | Item::Position(..)) | None, answer) | Message::Strikes(_, answer)
+    fn save(&self, item: Option<WriteItem>, on_persisted: OnPersisted) {
+        self.send(WriterRequest::Save((item, Acknowledgement::new(on_persisted))));
+    }
+
+    fn send(&self, request: WriterRequest) {
+        let is_full = self.status.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING;
+        let is_ban = matches!(request, WriterRequest::Save((Some(WriteItem::Change(Change::Banned(_))), _)));
+        match request {
+            WriterRequest::Save((Some(WriteItem::Change(Change::Banned(_)) | WriteItem::Position(..)) | None, acknowledgement))
+            | WriterRequest::SaveStrikes(_, acknowledgement)
                 if is_full =>
             {
-                self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-                self.shared.overflowed.store(true, Ordering::Relaxed);
-                self.shared.has_overflowed.fetch_or(is_ban, Ordering::Relaxed);
-                self.shared.failed.fetch_add(1, Ordering::Relaxed);
-                answer.send(Kept::No(format!("{}: too many bans wait for the disk", self.path.display())));
+                self.status.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.status.overflowed.store(true, Ordering::Relaxed);
+                self.status.has_overflowed.fetch_or(is_ban, Ordering::Relaxed);
+                self.status.failed.fetch_add(1, Ordering::Relaxed);
+                acknowledgement.send(Persisted::No(format!("{}: too many bans wait for the disk", self.path.display())));
             }
-            // Where the writer has ended the message is dropped, which answers it.
-            message => drop(self.sender.send(message)),
+            // If the thread has ended the request is dropped, which acknowledges it as not saved.
+            request => drop(self.sender.send(request)),
         }
     }
 
-    /// How the state file does now.
+    /// Whether saving works, and how much is unsaved.
     #[must_use]
-    pub fn health(&self) -> Health {
-        let mut degraded = self.shared.degraded.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let working = self.shared.working_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed());
-        if let Some(working) = working.filter(|working| degraded.is_none() && *working > HUNG) {
+    pub fn health(&self) -> StateHealth {
+        let mut degraded = self.status.degraded.lock().clone();
+        let working = self.status.working_since.lock().map(|since| since.elapsed());
+        if let Some(working) = working.filter(|working| degraded.is_none() && *working > HUNG_AFTER) {
             degraded = Some(format!("{}: no answer from the disk for {} s", self.path.display(), working.as_secs()).into());
         }
-        Health {
+        StateHealth {
             degraded,
-            unsaved: usize::try_from(self.shared.unsaved.load(Ordering::Relaxed)).unwrap_or(usize::MAX),
-            saved: self.shared.saved.load(Ordering::Relaxed),
-            failed: self.shared.failed.load(Ordering::Relaxed),
+            unsaved: usize::try_from(self.status.unsaved.load(Ordering::Relaxed)).unwrap_or(usize::MAX),
+            saved: self.status.saved.load(Ordering::Relaxed),
+            failed: self.status.failed.load(Ordering::Relaxed),
         }
     }
 
-    /// Writes all that was submitted, closes the file, and ends the writer; what is submitted later is not saved. Waits for at most `limit`,
-    /// and returns whether that was enough. Nothing that was answered "saved" is lost if not.
+    /// Saves all requests, closes the file, and ends the thread; later requests are not saved. Waits for at most `limit`, and returns
+    /// whether that was enough. If not, nothing acknowledged as saved is lost.
     pub fn finish(&self, limit: Duration) -> bool {
-        self.shared.finish.store(true, Ordering::Relaxed);
-        // Only to wake it.
-        self.send(Message::Finish);
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(limit);
+        self.status.finish.store(true, Ordering::Relaxed);
+        self.send(WriterRequest::Finish);
+        let ended = self.ended.lock().recv_timeout(limit);
         !matches!(ended, Err(RecvTimeoutError::Timeout))
     }
 }
 
-/// What is handed over is written in the order of the calls, and `done` is called in that order, on the writer's thread; or at once, on the
-/// caller's, if too much is waiting. It must not wait.
-impl Keeper for Writer {
-    fn keep(&self, change: Change, done: Done) {
-        self.send(Message::Save(Some(Item::Change(change)), Answer::by(done)));
+/// Requests are saved and acknowledged in the order of the calls, on the writer's thread; a request that is rejected is acknowledged at
+/// once, on the caller's. A callback must not block.
+impl Journal for Writer {
+    fn persist(&self, change: Change, on_persisted: OnPersisted) {
+        self.save(Some(WriteItem::Change(change)), on_persisted);
     }
 
-    fn flush(&self, done: Done) {
-        self.send(Message::Save(None, Answer::by(done)));
+    fn flush(&self, on_persisted: OnPersisted) {
+        self.save(None, on_persisted);
     }
 
     fn has_overflowed(&self) -> bool {
-        self.shared.has_overflowed.load(Ordering::Relaxed)
+        self.status.has_overflowed.load(Ordering::Relaxed)
     }
 }

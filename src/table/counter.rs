@@ -1,15 +1,15 @@
-//! The strike counter of one client under one rule: fail2ban's own, so that the same log gives the same bans.
+//! The strike counter of one client under one rule. It counts as fail2ban does, so that the same log leads to the same bans.
 
 use crate::time::{Span, Time};
 
-/// First strike, last strike and their number, scaled as fail2ban's `FailTicket.adjustTime` does (server/ticket.py, 1.0.2).
+/// The first strike, the last strike and their number, scaled as fail2ban's `FailTicket.adjustTime` does (server/ticket.py, 1.0.2).
 ///
-/// It is no plain window: when a strike comes more than `findtime` after the first one, the count is scaled down to what the known
-/// rate would have given in one `findtime`, and the first strike moves up to the window's start. After `findtime` of silence the
-/// count starts anew (fail2ban's `FailManager.cleanup`).
+/// This is not a sliding window: when a strike comes more than `findtime` after the first one, the count is scaled down to the observed
+/// rate times `findtime`, and the first strike moves up to the start of the window. After `findtime` without a strike, the count
+/// restarts (fail2ban's `FailManager.cleanup`).
 ///
-/// Twelve bytes: milliseconds of the last strike (40 bits, from 2020 to 2054), how long before it the first one
-/// was (32 bits: `findtime` is 49 days at most), and the count (24 bits, saturating).
+/// Packed into 12 bytes, because there may be millions: the time of the last strike in milliseconds (40 bits, from 2020 to 2054), its
+/// distance from the first one (32 bits, hence a `findtime` of 49 days at most), and the count (24 bits, saturating).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counter {
     last_low: u32,
@@ -18,28 +18,29 @@ pub struct Counter {
     count: [u8; 3],
 }
 
-/// The longest `findtime` that a [`Counter`] can hold: 49 days.
+/// Maximum `findtime` that a [`Counter`] can represent: 2^32 ms, rounded down to days.
 pub const MAX_FINDTIME: Span = Span::from_secs(49 * 86_400);
 
-/// Counters keep their time from 2020-01-01 on, so that 40 bits last until 2054. An older strike is kept as of that day.
+/// Start of a counter's time, 2020-01-01, in milliseconds since the Unix epoch. An older strike is stored as of that day.
 const EPOCH: u64 = 1_577_836_800_000;
-const COUNT_MAX: u32 = (1 << 24) - 1;
+
+const MAX_COUNT: u32 = (1 << 24) - 1;
 
 impl Counter {
-    /// The first `strikes` of a client, at `now`.
+    /// A counter that starts with `strikes` at `now`.
     #[must_use]
     pub fn new(now: Time, strikes: u32) -> Self {
         Self::pack(now.millis(), 0, strikes)
     }
 
-    /// Counts `strikes` more at `now`, and returns how many there are in the window.
+    /// Adds `strikes` at `now` and returns the new count.
     ///
-    /// A time before the last strike's (log lines out of order) counts, and moves nothing, as in fail2ban.
+    /// A strike before the last one (log lines out of order) counts, but moves neither end of the window, as in fail2ban.
     pub fn add(&mut self, now: Time, findtime: Span, strikes: u32) -> u32 {
         let (mut first, mut last, mut count) = (self.first().millis(), self.last().millis(), self.count());
         let now = now.millis().max(EPOCH);
         let findtime = findtime.millis().min(MAX_FINDTIME.millis());
-        if self.is_over(Time::from_millis(now), Span::from_millis(findtime)) {
+        if self.is_expired(Time::from_millis(now), Span::from_millis(findtime)) {
             *self = Self::new(Time::from_millis(now), strikes);
             return self.count();
         }
@@ -56,32 +57,31 @@ impl Counter {
         self.count()
     }
 
-    /// Whether `findtime` of silence has passed since the last strike: the counter may be dropped.
+    /// Whether `findtime` has passed since the last strike, so that the counter may be dropped.
     #[must_use]
-    pub fn is_over(&self, now: Time, findtime: Span) -> bool {
+    pub fn is_expired(&self, now: Time, findtime: Span) -> bool {
         self.last().after(findtime) <= now
     }
 
-    /// When the first strike that still counts was.
+    /// The time of the first strike, or the start of the window that it was scaled to.
     #[must_use]
     pub fn first(&self) -> Time {
         self.last().before(Span::from_millis(u64::from(self.span)))
     }
 
-    /// When the last strike was.
     #[must_use]
     pub fn last(&self) -> Time {
         Time::from_millis(EPOCH + ((u64::from(self.last_high) << 32) | u64::from(self.last_low)))
     }
 
-    /// How many strikes count.
+    /// The number of strikes, scaled to `findtime`.
     #[must_use]
     pub fn count(&self) -> u32 {
         let [high, middle, low] = self.count;
         u32::from_be_bytes([0, high, middle, low])
     }
 
-    /// The counter with these values, as a state file kept them. Values outside what it can hold are clamped.
+    /// A counter from a state file. Values that it cannot represent are clamped.
     #[must_use]
     pub fn restore(first: Time, last: Time, count: u32) -> Self {
         Self::pack(last.millis(), last.since(first).millis(), count)
@@ -90,7 +90,7 @@ impl Counter {
     #[expect(clippy::cast_possible_truncation, reason = "every part is clamped to its width first")]
     fn pack(last: u64, span: u64, count: u32) -> Self {
         let last = last.saturating_sub(EPOCH).min((1 << 40) - 1);
-        let [_, high, middle, low] = count.min(COUNT_MAX).to_be_bytes();
+        let [_, high, middle, low] = count.min(MAX_COUNT).to_be_bytes();
         Self {
             last_low: last as u32,
             span: span.min(u64::from(u32::MAX)) as u32,
@@ -100,12 +100,12 @@ impl Counter {
     }
 }
 
-/// `count` strikes over `elapsed` milliseconds, as if at the same rate over `findtime`; halves go to the even number, as in Python.
+/// Scales `count` strikes in `elapsed` milliseconds to `findtime`. Halves round to even, as Python's `round` does.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "49 days in milliseconds are exact in an f64, and the result is below the count"
+    reason = "49 days in milliseconds are exact in an f64, and the result is at most the count"
 )]
 fn scale(count: u32, elapsed: u64, findtime: u64) -> u32 {
     let (elapsed, findtime) = (elapsed as f64 / 1000.0, findtime as f64 / 1000.0);
@@ -137,8 +137,8 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_row_of_strikes_is_scaled_to_its_rate_and_not_forgotten() {
-        // fail2ban: 4 strikes in 900 s are a rate of round(4 / 900 * 600) = 3 in 600 s, and this one makes 4.
+    fn strikes_over_more_than_findtime_are_scaled_to_their_rate() {
+        // fail2ban scales 4 strikes in 900 s to round(4 / 900 * 600) = 3 in 600 s, and this strike makes 4.
         let mut counter = Counter::new(at(0), 1);
         for seconds in [300, 500, 600] {
             counter.add(at(seconds), TEN_MINUTES, 1);
@@ -148,28 +148,42 @@ mod tests {
     }
 
     #[test]
-    fn findtime_of_silence_starts_anew() {
+    fn the_count_restarts_after_findtime_without_a_strike() {
         let mut counter = Counter::new(at(0), 5);
-        assert!(!counter.is_over(at(599), TEN_MINUTES));
-        assert!(counter.is_over(at(600), TEN_MINUTES));
+        assert!(!counter.is_expired(at(599), TEN_MINUTES));
+        assert!(counter.is_expired(at(600), TEN_MINUTES));
         assert_eq!(counter.add(at(600), TEN_MINUTES, 1), 1);
     }
 
     #[test]
-    fn an_earlier_time_counts_and_moves_nothing() {
+    fn a_strike_out_of_order_is_counted_and_does_not_move_the_window() {
         let mut counter = Counter::new(at(100), 1);
         assert_eq!(counter.add(at(50), TEN_MINUTES, 1), 2);
         assert_eq!((counter.first(), counter.last()), (at(100), at(100)));
     }
 
     #[test]
-    fn a_restored_counter_goes_on_where_it_was() {
+    fn a_strike_in_the_same_instant_as_the_last_one_is_added_unscaled() {
+        // `adjustTime` scales only if the time is after the last one's, also when `findtime` has become shorter than the window.
+        let mut counter = Counter::restore(at(0), at(900), 4);
+        assert_eq!(counter.add(at(900), TEN_MINUTES, 1), 5);
+    }
+
+    #[test]
+    fn a_count_and_a_time_beyond_their_width_are_stored_as_the_largest_that_fit() {
+        let mut counter = Counter::new(Time::from_millis(u64::MAX), u32::MAX);
+        assert_eq!((counter.count(), counter.last()), ((1 << 24) - 1, Time::from_millis(EPOCH + (1 << 40) - 1)));
+        assert_eq!(counter.add(counter.last(), TEN_MINUTES, 1), (1 << 24) - 1);
+    }
+
+    #[test]
+    fn a_restored_counter_equals_the_saved_one() {
         let mut counter = Counter::new(at(0), 2);
         counter.add(at(123), TEN_MINUTES, 3);
         assert_eq!(Counter::restore(counter.first(), counter.last(), counter.count()), counter);
     }
 
-    /// `FailTicket.adjustTime` and `inc`, line by line, in Python's own units: seconds as floats.
+    /// A line-by-line port of fail2ban's `FailTicket.adjustTime` and `inc`, in Python's units: seconds as floats.
     struct Ticket {
         first: f64,
         time: f64,
@@ -196,7 +210,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn counts_are_those_of_fail2ban(findtime in 1_u64..100_000, gaps in proptest::collection::vec(0_u64..50_000, 1..60)) {
+        fn counts_equal_those_of_fail2ban(findtime in 1_u64..100_000, gaps in proptest::collection::vec(0_u64..50_000, 1..60)) {
             let mut ticket = Ticket { first: START as f64, time: START as f64, retry: 1.0 };
             let mut counter = Counter::new(at(0), 1);
             let mut elapsed = 0;
@@ -208,7 +222,7 @@ mod tests {
         }
 
         #[test]
-        fn no_time_and_no_count_makes_a_counter_panic(times in proptest::collection::vec((any::<u64>(), any::<u32>()), 1..20), findtime in any::<u64>()) {
+        fn a_counter_never_panics(times in proptest::collection::vec((any::<u64>(), any::<u32>()), 1..20), findtime in any::<u64>()) {
             let mut counter = Counter::new(Time::from_millis(0), 0);
             for (time, strikes) in times {
                 counter.add(Time::from_millis(time), Span::from_millis(findtime), strikes);

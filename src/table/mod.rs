@@ -1,10 +1,15 @@
-//! The table: strikes and bans, in memory, bounded.
+//! The table: strikes and bans, in memory and bounded.
 
-pub mod bans;
+mod bans;
+mod bloom;
 pub mod counter;
-mod sieve;
-pub mod strikes;
+mod eviction;
+mod rate;
+mod strikes;
+mod until;
 
-pub use bans::{Ban, Bans, Until};
+pub use bans::{Ban, Bans};
 pub use counter::Counter;
-pub use strikes::{Rate, Strikes, Tallied};
+pub use rate::{RateLimit, RequestTally};
+pub use strikes::Strikes;
+pub use until::Until;

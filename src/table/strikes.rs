@@ -1,7 +1,5 @@
-//! Strikes: who offended how often under which rule, least recently used out first, never more than the configured number.
+//! Strikes by rule and client: an LRU cache of counters with a fixed capacity.
 
-use std::hint::black_box;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ahash::RandomState;
@@ -11,123 +9,78 @@ use lru::LruCache;
 
 use super::counter::Counter;
 use crate::client::Client;
-use crate::rule::RuleId;
+use crate::rule_id::RuleId;
 use crate::time::{Span, Time};
 
-/// Every rule's strikes are spread over so many caches at least, and no more than twice as many: nobody is held up for long when one of them
-/// grows, is swept or is looked through.
-const FEWEST_SLICES: usize = 16;
+/// Minimum number of slices per rule; the maximum is twice that. Growing, sweeping or scanning a single slice takes little time.
+pub(super) const MIN_SLICES: usize = 16;
 
-/// So many counters are dropped at a time.
-const SWEPT_AT_ONCE: usize = 1000;
+/// Number of counters that [`Strikes::sweep`] drops before it releases the lock.
+const SWEEP_BATCH: usize = 1000;
 
-/// In a full table each rule keeps so many clients in each slice, a thousand or two in all, before they push out each other: those of a rule
-/// whose strikes come in by the million must not leave the others without any. Less in a small table.
-const FEWEST_IN_SLICE: usize = 64;
+/// Maximum number of counters per slice that a full table reserves for each rule (one to two thousand over all slices), so that a rule
+/// flooded with strikes does not displace the others. A small table reserves less.
+const MAX_RESERVED: usize = 64;
 
-/// How many clients of a full table may be in one slice.
+/// Number of slices for a table of `capacity` counters.
 ///
-/// A slice's hash table has a power of two of buckets. A flood of new clients leaves dead buckets in it; once none is free it is put in
-/// order again if less than half of the 7/8 that may be used are live, and else doubled. So the slices are made such that each holds
-/// a little less than that half when the table is full: then its memory stays as it is, whatever comes (about 104 bytes for each client).
-fn slices_of(capacity: usize) -> usize {
+/// A slice's hash table (hashbrown) has a power of two of buckets, of which 7/8 may be used. Evictions leave tombstones; when no bucket
+/// is free, the table is rehashed in place if at most half of the usable buckets are live, and doubled otherwise. So the slices are
+/// sized to hold a little less than that half when the table is full, and its memory never grows: about 104 bytes per counter.
+fn slices_for(capacity: usize) -> usize {
     let mut buckets = 1;
     loop {
-        // 3 % for chance: of 50,000 clients on average no slice ever gets so many more.
+        // 3 % of slack for uneven hashing, which is enough for slices of 50,000 counters on average.
         let most = buckets * 7 / 16 * 97 / 100;
-        if most.max(1) * FEWEST_SLICES * 2 > capacity {
-            return capacity.div_ceil(most.max(1)).max(FEWEST_SLICES);
+        if most.max(1) * MIN_SLICES * 2 > capacity {
+            return capacity.div_ceil(most.max(1)).max(MIN_SLICES);
         }
         buckets *= 2;
     }
 }
 
-type Slice = LruCache<Client, Counter, RandomState>;
+pub(super) type Slice = LruCache<Client, Counter, RandomState>;
 
 /// The strikes of all clients under all counting rules.
 ///
-/// One [`LruCache`] for each rule and slice of the clients, all in one [`DashMap`]: about 104 bytes for each live counter.
-/// Hashes are keyed (clients choose their addresses).
+/// A [`DashMap`] has an entry for each rule, which holds an [`LruCache`] for each slice of the clients. A counter takes about 104 bytes.
+/// The hashes are keyed, because attackers can choose their addresses.
 pub struct Strikes {
     rules: DashMap<RuleId, Box<[Slice]>, RandomState>,
-    hasher: RandomState,
-    /// How many slices each rule has.
-    spread: usize,
-    /// So many clients may each slice have before it gives up its own.
-    share: usize,
-    capacity: usize,
+    pub(super) hasher: RandomState,
+    slices_per_rule: usize,
+    /// A slice with no more counters than this takes room from the fullest slice instead of evicting its own.
+    reserved: usize,
+    pub(super) capacity: usize,
     live: AtomicUsize,
     evicted: AtomicU64,
-    /// How often [`Strikes::add_all`] was called: nobody outside can tell what chance its hash makes.
-    tickets: AtomicU64,
-}
-
-/// A rule that counts every request of a client.
-#[derive(Debug, Clone, Copy)]
-pub struct Rate {
-    /// The rule.
-    pub rule: RuleId,
-    /// Silence of this length ends a row of requests.
-    pub findtime: Span,
-    /// So many requests make a ban.
-    pub maxretry: u32,
-}
-
-impl Rate {
-    /// A full table takes up one in so many requests of strangers: 1 to 8.
-    ///
-    /// If every stranger's first request pushed somebody out, then a crowd larger than the table would push out each client before its second
-    /// request came, and nobody would be counted any more; and the work for it would be most of what a request costs. So strangers are taken
-    /// up by chance, each of their requests with the same one (after bimodal insertion: Qureshi, Jaleel, Patt, Steely and Emer, "Adaptive
-    /// insertion policies for high performance caching", 2007). That leaves out the first few requests of a client who goes on: no more than
-    /// 2 % of `maxretry` on average.
-    fn one_in(&self) -> u64 {
-        u64::from(self.maxretry / 50).clamp(1, 8)
-    }
-}
-
-/// Ordinary requests of one client, seen in one read: they go into its rates together with those of others.
-#[derive(Debug, Clone, Copy)]
-pub struct Tallied {
-    /// The full address.
-    pub address: IpAddr,
-    /// The client.
-    pub client: Client,
-    /// How many requests.
-    pub requests: u32,
-}
-
-impl Tallied {
-    /// So many `requests` of the client that `address` belongs to.
-    #[must_use]
-    pub fn new(address: IpAddr, client: Client, requests: u32) -> Self {
-        Self { address, client, requests }
-    }
+    /// Number of calls of [`Strikes::add_all`], as a seed for its admission by chance.
+    pub(super) batches: AtomicU64,
 }
 
 impl Strikes {
-    /// Room for `capacity` counters (at least one), over all rules together.
+    /// A table of at most `capacity` counters (at least one) for all rules together.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        let spread = slices_of(capacity);
+        let slices_per_rule = slices_for(capacity);
         Self {
             rules: DashMap::with_hasher(RandomState::new()),
             hasher: RandomState::new(),
-            spread,
-            share: (capacity / spread / 4).clamp(1, FEWEST_IN_SLICE),
+            slices_per_rule,
+            reserved: (capacity / slices_per_rule / 4).clamp(1, MAX_RESERVED),
             capacity: capacity.max(1),
             live: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
-            tickets: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
         }
     }
 
-    /// Counts `strikes` of `client` under `rule` at `now` and returns the counter as it is then.
+    /// Adds `strikes` of `client` under `rule` at `now`, and returns the updated counter.
     ///
-    /// A new client in a full table pushes out the least recently used one: of the same rule, unless it has only a few.
+    /// A new client in a full table evicts the least recently used client of the same rule, unless that rule has only a few.
     pub fn add(&self, rule: RuleId, client: Client, now: Time, findtime: Span, strikes: u32) -> Counter {
         let index = self.index(client);
-        let mut slices = self.of(rule);
+        let mut slices = self.slices(rule);
         let Some(slice) = slices.get_mut(index) else { return Counter::new(now, strikes) };
         let (counter, has_room) = self.count_in(slice, client, now, findtime, strikes);
         drop(slices);
@@ -137,63 +90,10 @@ impl Strikes {
         counter
     }
 
-    /// [`Strikes::add`] for many clients, of which those are counted that `counts` names; `counted` is handed each counter as it is then.
-    ///
-    /// A full table takes up strangers by chance: of one who is not taken up `counted` is handed what was seen just now.
-    ///
-    /// In a large table nearly every step is a wait for memory. So all clients are looked up before any is changed: the processor then waits
-    /// for many places at the same time.
-    pub fn add_all(
-        &self,
-        rate: Rate,
-        now: Time,
-        tallied: &[Tallied],
-        counts: impl Fn(&Tallied) -> bool,
-        mut counted: impl FnMut(&Tallied, Counter),
-    ) {
-        let mut slices = self.of(rate.rule);
-        let mut room = self.capacity.saturating_sub(self.len());
-        let tickets = self.tickets.fetch_add(1, Ordering::Relaxed) << 32;
-        // How many of each slice will be pushed out.
-        let mut outgoing = [0; 2 * FEWEST_SLICES];
-        let mut found = Vec::with_capacity(tallied.len());
-        for (ticket, one) in (tickets..).zip(tallied).filter(|(_, one)| counts(one)) {
-            let index = self.index(one.client);
-            let Some((slice, outgoing)) = slices.get(index).zip(outgoing.get_mut(index)) else { continue };
-            let is_new = !slice.contains(&one.client);
-            let is_lucky = || self.hasher.hash_one((one.client, ticket)) % rate.one_in() < u64::from(one.requests);
-            let is_taken_up = !is_new || room > 0 || is_lucky();
-            if is_new && is_taken_up {
-                *outgoing += usize::from(room == 0);
-                room = room.saturating_sub(1);
-            }
-            found.push((index, one, is_taken_up));
-        }
-        if outgoing.iter().sum::<usize>() > 1 {
-            look_at_last(&slices, outgoing);
-        }
-        let mut without_room = Vec::new();
-        for (index, one, is_taken_up) in found {
-            let Some(slice) = slices.get_mut(index) else { continue };
-            // Who comes several times in one read may have been taken up with an earlier one of these requests.
-            if !is_taken_up && !slice.contains(&one.client) {
-                counted(one, Counter::new(now, one.requests));
-                continue;
-            }
-            let (counter, has_room) = self.count_in(slice, one.client, now, rate.findtime, one.requests);
-            if !has_room {
-                without_room.push(index);
-            }
-            counted(one, counter);
-        }
-        drop(slices);
-        without_room.into_iter().for_each(|index| self.evict_elsewhere((rate.rule, index)));
-    }
-
-    /// Puts a counter back as a state file kept it, unless the client has one already.
+    /// Restores a counter from a state file, unless the client has one already.
     pub fn restore(&self, rule: RuleId, client: Client, counter: Counter) {
         let index = self.index(client);
-        let mut slices = self.of(rule);
+        let mut slices = self.slices(rule);
         let Some(slice) = slices.get_mut(index).filter(|slice| !slice.contains(&client)) else { return };
         slice.put(client, counter);
         let has_room = self.make_room(slice);
@@ -203,13 +103,13 @@ impl Strikes {
         }
     }
 
-    /// The counter of `client` under `rule`, if it has one. Asking does not make it more recently used.
+    /// The counter of `client` under `rule`, if any. This does not mark it as recently used.
     #[must_use]
     pub fn get(&self, rule: RuleId, client: Client) -> Option<Counter> {
         self.rules.get(&rule)?.get(self.index(client))?.peek(&client).copied()
     }
 
-    /// Forgets the strikes of `client` under `rule`: after a ban the count starts anew.
+    /// Drops the counter of `client` under `rule`. After a ban, the count restarts.
     pub fn forget(&self, rule: RuleId, client: Client) {
         if let Some(mut slices) = self.rules.get_mut(&rule)
             && let Some(slice) = slices.get_mut(self.index(client))
@@ -219,26 +119,27 @@ impl Strikes {
         }
     }
 
-    /// Drops the counters of `rule` that `findtime` of silence has ended, oldest first. Others may count in between.
+    /// Drops the expired counters of `rule`, least recently used first. Releases the lock now and then, so that other threads can count.
     pub fn sweep(&self, rule: RuleId, now: Time, findtime: Span) {
-        for index in 0..self.spread {
-            let mut goes_on = true;
-            while goes_on {
+        for index in 0..self.slices_per_rule {
+            loop {
                 let mut slices = self.rules.get_mut(&rule);
                 let Some(slice) = slices.as_mut().and_then(|slices| slices.get_mut(index)) else { return };
-                let over = |slice: &Slice| slice.peek_lru().is_some_and(|(_, counter)| counter.is_over(now, findtime));
-                let dropped = (0..SWEPT_AT_ONCE).take_while(|_| over(slice) && slice.pop_lru().is_some()).count();
+                let is_expired = |slice: &Slice| slice.peek_lru().is_some_and(|(_, counter)| counter.is_expired(now, findtime));
+                let dropped = (0..SWEEP_BATCH).take_while(|_| is_expired(slice) && slice.pop_lru().is_some()).count();
                 self.live.fetch_sub(dropped, Ordering::Relaxed);
-                goes_on = dropped == SWEPT_AT_ONCE;
+                if dropped < SWEEP_BATCH {
+                    break;
+                }
             }
         }
     }
 
-    /// Calls `visit` with every counter. Locks a rule for the time of one slice: `visit` must not touch this table.
+    /// Calls `visit` for every counter. `visit` runs under a lock, which is released after each slice, and must not use this table.
     pub fn for_each(&self, mut visit: impl FnMut(RuleId, Client, Counter)) {
         let rules: Vec<RuleId> = self.rules.iter().map(|slices| *slices.key()).collect();
         for rule in rules {
-            for index in 0..self.spread {
+            for index in 0..self.slices_per_rule {
                 if let Some(slices) = self.rules.get(&rule) {
                     slices.get(index).into_iter().flatten().for_each(|(client, counter)| visit(rule, *client, *counter));
                 }
@@ -246,43 +147,41 @@ impl Strikes {
         }
     }
 
-    /// How many counters are live under `rule`.
     #[must_use]
     pub fn count(&self, rule: RuleId) -> usize {
         self.rules.get(&rule).map_or(0, |slices| slices.iter().map(LruCache::len).sum())
     }
 
-    /// How many counters are live.
+    /// Number of counters under all rules.
     #[must_use]
     pub fn len(&self) -> usize {
         self.live.load(Ordering::Relaxed)
     }
 
-    /// Whether nobody has a strike.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many counters were pushed out by newer ones since the start.
+    /// Number of counters evicted by newer ones since the start.
     #[must_use]
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// The number of a client's slice.
-    fn index(&self, client: Client) -> usize {
-        // The cache places a client by the lowest and highest bits of the same hash: the slice must be chosen by others.
-        usize::try_from(self.hasher.hash_one(client) >> 32).unwrap_or(0) % self.spread
+    /// The index of a client's slice.
+    pub(super) fn index(&self, client: Client) -> usize {
+        // hashbrown uses the lowest and highest bits of the same hash, so the bits between choose the slice.
+        usize::try_from(self.hasher.hash_one(client) >> 32).unwrap_or(0) % self.slices_per_rule
     }
 
-    fn of(&self, rule: RuleId) -> RefMut<'_, RuleId, Box<[Slice]>> {
+    pub(super) fn slices(&self, rule: RuleId) -> RefMut<'_, RuleId, Box<[Slice]>> {
         let slice = |_| LruCache::unbounded_with_hasher(self.hasher.clone());
-        self.rules.entry(rule).or_insert_with(|| (0..self.spread).map(slice).collect())
+        self.rules.entry(rule).or_insert_with(|| (0..self.slices_per_rule).map(slice).collect())
     }
 
-    /// Counts in `slice`, and says whether there is [room](Strikes::make_room).
-    fn count_in(&self, slice: &mut Slice, client: Client, now: Time, findtime: Span, strikes: u32) -> (Counter, bool) {
+    /// Counts in `slice`. Returns the counter, and whether there was [room](Strikes::make_room) for it.
+    pub(super) fn count_in(&self, slice: &mut Slice, client: Client, now: Time, findtime: Span, strikes: u32) -> (Counter, bool) {
         let mut is_new = false;
         let counter = slice.get_or_insert_mut(client, || {
             is_new = true;
@@ -294,24 +193,24 @@ impl Strikes {
         (*counter, !is_new || self.make_room(slice))
     }
 
-    /// Counts the newcomer that was just put into `slice`, or pushes its least recently used one out if the table is full.
+    /// Accounts for a counter just added to `slice`. If the table is full, evicts the slice's least recently used one.
     ///
-    /// False where the slice has no more than its [share](FEWEST_IN_SLICE): then another one must give something up, once this one is let
-    /// go. Two guards of one map could wait for each other for ever.
+    /// Returns false if the table is full but the slice has no more than its [reserve](MAX_RESERVED). The caller must then release the
+    /// slice and call [`Strikes::evict_elsewhere`]: holding two guards of one `DashMap` can deadlock.
     fn make_room(&self, slice: &mut Slice) -> bool {
         if self.live.load(Ordering::Relaxed) < self.capacity {
             self.live.fetch_add(1, Ordering::Relaxed);
             return true;
         }
-        let has_share = slice.len() > self.share;
-        if has_share && slice.pop_lru().is_some() {
+        let can_evict = slice.len() > self.reserved;
+        if can_evict && slice.pop_lru().is_some() {
             self.evicted.fetch_add(1, Ordering::Relaxed);
         }
-        has_share
+        can_evict
     }
 
-    /// Makes room for a rule's first strikes in a table that other rules have filled: the fullest slice gives one up.
-    fn evict_elsewhere(&self, own: (RuleId, usize)) {
+    /// Makes room for a rule with few strikes in a table that other rules have filled, by evicting from the fullest slice.
+    pub(super) fn evict_elsewhere(&self, own: (RuleId, usize)) {
         let lengths = self.rules.iter().flat_map(|slices| {
             let rule = *slices.key();
             slices.iter().enumerate().map(|(index, slice)| ((rule, index), slice.len())).collect::<Vec<_>>()
@@ -328,48 +227,50 @@ impl Strikes {
     }
 }
 
-/// Looks at those that will be pushed out, so many of each slice. Of what is found nothing is used: it is in the caches then.
-fn look_at_last(slices: &[Slice], outgoing: [usize; 2 * FEWEST_SLICES]) {
-    // Each tells where the next one is: so a step in every slice, then the next step.
-    let mut tails: Vec<_> = slices.iter().zip(outgoing).map(|(slice, number)| (slice, slice.iter().rev().take(number))).collect();
-    let mut last = Vec::with_capacity(outgoing.iter().sum());
-    while !tails.is_empty() {
-        tails.retain_mut(|(slice, tail)| tail.next().map(|(client, _)| last.push((*slice, client))).is_some());
+/// Shared by the tests of strikes and rates.
+#[cfg(test)]
+pub(super) mod fixtures {
+    use crate::client::Client;
+    use crate::rule_id::{RuleId, RuleNames};
+    use crate::time::{Span, Time};
+    use std::net::Ipv4Addr;
+
+    pub const FINDTIME: Span = Span::from_secs(600);
+
+    pub fn client(number: u32) -> Client {
+        Client::from(Ipv4Addr::from(number))
     }
-    black_box(last.into_iter().filter(|(slice, client)| slice.contains(client)).count());
+
+    pub fn at(seconds: u64) -> Time {
+        Time::from_secs(1_800_000_000 + seconds)
+    }
+
+    pub fn rules() -> (RuleId, RuleId) {
+        let names = RuleNames::default();
+        (names.intern("one"), names.intern("two"))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::fixtures::{FINDTIME, at, client, rules};
     use super::*;
-    use crate::rule::Names;
+
     use proptest::prelude::*;
     use std::collections::HashMap;
-    use std::net::Ipv4Addr;
-
-    const FINDTIME: Span = Span::from_secs(600);
-
-    fn client(number: u32) -> Client {
-        Client::from(Ipv4Addr::from(number))
-    }
-
-    fn at(seconds: u64) -> Time {
-        Time::from_secs(1_800_000_000 + seconds)
-    }
-
-    fn rules() -> (RuleId, RuleId) {
-        let names = Names::default();
-        (names.intern("one"), names.intern("two"))
-    }
 
     #[test]
-    fn each_rule_counts_for_itself() {
+    fn rules_count_separately() {
         let (one, two) = rules();
         let strikes = Strikes::new(10);
+        assert!(strikes.is_empty());
         strikes.add(one, client(1), at(0), FINDTIME, 1);
+        assert!(!strikes.is_empty());
         assert_eq!(strikes.add(one, client(1), at(1), FINDTIME, 1).count(), 2);
         assert_eq!(strikes.add(two, client(1), at(1), FINDTIME, 1).count(), 1);
         assert_eq!((strikes.count(one), strikes.count(two), strikes.len()), (1, 1, 2));
+        strikes.add(two, client(2), at(1), FINDTIME, 1);
+        assert_eq!((strikes.count(one), strikes.count(two), strikes.len()), (1, 2, 3));
     }
 
     #[test]
@@ -386,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_without_strikes_gets_room_in_a_table_that_another_filled() {
+    fn a_new_rule_gets_room_in_a_table_that_another_rule_has_filled() {
         let (one, two) = rules();
         let strikes = Strikes::new(10);
         for number in 0..10 {
@@ -398,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_under_one_rule_leaves_the_others_room_to_count_many_clients() {
+    fn a_flood_under_one_rule_leaves_room_for_many_clients_of_the_others() {
         let (flood, scan) = rules();
         let strikes = Strikes::new(10_000);
         let mut flooded = 1_000_000;
@@ -415,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_that_silence_has_ended_are_swept_out() {
+    fn sweeping_drops_expired_counters() {
         let (one, _) = rules();
         let strikes = Strikes::new(10);
         strikes.add(one, client(1), at(0), FINDTIME, 1);
@@ -423,6 +324,20 @@ mod tests {
         strikes.sweep(one, at(700), FINDTIME);
         assert_eq!(strikes.get(one, client(1)), None);
         assert_eq!(strikes.len(), 1);
+    }
+
+    #[test]
+    fn a_sweep_drops_all_expired_counters_of_a_large_table() {
+        let (one, two) = rules();
+        let strikes = Strikes::new(100_000);
+        for number in 0..40_000 {
+            strikes.add(one, client(number), at(0), FINDTIME, 1);
+        }
+        strikes.add(two, client(1), at(0), FINDTIME, 1);
+        strikes.sweep(one, at(599), FINDTIME);
+        assert_eq!(strikes.len(), 40_001);
+        strikes.sweep(one, at(600), FINDTIME);
+        assert_eq!((strikes.count(one), strikes.len()), (0, 1), "the other rule keeps its counter");
     }
 
     #[test]
@@ -437,151 +352,23 @@ mod tests {
     }
 
     #[test]
-    fn a_full_tables_slices_are_as_many_as_their_hash_tables_can_keep_in_order() {
+    fn the_slices_of_a_full_table_use_at_most_half_of_their_usable_buckets() {
         for capacity in [0, 1, 10, 1000, 54_321, 100_000, 1_000_000, 10_000_000, 123_456_789] {
-            let slices = slices_of(capacity);
-            assert!((FEWEST_SLICES..=2 * FEWEST_SLICES).contains(&slices), "{slices} for {capacity}");
+            let slices = slices_for(capacity);
+            assert!((MIN_SLICES..=2 * MIN_SLICES).contains(&slices), "{slices} for {capacity}");
             let clients = capacity.div_ceil(slices).max(1);
             let half = |buckets: usize| buckets * 7 / 16;
             let buckets = (clients * 16 / 7 + 1).next_power_of_two();
             assert!(clients <= half(buckets), "{clients} of {capacity}");
-            // 16 + 1 bytes a bucket, and a node of 64 with what the allocator needs.
+            // 17 bytes per bucket (a pointer pair and a control byte), and a node of 64 bytes with the allocator's overhead.
             let bytes = 64 + buckets * 17 / clients;
-            assert!(capacity < 1000 || bytes <= 110, "{bytes} B each for {capacity}");
+            assert!(capacity < 1000 || bytes <= 110, "{bytes} bytes per counter for {capacity}");
         }
-    }
-
-    #[test]
-    fn a_batch_of_new_clients_never_exceeds_the_capacity() {
-        let (one, two) = rules();
-        let strikes = Strikes::new(100);
-        for second in 0..100 {
-            let tallied: Vec<Tallied> = (0..70).map(|number| tallied(second * 50 + number, 1)).collect();
-            let rule = if second % 3 == 0 { two } else { one };
-            strikes.add_all(rate(rule, 2), at(u64::from(second)), &tallied, |_| true, |_, _| ());
-        }
-        let mut counted = 0;
-        strikes.for_each(|_, _, _| counted += 1);
-        assert_eq!((strikes.len(), counted), (100, 100));
-    }
-
-    fn rate(rule: RuleId, maxretry: u32) -> Rate {
-        Rate { rule, findtime: FINDTIME, maxretry }
-    }
-
-    #[test]
-    fn a_crowd_of_strangers_larger_than_the_table_does_not_hide_who_goes_on() {
-        let (one, _) = rules();
-        let (strikes, rate) = (Strikes::new(1000), rate(one, 600));
-        let mut strangers = 1_000_000..;
-        let mut most = 0;
-        // 2,000 strangers come between two requests of the one who goes on, in reads of 100.
-        for read in 0..4000 {
-            let mut together: Vec<Tallied> = strangers.by_ref().take(100).map(|number| tallied(number, 1)).collect();
-            if read % 20 == 19 {
-                together.push(tallied(7, 1));
-            }
-            strikes.add_all(
-                rate,
-                at(read / 100),
-                &together,
-                |_| true,
-                |one, counter| {
-                    if one.client == client(7) {
-                        most = most.max(counter.count());
-                    }
-                },
-            );
-        }
-        // Chance leaves out 7 requests on average, and a hundred once in a million runs.
-        assert!(most >= 100, "200 requests, {most} counted");
-        assert_eq!(strikes.len(), 1000);
-    }
-
-    #[test]
-    fn a_full_table_takes_up_whoever_asks_often_in_one_read() {
-        let (one, _) = rules();
-        let strikes = full_of_others(one);
-        for number in 5000..5200 {
-            strikes.add_all(rate(one, 600), at(1), &[tallied(number, 8)], |_| true, |_, _| ());
-            assert_eq!(strikes.get(one, client(number)).map(|counter| counter.count()), Some(8));
-        }
-    }
-
-    #[test]
-    fn in_a_full_table_a_client_counts_from_the_request_on_that_took_it_up_also_within_one_read() {
-        let (one, _) = rules();
-        let strikes = full_of_others(one);
-        let read: Vec<Tallied> = (0..400).map(|number| tallied(5000 + number % 2, 1)).collect();
-        strikes.add_all(rate(one, 600), at(1), &read, |_| true, |_, _| ());
-        for number in [5000, 5001] {
-            let counted = strikes.get(one, client(number)).map_or(0, |counter| counter.count());
-            // Chance leaves out 7 requests on average, and a hundred once in a million runs; with a chance for each it would count 25.
-            assert!(counted >= 100, "{counted} of 200");
-        }
-    }
-
-    #[test]
-    fn a_table_with_room_takes_up_every_stranger() {
-        let (one, _) = rules();
-        let strikes = Strikes::new(1000);
-        let crowd: Vec<Tallied> = (0..1000).map(|number| tallied(number, 1)).collect();
-        strikes.add_all(rate(one, 600), at(0), &crowd, |_| true, |_, _| ());
-        assert_eq!(strikes.len(), 1000);
-    }
-
-    /// A table of 1,000 that other clients have filled.
-    fn full_of_others(rule: RuleId) -> Strikes {
-        let strikes = Strikes::new(1000);
-        for number in 0..1000 {
-            strikes.add(rule, client(number), at(0), FINDTIME, 1);
-        }
-        assert_eq!(strikes.len(), 1000);
-        strikes
-    }
-
-    #[test]
-    fn a_rate_of_few_requests_takes_up_every_stranger() {
-        assert_eq!([1, 99, 100, 399, 600, u32::MAX].map(|maxretry| rate(rules().0, maxretry).one_in()), [1, 1, 2, 7, 8, 8]);
-        let (one, _) = rules();
-        let strikes = Strikes::new(100);
-        for number in 0..1000 {
-            strikes.add_all(rate(one, 99), at(0), &[tallied(number, 1)], |_| true, |_, _| ());
-            assert!(strikes.get(one, client(number)).is_some());
-        }
-    }
-
-    fn tallied(number: u32, requests: u32) -> Tallied {
-        let address = Ipv4Addr::from(number);
-        Tallied::new(address.into(), Client::from(address), requests)
     }
 
     proptest! {
         #[test]
-        fn a_batch_counts_as_its_clients_one_by_one(
-            batches in proptest::collection::vec(proptest::collection::vec((0_u32..30, 1_u32..4), 0..40), 1..8),
-            skipped in 0_u32..30,
-        ) {
-            let (one, _) = rules();
-            let (strikes, twin) = (Strikes::new(1000), Strikes::new(1000));
-            for (second, batch) in (0..).zip(batches) {
-                let together: Vec<Tallied> = batch.iter().map(|(number, requests)| tallied(*number, *requests)).collect();
-                let mut counted = HashMap::new();
-                let counts = |one: &Tallied| one.client != client(skipped);
-                strikes.add_all(rate(one, 600), at(second), &together, counts, |one, counter| { counted.insert(one.client, counter); });
-                for (number, requests) in batch.into_iter().filter(|(number, _)| *number != skipped) {
-                    twin.add(one, client(number), at(second), FINDTIME, requests);
-                }
-                for (client, counter) in counted {
-                    prop_assert_eq!(Some(counter), twin.get(one, client));
-                    prop_assert_eq!(Some(counter), strikes.get(one, client));
-                }
-            }
-            prop_assert_eq!(strikes.len(), twin.len());
-        }
-
-        #[test]
-        fn with_room_for_all_it_counts_as_a_plain_map_does(events in proptest::collection::vec((0_u32..20, 0_u64..300, any::<bool>()), 1..200)) {
+        fn below_its_capacity_the_table_counts_as_a_plain_map_does(events in proptest::collection::vec((0_u32..20, 0_u64..300, any::<bool>()), 1..200)) {
             let (one, _) = rules();
             let strikes = Strikes::new(1000);
             let mut twin: HashMap<Client, Counter> = HashMap::new();

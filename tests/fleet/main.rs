@@ -1,14 +1,14 @@
-//! Several `strikeout serve` and a real redis-server: what one machine finds out, all of them know, and nobody waits for the network.
+//! Several `strikeout serve` and a real redis-server: what one machine learns, all machines know, and no verdict waits for the network.
 //!
-//! | file | what it shows |
+//! | file | what it tests |
 //! |---|---|
-//! | `engine`, `node`, `relay` | the engine, the machines, a way between them that can be cut or slow |
+//! | `server`, `node`, `relay` | not tests: Redis, the machines, and a link between them that can be cut or slow |
 //! | `spread` | bans, lifts and strikes spread |
-//! | `cut_off` | each side goes on alone, and both converge |
-//! | `namespaces` | the same with cables that are pulled: network namespaces |
+//! | `cut_off` | each side of a cut goes on alone, and both converge afterwards |
+//! | `namespaces` | the same in network namespaces, where packets are lost |
 //! | `clocks` | machines whose clocks are wrong |
-//! | `bad_node` | what one machine cannot do to the others |
-//! | `hostile` | what an engine cannot do that speaks in bad faith |
+//! | `bad_node` | limits of what one machine can do to the others |
+//! | `hostile` | limits of what a hostile Redis can do |
 //! | `secure` | TLS, and a user with the rights of docs/fleet.md |
 #![cfg(feature = "fleet")]
 #![expect(
@@ -16,54 +16,28 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stderr,
-    reason = "tests fail by panicking, and say what they measured"
+    reason = "tests fail by panicking, and print what they measured"
 )]
+
+#[path = "../harness/mod.rs"]
+mod harness;
 
 mod bad_node;
 mod clocks;
 mod cut_off;
-mod engine;
 mod hostile;
 mod namespaces;
 mod node;
 mod relay;
 mod secure;
+mod server;
 mod spread;
 
-use std::net::{Ipv4Addr, TcpListener};
-use std::time::{Duration, Instant};
+use harness::has;
 
 const SECRET: &str = "a-secret-of-the-fleet";
-/// Far longer than anything here takes.
-const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Whether the engine is installed; `tests/run` sees to it that it is.
-fn engine_is_there() -> bool {
+/// Whether redis-server is installed; `tests/run` installs it.
+fn has_redis() -> bool {
     has("redis-server", "redis-server")
-}
-
-/// Whether a program can be run that a test needs: it is skipped without, and fails where all servers must be there.
-fn has(program: &str, package: &str) -> bool {
-    let there = std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|directory| directory.join(program).is_file())
-    });
-    assert!(there || std::env::var_os("STRIKEOUT_REQUIRE_SERVERS").is_none(), "{program} is not installed");
-    if !there {
-        eprintln!("skipped: {program} is not installed (Debian's package {package})");
-    }
-    there
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Duration {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < DEADLINE, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    start.elapsed()
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }

@@ -1,56 +1,14 @@
-//! A fleet with cables: the engine and each node in a network namespace of its own, and a bridge between them. What is cut here is cut as a
-//! network is: packets get nowhere, and nobody is told.
+//! Redis and each node in a network namespace of its own, with a bridge between them. A cut is as in a real network: packets are lost, and
+//! nobody gets an error.
 
-use std::io::Read;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::engine::Redis;
-use crate::node::{Node, joined};
-use crate::{engine_is_there, has, wait_until};
+use crate::harness::{Namespace, has, wait_until};
+use crate::has_redis;
+use crate::node::{Node, wait_joined};
+use crate::server::Redis;
 
-/// A network namespace, as long as a process of ours lives in it.
-struct Namespace {
-    keeper: Child,
-}
-
-impl Namespace {
-    fn new() -> Self {
-        // It says a word once it is inside, and ends when its input does: with this process at the latest.
-        let mut unshare = Command::new("unshare");
-        unshare.args(["--net", "sh", "-c", "echo inside; exec cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut keeper = unshare.spawn().unwrap();
-        let mut inside = [0; 7];
-        keeper.stdout.as_mut().unwrap().read_exact(&mut inside).unwrap();
-        let namespace = Self { keeper };
-        namespace.run("ip link set lo up");
-        namespace
-    }
-
-    /// What a command is started with to run in here.
-    fn wrapper(&self) -> Vec<String> {
-        ["nsenter", "--target", &self.keeper.id().to_string(), "--net", "--"].map(str::to_owned).to_vec()
-    }
-
-    fn try_run(&self, command: &str) -> bool {
-        let words: Vec<String> = self.wrapper().into_iter().chain(command.split(' ').map(str::to_owned)).collect();
-        Command::new(&words[0]).args(&words[1..]).stderr(Stdio::null()).stdout(Stdio::null()).status().unwrap().success()
-    }
-
-    #[track_caller]
-    fn run(&self, command: &str) {
-        assert!(self.try_run(command), "{command}");
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = self.keeper.kill();
-        let _ = self.keeper.wait();
-    }
-}
-
-/// The engine, and a bridge to which nodes are plugged in.
+/// Redis, and a bridge that the nodes' cables lead to.
 struct Net {
     hub: Namespace,
     redis: Redis,
@@ -58,19 +16,9 @@ struct Net {
 }
 
 impl Net {
-    /// None where it cannot be made: then the test is skipped.
+    /// `None` where it cannot be made: then the test is skipped.
     fn new() -> Option<Self> {
-        if !(engine_is_there() && has("ip", "iproute2") && has("nsenter", "util-linux") && has("unshare", "util-linux")) {
-            return None;
-        }
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: only root makes network namespaces");
-            return None;
-        }
-        let made = Command::new("unshare").args(["--net", "true"]).stderr(Stdio::null()).status().unwrap().success();
-        assert!(made || std::env::var_os("STRIKEOUT_REQUIRE_SERVERS").is_none(), "root cannot make a network namespace here");
-        if !made {
-            eprintln!("skipped: network namespaces cannot be made here");
+        if !(has_redis() && Namespace::can_be_made()) {
             return None;
         }
         let hub = Namespace::new();
@@ -84,8 +32,8 @@ impl Net {
     /// A node at the end of a new cable.
     fn node(&mut self, name: &str, fleet: &str) -> Node {
         let spoke = Namespace::new();
-        let (number, keeper) = (self.spokes.len() + 2, spoke.keeper.id());
-        self.hub.run(&format!("ip link add cable{number} type veth peer name uplink netns {keeper}"));
+        let (number, holder) = (self.spokes.len() + 2, spoke.pid());
+        self.hub.run(&format!("ip link add cable{number} type veth peer name uplink netns {holder}"));
         self.hub.run(&format!("ip link set cable{number} master bridge up"));
         spoke.run(&format!("ip address add 10.77.0.{number}/24 dev uplink"));
         spoke.run("ip link set uplink up");
@@ -99,7 +47,7 @@ impl Net {
         self.hub.run(&format!("ip link set cable{} {}", number + 2, if plugged { "up" } else { "down" }));
     }
 
-    /// From now on what a node sends to the engine is thrown away on its way, while what it is sent still comes.
+    /// Drops what a node sends to Redis, while what it is sent still arrives, or ends that.
     fn blackhole(&self, number: usize, on: bool) {
         self.spokes[number].run(&format!("ip route {} blackhole 10.77.0.1/32", if on { "add" } else { "del" }));
     }
@@ -110,11 +58,11 @@ fn addresses(range: std::ops::RangeInclusive<u8>, net: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_partition_leaves_each_side_on_its_own_and_heals_to_the_union_without_a_storm() {
+fn a_partition_heals_to_the_union_without_a_storm() {
     let Some(mut net) = Net::new() else { return };
     let (near, far, third) = (net.node("near", ""), net.node("far", ""), net.node("third", ""));
     let all = [&near, &far, &third];
-    joined(&all);
+    wait_joined(&all);
     let before = addresses(1..=40, "203.0.113");
     for address in &before {
         near.ask(&format!("ban {address} for=3600"));
@@ -126,7 +74,7 @@ fn a_partition_leaves_each_side_on_its_own_and_heals_to_the_union_without_a_stor
     net.cable(1, false);
     net.blackhole(2, true);
     let start = Instant::now();
-    // Nobody knows yet that anything is wrong; then everybody does. Verdicts are the same all the while.
+    // Verdicts are the same before and after the cut is noticed.
     let mut slowest = Duration::ZERO;
     let mut offender = 0;
     let mut verdicts = |nodes: &[&Node]| {
@@ -135,8 +83,8 @@ fn a_partition_leaves_each_side_on_its_own_and_heals_to_the_union_without_a_stor
             slowest = slowest.max(node.verdicts(&format!("100.64.{}.{}", offender / 250, offender % 250 + 1)));
         }
     };
-    while [&far, &third].iter().any(|node| node.number("fleet_hears") + node.number("fleet_says") > 0) {
-        assert!(start.elapsed() < crate::DEADLINE, "it is not noticed");
+    while [&far, &third].iter().any(|node| node.number("fleet_receiving") + node.number("fleet_publishing") > 0) {
+        assert!(start.elapsed() < crate::harness::DEADLINE, "it is not noticed");
         verdicts(&all);
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -144,7 +92,7 @@ fn a_partition_leaves_each_side_on_its_own_and_heals_to_the_union_without_a_stor
     for node in [&far, &third] {
         assert!(node.fleet().starts_with("cut off: "), "{}", node.fleet());
     }
-    assert!(near.is_joined(), "the engine's side goes on: {}", near.fleet());
+    assert!(near.is_joined(), "the side with Redis goes on: {}", near.fleet());
     let (near_bans, far_bans, third_bans) =
         (addresses(101..=130, "203.0.113"), addresses(131..=160, "203.0.113"), addresses(161..=190, "203.0.113"));
     for (node, bans) in [(&near, &near_bans), (&far, &far_bans), (&third, &third_bans)] {
@@ -152,7 +100,7 @@ fn a_partition_leaves_each_side_on_its_own_and_heals_to_the_union_without_a_stor
             node.ask(&format!("ban {address} for=3600"));
         }
     }
-    // Lifted on either side while the other cannot hear of it.
+    // Lifted on either side while the other cannot know.
     for address in &before[..5] {
         near.ask(&format!("unban {address}"));
     }
@@ -172,43 +120,43 @@ fn a_partition_leaves_each_side_on_its_own_and_heals_to_the_union_without_a_stor
     let union = [&before[10..], &near_bans, &far_bans, &third_bans].concat();
     let healed = wait_until("all know the union", || all_know(&union, &all));
     let is_free = |node: &&Node| before[..10].iter().all(|address| !node.is_banned(address)) && !node.refuses("198.51.100.7");
-    let lifted = wait_until("and all lifts", || all.iter().all(is_free));
-    joined(&all);
+    let lifted = wait_until("all know the lifts", || all.iter().all(is_free));
+    wait_joined(&all);
     println!(
         "after the cables are plugged in: union known everywhere after {healed:?}, lifts {lifted:?} later; slowest verdict {slowest:?}"
     );
 
-    // Quiet again: the nodes ask for signs of life, and nothing else is said.
+    // Quiet again: the nodes ask for the time, and nothing else is sent.
     let settled = |since: &mut u64| {
         let now = calls("evalsha");
         std::mem::replace(since, now) == now
     };
-    let (mut last, mut signs) = (0, calls("time"));
-    wait_until("nothing more is said", || {
-        if calls("time") < signs + 6 {
+    let (mut last, mut times) = (0, calls("time"));
+    wait_until("nothing more is published", || {
+        if calls("time") < times + 6 {
             return false;
         }
-        signs = calls("time");
+        times = calls("time");
         settled(&mut last)
     });
     let (scripts, published) = (calls("evalsha") - scripts, calls("publish") - published);
     let bans = near.number("bans");
-    println!("engine calls from the heal until all was quiet: {scripts} scripts, {published} messages, for {bans} bans on 3 nodes");
-    // Each of two nodes says all that stands on it, what was made meanwhile a second time, and joins; nobody says what it has heard.
+    println!("calls from the heal until all was quiet: {scripts} scripts, {published} messages, for {bans} bans on 3 nodes");
+    // Each of two nodes loads all bans and publishes its own again; nobody publishes what it has received.
     assert!(scripts <= 2 * 2 * bans + 100, "a storm: {scripts} calls for {bans} bans");
-    assert!(all.iter().all(is_free), "nothing that was lifted comes back");
+    assert!(all.iter().all(is_free), "no lifted ban comes back");
     assert!(all_know(&union, &all));
 }
 
 #[test]
-fn over_a_slow_cable_nobody_is_cut_off_and_everything_arrives() {
+fn over_a_slow_cable_no_node_is_cut_off_and_everything_arrives() {
     let Some(mut net) = Net::new() else { return };
     if !has("tc", "iproute2") {
         return;
     }
     let (near, far) = (net.node("near", ""), net.node("far", ""));
-    joined(&[&near, &far]);
-    // A long way if the kernel has one; else a thin one, on which what is sent piles up.
+    wait_joined(&[&near, &far]);
+    // A long delay if the kernel can; else a narrow link, on which packets queue up.
     let long = net.spokes[1].try_run("tc qdisc add dev uplink root netem delay 300ms 50ms");
     if !long {
         for (namespace, device) in [(&net.spokes[1], "uplink"), (&net.hub, "cable3")] {

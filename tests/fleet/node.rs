@@ -1,40 +1,38 @@
-//! The machines of the fleet: `strikeout serve`, or what it holds, in this process and with a clock of its own.
+//! The machines of the fleet: `strikeout serve`, or its engine in this process with a clock of its own.
 
-use std::fs;
-use std::io::{Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use strikeout::client::Client;
-use strikeout::clock::Clock;
-use strikeout::config::Config;
-use strikeout::engine::{BanRecord, Engine};
-use strikeout::event::{Scope, Surface};
-use strikeout::fleet::{Fleet, FleetConfig};
-use strikeout::reply::Reply;
-use strikeout::rule::{Evidence, Names, Offence};
-use strikeout::table::Until;
-use strikeout::time::Span;
+use strikeout::internals::client::Client;
+use strikeout::internals::clock::Clock;
+use strikeout::internals::config::Config;
+use strikeout::internals::config::fleet::FleetConfig;
+use strikeout::internals::engine::reply::Reply;
+use strikeout::internals::engine::{BanRecord, Completion, Engine};
+use strikeout::internals::event::{Scope, Service};
+use strikeout::internals::fleet::Fleet;
+use strikeout::internals::rule::{Evidence, Offence};
+use strikeout::internals::rule_id::RuleNames;
+use strikeout::internals::table::Until;
+use strikeout::internals::time::Span;
 
-use crate::{DEADLINE, SECRET, wait_until};
+use crate::SECRET;
+use crate::harness::{Daemon, STRIKEOUT, Stage, wait_until};
 
-pub(crate) const STRIKEOUT: &str = env!("CARGO_BIN_EXE_strikeout");
-/// Three strikes make a ban, wherever they are made; or one.
+/// Three strikes on any machines make a ban; or one.
 const RULES: &str = "[[rule]]\nname = 'spread'\nevent = 'incident'\nmaxretry = 3\nfindtime = '10m'\nfleet = true\n\
                      [[rule]]\nname = 'once'\nevent = 'incident'\nmaxretry = 1\n";
 
-/// How many innocents have asked: one alone would be too fast.
+/// Number of innocent clients so far; each check is of another one, because one alone would be banned for its rate.
 static INNOCENT: AtomicU32 = AtomicU32::new(0);
 
 /// One machine of the fleet.
 pub(crate) struct Node {
-    child: Child,
-    dir: tempfile::TempDir,
+    daemon: Daemon,
 }
 
 impl Node {
@@ -46,63 +44,28 @@ impl Node {
         Self::start_at(name, &format!("redis://127.0.0.1:{port}/0"), rest, fleet, &[])
     }
 
-    /// With any URL, and started by `wrapper` (such as `nsenter`).
+    /// Starts it with any URL, through `wrapper` (such as `nsenter`).
     pub(crate) fn start_at(name: &str, url: &str, rest: &str, fleet: &str, wrapper: &[String]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |file: &str| dir.path().join(file);
-        fs::create_dir(path("run")).unwrap();
-        fs::write(path("secret"), format!("{SECRET}\n")).unwrap();
+        let stage = Stage::new();
+        let secret = stage.write("secret", &format!("{SECRET}\n"));
         let (table, options): (Vec<&str>, Vec<&str>) = rest.lines().partition(|line| line.starts_with("bans ="));
-        let config = format!(
-            "[table]\nsocket = {:?}\nstate = {:?}\ngroup = ''\n{}\n{}\n{RULES}\n[fleet]\nurl = '{url}'\nnode = '{name}'\npassword_file = {:?}\n{fleet}\n",
-            path("run/socket"),
-            path("state.db"),
-            table.join("\n"),
-            options.join("\n"),
-            path("secret"),
-        );
-        fs::write(path("strikeout.toml"), config).unwrap();
-        let child = Self::serve(dir.path(), wrapper);
-        let node = Self { child, dir };
-        wait_until("it listens", || UnixStream::connect(node.socket()).is_ok());
-        node
+        let rest =
+            format!("{}\n{RULES}\n[fleet]\nurl = '{url}'\nnode = '{name}'\npassword_file = {secret:?}\n{fleet}\n", options.join("\n"));
+        stage.configure(&table.join("\n"), &rest);
+        let words = [wrapper, &[STRIKEOUT.to_owned()]].concat();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        Self { daemon: Daemon::start_by(&stage, command) }
     }
 
-    fn serve(dir: &Path, wrapper: &[String]) -> Child {
-        let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
-        let config = dir.join("strikeout.toml").display().to_string();
-        let words = [wrapper, &[STRIKEOUT.to_owned(), "serve".to_owned(), "--config".to_owned(), config]].concat();
-        Command::new(&words[0]).args(&words[1..]).stderr(log).spawn().unwrap()
-    }
-
-    /// Kills it, does something, and starts it again on its state file.
+    /// Kills it, calls `meanwhile`, and starts it again on its state file.
     pub(crate) fn while_dead(&mut self, meanwhile: impl FnOnce()) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.daemon.kill();
         meanwhile();
-        self.child = Self::serve(self.dir.path(), &[]);
-        wait_until("it listens again", || UnixStream::connect(self.socket()).is_ok());
+        self.daemon = Daemon::start_again(&self.daemon.stage().clone());
     }
 
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.dir.path().join("run/socket")
-    }
-
-    pub(crate) fn path(&self, file: &str) -> PathBuf {
-        self.dir.path().join(file)
-    }
-
-    pub(crate) fn ask(&self, request: &str) -> String {
-        let mut stream = UnixStream::connect(self.socket()).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream.write_all(format!("{request}\n").as_bytes()).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        answer
-    }
-
-    /// How long a verdict takes: an innocent address, and one that a rule bans at once.
+    /// Asks for two verdicts, on an innocent address and on one that a rule bans at once; returns the longer time.
     pub(crate) fn verdicts(&self, offender: &str) -> Duration {
         let number = INNOCENT.fetch_add(1, Ordering::Relaxed);
         let start = Instant::now();
@@ -117,71 +80,54 @@ impl Node {
         !self.ask(&format!("check {address} port=25 via=lines")).starts_with("accept")
     }
 
-    pub(crate) fn why(&self, address: &str) -> String {
-        self.ask(&format!("why {address}"))
+    pub(crate) fn why(&self, address: &str) -> serde_json::Value {
+        self.object(&format!("why {address}"))
     }
 
     pub(crate) fn is_banned(&self, address: &str) -> bool {
-        self.why(address).contains("=refused ")
+        self.why(address)["refused"] == true
     }
 
-    pub(crate) fn number(&self, field: &str) -> u64 {
-        self.ask("status").lines().find_map(|line| line.strip_prefix(field)?.strip_prefix('=')?.parse().ok()).unwrap()
-    }
-
-    /// What `status` says of the fleet.
+    /// The state of the fleet in `status`.
     pub(crate) fn fleet(&self) -> String {
-        self.ask("status").lines().find_map(|line| line.strip_prefix("fleet=")).unwrap_or_default().to_owned()
+        self.status("fleet")
     }
 
     pub(crate) fn is_joined(&self) -> bool {
-        self.fleet() == "ok" && self.number("fleet_hears") == 1 && self.number("fleet_says") == 1
-    }
-
-    /// The most memory that it ever had, in bytes.
-    pub(crate) fn most_memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-        kilobytes.unwrap() * 1024
-    }
-
-    pub(crate) fn is_alive(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.path("log")).unwrap()
+        self.fleet() == "ok" && self.number("fleet_receiving") == 1 && self.number("fleet_publishing") == 1
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            let log = self.log();
-            let start = log.len().saturating_sub(8000);
-            eprintln!("--- log of a node\n{}", log.get(start..).unwrap_or(&log));
-        }
+impl Deref for Node {
+    type Target = Daemon;
+
+    fn deref(&self) -> &Daemon {
+        &self.daemon
     }
 }
 
-pub(crate) fn joined(nodes: &[&Node]) {
+impl DerefMut for Node {
+    fn deref_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+}
+
+pub(crate) fn wait_joined(nodes: &[&Node]) {
     for node in nodes {
         wait_until("it has joined", || node.is_joined());
     }
 }
 
-/// What a resident holds, in this process: its table, its part in the fleet, and a clock that may be wrong.
-pub(crate) struct Inside {
+/// A daemon's engine and its part in the fleet, in this process, with a clock that may be wrong.
+pub(crate) struct InProcessNode {
     pub(crate) engine: Arc<Engine>,
     pub(crate) clock: Clock,
     pub(crate) fleet: Fleet,
 }
 
-impl Inside {
+impl InProcessNode {
     pub(crate) fn join(name: &str, url: &str, ahead: i64, bans_per_minute: u32) -> Self {
-        let names = Arc::new(Names::default());
+        let names = Arc::new(RuleNames::default());
         let config = Config::parse(RULES.as_bytes(), Path::new("test.toml"), &names).unwrap();
         let engine = Arc::new(Engine::new(names, config.into(), 1000, 1_000_000).unwrap());
         let clock = Clock::start().ahead(ahead);
@@ -200,10 +146,10 @@ impl Inside {
     }
 
     pub(crate) fn number(&self, name: &str) -> u64 {
-        self.fleet.health.numbers().iter().find(|(its, _)| *its == name).unwrap().1
+        serde_json::to_value(self.fleet.health.counts()).unwrap()[name].as_u64().unwrap()
     }
 
-    pub(crate) fn joined(&self) {
+    pub(crate) fn wait_joined(&self) {
         wait_until("it has joined", || self.fleet.health.error().is_none());
     }
 
@@ -225,7 +171,7 @@ impl Inside {
             evidence: Evidence::new(&[b"a test"]),
             node: "".into(),
         };
-        self.engine.ban(record, Reply::new(|_| ()));
+        self.engine.ban(record, Completion::ignored());
     }
 
     pub(crate) fn unban(&self, address: &str) {
@@ -234,21 +180,21 @@ impl Inside {
 
     pub(crate) fn unban_on(&self, address: &str, scope: Scope) {
         let client = Client::from(address.parse::<std::net::Ipv4Addr>().unwrap());
-        self.engine.unban(self.clock.now(), client, scope, Reply::new(|_| ()));
+        self.engine.unban(self.clock.now(), client, scope, Completion::ignored());
     }
 
     pub(crate) fn strike(&self, address: &str) {
         let address: std::net::Ipv4Addr = address.parse().unwrap();
-        let rule = Arc::clone(self.engine.in_force().rules.by_name("spread").unwrap());
+        let rule = Arc::clone(self.engine.policy().rules.by_name("spread").unwrap());
         let offence = Offence { address: address.into(), client: Client::from(address), rules: vec![rule], evidence: Evidence::new(&[]) };
-        self.engine.offend(self.clock.now(), &offence, Surface::Mail, Reply::new(|_| ()));
+        self.engine.record_offence(self.clock.now(), &offence, Service::Mail, Reply::new(|_| ()));
     }
 
-    /// How long the ban still lasts, by this machine's clock.
+    /// Time left of the ban by this machine's clock.
     pub(crate) fn remaining(&self, address: &str) -> Option<Option<Span>> {
         let client = Client::from(address.parse::<std::net::Ipv4Addr>().unwrap());
         let now = self.clock.now();
-        self.engine.bans().get(client, Surface::Mail, now).map(|ban| ban.until.remaining(now))
+        self.engine.bans().get(client, Service::Mail, now).map(|ban| ban.until.remaining(now))
     }
 
     pub(crate) fn is_banned(&self, address: &str) -> bool {

@@ -1,4 +1,4 @@
-//! A way to the engine that can be cut, or slow.
+//! A TCP relay to Redis that can be cut or slow.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-/// As by a network partition: what is sent while it is cut gets nowhere.
+/// While it is cut, everything that is sent is lost, as in a network partition.
 pub(crate) struct Relay {
     pub(crate) port: u16,
     state: Arc<State>,
@@ -16,7 +16,7 @@ pub(crate) struct Relay {
 #[derive(Default)]
 struct State {
     cut: AtomicBool,
-    /// How long everything takes in each direction, in milliseconds.
+    /// Delay in each direction in milliseconds.
     delay: AtomicU64,
 }
 
@@ -25,15 +25,15 @@ impl Relay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::<State>::default();
-        let its = Arc::clone(&state);
+        let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                if its.cut.load(Ordering::Relaxed) {
+                if shared.cut.load(Ordering::Relaxed) {
                     continue;
                 }
                 let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)) else { continue };
                 for (from, to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
-                    let state = Arc::clone(&its);
+                    let state = Arc::clone(&shared);
                     std::thread::spawn(move || carry(from, to, &state));
                 }
             }
@@ -50,14 +50,14 @@ impl Relay {
     }
 }
 
-/// Everything arrives in its order and later, however much of it is on the way.
+/// Copies bytes in order, each after the delay, however many are in flight.
 fn carry(mut from: TcpStream, mut to: TcpStream, state: &Arc<State>) {
     let (sender, receiver) = channel::<(Instant, Vec<u8>)>();
-    let (end, its) = (from.try_clone().unwrap(), Arc::clone(state));
+    let (end, shared) = (from.try_clone().unwrap(), Arc::clone(state));
     std::thread::spawn(move || {
         for (due, bytes) in receiver {
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            if its.cut.load(Ordering::Relaxed) || to.write_all(&bytes).is_err() {
+            if shared.cut.load(Ordering::Relaxed) || to.write_all(&bytes).is_err() {
                 break;
             }
         }

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use strikeout::fleet::FleetConfig;
-use strikeout::fleet::link::Link;
-use strikeout::fleet::wire::Heard;
+use strikeout::internals::config::fleet::FleetConfig;
+use strikeout::internals::fleet::client::RedisClient;
+use strikeout::internals::fleet::resp_connection::Incoming;
 
-use crate::engine::Redis;
-use crate::node::{Node, joined};
-use crate::{SECRET, engine_is_there, free_port, has, wait_until};
+use crate::harness::{free_port, has, wait_until};
+use crate::node::{Node, wait_joined};
+use crate::server::Redis;
+use crate::{SECRET, has_redis};
 
 const PAGE: &str = include_str!("../../docs/fleet.md");
 
@@ -47,7 +48,7 @@ impl Authority {
     }
 }
 
-fn tls_engine(authority: &Authority, certificate: &str, clients: &str) -> Redis {
+fn tls_redis(authority: &Authority, certificate: &str, clients: &str) -> Redis {
     let port = free_port();
     let [ca, cert, key] =
         ["ca.pem".to_owned(), format!("{certificate}.pem"), format!("{certificate}.key")].map(|file| authority.path(&file));
@@ -58,18 +59,18 @@ fn tls_engine(authority: &Authority, certificate: &str, clients: &str) -> Redis 
 }
 
 #[test]
-fn over_tls_a_fleet_works_with_an_engine_whose_certificate_is_verified_and_with_no_other() {
-    if !engine_is_there() || !has("openssl", "openssl") {
+fn over_tls_only_a_redis_with_a_verified_certificate_is_used() {
+    if !has_redis() || !has("openssl", "openssl") {
         return;
     }
     let (authority, stranger) = (Authority::new(), Authority::new());
-    authority.sign("engine", "IP:127.0.0.1");
+    authority.sign("redis", "IP:127.0.0.1");
     authority.sign("elsewhere", "DNS:elsewhere.example");
-    let redis = tls_engine(&authority, "engine", "no");
+    let redis = tls_redis(&authority, "redis", "no");
     let start = |name: &str, port: u16, options: &str| Node::start_at(name, &format!("rediss://127.0.0.1:{port}/0"), "", options, &[]);
     let trusted = format!("ca_file = '{}'", authority.path("ca.pem"));
     let (one, two) = (start("one", redis.port, &trusted), start("two", redis.port, &trusted));
-    joined(&[&one, &two]);
+    wait_joined(&[&one, &two]);
     for number in 1..=20 {
         one.ask(&format!("ban 203.0.113.{number} for=3600"));
     }
@@ -78,11 +79,11 @@ fn over_tls_a_fleet_works_with_an_engine_whose_certificate_is_verified_and_with_
     two.ask("unban 203.0.113.1");
     wait_until("lifts too", || !one.is_banned("203.0.113.1"));
     let late = start("late", redis.port, &trusted);
-    joined(&[&late]);
+    wait_joined(&[&late]);
     assert!(late.is_banned("203.0.113.2") && !late.is_banned("203.0.113.1"));
 
-    // Whom the node does not trust it does not talk to, and it says why.
-    let other_name = tls_engine(&authority, "elsewhere", "no");
+    // A node does not talk to a server that it cannot verify, and says why.
+    let other_name = tls_redis(&authority, "elsewhere", "no");
     for (what, port, options, expected) in [
         ("another authority", redis.port, format!("ca_file = '{}'", stranger.path("ca.pem")), "certificate"),
         ("the system's authorities", redis.port, String::new(), "certificate"),
@@ -91,7 +92,7 @@ fn over_tls_a_fleet_works_with_an_engine_whose_certificate_is_verified_and_with_
         ("no certificate in it", redis.port, format!("ca_file = '{}'", authority.path("ca.key")), "found no certificate"),
     ] {
         let node = start("three", port, &options);
-        wait_until("it says why it is cut off", || node.fleet().starts_with("cut off: engine 127.0.0.1:"));
+        wait_until("it shows why it is cut off", || node.fleet().starts_with("cut off: Redis at 127.0.0.1:"));
         assert!(node.fleet().contains(expected), "{what}: {}", node.fleet());
         assert!(node.log().contains(expected), "{what}: {}", node.log());
         assert!(!node.is_joined() && !node.refuses("203.0.113.2"));
@@ -99,34 +100,34 @@ fn over_tls_a_fleet_works_with_an_engine_whose_certificate_is_verified_and_with_
 }
 
 #[test]
-fn an_engine_that_asks_for_a_certificate_of_the_machine_is_shown_it() {
-    if !engine_is_there() || !has("openssl", "openssl") {
+fn a_redis_that_asks_for_a_client_certificate_gets_it() {
+    if !has_redis() || !has("openssl", "openssl") {
         return;
     }
     let authority = Authority::new();
-    authority.sign("engine", "DNS:localhost");
+    authority.sign("redis", "DNS:localhost");
     authority.sign("mx1", "DNS:mx1.example");
-    let redis = tls_engine(&authority, "engine", "yes");
+    let redis = tls_redis(&authority, "redis", "yes");
     let url = format!("valkeys://localhost:{}/", redis.port);
     let [ca, cert, key] = ["ca.pem", "mx1.pem", "mx1.key"].map(|file| authority.path(file));
     let shown = Node::start_at("shown", &url, "", &format!("ca_file = '{ca}'\ncert_file = '{cert}'\nkey_file = '{key}'"), &[]);
-    joined(&[&shown]);
+    wait_joined(&[&shown]);
     let hidden = Node::start_at("hidden", &url, "", &format!("ca_file = '{ca}'"), &[]);
-    wait_until("without it is cut off", || hidden.fleet().starts_with("cut off: engine "));
+    wait_until("without it is cut off", || hidden.fleet().starts_with("cut off: Redis at "));
     shown.ask("ban 203.0.113.1 for=3600");
-    wait_until("the ban is in the engine", || redis.number("EXISTS strikeout:client:203.0.113.1") == 1);
+    wait_until("Redis has the ban", || redis.number("EXISTS strikeout:client:203.0.113.1") == 1);
     assert!(!hidden.is_banned("203.0.113.1"));
 }
 
-/// The command of docs/fleet.md that makes the user, with this secret.
+/// The command in docs/fleet.md that creates the user, with the tests' password.
 fn setuser() -> String {
     let line = PAGE.lines().find(|line| line.starts_with("ACL SETUSER ")).unwrap();
     line.replace(">SECRET", &format!(">{SECRET}"))
 }
 
 #[test]
-fn a_user_with_the_rights_of_the_page_is_enough_for_everything_that_a_node_does() {
-    if !engine_is_there() {
+fn the_rights_in_the_manual_are_enough_for_everything_that_a_node_does() {
+    if !has_redis() {
         return;
     }
     let redis = Redis::start();
@@ -134,7 +135,7 @@ fn a_user_with_the_rights_of_the_page_is_enough_for_everything_that_a_node_does(
     let url = format!("redis://strikeout@127.0.0.1:{}/0", redis.port);
     let start = |name: &str| Node::start_at(name, &url, "", "", &[]);
     let (one, two) = (start("one"), start("two"));
-    joined(&[&one, &two]);
+    wait_joined(&[&one, &two]);
     for node in [&one, &two, &one] {
         assert!(node.ask("strike 203.0.113.1 spread").starts_with("accept"));
     }
@@ -148,25 +149,25 @@ fn a_user_with_the_rights_of_the_page_is_enough_for_everything_that_a_node_does(
     two.ask("unban 198.51.100.0/24");
     wait_until("lifts spread", || !one.refuses("203.0.113.3") && !one.refuses("198.51.100.9"));
     one.ask("ban 203.0.113.3 for=3600");
-    wait_until("and a ban after the lift", || two.refuses("203.0.113.3"));
+    wait_until("a ban after the lift spreads", || two.refuses("203.0.113.3"));
     let late = start("late");
-    joined(&[&late]);
+    wait_joined(&[&late]);
     assert!(late.refuses("203.0.113.2") && late.refuses("203.0.113.3"));
     two.ask("forget one");
-    wait_until("what a node said is dropped", || !late.refuses("203.0.113.2") && !one.refuses("203.0.113.2"));
+    wait_until("the bans of a node are dropped", || !late.refuses("203.0.113.2") && !one.refuses("203.0.113.2"));
     let refused = redis.ask("ACL LOG");
-    assert!(!refused.contains("reason"), "the engine refused something: {refused}");
+    assert!(!refused.contains("reason"), "Redis refused something: {refused}");
 
-    // Signs of life are asked for too, on both connections.
+    // Both connections also check that Redis is there.
     let pings = redis.calls("ping");
-    wait_until("they are asked for", || redis.calls("ping") > pings + 2 && redis.calls("time") > 6);
+    wait_until("they check", || redis.calls("ping") > pings + 2 && redis.calls("time") > 6);
     assert!(!redis.ask("ACL LOG").contains("reason"));
-    joined(&[&one, &two, &late]);
+    wait_joined(&[&one, &two, &late]);
 }
 
 #[test]
-fn each_right_of_the_page_is_needed_and_that_one_is_missing_is_said_at_once() {
-    if !engine_is_there() {
+fn each_right_in_the_manual_is_needed_and_a_missing_one_shows_at_once() {
+    if !has_redis() {
         return;
     }
     let redis = Redis::start();
@@ -181,68 +182,68 @@ fn each_right_of_the_page_is_needed_and_that_one_is_missing_is_said_at_once() {
         let without: Vec<&str> = whole.split(' ').filter(|word| word != command).collect();
         let without = without.join(" ").replace("SETUSER strikeout", &format!("SETUSER {user}"));
         assert!(redis.ask(&without).contains("+OK"));
-        let fault = everything(&link(&user, redis.port, &secret)).expect_err(command);
+        let fault = everything(&client(&user, redis.port, &secret)).expect_err(command);
         assert!(fault.contains(&format!("user {user} lacks a right, see docs/fleet.md")), "{command}: {fault}");
     }
     assert!(redis.ask(&whole).contains("+OK"));
-    assert_eq!(everything(&link("strikeout", redis.port, &secret)), Ok(()));
+    assert_eq!(everything(&client("strikeout", redis.port, &secret)), Ok(()));
 }
 
-fn link(user: &str, port: u16, secret: &Path) -> Link {
+fn client(user: &str, port: u16, secret: &Path) -> RedisClient {
     let text = format!("url = 'redis://{user}@127.0.0.1:{port}/0'\nnode = 'one'\npassword_file = '{}'", secret.display());
     let config: FleetConfig = toml::from_str(&text).unwrap();
-    Link::new(&config).unwrap()
+    RedisClient::new(config).unwrap()
 }
 
-/// What a node does when it joins, before anything has happened.
-fn everything(link: &Link) -> Result<(), String> {
+/// What a node does when it joins.
+fn everything(client: &RedisClient) -> Result<(), String> {
     let done = || {
-        let mut wire = link.connect_to_say()?;
-        link.scan(0, 10).exec(&mut wire)?;
-        let mut ears = link.connect()?;
-        ears.subscribe(&link.channel())?;
-        ears.ask_for_life()?;
-        assert_eq!(ears.hear(crate::DEADLINE)?, Heard::Alive);
+        let mut publisher = client.connect_publisher()?;
+        client.scan(0, 10).exec(&mut publisher)?;
+        let mut subscriber = client.connect()?;
+        subscriber.subscribe(&client.channel())?;
+        subscriber.ping()?;
+        assert_eq!(subscriber.receive(crate::harness::DEADLINE)?, Incoming::Pong);
         Ok(())
     };
-    done().map_err(|error| link.describe(&error))
+    done().map_err(|error| client.describe(&error))
 }
 
 #[test]
-fn a_wrong_password_and_a_missing_right_are_told_in_log_and_status_and_mended_without_a_restart() {
-    if !engine_is_there() {
+fn a_wrong_password_and_a_missing_right_show_in_log_and_status_and_are_repaired_without_a_restart() {
+    if !has_redis() {
         return;
     }
     let redis = Redis::start();
     let user = setuser().replace(&format!(">{SECRET}"), ">another");
     assert!(redis.ask(&user).contains("+OK"));
     let node = Node::start_at("one", &format!("redis://strikeout@127.0.0.1:{}/0", redis.port), "", "", &[]);
-    let says = |expected: &str| {
-        wait_until("it says why it is cut off", || node.fleet().contains(expected));
-        assert!(node.fleet().starts_with("cut off: engine 127.0.0.1:"), "{}", node.fleet());
+    let shows = |expected: &str| {
+        wait_until("it shows why it is cut off", || node.fleet().contains(expected));
+        assert!(node.fleet().starts_with("cut off: Redis at 127.0.0.1:"), "{}", node.fleet());
         assert!(node.log().contains(expected), "{}", node.log());
         assert!(!node.fleet().contains(SECRET) && !node.log().contains(SECRET));
     };
-    says("it refuses the password of user strikeout");
-    fs::write(node.path("secret"), "another\n").unwrap();
-    joined(&[&node]);
+    shows("it refuses the password of user strikeout");
+    fs::write(node.stage().path("secret"), "another\n").unwrap();
+    wait_joined(&[&node]);
 
     assert!(redis.ask("ACL SETUSER strikeout -evalsha").contains("+OK"));
     node.ask("ban 203.0.113.1 for=3600");
-    says("user strikeout lacks a right, see docs/fleet.md");
+    shows("user strikeout lacks a right, see docs/fleet.md");
     assert!(node.is_banned("203.0.113.1"), "it goes on alone");
     assert!(redis.ask("ACL SETUSER strikeout +evalsha").contains("+OK"));
-    joined(&[&node]);
-    wait_until("the ban is said", || redis.number("EXISTS strikeout:client:203.0.113.1") == 1);
+    wait_joined(&[&node]);
+    wait_until("the ban is published", || redis.number("EXISTS strikeout:client:203.0.113.1") == 1);
 
-    fs::remove_file(node.path("secret")).unwrap();
+    fs::remove_file(node.stage().path("secret")).unwrap();
     assert!(redis.ask("CLIENT KILL USER strikeout").contains(':'));
-    says("secret: No such file");
+    shows("secret: No such file");
 }
 
 #[test]
-fn a_unix_socket_a_database_and_the_third_protocol_can_be_named_in_the_url() {
-    if !engine_is_there() {
+fn the_url_may_name_a_unix_socket_a_database_and_the_protocol_version() {
+    if !has_redis() {
         return;
     }
     let redis = Redis::start();
@@ -250,20 +251,20 @@ fn a_unix_socket_a_database_and_the_third_protocol_can_be_named_in_the_url() {
     let socket = redis.socket();
     let one = Node::start_at("one", &format!("unix://{}?db=3&user=strikeout", socket.display()), "", "", &[]);
     let two = Node::start_at("two", &format!("valkey://strikeout@127.0.0.1:{}/3?protocol=resp3", redis.port), "", "", &[]);
-    joined(&[&one, &two]);
+    wait_joined(&[&one, &two]);
     one.ask("ban 203.0.113.1 for=3600");
     wait_until("it spreads", || two.is_banned("203.0.113.1"));
     two.ask("unban 203.0.113.1");
     wait_until("and back", || !one.is_banned("203.0.113.1"));
-    assert_eq!(redis.number("DBSIZE"), 0, "database 0 is another's");
+    assert_eq!(redis.number("DBSIZE"), 0, "database 0 is not used");
     assert!(redis.ask("INFO keyspace").contains("db3:keys="));
 }
 
 #[test]
-fn nobody_but_the_resident_reads_the_secret() {
+fn only_the_daemon_reads_the_password() {
     let dir = tempfile::tempdir().unwrap();
     let path = |file: &str| dir.path().join(file);
-    // Who opened this would wait for a writer, for ever.
+    // Opening this would wait for a writer forever.
     assert!(Command::new("mkfifo").arg(path("secret")).status().unwrap().success());
     let config = format!(
         "[table]\nsocket = {:?}\n[fleet]\nurl = 'redis://127.0.0.1/'\nnode = 'one'\npassword_file = {:?}\n",
@@ -282,8 +283,8 @@ fn nobody_but_the_resident_reads_the_secret() {
             .unwrap();
         wait_until("it ends", || child.try_wait().unwrap().is_some());
     };
-    run(crate::node::STRIKEOUT, &["check"]);
-    run(crate::node::STRIKEOUT, &["status"]);
+    run(crate::harness::STRIKEOUT, &["check"]);
+    run(crate::harness::STRIKEOUT, &["status"]);
     run(env!("CARGO_BIN_EXE_ext_strikeout_acl"), &[]);
     run(env!("CARGO_BIN_EXE_exim_strikeout_acl"), &[]);
 }

@@ -1,7 +1,7 @@
 """Prints the shell commands of a documentation page: commands.py PAGE [MARK] [--first "## HEADING"] [--language toml].
 
-A block of commands may have a comment in front of it: its mark. Without MARK those without a comment are printed.
-With --first only those below the first heading that starts so.
+A block may have a comment in front of it, its mark. Without MARK it prints the blocks that have no comment.
+--first limits it to the section below the first heading that starts with that text.
 """
 
 import re

@@ -1,6 +1,5 @@
-//! Strikeout on the real Squid and Exim of the distribution: on loopback, in directories of their
-//! own, ended by their PID. `tests/run` installs what is missing here; a bare `cargo test` says so
-//! and skips.
+//! Strikeout on the real Squid and Exim of the distribution, on loopback, each in its own directory. `tests/run` installs what is
+//! missing; a bare `cargo test` skips these tests and says why.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,12 +9,17 @@
     reason = "tests fail by panicking, and say why on stderr"
 )]
 
+#[path = "../harness/mod.rs"]
+mod harness;
+
 mod examples;
 mod exim;
 mod exim_faults;
 mod exim_incidents;
-mod harness;
+mod forward;
+mod rig;
 mod shared_table;
 mod smp;
 mod squid;
 mod squid_faults;
+mod unasked;

@@ -1,4 +1,4 @@
-//! What is answered when the resident cannot be: always within 200 ms, as `on_failure` says.
+//! Answers while the daemon hangs, has ended or cannot be reached: always within 200 ms, as `on_failure` says.
 
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -7,34 +7,37 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
-use super::processes::{Helper, Resident, Stage, is_root, until};
+use crate::harness::{Daemon, SquidHelper, Stage, is_root, wait_until};
 
-/// No answer takes longer by itself. Of a few the quickest counts: the machine may be busy with something else.
+/// Time limit of an answer. The fastest of several counts, because the machine may be busy.
 const LIMIT: Duration = Duration::from_millis(200);
 const TRIES: u8 = 5;
 
 const RULE: &str = "[[rule]]\nname = 'admin'\npath = '/admin'\nmaxretry = 3\n";
 
-/// What the first offence of some clients is answered, which must be the same each time, within the limit.
+/// The answer to the first offence of several clients, which must be the same for all and arrive within the limit.
 #[track_caller]
-fn offence(helper: &mut Helper, subnet: u8) -> String {
-    let mut quickest = Duration::MAX;
+fn offence(helper: &mut SquidHelper, subnet: u8) -> String {
+    let mut fastest = Duration::MAX;
     let answers: Vec<String> = (1..=TRIES)
         .map(|number| {
             let (answer, took) = helper.timed(&format!("203.0.{subnet}.{number} GET http://example.test/admin Mozilla/5.0 - -"));
-            quickest = quickest.min(took);
+            fastest = fastest.min(took);
             answer.split(" until_").next().unwrap().to_owned()
         })
         .collect();
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
-    assert!(quickest < LIMIT, "{quickest:?}");
+    assert!(fastest < LIMIT, "{fastest:?}");
     answers[0].clone()
 }
 
 #[track_caller]
 fn check(stage: &Stage, configured: bool) -> String {
-    let runs: Vec<(String, Duration)> =
-        (1..=TRIES).map(|number| stage.exim(&["check", &format!("203.0.113.{number}"), "port=25"], configured)).collect();
+    let config = stage.config();
+    let options = if configured { vec!["--config", config.to_str().unwrap()] } else { Vec::new() };
+    let runs: Vec<(String, Duration)> = (1..=TRIES)
+        .map(|number| stage.exim_helper(&[options.as_slice(), &["check", &format!("203.0.113.{number}"), "port=25"]].concat()))
+        .collect();
     assert!(runs.iter().any(|(_, took)| *took < LIMIT), "{runs:?}");
     let answers: Vec<&str> = runs.iter().map(|(answer, _)| answer.split(" until").next().unwrap()).collect();
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
@@ -42,43 +45,46 @@ fn check(stage: &Stage, configured: bool) -> String {
 }
 
 #[test]
-fn gone_or_hung_the_resident_makes_nobody_wait_and_on_failure_decides() {
+fn on_failure_decides_without_delay_while_the_daemon_hangs_or_is_gone() {
     for (on_failure, web, mail) in [("allow", "ERR", "accept"), ("deny", "OK ban_=yes rule_=on-failure", "defer rule=on-failure")] {
         let stage = Stage::new();
-        let resident = Resident::start(&stage, &format!("on_failure = {on_failure:?}\n"), RULE);
-        let mut helper = Helper::attach(&stage);
+        let daemon = Daemon::start_on(&stage, &format!("on_failure = {on_failure:?}\n"), RULE);
+        let mut helper = SquidHelper::attach(&stage);
         assert_eq!(offence(&mut helper, 1), "ERR");
         assert_eq!(check(&stage, true), "accept");
         assert!(helper.get("198.51.100.1", "/w00tw00t").starts_with("OK "));
         for fault in ["hung", "gone"] {
-            resident.signal(if fault == "hung" { Signal::STOP } else { Signal::KILL });
+            daemon.signal(if fault == "hung" { Signal::STOP } else { Signal::KILL });
             if fault == "gone" {
                 helper.logs("cannot be reached");
                 let status = stage.strikeout(&["status"]);
-                assert!(status.status.code() == Some(1) && !status.stderr.is_empty(), "the operator is told: {status:?}");
+                assert!(status.status.code() == Some(1) && !status.stderr.is_empty(), "status reports the fault: {status:?}");
             }
-            assert_eq!(offence(&mut helper, 2), web, "{on_failure}, {fault}: an offence that does not refuse by itself");
+            assert_eq!(offence(&mut helper, 2), web, "{on_failure}, {fault}: an offence that is not refused by itself");
             assert_eq!(check(&stage, true), mail, "{on_failure}, {fault}: a connection");
-            assert_eq!(check(&stage, false), "accept", "{fault}: the helper for Exim without a configuration");
-            assert!(!helper.refuses("192.0.2.1"), "{on_failure}, {fault}: an ordinary request needs no resident");
-            assert!(helper.refuses("198.51.100.1"), "{on_failure}, {fault}: a known ban stands");
-            assert!(helper.get("198.51.100.2", "/w00tw00t").starts_with("OK "), "{on_failure}, {fault}: one strike refuses by itself");
-            resident.signal(Signal::CONT);
+            assert_eq!(check(&stage, false), "accept", "{fault}: the Exim helper without a configuration");
+            assert!(!helper.refuses("192.0.2.1"), "{on_failure}, {fault}: an ordinary request needs no daemon");
+            assert!(helper.refuses("198.51.100.1"), "{on_failure}, {fault}: a known ban is in force");
+            assert!(
+                helper.get("198.51.100.2", "/w00tw00t").starts_with("OK "),
+                "{on_failure}, {fault}: a one-strike offence is refused without the daemon"
+            );
+            daemon.signal(Signal::CONT);
         }
     }
 }
 
 #[test]
-fn thousands_of_clients_and_hundreds_that_stop_half_way_through_a_line_make_nobody_wait() {
+fn thousands_of_idle_connections_and_hundreds_with_half_a_line_delay_no_answer() {
     let files = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
     let stage = Stage::new();
-    let _resident = Resident::start(&stage, "", &RULE.replace("maxretry = 3", "maxretry = 1"));
-    let mut helper = Helper::attach(&stage);
+    let _daemon = Daemon::start_on(&stage, "", &RULE.replace("maxretry = 3", "maxretry = 1"));
+    let mut helper = SquidHelper::attach(&stage);
     assert!(helper.get("198.51.100.1", "/w00tw00t").starts_with("OK "));
-    let connect = |said: &[u8]| {
+    let connect = |text: &[u8]| {
         let mut stream = UnixStream::connect(stage.socket()).unwrap();
-        stream.write_all(said).unwrap();
+        stream.write_all(text).unwrap();
         stream
     };
     let idle: Vec<UnixStream> = (0..3000).map(|_| connect(b"")).collect();
@@ -86,7 +92,7 @@ fn thousands_of_clients_and_hundreds_that_stop_half_way_through_a_line_make_nobo
         let halves: Vec<UnixStream> = (0..500).map(|_| connect(b"check 203.0")).collect();
         assert_eq!(offence(&mut helper, round), "OK ban_=yes rule_=admin");
         assert_eq!(check(&stage, false), "accept");
-        let bans: Vec<(String, Duration)> = (0..TRIES).map(|_| stage.exim(&["check", "198.51.100.1", "port=25"], false)).collect();
+        let bans: Vec<(String, Duration)> = (0..TRIES).map(|_| stage.exim_helper(&["check", "198.51.100.1", "port=25"])).collect();
         assert!(bans.iter().any(|(answer, took)| answer.starts_with("defer rule=w00tw00t") && *took < LIMIT), "{bans:?}");
         drop(halves);
     }
@@ -95,40 +101,40 @@ fn thousands_of_clients_and_hundreds_that_stop_half_way_through_a_line_make_nobo
 }
 
 #[test]
-fn who_may_not_use_the_socket_is_told_which_group_to_join() {
+fn a_user_without_access_to_the_socket_is_told_which_group_to_join() {
     if !is_root("start a helper as another user") {
         return;
     }
     for (on_failure, mail) in [("allow", "accept"), ("deny", "defer rule=on-failure")] {
         let stage = Stage::new();
-        let resident = Resident::start(&stage, &format!("on_failure = {on_failure:?}\ngroup = 'daemon'\nmode = '0660'\n"), RULE);
-        let mut helper = Helper::attach_as_nobody(&stage);
+        let daemon = Daemon::start_on(&stage, &format!("on_failure = {on_failure:?}\ngroup = 'daemon'\nmode = '0660'\n"), RULE);
+        let mut helper = SquidHelper::attach_as_nobody(&stage);
         helper.logs("the user that Squid runs helpers as must join the group daemon; every query is answered ERR");
         assert_eq!(helper.get("203.0.113.1", "/w00tw00t"), "ERR");
-        // For the helper of Exim and the operator's program the same, by a shell that gives up its rights.
+        // Runs the Exim helper and the operator's program in a shell that drops its privileges.
         let as_nobody = |command: String| {
             let script = format!("exec setpriv --reuid 65534 --regid 65534 --clear-groups {command}");
             std::process::Command::new("/bin/sh").args(["-c", &script]).output().unwrap()
         };
-        let (socket, config) = (stage.socket(), stage.path("strikeout.toml"));
+        let (socket, config) = (stage.socket(), stage.config());
         let exim = format!(
             "{} --table {} --config {} check 203.0.113.1 port=25",
-            stage.path("exim_strikeout_acl").display(),
+            stage.program("exim_strikeout_acl").display(),
             socket.display(),
             config.display()
         );
         let answer = as_nobody(exim);
         assert!(answer.stderr.is_empty() && answer.status.success(), "{answer:?}");
         assert!(String::from_utf8(answer.stdout.clone()).unwrap().starts_with(mail), "{answer:?}");
-        let status = as_nobody(format!("{} status --table {}", stage.path("strikeout").display(), socket.display()));
+        let status = as_nobody(format!("{} status --table {}", stage.program("strikeout").display(), socket.display()));
         assert!(String::from_utf8(status.stderr.clone()).unwrap().contains("join the group daemon"), "{status:?}");
         assert_eq!(status.status.code(), Some(1));
-        // Let in, the helper comes by itself.
+        // Once it has access, the helper attaches by itself.
         let run = socket.parent().unwrap();
         chown(run, Some(65534), None).unwrap();
         chown(&socket, Some(65534), None).unwrap();
         std::fs::set_permissions(run, std::fs::Permissions::from_mode(0o750)).unwrap();
-        until("the helper attaches", || helper.get("203.0.113.1", "/w00tw00t").starts_with("OK ").then_some(()));
-        drop(resident);
+        wait_until("the helper attaches", || helper.get("203.0.113.1", "/w00tw00t").starts_with("OK "));
+        drop(daemon);
     }
 }

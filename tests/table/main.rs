@@ -1,15 +1,17 @@
-//! The table held by real processes: `strikeout serve`, Squid helpers and Exim helpers that share it, a disk that fails, operators who
-//! reload it, and everything ended at any moment.
+//! The table shared by real processes: `strikeout serve`, Squid helpers and Exim helpers, with failing disks, reloads and `kill -9` at any
+//! moment.
 //!
-//! What needs root (mounting a small disk, another user, a network of its own) says that it is skipped where it is not given.
+//! Tests that need root (to mount a small disk, to run as another user, to create a network namespace) are skipped without it, and say so.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
 
 mod big_lists;
 mod bounded;
+mod concurrent_unbans;
 mod disk;
 mod escalation;
 mod faults;
 mod never_ban;
-mod one_order;
-mod processes;
 mod sharing;

@@ -1,6 +1,6 @@
-//! What each connect ACL costs Exim: a daemon for each is started, they take connections one by one, a few each in turn, and end; the whole
-//! CPU time of each is counted, with that of its children and of the server that it asks. Within a second the machine goes now faster, now
-//! slower: what is compared must have had its share of both.
+//! Cost of each connect ACL in Exim. An Exim daemon for each is started; they take a few connections each, alternately, and end. The CPU time of
+//! each is counted with that of its children and of the server that it asks. The machine's speed varies within a second, so contenders must
+//! be interleaved more finely than that.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -19,39 +19,39 @@ use crate::traffic::Random;
 use crate::world::{World, wait_for};
 use crate::{Options, programs};
 
-/// A connect ACL, and the process that it asks.
+/// A connect ACL, and the process that it asks, if any.
 struct Variant<'a> {
     name: &'static str,
     acl: String,
     asks: Option<&'a Process>,
 }
 
-/// What one connection took.
+/// The cost of one connection.
 struct Sample {
     cpu_us: f64,
-    /// Of it, what the server took that was asked.
+    /// The part of it used by the server that is asked.
     asked_us: f64,
     per_second: f64,
 }
 
-/// So many connections are made to one daemon before it is the next one's turn.
+/// Number of connections made to one Exim daemon before the next one.
 const AT_A_TIME: u32 = 25;
 
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let exim = programs::find(&["exim4", "exim"])?;
     let version = Command::new(&exim).arg("-bV").output()?;
     let has_proxy = String::from_utf8_lossy(&version.stdout).contains("PROXY");
-    anyhow::ensure!(has_proxy, "{} cannot be told a client's address (no PROXY support): install exim4-daemon-heavy", exim.display());
+    anyhow::ensure!(has_proxy, "{} does not support the PROXY protocol: install exim4-daemon-heavy", exim.display());
     let world = World::new()?;
     let bans = either(options, 20_000, 1_000_000);
-    // Each ACL has a resident of its own, so that its CPU time is the ACL's.
+    // Each ACL has a Strikeout daemon of its own, so that its CPU time belongs to the ACL.
     let worlds = [World::new()?, World::new()?];
-    let mut residents = Vec::new();
+    let mut daemons = Vec::new();
     for world in &worlds {
         let state = world.state("strikeout.db", bans)?;
-        residents.push(world.resident(&world.config_with("strikeout.toml", &state, 1_000_000, "")?)?);
+        daemons.push(world.daemon(&world.config_with("strikeout.toml", &state, 1_000_000, "")?)?);
     }
-    let [for_readsocket, for_run] = &residents[..] else { unreachable!("two residents") };
+    let [for_readsocket, for_run] = &daemons[..] else { unreachable!("two daemons") };
     let [readsocket_socket, run_socket] = worlds.each_ref().map(|world| world.path("strikeout.sock"));
     let trivial_socket = world.path("trivial.sock");
     let trivial = Process::start(programs::role("socket", &trivial_socket.to_string_lossy())?.stdout(Stdio::null()))?;
@@ -82,27 +82,27 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let connections = either(options, 50, 300);
     let mut daemons = Vec::new();
     for (number, variant) in variants.iter().enumerate() {
-        daemons.push(Daemon::new(&world, &exim, number, variant)?);
+        daemons.push(EximDaemon::new(&world, &exim, number, variant)?);
     }
     let mut samples: Vec<Vec<Sample>> = variants.iter().map(|_| Vec::new()).collect();
     for round in 0..=repeat {
-        daemons.iter_mut().try_for_each(Daemon::begin)?;
+        daemons.iter_mut().try_for_each(EximDaemon::begin)?;
         let mut asked = vec![Duration::ZERO; variants.len()];
         let mut walls = asked.clone();
         for pass in 0..connections / AT_A_TIME {
-            for turn in 0..variants.len() {
-                // There and back, so that none always comes behind the same one.
-                let place = if pass % 2 == 0 { turn } else { variants.len() - 1 - turn };
-                let number = (place + round) % variants.len();
-                // What a server does while others are asked is no part of this: looking through a million bans, say. That leaves out
-                // what it does up to 100 ms after the last of these connections, too.
+            for step in 0..variants.len() {
+                // Every second pass runs backwards, so that no contender always follows the same one.
+                let position = if pass % 2 == 0 { step } else { variants.len() - 1 - step };
+                let number = (position + round) % variants.len();
+                // Excludes what a server does while others are asked, for example sweeping a million bans, and also what it does within
+                // 100 ms after the last of these connections.
                 let cpu = || variants[number].asks.map_or(Ok(Duration::ZERO), Process::cpu);
                 let before = cpu()?;
                 walls[number] += daemons[number].connect(AT_A_TIME)?;
                 asked[number] += cpu()?.saturating_sub(before);
             }
         }
-        let exim = daemons.iter_mut().map(Daemon::end).collect::<Result<Vec<_>>>()?;
+        let exim = daemons.iter_mut().map(EximDaemon::end).collect::<Result<Vec<_>>>()?;
         for number in (0..variants.len()).filter(|_| round > 0) {
             let each = |seconds: f64| seconds * 1e6 / f64::from(connections);
             let asked = asked[number].as_secs_f64();
@@ -137,19 +137,19 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Starts Exim again and again with one configuration.
-struct Daemon {
+/// An Exim daemon with one configuration, started once per round.
+struct EximDaemon {
     exim: PathBuf,
     config: PathBuf,
     port: u16,
     name: &'static str,
     log: PathBuf,
     random: Random,
-    /// While it runs, and the CPU time that it took to start: that belongs to nobody's connections.
+    /// The running process, and the CPU time of its start, which belongs to no connection.
     process: Option<(Process, Duration)>,
 }
 
-impl Daemon {
+impl EximDaemon {
     fn new(world: &World, exim: &Path, number: usize, variant: &Variant<'_>) -> Result<Self> {
         let directory = world.path(&format!("exim-{number}"));
         std::fs::create_dir(&directory)?;
@@ -184,23 +184,23 @@ impl Daemon {
         command.arg("-bdf").arg("-C").arg(&self.config).arg("-oX").arg(self.port.to_string());
         let process = Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))?;
         wait_for("Exim", || listens(self.port))?;
-        // It listens before it is ready; once it has answered it is.
+        // Exim listens before it is ready to answer.
         self.connect_once()?;
         let started = process.cpu()?;
         self.process = Some((process, started));
         Ok(())
     }
 
-    /// So many connections, and how long they took.
+    /// Makes connections and returns how long they took.
     fn connect(&mut self, connections: u32) -> Result<Duration> {
         let start = Instant::now();
         (0..connections).try_for_each(|_| self.connect_once())?;
         Ok(start.elapsed())
     }
 
-    /// Ends it, and says what CPU time it has used since it began, with all of its children.
+    /// Stops Exim and returns the CPU time that it and its children used since the start.
     fn end(&mut self) -> Result<Duration> {
-        let (mut process, started) = self.process.take().context("it has not begun")?;
+        let (mut process, started) = self.process.take().context("Exim is not running")?;
         let children = format!("/proc/{0}/task/{0}/children", process.id());
         wait_for("Exim's children", || std::fs::read_to_string(&children).is_ok_and(|children| children.trim().is_empty()))?;
         let before = children_cpu()?;
@@ -208,7 +208,7 @@ impl Daemon {
         Ok(children_cpu()?.saturating_sub(before).saturating_sub(started))
     }
 
-    /// One connection from a client that was never seen, up to the banner, and QUIT.
+    /// Connects as a new client, reads the banner and sends QUIT.
     fn connect_once(&mut self) -> Result<()> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_nodelay(true)?;
@@ -219,17 +219,17 @@ impl Daemon {
         let mut banner = [0; 512];
         let length = stream.read(&mut banner)?;
         let text = String::from_utf8_lossy(&banner[..length]);
-        anyhow::ensure!(text.starts_with("220"), "Exim with {} said {text:?}", self.name);
+        anyhow::ensure!(text.starts_with("220"), "Exim with {} answered {text:?}", self.name);
         // After QUIT Exim waits up to 200 ms for the client to close its side.
         stream.write_all(b"QUIT\r\n")?;
         stream.shutdown(Shutdown::Write)?;
         let length = stream.read(&mut banner).context("the answer to QUIT")?;
-        anyhow::ensure!(banner[..length].starts_with(b"221"), "Exim with {} did not take leave", self.name);
+        anyhow::ensure!(banner[..length].starts_with(b"221"), "Exim with {} did not answer QUIT", self.name);
         Ok(())
     }
 }
 
-/// Whether somebody listens, without connecting: a connection would be Exim's work.
+/// Whether something listens on the port. Reads /proc/net/tcp, because a connection would cost Exim CPU time.
 fn listens(port: u16) -> bool {
     let port = format!(":{port:04X} ");
     std::fs::read_to_string("/proc/net/tcp")

@@ -1,11 +1,11 @@
-//! How the cost of a lookup grows with the number of rules, with the number of tracked clients and with the length of the URL.
+//! Growth of the cost of a lookup with the number of rules, the number of tracked clients and the length of the URL.
 //!
-//! Every query is for another URL, so that none is remembered as innocent.
+//! Every query has a different URL, so that the helper's cache of innocent URLs has no hits.
 
 use std::path::Path;
 
 use anyhow::Result;
-use strikeout::rule::builtin;
+use strikeout::internals::rule::builtin;
 
 use super::either;
 use super::lookups::{column, in_turn};
@@ -17,7 +17,7 @@ use crate::series::{median, paired, ratio};
 use crate::traffic::{Clients, Random, Traffic, WORDS};
 use crate::world::{World, browsing};
 
-/// In batches the pipe itself costs least, so growth shows most.
+/// In batches the pipe costs least, so growth shows most clearly.
 const LOAD: Load = Load { outstanding: 1000, batch: 100 };
 
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
@@ -48,14 +48,14 @@ fn rules(options: &Options, report: &mut Report) -> Result<Panel> {
     Ok(Panel { title: "Rules", curves: vec![curve("rules", &[10.0, 100.0, 1000.0], &cost)], logarithmic: true })
 }
 
-/// Exactly `count` rules: the built-in ones are switched off. Seven in ten look at the path, two at the User-Agent, one at the query.
+/// A configuration with exactly `count` rules, none of them built in: seven in ten match the path, two the User-Agent, one the query.
 fn made_up_rules(count: u32) -> Result<String> {
     let mut text = String::new();
     for spec in builtin::specs().map_err(anyhow::Error::msg)? {
         text.push_str(&format!("[[rule]]\nname = '{}'\nenabled = false\n", spec.name.get_ref()));
     }
     let mut random = Random(3);
-    // The two rules of the benchmark itself count too.
+    // The benchmark's own two rules are included in `count`.
     for number in 2..count {
         let (a, b) = (WORDS[random.below(WORDS.len() as u32) as usize], random.below(100_000));
         let pattern = match number % 10 {
@@ -70,7 +70,7 @@ fn made_up_rules(count: u32) -> Result<String> {
 
 fn clients(options: &Options, report: &mut Report) -> Result<Panel> {
     let world = World::new()?;
-    // The built-in rate of requests forgets a client after a minute.
+    // The built-in request rate drops a client after a minute.
     let rules = "[[rule]]\nname = 'web-rate'\nenabled = false\n[[rule]]\nname = 'bench-rate'\nevent = 'request'\nmaxretry = 1000000\nfindtime = '4w'\n";
     let config = world.config_with("strikeout.toml", Path::new(""), 20_000_000, rules)?;
     let populations: [u32; 3] = either(options, [1000, 10_000, 100_000], [1000, 1_000_000, 10_000_000]);

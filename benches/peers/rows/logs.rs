@@ -1,4 +1,4 @@
-//! Old logs: `strikeout replay` beside `grep -c` of the same expression and `fail2ban-regex` on the same file.
+//! Old logs: `strikeout replay`, `grep -c` with the same expression and `fail2ban-regex` on the same file.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use strikeout::rule::builtin;
+use strikeout::internals::rule::builtin;
 
 use super::either;
 use crate::child::children_cpu;
@@ -16,7 +16,7 @@ use crate::traffic::{Random, WORDS};
 use crate::world::World;
 use crate::{Options, programs};
 
-/// A log, the seed rules for it, and the same as an expression of grep and of fail2ban.
+/// A log, the seed rules for it, and the equivalent expressions for grep and fail2ban.
 struct Log {
     name: &'static str,
     line: fn(&mut Random, u32) -> String,
@@ -31,7 +31,7 @@ const LOGS: [Log; 2] = [
         line: squid_line,
         seeds: &["w00tw00t"],
         grep: "/w[o0]{2}tw[o0]{2}t",
-        // fail2ban takes the time out of the line before it looks at the rest.
+        // fail2ban removes the time from the line before it matches the rest.
         failregex: r"^\s*\d+\s+<HOST>\s.*(?i:/w[o0]{2}tw[o0]{2}t)",
     },
     Log {
@@ -76,8 +76,8 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         let mut per_core: Vec<Vec<f64>> = commands.iter().map(|_| Vec::new()).collect();
         let mut per_second = per_core.clone();
         for round in 0..=options.repeat.unwrap_or(either(options, 1, 7)) {
-            for turn in 0..commands.len() {
-                let number = (turn + round) % commands.len();
+            for position in 0..commands.len() {
+                let number = (position + round) % commands.len();
                 let (name, command) = &mut commands[number];
                 let (before, start) = (children_cpu()?, Instant::now());
                 let output = command.stdin(Stdio::null()).stderr(world.log("replay")?).output()?;
@@ -88,20 +88,20 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
                     output.status,
                     std::fs::read_to_string(world.path("replay.log"))?
                 );
-                // Who finds nothing is quick: each must have looked at all, and found what is there.
-                let said = String::from_utf8_lossy(&output.stdout);
+                // Each contender must have read every line and found every hit.
+                let printed = String::from_utf8_lossy(&output.stdout);
                 let finds = match *name {
-                    "grep -c" => said.trim_end() == hits.to_string(),
-                    "fail2ban-regex" => said.contains(&format!("{lines} lines, 0 ignored, {hits} matched")),
+                    "grep -c" => printed.trim_end() == hits.to_string(),
+                    "fail2ban-regex" => printed.contains(&format!("{lines} lines, 0 ignored, {hits} matched")),
                     _ => {
-                        let report: serde_json::Value = serde_json::from_str(&said)?;
+                        let report: serde_json::Value = serde_json::from_str(&printed)?;
                         let number = |name: &str| report["total"][name].as_u64();
-                        // The next probe of a client that is banned already is refused, and no further offence.
+                        // A probe of a client that is banned already is refused and not counted as an offence.
                         number("lines") == Some(u64::from(lines))
                             && number("offences").is_some_and(|offences| offences > u64::from(hits / 2))
                     }
                 };
-                anyhow::ensure!(finds, "{name}: expected {hits} of {lines} lines to match, found:\n{said}");
+                anyhow::ensure!(finds, "{name}: expected {hits} of {lines} lines to match, found:\n{printed}");
                 if round > 0 {
                     per_core[number].push(f64::from(lines) / cpu.as_secs_f64());
                     per_second[number].push(f64::from(lines) / wall.as_secs_f64());
@@ -135,7 +135,7 @@ fn write(world: &World, log: &Log, lines: u32) -> Result<PathBuf> {
     world.write(&format!("{}-{lines}.log", log.name), text)
 }
 
-/// A configuration in which all rules but these are switched off.
+/// A configuration with only these rules enabled.
 fn only(names: &[&str]) -> Result<String> {
     let mut text = String::new();
     for spec in builtin::specs().map_err(anyhow::Error::msg)? {
@@ -147,7 +147,7 @@ fn only(names: &[&str]) -> Result<String> {
     Ok(text)
 }
 
-/// One of 200,000 clients, number n as likely as 1/n: as in the log of a site with many visitors, most lines are of few of them.
+/// One of 200,000 clients, number n with probability proportional to 1/n: as in the log of a busy site, few clients write most lines.
 fn address(random: &mut Random) -> String {
     let client = (200_000_f64.powf(random.unit()) as u32).wrapping_mul(0x9e37_79b1);
     format!("{}.{}.{}.{}", 64 + (client >> 24 & 3), client >> 16 & 255, client >> 8 & 255, client & 255)

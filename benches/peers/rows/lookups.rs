@@ -1,4 +1,4 @@
-//! What a lookup costs beyond the pipe: our helper, the echo helper and a Python helper in turn, over a socket pair each.
+//! Cost of a lookup beyond the pipe: our helper, the echo helper and a Python helper, measured alternately over a socket pair each.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         let rate = paired(&column(strikeout, Sample::per_second), &column(python, Sample::per_second), ratio);
         report.finding(&case, "lookups/s to Python", "×", rate, None);
     }
-    // A helper remembers innocent URLs: what it costs where none comes twice.
+    // The helper caches innocent URLs: this case measures lookups without cache hits.
     let [.., load] = LOADS;
     let case = format!("{}, every URL another one", load.name());
     let mut contenders = [("echo", &mut echo), ("strikeout", &mut ours)];
@@ -45,7 +45,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Squid writes each query by itself; batches are what a busy socket makes of them, and what shows our own cost best.
+/// Squid writes each query by itself. On a busy socket the helper reads them in batches, which show its own cost best.
 pub const LOADS: [Load; 5] = [
     Load { outstanding: 1, batch: 1 },
     Load { outstanding: 256, batch: 1 },
@@ -54,7 +54,7 @@ pub const LOADS: [Load; 5] = [
     Load { outstanding: 1000, batch: 100 },
 ];
 
-/// Drives each contender in turn, again and again, each time with the same queries. One row of samples for each contender.
+/// Measures the contenders alternately with the same queries. Returns the samples of each contender.
 pub fn in_turn<const N: usize>(
     options: &Options,
     contenders: &mut [(&str, &mut Helper); N],
@@ -66,13 +66,13 @@ pub fn in_turn<const N: usize>(
     let mut samples = vec![Vec::new(); contenders.len()];
     let mut traffics: Vec<Traffic> = (0..contenders.len()).map(traffic).collect();
     for round in 0..=repeat {
-        for turn in 0..contenders.len() {
-            // Who begins changes, so that nobody always comes after the same neighbour.
-            let number = (turn + round) % contenders.len();
+        for position in 0..contenders.len() {
+            // The first contender changes from round to round.
+            let number = (position + round) % contenders.len();
             let (name, helper) = &mut contenders[number];
             let sample = helper.drive(&mut traffics[number], load, stretch)?;
             anyhow::ensure!(sample.refused == 0, "{name} refused {} innocent queries", sample.refused);
-            // The first round warms up.
+            // The first round is a warm-up.
             if round > 0 {
                 samples[number].push(sample);
             }

@@ -1,4 +1,4 @@
-//! What a tracked client takes in memory: the resident memory of a helper before and after each of many clients has one strike.
+//! Memory per tracked client: the resident memory of a helper before and after each of many clients has one strike.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let config = world.config_with("strikeout.toml", Path::new(""), 20_000_000, "")?;
     for clients in either(options, [100_000, 200_000], [1_000_000, 10_000_000]) {
         let mut helper = Helper::start(&mut world.embedded(&config, None)?)?;
-        // What the first query makes it set up is not a client's.
+        // Memory that the first queries allocate does not belong to a client.
         strike(&mut helper, 1000)?;
         let empty = helper.process.memory()?;
         strike(&mut helper, clients)?;

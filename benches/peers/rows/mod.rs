@@ -1,4 +1,4 @@
-//! The rows of the table of goals, one file each.
+//! The rows of the table in BENCHMARKS.md, one file each.
 
 mod exim;
 mod growth;
@@ -27,7 +27,7 @@ pub const ROWS: [Row; 10] = [
     Row { name: "lookups", about: "CPU and lookups/s over a socket pair, beside the echo helper and a Python helper", run: lookups::run },
     Row { name: "userip", about: "the same without channel IDs, beside Squid's ext_file_userip_acl", run: userip::run },
     Row { name: "growth", about: "CPU per lookup as rules, tracked clients and URLs grow", run: growth::run },
-    Row { name: "table", about: "a helper on the resident's table beside one with its own", run: table::run },
+    Row { name: "table", about: "a helper on the daemon's table beside one with its own", run: table::run },
     Row { name: "squid", about: "requests/s and latency through Squid (cached hits, wrk) with each helper", run: squid::run },
     Row { name: "exim", about: "CPU per SMTP connection and connections/s with each connect ACL", run: exim::run },
     Row { name: "logs", about: "lines/s of replay beside grep -c and fail2ban-regex", run: logs::run },
@@ -36,7 +36,7 @@ pub const ROWS: [Row; 10] = [
     Row { name: "start", about: "from the start to the first answer, with and without a million bans", run: start::run },
 ];
 
-/// `quick` in a quick run, else `full`.
+/// Returns `quick` in a quick run, otherwise `full`.
 pub fn either<T>(options: &Options, quick: T, full: T) -> T {
     if options.quick { quick } else { full }
 }

@@ -1,5 +1,5 @@
-//! How many requests an offender is served after its offence: every answer is read and judged by its ID. fail2ban, beside it, has to
-//! see the log first.
+//! Number of requests that an offender is served after its offence, for our helper; for fail2ban, which reads the log, the time from the log
+//! line to the ban.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -40,7 +40,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// One write: an offence, and 99 innocent requests of the same client behind it.
+/// Sends an offence and 99 innocent requests of the same client in one write, and returns how many of them are served.
 fn served_after_offence(helper: &mut Helper, offender: u32) -> Result<usize> {
     let client = format!("18.{}.{}.7", offender / 256, offender % 256);
     let mut lines = format!("1 {client} GET http://www.example.org/bench-ban - - -\n");
@@ -59,7 +59,7 @@ fn served_after_offence(helper: &mut Helper, offender: u32) -> Result<usize> {
     Ok(served)
 }
 
-/// From the moment that a log line is written to the moment that fail2ban runs its ban action, as configured by default (its own backend).
+/// The seconds from writing a log line to fail2ban's ban action, with fail2ban's default backend.
 fn fail2ban(options: &Options, world: &World) -> Result<Vec<f64>> {
     let server = programs::find(&["fail2ban-server"])?;
     let directory = world.path("fail2ban");
@@ -92,7 +92,7 @@ fn fail2ban(options: &Options, world: &World) -> Result<Vec<f64>> {
         let client = format!("18.250.0.{number}");
         let mark = directory.join(format!("banned-{client}"));
         let line = format!("{client} - - [{}] \"GET /bench-ban HTTP/1.1\" 404 0\n", String::from_utf8_lossy(&date.stdout).trim());
-        // Not in step with its own second.
+        // Varies the phase within fail2ban's polling interval of a second.
         std::thread::sleep(Duration::from_millis(137 * number % 1000));
         let start = Instant::now();
         std::fs::OpenOptions::new().append(true).open(&log)?.write_all(line.as_bytes())?;

@@ -1,4 +1,4 @@
-//! Requests through a real Squid: cached hits driven by wrk, without a helper and with each of them.
+//! Requests through a real Squid: cached hits driven by wrk, without a helper and with each helper.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -18,7 +18,7 @@ use crate::{Options, programs};
 
 const FORMAT: &str = "%>a %>rm %#>ru %#.300{User-Agent}>h %#{Sec-Fetch-Site}>h";
 
-/// Another client for each request: loopback alone would be allowed before any rule is looked at.
+/// A different client for each request: loopback is never banned, so no rule would be evaluated for it.
 const SCRIPT: &str = "
 request = function()
   local n = math.random(0, 67108863)
@@ -27,7 +27,7 @@ request = function()
 end
 ";
 
-/// What one run of wrk says.
+/// The result of one run of wrk.
 struct Run {
     per_second: f64,
     p50: f64,
@@ -43,7 +43,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let origin = origin()?;
     let helpers = world.path("helpers");
     std::fs::create_dir(&helpers)?;
-    // Squid's user may not be able to read the build's directory.
+    // Squid's user may not have access to the build directory.
     let copy = |from: &Path, name: &str| -> Result<PathBuf> {
         let to = helpers.join(name);
         std::fs::copy(from, &to)?;
@@ -76,7 +76,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let mut running = Vec::new();
     for (number, (name, helper)) in variants.iter().enumerate() {
         let (process, port) = start(&world, &squid, number, helper.as_deref(), origin)?;
-        // The first one fetches it, the second one shows whether it is cached and served.
+        // The first request fetches the page, the second one shows that it is served from the cache.
         for _ in 0..2 {
             let answer = get(port)?;
             anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "Squid with {name} answered {:?}", answer.lines().next());
@@ -89,8 +89,8 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         let mut samples: Vec<Vec<Run>> = variants.iter().map(|_| Vec::new()).collect();
         let mut cpu: Vec<Vec<f64>> = variants.iter().map(|_| Vec::new()).collect();
         for round in 0..=repeat {
-            for turn in 0..variants.len() {
-                let number = (turn + round) % variants.len();
+            for position in 0..variants.len() {
+                let number = (position + round) % variants.len();
                 let (process, port) = &running[number];
                 let before = process.cpu()?;
                 let run = drive(&wrk, &script, *port, connections, seconds)?;
@@ -122,7 +122,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// A server with one page that may be cached for an hour.
+/// Starts a server with one page that may be cached for an hour, and returns its port.
 fn origin() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
@@ -152,7 +152,7 @@ fn httpdate() -> String {
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
 }
 
-/// A Squid that accelerates the origin, with this helper, once it answers.
+/// Starts a Squid that accelerates the origin, with this helper, and waits until it answers.
 fn start(world: &World, squid: &Path, number: usize, helper: Option<&str>, origin: u16) -> Result<(Process, u16)> {
     let directory = world.path(&format!("squid-{number}"));
     std::fs::create_dir(&directory)?;
@@ -174,7 +174,7 @@ fn start(world: &World, squid: &Path, number: usize, helper: Option<&str>, origi
     let config = world.write(&format!("squid-{number}.conf"), config)?;
     let log = world.log(&format!("squid-{number}"))?;
     let mut command = Command::new(squid);
-    // Each needs a name of its own for what it shares in memory.
+    // Each instance needs its own service name, which names its shared memory.
     command.args(["-N", "-n", &format!("bench{}{number}", std::process::id()), "-f"]).arg(config);
     let process = Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))?;
     wait_for("Squid", || get(port).is_ok())?;
@@ -198,7 +198,7 @@ fn drive(wrk: &Path, script: &Path, port: u16, connections: u32, seconds: u32) -
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let field = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)).map(str::trim);
-    let missing = || format!("wrk said {text}");
+    let missing = || format!("wrk printed {text}");
     Ok(Run {
         per_second: field("Requests/sec:").with_context(missing)?.parse()?,
         p50: field("50%").and_then(microseconds).with_context(missing)?,

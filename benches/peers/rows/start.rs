@@ -1,4 +1,4 @@
-//! How long a helper needs from its start to its first answer.
+//! Time from the start of a helper to its first answer.
 
 use std::time::Instant;
 

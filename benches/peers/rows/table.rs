@@ -1,4 +1,4 @@
-//! A helper that shares the resident's table, beside one that has its own: innocent requests must cost the same.
+//! A helper attached to the daemon and one with an embedded table: innocent requests must cost the same.
 
 use anyhow::Result;
 
@@ -18,12 +18,12 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let mut embedded = Helper::start(&mut world.embedded(&config, Some(&state))?)?;
     prepare(&mut embedded, bans, either(options, 10_000, 100_000))?;
 
-    let shared = world.state("resident.db", bans)?;
-    let config = world.config_with("resident.toml", &shared, 1_000_000, "")?;
-    let _resident = world.resident(&config)?;
+    let shared = world.state("daemon.db", bans)?;
+    let config = world.config_with("daemon.toml", &shared, 1_000_000, "")?;
+    let _daemon = world.daemon(&config)?;
     let mut command = std::process::Command::new(programs::EXT_STRIKEOUT_ACL);
     let mut attached = Helper::start(command.arg("--table").arg(world.path("strikeout.sock")).stderr(world.log("attached")?))?;
-    // The snapshot of a million bans takes a moment to come.
+    // The snapshot of a million bans takes a moment to arrive.
     let query = format!("1 {} GET http://www.example.org/ - - -\n", traffic::banned(bans - 1));
     wait_for("the snapshot", || attached.ask(query.as_bytes()).is_ok_and(|answer| answer.starts_with(b"1 OK")))?;
     prepare(&mut attached, bans, either(options, 10_000, 100_000))?;

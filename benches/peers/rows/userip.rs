@@ -1,4 +1,4 @@
-//! Squid's own `ext_file_userip_acl`, which knows no channel IDs: so neither do we here.
+//! Squid's own `ext_file_userip_acl`, which does not support channel IDs; our helper does without them here too.
 
 use anyhow::Result;
 
@@ -27,14 +27,14 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         peers.push(Helper::start(command.arg("-f").arg(list).stderr(world.log("userip")?))?);
     }
     let [one, thousand] = &mut peers[..] else { unreachable!("two peers") };
-    // How far any helper at all could be ahead of theirs on this pipe.
+    // The echo helper shows how much faster any helper could be on this pipe.
     let mut echo = Helper::start(&mut programs::role("echo", "")?)?;
     for load in LOADS {
         let case = load.name();
         let theirs = || Traffic::with_tails(Clients::Strangers, vec![b" somebody\n".to_vec()]).without_ids();
         let mut contenders =
             [("strikeout", &mut ours), ("userip, 1 entry", &mut *one), ("userip, 1,000 entries", &mut *thousand), ("echo", &mut echo)];
-        // Each gets the lines that are its own: theirs are a third as long as ours.
+        // Each gets lines of its own format; theirs are a third as long as ours.
         let is_theirs = |number| matches!(number, 1 | 2);
         let samples =
             in_turn(options, &mut contenders, load, |number| if is_theirs(number) { theirs() } else { browsing().without_ids() })?;

@@ -1,0 +1,108 @@
+//! `strikeout check`: reads a configuration as the daemon would, and summarises what would be in force and what is wrong with its logs.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Failure, check_log};
+use crate::config::{Config, DEFAULT_FILE};
+use crate::log::text_rule;
+use crate::policy::Policy;
+use crate::rule::Mode;
+use crate::rule_id::RuleNames;
+
+/// Summarises the configuration in `config`, or in the default file, with the rules that the file names or all rules.
+///
+/// # Errors
+/// The first error in the configuration, with file and line.
+pub fn run(config: Option<&Path>, all_rules: bool) -> Result<String, Failure> {
+    let checked = Config::load(config, &RuleNames::default()).map_err(|fault| Failure::Usage(fault.to_string()))?;
+    let logs = checked.logs.clone();
+    let path = config.unwrap_or(Path::new(DEFAULT_FILE));
+    let mut text = if config.is_none() && !path.exists() {
+        format!("OK: there is no {}, the defaults are in force\n", path.display())
+    } else {
+        format!("OK: {}\n", path.display())
+    };
+    let count = |sources: &[crate::list::ListSource]| sources.iter().map(|source| source.networks().len()).sum::<usize>();
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "socket {} (mode {:04o}, group {})", checked.table.socket.display(), checked.table.mode.0, checked.table.group);
+    let _ = writeln!(
+        text,
+        "lists: {} never banned, {} trusted proxies, {} always refused",
+        count(checked.lists.ignoreip()),
+        count(checked.lists.trusted_proxies()),
+        count(checked.lists.deny())
+    );
+    let policy = Arc::new(Policy::from(checked));
+    for log in &logs {
+        let rules = log.rules.as_ref().map_or_else(|| "all rules over requests and responses".to_owned(), |rules| rules.join(", "));
+        let _ = writeln!(text, "log {}: {rules}", log.path.display());
+        match check_log::state(log, &policy) {
+            Ok(state) if state.is_empty() => {}
+            Ok(state) => {
+                let _ = writeln!(text, "log {}: {state}", log.path.display());
+            }
+            Err(fault) => {
+                let _ = writeln!(text, "log {}: FAULT: {fault}", log.path.display());
+            }
+        }
+    }
+    let rules = policy.rules.rules();
+    let shadow = rules.iter().filter(|rule| rule.mode == Mode::Shadow).count();
+    let named = named(path);
+    let hint = if all_rules { "" } else { "; strikeout check --rules shows all, these are named in the file" };
+    let _ = writeln!(text, "rules: {} enforced, {shadow} in shadow{}", rules.len() - shadow, if named.is_empty() { "" } else { hint });
+    for rule in rules.iter().filter(|rule| all_rules || named.contains(&*rule.name)) {
+        let bantime = rule.bantime.of(0).map_or_else(|| "forever".to_owned(), |span| span.to_string());
+        let shadow = if rule.mode == Mode::Shadow { ", shadow" } else { "" };
+        let _ =
+            writeln!(text, "rule {}: {} in {}, ban {bantime}, {}{shadow}", rule.name, rule.maxretry, rule.findtime, rule.scope.as_str());
+    }
+    for rule in rules {
+        for forgery in text_rule::forgeries(rule) {
+            let _ = writeln!(text, "rule {}: WARNING: {forgery}", rule.name);
+        }
+    }
+    Ok(text)
+}
+
+/// The names of the rules in the configuration file itself. The file was checked before, so an error now can be ignored.
+fn named(path: &Path) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let table: toml::Table = toml::from_str(&text).unwrap_or_default();
+    let rules = table.get("rule").and_then(toml::Value::as_array).into_iter().flatten();
+    rules.filter_map(|rule| rule.get("name")?.as_str().map(str::to_owned)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_good_configuration_is_summarised_and_a_bad_one_is_reported_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("strikeout.toml");
+        std::fs::write(&file, "[[rule]]\nname = \"admin\"\npath = \"/admin\"\nmode = \"shadow\"").unwrap();
+        let summary = run(Some(&file), false).unwrap();
+        assert!(summary.starts_with(&format!("OK: {}\n", file.display())), "{summary}");
+        assert!(summary.contains("\nrule admin: 3 in 10m, ban 1h, all, shadow\n"), "{summary}");
+        assert!(!summary.contains("rule w00tw00t") && run(Some(&file), true).unwrap().contains("\nrule w00tw00t: 1 in "), "{summary}");
+        let logs = "[[log]]\npath = '/a'\n[[log]]\npath = '/b'\nrules = ['w00tw00t', 'exim-global']";
+        std::fs::write(&file, logs).unwrap();
+        let summary = run(Some(&file), false).unwrap();
+        assert!(
+            summary.contains("\nlog /a: all rules over requests and responses\nlog /a: FAULT: found no such file, expected "),
+            "{summary}"
+        );
+        assert!(summary.contains("\nlog /b: w00tw00t, exim-global\nlog /b: FAULT: found no such file, expected "), "{summary}");
+        std::fs::write(&file, "[[rule]]\nname = 'a'\nfailregex = 'bad <HOST>'\n[[rule]]\nname = 'b'\nfailregex = '^ bad <HOST>$'").unwrap();
+        let summary = run(Some(&file), false).unwrap();
+        let warning = "\nrule a: WARNING: failregex 1 lets a client decide which address is blamed: it is not anchored";
+        assert!(summary.contains(warning) && !summary.contains("rule b: WARNING"), "{summary}");
+        std::fs::write(&file, "[table]\nsocet = 1").unwrap();
+        let Err(Failure::Usage(fault)) = run(Some(&file), false) else { panic!("expected a fault") };
+        assert!(fault.starts_with(&format!("{}:2: unknown field `socet`", file.display())), "{fault}");
+    }
+}

@@ -1,0 +1,237 @@
+//! The operator's program: arguments, and one call for each subcommand.
+
+mod ask;
+mod ban;
+mod check;
+mod check_log;
+mod forget;
+mod import;
+mod list;
+mod metrics;
+mod reload;
+mod status;
+mod terminal;
+mod test;
+mod test_line;
+mod why;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::config::{DEFAULT_FILE, DEFAULT_SOCKET, TableConfig};
+use crate::{daemon, replay};
+
+/// Refuses repeat offenders inside Squid and Exim.
+#[derive(Debug, Parser)]
+#[command(name = "strikeout", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: hold the table and answer Exim, Squid's helpers and operators until SIGTERM. SIGHUP reloads the configuration.
+    Serve(ConfigArgument),
+    /// Check the configuration.
+    Check {
+        #[command(flatten)]
+        config: ConfigArgument,
+        /// Show all rules, not only those that the file names.
+        #[arg(long)]
+        rules: bool,
+    },
+    /// Show the daemon's status.
+    Status(status::StatusArguments),
+    /// Show the bans.
+    List(list::ListArguments),
+    /// Show why an address is refused, or why it is not.
+    Why {
+        /// The client's IP address.
+        address: String,
+        #[command(flatten)]
+        daemon: DaemonArguments,
+    },
+    /// Ban an address or a network.
+    Ban {
+        /// An IP address, or a network such as 192.0.2.0/24.
+        target: String,
+        /// How long, such as 90s, 10m or 2d; -1 forever. [default: 1h]
+        #[arg(allow_hyphen_values = true)]
+        duration: Option<String>,
+        /// Where the ban refuses: web, mail or all. A network is always banned everywhere.
+        #[arg(long, default_value = "all")]
+        scope: String,
+        /// The reason, shown by `strikeout why`.
+        #[arg(long, default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        daemon: DaemonArguments,
+    },
+    /// Lift the ban of an address or a network.
+    Unban {
+        /// An IP address, or a network exactly as it was banned.
+        target: String,
+        /// Where to lift bans: web, mail or all.
+        #[arg(long, default_value = "all")]
+        scope: String,
+        #[command(flatten)]
+        daemon: DaemonArguments,
+    },
+    /// Drop every ban that another machine of the fleet published.
+    Forget {
+        /// The machine's name in the fleet.
+        node: String,
+        #[command(flatten)]
+        daemon: DaemonArguments,
+    },
+    /// Make the daemon reload its configuration.
+    Reload(DaemonArguments),
+    /// Show the daemon's metrics in Prometheus' text format.
+    Metrics(DaemonArguments),
+    /// Test a URL or a log line against the rules, or a fail2ban filter against a log. Exit code 0 if something matches, 1 if nothing does.
+    Test(test::TestArguments),
+    /// Run the rules over old logs and report what they would have done.
+    Replay(replay::command::ReplayArguments),
+    /// Translate another program's configuration and print the result.
+    Import(import::ImportArguments),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgument {
+    /// The configuration. [default: /etc/strikeout/strikeout.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// The arguments of every command that asks the daemon.
+#[derive(Debug, Args)]
+pub struct DaemonArguments {
+    /// Read the daemon's socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The daemon's socket. [default: from the configuration]
+    #[arg(long, value_name = "SOCKET")]
+    table: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl DaemonArguments {
+    /// The arguments that select the same daemon, quoted for a shell, to be appended to a command that is shown.
+    fn repeated(&self) -> String {
+        let quoted = |path: &std::path::Path| {
+            let text = path.display().to_string();
+            let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+            if is_plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+        };
+        let table = self.table.as_deref().map(|path| format!(" --table {}", quoted(path)));
+        let config = self.config.as_deref().map(|path| format!(" --config {}", quoted(path)));
+        table.or(config).unwrap_or_default()
+    }
+
+    /// The daemon's socket.
+    ///
+    /// # Errors
+    /// The configuration that was named cannot be used.
+    fn socket(&self) -> Result<PathBuf, Failure> {
+        if let Some(table) = &self.table {
+            return Ok(table.clone());
+        }
+        if let Some(config) = &self.config {
+            return TableConfig::load(config).map(|table| table.socket).map_err(|fault| Failure::Usage(fault.to_string()));
+        }
+        let default = std::path::Path::new(DEFAULT_FILE);
+        if !default.exists() {
+            return Ok(DEFAULT_SOCKET.into());
+        }
+        // While somebody edits the file, others must still be able to ask a daemon that runs well.
+        Ok(TableConfig::load(default).map(|table| table.socket).unwrap_or_else(|fault| {
+            log::warn!("{fault}; asking the daemon on {DEFAULT_SOCKET}");
+            DEFAULT_SOCKET.into()
+        }))
+    }
+}
+
+/// Why a subcommand failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The command failed: exit code 1.
+    Failed(String),
+    /// The arguments or the configuration cannot be used: exit code 2.
+    Usage(String),
+}
+
+/// The program's arguments, for its manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    crate::logging::start_logging();
+    let done = match arguments.command {
+        Command::Serve(ConfigArgument { config }) => daemon::serve(config.as_deref()).map_err(|fault| match fault {
+            daemon::ServeError::Config(fault) => Failure::Usage(fault.to_string()),
+            daemon::ServeError::System(fault) => Failure::Failed(fault),
+        }),
+        Command::Check { config: ConfigArgument { config }, rules } => {
+            check::run(config.as_deref(), rules).and_then(|summary| print(&summary))
+        }
+        Command::Status(arguments) => status::run(&arguments),
+        Command::List(arguments) => list::run(&arguments),
+        Command::Why { address, daemon } => why::run(&address, &daemon),
+        Command::Ban { target, duration, scope, reason, daemon } => ban::ban(&daemon, &target, duration.as_deref(), &scope, &reason),
+        Command::Unban { target, scope, daemon } => ban::unban(&daemon, &target, &scope),
+        Command::Forget { node, daemon } => forget::run(&daemon, &node),
+        Command::Reload(daemon) => reload::run(&daemon),
+        Command::Metrics(daemon) => metrics::run(&daemon),
+        Command::Test(arguments) => return test::run(arguments),
+        Command::Replay(arguments) => return replay::command::run(&arguments),
+        Command::Import(arguments) => return import::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+impl Failure {
+    /// Prints the failure on standard error and returns the exit code.
+    fn report(self) -> ExitCode {
+        let (text, code) = match self {
+            Self::Failed(text) => (text, 1),
+            Self::Usage(text) => (text, 2),
+        };
+        // A failure to write on standard error cannot be reported anywhere.
+        let _ = writeln!(std::io::stderr().lock(), "strikeout: {text}");
+        ExitCode::from(code)
+    }
+}
+
+/// Prints a result on standard output.
+///
+/// # Errors
+/// Standard output cannot be written.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // `strikeout list | head` closes its end early.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Failed(format!("standard output: {error}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a result as JSON, on one line.
+///
+/// # Errors
+/// Standard output cannot be written.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let json = serde_json::to_string(value).map_err(|fault| Failure::Failed(format!("the answer cannot be printed as JSON: {fault}")))?;
+    print(&(json + "\n"))
+}

@@ -1,0 +1,116 @@
+//! `[defaults]`: values for rules that set none of their own, and the lists of networks.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::ConfigError;
+use super::text::ConfigText;
+use crate::list;
+use crate::list::{ListSource, Lists};
+use crate::policy::DEFAULT_FALSE_BAN_SHARE;
+use crate::rule::BantimeSpec;
+use crate::rule::builtin::FAMILIES;
+use crate::rule::spec::RuleDefaults;
+use crate::time::Span;
+
+/// The `[defaults]` section as written.
+#[derive(Debug, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct DefaultsSection {
+    maxretry: Option<Spanned<u32>>,
+    findtime: Option<Spanned<Span>>,
+    bantime: Option<BantimeSpec>,
+    ignoreip: Vec<Spanned<String>>,
+    trusted_proxies: Vec<Spanned<String>>,
+    deny: Vec<Spanned<String>>,
+    false_ban_share: Option<Spanned<f64>>,
+    families: Option<Vec<Spanned<String>>>,
+}
+
+impl DefaultsSection {
+    /// The values for rules that set none of their own.
+    ///
+    /// # Errors
+    /// `maxretry` is 0, or there is no such family of built-in rules.
+    pub fn rule_defaults(&self, text: &ConfigText<'_>) -> Result<RuleDefaults, ConfigError> {
+        let mut defaults = RuleDefaults::default();
+        if let Some(maxretry) = &self.maxretry {
+            if *maxretry.get_ref() == 0 {
+                return Err(text.error_at(maxretry.span().start, "found maxretry = 0, expected 1 or more"));
+            }
+            defaults.maxretry = *maxretry.get_ref();
+        }
+        if let Some(findtime) = &self.findtime {
+            defaults.findtime = *findtime.get_ref();
+        }
+        if let Some(bantime) = &self.bantime {
+            defaults.bantime = bantime.clone();
+        }
+        if let Some(families) = &self.families {
+            let known = FAMILIES.map(|(name, _)| name);
+            if let Some(unknown) = families.iter().find(|family| !known.contains(&family.get_ref().as_str())) {
+                let message = format!("found the family {:?}, expected one of {}", unknown.get_ref(), known.join(", "));
+                return Err(text.error_at(unknown.span().start, message));
+            }
+            defaults.families = Some(families.iter().map(|family| family.get_ref().clone()).collect());
+        }
+        Ok(defaults)
+    }
+
+    /// The share of false bans above which a rule is warned about.
+    ///
+    /// # Errors
+    /// The share is not between 0 and 1.
+    pub fn false_ban_share(&self, text: &ConfigText<'_>) -> Result<f64, ConfigError> {
+        match &self.false_ban_share {
+            Some(share) if !(0.0..=1.0).contains(share.get_ref()) => {
+                Err(text.error_at(share.span().start, format!("found false_ban_share = {}, expected 0 to 1", share.get_ref())))
+            }
+            Some(share) => Ok(*share.get_ref()),
+            None => Ok(DEFAULT_FALSE_BAN_SHARE),
+        }
+    }
+
+    /// The lists of networks. Files that they name are read from disk.
+    ///
+    /// # Errors
+    /// An entry that is no network, or a list that cannot be read.
+    pub fn lists(&self, text: &ConfigText<'_>) -> Result<Lists, ConfigError> {
+        let mut lists = Lists::default();
+        lists.set_ignoreip(sources(&self.ignoreip, "ignoreip", text)?);
+        lists.set_trusted_proxies(sources(&self.trusted_proxies, "trusted_proxies", text)?);
+        lists.set_deny(sources(&self.deny, "deny", text)?);
+        Ok(lists)
+    }
+}
+
+/// Reads one list option: addresses, networks, and files of them, named by an absolute path.
+fn sources(entries: &[Spanned<String>], option: &str, text: &ConfigText<'_>) -> Result<Vec<ListSource>, ConfigError> {
+    let mut inline = Vec::new();
+    let mut sources = Vec::new();
+    for entry in entries {
+        let value = entry.get_ref();
+        if value.starts_with('/') {
+            let networks = list::file::read(Path::new(value)).map_err(|error| match error.line() {
+                Some(line) => ConfigError { file: value.into(), line: Some(line), message: error.to_string() },
+                None => text.error_at(entry.span().start, format!("{value}: {error}")),
+            })?;
+            sources.push(ListSource::new(value, networks));
+        } else {
+            inline.push(list::file::parse_network(value).map_err(|_| {
+                text.error_at(
+                    entry.span().start,
+                    format!(
+                        "found {value:?} in {option}, expected an IP address, a network such as 192.0.2.0/24 or the absolute path of a list"
+                    ),
+                )
+            })?);
+        }
+    }
+    if !inline.is_empty() {
+        sources.push(ListSource::new(&format!("{option} in {}", text.file().display()), inline));
+    }
+    Ok(sources)
+}

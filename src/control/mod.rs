@@ -1,0 +1,28 @@
+//! The protocol of the daemon's socket: requests, answers, the subscribe stream, and a client.
+//!
+//! UTF-8 lines of at most [`request::MAX_LINE`] bytes:
+//!
+//! ```text
+//! check ADDRESS [pid=N] [port=N] [via=run|lines]   accept | defer rule=NAME until=EPOCH | deny rule=NAME until=EPOCH
+//! strike ADDRESS RULE                              the same
+//! metrics                                          metrics in Prometheus' text format, then the line "."
+//! status                                           a JSON object on one line, then the line "."
+//! why ADDRESS                                      likewise
+//! ban TARGET [LENGTH] [scope=SCOPE] [reason=…]     likewise
+//! unban TARGET [scope=SCOPE]                       likewise
+//! forget NODE                                      likewise
+//! reload                                           likewise
+//! list [rule=NAME] [network=CIDR] [scope=SCOPE]    a JSON object per ban, each on a line, then the line "."
+//! subscribe VERSION                                a stream
+//! ```
+//!
+//! Anything else is answered `error TEXT`, and the connection is closed. The JSON is that of the types in [`status`], [`bans`] and
+//! [`explanation`], which the daemon and the operator's program share. Readers ignore keys that they do not know.
+
+pub mod answer;
+pub mod bans;
+pub mod client;
+pub mod explanation;
+pub mod request;
+pub mod status;
+pub mod subscribe;

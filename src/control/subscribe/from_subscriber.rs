@@ -1,0 +1,190 @@
+//! The lines that a subscriber sends to the daemon.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::{StreamError, stream_error};
+use crate::client::parse_address;
+use crate::rule::Evidence;
+
+/// Maximum number of rules that one offence names.
+const MAX_RULES: usize = 32;
+
+/// A line from a subscriber.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromSubscriber {
+    /// An offence, to be counted and answered.
+    Offence {
+        /// The number of its answer.
+        number: u64,
+        /// The full address.
+        address: IpAddr,
+        /// The names of the rules that it offends.
+        rules: Vec<String>,
+        evidence: Evidence,
+    },
+    /// An offence that is answered already, to be counted.
+    Strike {
+        /// The full address.
+        address: IpAddr,
+        /// The names of the rules that it offends.
+        rules: Vec<String>,
+        evidence: Evidence,
+    },
+    /// Ordinary requests, which count towards rates.
+    Requests {
+        /// The full address.
+        address: IpAddr,
+        /// Requests since the last report.
+        count: u32,
+    },
+    /// Queries that the subscriber answered without asking the daemon since the last report.
+    HelperStats {
+        /// Queries whose client was served.
+        served: u64,
+        /// Further queries whose client was served because the daemon could not be asked.
+        failed_open: u64,
+    },
+    /// Queries that the subscriber refused without asking the daemon since the last report.
+    Refused {
+        /// The name of the rule.
+        rule: String,
+        count: u64,
+    },
+}
+
+impl fmt::Display for FromSubscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Offence { number, address, rules, evidence } => {
+                write!(f, "offence {number} {address} {} {}", rules.join(","), evidence.as_str())
+            }
+            Self::Strike { address, rules, evidence } => write!(f, "strike {address} {} {}", rules.join(","), evidence.as_str()),
+            Self::Requests { address, count } => write!(f, "requests {address} {count}"),
+            Self::HelperStats { served, failed_open } => write!(f, "answered {served} {failed_open}"),
+            Self::Refused { rule, count } => write!(f, "refused {rule} {count}"),
+        }
+    }
+}
+
+impl FromSubscriber {
+    /// Parses a line without its newline.
+    ///
+    /// # Errors
+    /// The line is not part of the protocol.
+    pub fn parse(line: &str) -> Result<Self, StreamError> {
+        Self::read(line).ok_or_else(|| {
+            stream_error(
+                line,
+                "offence NUMBER ADDRESS RULE,… EVIDENCE, strike ADDRESS RULE,… EVIDENCE, requests ADDRESS NUMBER, answered NUMBER NUMBER or refused RULE NUMBER",
+            )
+        })
+    }
+
+    fn read(line: &str) -> Option<Self> {
+        let (verb, rest) = line.split_once(' ')?;
+        match verb {
+            "offence" => {
+                let (number, rest) = rest.split_once(' ')?;
+                let (address, rules, evidence) = offence(rest)?;
+                Some(Self::Offence { number: number.parse().ok()?, address, rules, evidence })
+            }
+            "strike" => {
+                let (address, rules, evidence) = offence(rest)?;
+                Some(Self::Strike { address, rules, evidence })
+            }
+            "requests" => {
+                let (address, count) = rest.split_once(' ')?;
+                Some(Self::Requests { address: parse_address(address).ok()?, count: count.parse().ok()? })
+            }
+            "answered" => {
+                let (served, failed_open) = rest.split_once(' ')?;
+                Some(Self::HelperStats { served: served.parse().ok()?, failed_open: failed_open.parse().ok()? })
+            }
+            "refused" => {
+                let (rule, count) = rest.split_once(' ')?;
+                Some(Self::Refused { rule: rule.to_owned(), count: count.parse().ok()? })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// `ADDRESS RULE,… EVIDENCE`
+fn offence(text: &str) -> Option<(IpAddr, Vec<String>, Evidence)> {
+    let mut words = text.splitn(3, ' ');
+    let (address, rules) = (parse_address(words.next()?).ok()?, words.next()?);
+    let rules: Vec<String> = rules.split(',').map(str::to_owned).collect();
+    (rules.len() <= MAX_RULES).then(|| (address, rules, Evidence::restore(words.next().unwrap_or_default())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_line_survives_a_round_trip() {
+        for line in [
+            FromSubscriber::Offence {
+                number: 9,
+                address: "192.0.2.1".parse().unwrap(),
+                rules: vec!["a".into(), "b-2".into()],
+                evidence: Evidence::new(&[b"GET", b"/x y\n"]),
+            },
+            FromSubscriber::Offence {
+                number: 0,
+                address: "2001:db8::1".parse().unwrap(),
+                rules: vec!["a".into()],
+                evidence: Evidence::new(&[]),
+            },
+            FromSubscriber::Strike {
+                address: "192.0.2.1".parse().unwrap(),
+                rules: vec!["a".into(), "b".into()],
+                evidence: Evidence::new(&[b"GET", b"/x"]),
+            },
+            FromSubscriber::Requests { address: "192.0.2.1".parse().unwrap(), count: 42 },
+            FromSubscriber::HelperStats { served: 7, failed_open: 0 },
+            FromSubscriber::Refused { rule: "w00tw00t".into(), count: u64::MAX },
+        ] {
+            assert_eq!(FromSubscriber::parse(&line.to_string()), Ok(line));
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_was_found_and_expected() {
+        let error = FromSubscriber::parse("requests nobody 5").unwrap_err().to_string();
+        assert!(error.starts_with("found \"requests nobody 5\", expected offence NUMBER ADDRESS RULE,"), "{error}");
+        for line in [
+            "",
+            "offence",
+            "offence x 1.2.3.4 a b",
+            "offence 1 host a b",
+            "strike",
+            "strike host a b",
+            "strike 1.2.3.4",
+            "requests 1.2.3.4",
+            "requests 1.2.3.4 -1",
+            "check 1.2.3.4",
+            "answered 1",
+            "refused 1",
+        ] {
+            assert!(FromSubscriber::parse(line).is_err(), "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_parses_without_a_panic_and_evidence_stays_bounded(
+            text in ".{0,300}",
+            words in "(offence|strike|requests|answered|refused) .{0,300}",
+            evidence in "\\PC{0,300}",
+        ) {
+            for line in [text, words, format!("offence 1 192.0.2.1 x {evidence}")] {
+                if let Ok(FromSubscriber::Offence { evidence, .. }) = FromSubscriber::parse(&line) {
+                    prop_assert!(evidence.as_str().len() <= Evidence::MAX);
+                }
+            }
+        }
+    }
+}

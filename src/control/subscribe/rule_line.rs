@@ -1,0 +1,56 @@
+//! A rule in the subscribe stream.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Scope;
+use crate::rule::{Bantime, Mode, Rule, SmtpRefusal, Trigger};
+use crate::rule_id::RuleNames;
+use crate::time::Span;
+
+/// What a subscriber needs of a rule in order to find offences.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleLine {
+    pub(super) name: String,
+    pub(super) trigger: Trigger,
+    pub(super) maxretry: u32,
+    pub(super) scope: Scope,
+    pub(super) mode: Mode,
+    pub(super) smtp: SmtpRefusal,
+    pub(super) refuses_offence: bool,
+}
+
+impl RuleLine {
+    /// `None` for a rule that no event of a Squid helper can offend.
+    #[must_use]
+    pub fn of(rule: &Rule) -> Option<Self> {
+        rule.trigger.is_about_requests().then(|| Self {
+            name: rule.name.to_string(),
+            trigger: rule.trigger.clone(),
+            maxretry: rule.maxretry,
+            scope: rule.scope,
+            mode: rule.mode,
+            smtp: rule.smtp,
+            refuses_offence: rule.refuses_offence,
+        })
+    }
+
+    /// The rule, without `findtime` and `bantime`: the daemon counts and bans.
+    #[must_use]
+    pub fn into_rule(self, names: &RuleNames) -> Rule {
+        Rule {
+            id: names.intern(&self.name),
+            name: self.name.into(),
+            description: "".into(),
+            trigger: self.trigger,
+            maxretry: self.maxretry,
+            findtime: Span::ZERO,
+            bantime: Bantime { initial: None, increment: None },
+            scope: self.scope,
+            mode: self.mode,
+            smtp: self.smtp,
+            refuses_offence: self.refuses_offence,
+            fleet: false,
+        }
+    }
+}

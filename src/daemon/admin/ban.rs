@@ -1,0 +1,166 @@
+//! `ban` and `unban`: bans that an operator makes and lifts by hand.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::client::{Client, Ipv6Prefix};
+use crate::clock::timestamp;
+use crate::control::answer::{error, object};
+use crate::control::bans::{BanReport, UnbanReport, epoch, remaining};
+use crate::control::request::{BanLength, BanRequest};
+use crate::daemon::conn::replies::ReplyHandle;
+use crate::engine::{Abandoned, Applied, BanRecord, Completion, Engine, Persisted};
+use crate::event::Scope;
+use crate::list::BannedNetwork;
+use crate::rule::Evidence;
+use crate::table::Until;
+use crate::time::{Span, Time};
+
+/// Length of a ban by hand if the operator gives none.
+const DEFAULT_LENGTH: Span = Span::from_secs(3600);
+
+/// Bans an address or a network, and answers when the ban is saved.
+///
+/// # Errors
+/// The target is never banned.
+pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, to: &ReplyHandle) -> Result<(), String> {
+    let policy = engine.policy();
+    let is_network = request.target.prefix_len() < request.target.max_prefix_len();
+    // An IPv6 client is a network as well: its ban must cover no address that is never banned.
+    let covered = match request.target {
+        IpNet::V6(v6) if !is_network => IpNet::new(v6.addr().into(), policy.prefix.bits()).map_err(|error| error.to_string())?,
+        network => network,
+    };
+    if let Some(reason) = policy.lists.overlaps_never_banned(covered) {
+        return Err(format!("{} is never banned: {reason}", shown(request.target, policy.prefix)));
+    }
+    let until = match request.length {
+        BanLength::Default => Until::at(now.after(DEFAULT_LENGTH)),
+        BanLength::For(span) => Until::at(now.after(span)),
+        BanLength::Permanent => Until::NEVER,
+    };
+    let evidence = Evidence::new(&[request.reason.as_bytes()]);
+    let (target, scope, reason) = (shown(request.target, policy.prefix), request.scope, evidence.clone());
+    if is_network {
+        let network = BannedNetwork { network: request.target, rule: "manual".into(), since: now, until: until.time() };
+        engine.ban_network(network, evidence, answering(to, move |applied| ban_report(&target, scope, until, now, &reason, applied)));
+        return Ok(());
+    }
+    let client = Client::of(request.target.addr(), policy.prefix);
+    let record =
+        BanRecord { client, scope, rule: "manual".into(), first: now, since: now, until, count: 1, times: 1, evidence, node: "".into() };
+    let completion = {
+        let engine = Arc::clone(engine);
+        answering(to, move |applied| {
+            // A ban that ends later stays: the answer names the end that is in force.
+            let active = scope.services().iter().filter_map(|service| engine.bans().get(client, *service, now)).map(|ban| ban.until);
+            ban_report(&target, scope, active.min().unwrap_or(until), now, &reason, applied)
+        })
+    };
+    engine.ban(record, completion);
+    Ok(())
+}
+
+/// Lifts the ban of an address or of exactly this network, and answers when that is saved.
+pub fn unban(engine: &Arc<Engine>, now: Time, target: IpNet, scope: Scope, to: &ReplyHandle) {
+    let prefix = engine.policy().prefix;
+    let shown = shown(target, prefix);
+    let completion = answering(to, move |applied| unban_report(shown, applied));
+    if target.prefix_len() == target.max_prefix_len() {
+        engine.unban(now, Client::of(target.addr(), prefix), scope, completion);
+    } else {
+        engine.unban_network(now, target, completion);
+    }
+}
+
+/// A completion that answers the operator, with an error if the change was dropped and its outcome is unknown.
+fn answering<T: Serialize>(to: &ReplyHandle, report: impl FnOnce(Applied) -> T + Send + 'static) -> Completion {
+    let to = to.clone();
+    Completion::new(move |result| match result {
+        Ok(applied) => to.answer(object(&report(applied))),
+        Err(Abandoned) => to.answer(error("internal fault: the change was not completed")),
+    })
+}
+
+fn not_saved(persisted: Persisted) -> Option<String> {
+    match persisted {
+        Persisted::Yes => None,
+        Persisted::No(reason) => Some(reason),
+    }
+}
+
+fn ban_report(target: &str, scope: Scope, until: Until, now: Time, reason: &Evidence, applied: Applied) -> BanReport {
+    let ends = until.time().map_or_else(|| "forever".to_owned(), |time| format!("until {}", timestamp(time)));
+    let reason = if reason.as_str().is_empty() { "no reason given" } else { reason.as_str() };
+    if applied.changed {
+        log::info!("banned {target} {ends} by hand: {reason}");
+    } else {
+        log::info!("ban of {target} by hand changes nothing, because it is already banned {ends}: {reason}");
+    }
+    BanReport {
+        banned: target.to_owned(),
+        until: epoch(until),
+        remaining: remaining(until, now),
+        scope,
+        not_saved: not_saved(applied.persisted),
+    }
+}
+
+fn unban_report(target: String, applied: Applied) -> UnbanReport {
+    if applied.changed {
+        log::info!("unbanned {target} by hand");
+    } else {
+        log::info!("unban of {target} by hand: it was not banned");
+    }
+    UnbanReport { target, found: applied.changed, not_saved: not_saved(applied.persisted) }
+}
+
+/// What the change concerns: for an IPv6 address its client, which is a network.
+fn shown(target: IpNet, prefix: Ipv6Prefix) -> String {
+    if target.prefix_len() == target.max_prefix_len() {
+        Client::of(target.addr(), prefix).display(prefix).to_string()
+    } else {
+        target.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::conn::replies::{ConnectionId, QueueItem, ReplyQueue, ReplyText};
+
+    fn text(queue: &ReplyQueue) -> String {
+        match queue.take().pop() {
+            Some(QueueItem::Answer(_, _, ReplyText::Whole(text))) => text,
+            _ => unreachable!("expected one answer"),
+        }
+    }
+
+    #[test]
+    fn the_ban_of_an_ipv6_address_is_shown_as_the_network_that_it_refuses() {
+        let shown = |target: &str| shown(target.parse().unwrap(), Ipv6Prefix::default());
+        assert_eq!(shown("2001:db8::1/128"), "2001:db8::/64");
+        assert_eq!(["192.0.2.1/32", "198.51.100.0/24", "2001:db8::/48"].map(shown), ["192.0.2.1", "198.51.100.0/24", "2001:db8::/48"]);
+    }
+
+    #[test]
+    fn a_change_that_was_never_completed_is_answered_with_an_error() {
+        let queue = Arc::new(ReplyQueue::new().unwrap());
+        let to = ReplyHandle::new(Arc::clone(&queue), ConnectionId(1), 1);
+        drop(answering(&to, |applied| unban_report("192.0.2.1".into(), applied)));
+        assert_eq!(text(&queue), "error internal fault: the change was not completed\n");
+    }
+
+    #[test]
+    fn a_change_that_is_not_saved_is_answered_with_the_reason() {
+        let queue = Arc::new(ReplyQueue::new().unwrap());
+        let to = ReplyHandle::new(Arc::clone(&queue), ConnectionId(1), 1);
+        let applied = Applied { changed: true, persisted: Persisted::No("disk full".into()) };
+        answering(&to, |applied| unban_report("192.0.2.1".into(), applied)).complete(applied);
+        let answer = text(&queue);
+        let report: UnbanReport = serde_json::from_str(answer.strip_suffix(".\n").unwrap()).unwrap();
+        assert_eq!((report.found, report.not_saved.as_deref()), (true, Some("disk full")));
+    }
+}

@@ -1,0 +1,37 @@
+//! The parts of the daemon that answers to operators read and change.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::config::fleet::FleetConfig;
+use crate::config::{MetricsConfig, TableConfig};
+use crate::daemon::logs::Logs;
+use crate::daemon::metrics::report::MetricsReport;
+use crate::engine::Engine;
+use crate::fleet::Fleet;
+use crate::state::attach::StateFile;
+use crate::time::Time;
+
+/// Everything that the answers to operators need.
+pub struct AdminContext {
+    pub engine: Arc<Engine>,
+    pub clock: Clock,
+    /// The configuration file, as it was named on the command line.
+    pub config_file: Option<PathBuf>,
+    /// The parts of the configuration that only a restart changes.
+    pub table: TableConfig,
+    pub metrics_config: MetricsConfig,
+    pub fleet_config: Option<FleetConfig>,
+    pub metrics: Arc<MetricsReport>,
+    pub logs: Arc<Mutex<Logs>>,
+    /// The state file, if one is configured.
+    pub state: Option<Arc<StateFile>>,
+    /// The fleet, if this machine is part of one.
+    pub fleet: Option<Fleet>,
+    pub started: Time,
+    /// Counts the lists that are being read: each holds a clone.
+    pub lists: Arc<()>,
+}

@@ -1,0 +1,162 @@
+//! `list`: the bans that match a filter, generated piece by piece as fast as the operator's program reads them.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::context::AdminContext;
+use crate::client::Client;
+use crate::control::answer::{END, error, line};
+use crate::control::bans::{ListedBan, epoch, remaining, seconds};
+use crate::control::request::BanFilter;
+use crate::daemon::conn::replies::ReplyText;
+use crate::event::{Scope, Service};
+use crate::rule::Evidence;
+use crate::table::{Ban, Until};
+use crate::time::Time;
+
+/// Maximum number of lists being read at a time: each holds a copy of all bans until it is read.
+const MAX_LISTS: usize = 4;
+/// Number of bans in one piece of a list.
+const PIECE: usize = 256;
+/// Maximum number of bans per list whose start is looked up in the state file.
+const MAX_LOOKUPS: usize = 10_000;
+
+/// A ban of a client on one service.
+type ServiceBan = (Client, Service, Ban);
+
+impl AdminContext {
+    pub(super) fn list(&self, filter: &BanFilter) -> ReplyText {
+        if Arc::strong_count(&self.lists) > MAX_LISTS {
+            return error(&format!("{MAX_LISTS} lists are being read already, try again")).into();
+        }
+        let reading = Arc::clone(&self.lists);
+        let now = self.clock.now();
+        let bans = match self.client_bans(filter, now) {
+            Ok(bans) => bans,
+            Err(fault) => return error(&fault).into(),
+        };
+        let networks = self.network_bans(filter, now);
+        let starts = self.starts_from_file(&bans, now);
+        let (engine, prefix, scope) = (Arc::clone(&self.engine), self.engine.policy().prefix, filter.scope);
+        let listed = move |(client, scope, ban): (Client, Scope, Ban)| {
+            let in_memory = || Some(engine.ban_record(client).filter(|record| record.until == ban.until)?.since);
+            ListedBan {
+                client: client.display(prefix).to_string(),
+                scope,
+                rule: engine.names().name(ban.rule).to_string(),
+                until: epoch(ban.until),
+                remaining: remaining(ban.until, now),
+                since: starts.get(&client).copied().or_else(in_memory).map(seconds),
+            }
+        };
+        let matches = move |found: Scope| scope.is_none_or(|wanted| found == Scope::All || found == wanted);
+        let is_wanted = move |found: Scope| matches(found) && (scope != Some(Scope::All) || found == Scope::All);
+        let mut lines = merge_services(bans.into_iter()).filter(move |(_, scope, _)| is_wanted(*scope)).map(move |ban| line(&listed(ban)));
+        let pieces = std::iter::from_fn(move || {
+            // Held until the last piece is made.
+            let _reading = &reading;
+            let piece: String = lines.by_ref().take(PIECE).collect();
+            (!piece.is_empty()).then_some(piece)
+        });
+        ReplyText::Pieces(Box::new(networks.into_iter().map(|network| line(&network)).chain(pieces).chain([END.to_owned()])))
+    }
+
+    /// The bans of clients that match `filter`, except for its scope, sorted by client.
+    ///
+    /// # Errors
+    /// The filter names an unknown rule.
+    fn client_bans(&self, filter: &BanFilter, now: Time) -> Result<Vec<ServiceBan>, String> {
+        let rule = match filter.rule.as_deref() {
+            None => None,
+            Some(name) => Some(self.engine.names().find(name).ok_or_else(|| self.unknown_rule(name))?),
+        };
+        let prefix = self.engine.policy().prefix;
+        let network_of = |client: Client| match client.address() {
+            IpAddr::V6(v6) => IpNet::new(v6.into(), prefix.bits()).unwrap_or(IpNet::from(client.address())),
+            address => address.into(),
+        };
+        let mut bans = Vec::new();
+        self.engine.bans().for_each(now, |client, service, ban| {
+            let is_wanted = rule.is_none_or(|rule| rule == ban.rule)
+                && filter.network.is_none_or(|network| network.contains(&network_of(client)) || network_of(client).contains(&network));
+            if is_wanted {
+                bans.push((client, service, ban));
+            }
+        });
+        bans.sort_unstable_by_key(|(client, service, _)| (*client, *service == Service::Mail));
+        Ok(bans)
+    }
+
+    /// The banned networks that match `filter`. Their scope is `all`, which every filter selects.
+    fn network_bans(&self, filter: &BanFilter, now: Time) -> Vec<ListedBan> {
+        let policy = self.engine.policy();
+        let networks = policy.lists.banned.iter().filter(|ban| {
+            ban.is_active(now)
+                && filter.rule.as_deref().is_none_or(|rule| *rule == *ban.rule)
+                && filter.network.is_none_or(|wanted| wanted.contains(&ban.network) || ban.network.contains(&wanted))
+        });
+        let listed = networks.map(|ban| {
+            let until = ban.until.map_or(Until::NEVER, Until::at);
+            ListedBan {
+                client: ban.network.to_string(),
+                scope: Scope::All,
+                rule: ban.rule.to_string(),
+                until: epoch(until),
+                remaining: remaining(until, now),
+                since: Some(seconds(ban.since)),
+            }
+        });
+        listed.collect()
+    }
+
+    /// The start of each ban whose record is not in memory, for example after a restart: at most [`MAX_LOOKUPS`], from the state file.
+    fn starts_from_file(&self, bans: &[ServiceBan], now: Time) -> HashMap<Client, Time> {
+        let mut starts = HashMap::new();
+        let Some(state) = &self.state else { return starts };
+        let mut lookups = 0;
+        for (client, _, ban) in bans {
+            let in_memory = || self.engine.ban_record(*client).is_some_and(|record| record.until == ban.until);
+            if starts.contains_key(client) || in_memory() {
+                continue;
+            }
+            lookups += 1;
+            if lookups > MAX_LOOKUPS {
+                break;
+            }
+            let Ok(records) = state.ban_records(*client, now) else { break };
+            if let Some(record) = records.iter().find(|record| record.until == ban.until) {
+                starts.insert(*client, record.since);
+            }
+        }
+        starts
+    }
+
+    /// The error for an unknown rule, with the name that was probably meant.
+    fn unknown_rule(&self, name: &str) -> String {
+        let policy = self.engine.policy();
+        let likeness = |rule: &str| strsim::jaro_winkler(rule, name);
+        let names = policy.rules.rules().iter().map(|rule| &*rule.name).chain(["manual"]);
+        let nearest = names.map(|rule| (rule, likeness(rule))).max_by(|(_, one), (_, other)| one.total_cmp(other));
+        let hint =
+            nearest.filter(|(_, likeness)| *likeness > 0.8).map_or_else(String::new, |(rule, _)| format!("; did you mean {rule:?}?"));
+        format!("found {:?}, expected the name of a rule{hint}", Evidence::new(&[name.as_bytes()]).as_str())
+    }
+}
+
+/// Merges the two bans of a client that differ only in their service into one of scope `all`. The bans must be sorted by client.
+fn merge_services(bans: impl Iterator<Item = ServiceBan>) -> impl Iterator<Item = (Client, Scope, Ban)> {
+    let mut bans = bans.peekable();
+    std::iter::from_fn(move || {
+        let (client, service, ban) = bans.next()?;
+        let is_same = |(other, _, other_ban): &ServiceBan| *other == client && (other_ban.until, other_ban.rule) == (ban.until, ban.rule);
+        let scope = match (bans.next_if(is_same), service) {
+            (Some(_), _) => Scope::All,
+            (None, Service::Web) => Scope::Web,
+            (None, Service::Mail) => Scope::Mail,
+        };
+        Some((client, scope, ban))
+    })
+}

@@ -1,0 +1,95 @@
+//! `status`: the state of the daemon and of what it depends on.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::context::AdminContext;
+use crate::control::status::{DaemonStatus, FalseBans, FleetStatus, FollowedLog, RuleStatus, StateStatus};
+use crate::daemon::metrics::counters::Question;
+use crate::daemon::metrics::report::resident_memory;
+use crate::rule::Mode;
+
+impl AdminContext {
+    pub(super) fn status(&self) -> DaemonStatus {
+        let (engine, now) = (&self.engine, self.clock.now());
+        let (policy, stats, counters) = (engine.policy(), engine.stats(), &self.metrics.counters);
+        let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let gauge = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        let state = self.state.as_ref().map(|state| state.health());
+        DaemonStatus {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime: now.since(self.started).secs(),
+            memory: resident_memory(),
+            socket: self.table.socket.display().to_string(),
+            rules: policy.rules.rules().len(),
+            bans: engine.bans().len(),
+            banned_networks: policy.lists.banned.len(),
+            shadow_bans: engine.shadow_bans().len(),
+            strikes: engine.strikes().len(),
+            offences_counted: total(&stats.offences),
+            bans_made: total(&stats.bans),
+            shadow_bans_made: total(&stats.shadow_bans),
+            bans_evicted: engine.bans().evicted(),
+            strikes_evicted: engine.strikes().evicted(),
+            answers_before_saved: total(&stats.unsaved_answers),
+            answers_failed_open: total(&counters.failed_open),
+            answers_by_helpers: counters.answered_by_helpers(),
+            answers_to_check: counters.answers(Question::Check),
+            answers_to_strike: counters.answers(Question::Strike),
+            answers_to_offence: counters.answers(Question::Offence),
+            connections: gauge(&counters.connections),
+            mail_connections_watched: gauge(&counters.processes),
+            subscribers: gauge(&counters.subscribers),
+            reloads: total(&counters.reloads),
+            reloads_refused: total(&counters.refused_reloads),
+            wall_clock_drift_ms: self.clock.wall_drift(),
+            state_unsaved: state.as_ref().map_or(0, |health| health.unsaved),
+            state: match state.map(|health| health.degraded) {
+                None => StateStatus::None,
+                Some(None) => StateStatus::Ok,
+                Some(Some(reason)) => StateStatus::Degraded(reason.to_string()),
+            },
+            fleet: self.fleet.as_ref().map(|fleet| fleet.health.error().map_or(FleetStatus::Ok, FleetStatus::CutOff)),
+            fleet_counts: self.fleet.as_ref().map(|fleet| fleet.health.counts()).unwrap_or_default(),
+            false_bans: self.false_bans(),
+            logs: self.followed_logs(),
+            by_rule: self.rule_statuses(),
+            hook: self.metrics.hook.stats(),
+        }
+    }
+
+    fn false_bans(&self) -> Vec<FalseBans> {
+        let (engine, policy) = (&self.engine, self.engine.policy());
+        let exceeding = engine.false_positives().exceeding(policy.false_ban_share).into_iter();
+        let report = exceeding.map(|rule| FalseBans {
+            rule: engine.names().name(rule.rule).to_string(),
+            clients: rule.clients,
+            legitimate: rule.legitimate,
+            // A rule that is gone from the configuration is as harmless as one in shadow mode.
+            shadow: policy.rules.get(rule.rule).is_none_or(|rule| rule.mode == Mode::Shadow),
+        });
+        report.collect()
+    }
+
+    fn followed_logs(&self) -> Vec<FollowedLog> {
+        let logs = self.logs.lock().status().into_iter();
+        let status = logs.map(|log| FollowedLog {
+            path: log.path.display().to_string(),
+            lines: log.lines,
+            lag: log.lag,
+            fault: log.any_fault(),
+            missing: log.is_missing,
+            not_understood: log.health.not_understood(),
+        });
+        status.collect()
+    }
+
+    fn rule_statuses(&self) -> Vec<RuleStatus> {
+        let policy = self.engine.policy();
+        let rules = self.metrics.by_rule().into_iter().map(|(name, counts)| {
+            let rule = policy.rules.by_name(&name);
+            RuleStatus { name: name.to_string(), mode: rule.map(|rule| rule.mode), scope: rule.map(|rule| rule.scope), counts }
+        });
+        rules.collect()
+    }
+}

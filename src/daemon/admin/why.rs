@@ -1,0 +1,159 @@
+//! `why ADDRESS`: everything that is known of one client, refused or not.
+
+use std::net::IpAddr;
+
+use super::context::AdminContext;
+use crate::client::Client;
+use crate::control::bans::{epoch, remaining, seconds};
+use crate::control::explanation::{
+    ActiveRefusal, ClientBan, Explanation, NetworkBan, RefusedBy, RuleSettings, Services, ShadowBan, StrikeCount,
+};
+use crate::detector::Detector;
+use crate::engine::BanRecord;
+use crate::event::Service;
+use crate::rule::{Mode, Rule};
+use crate::table::{Ban, Until};
+use crate::time::Time;
+use crate::verdict::DenyReason;
+
+impl AdminContext {
+    pub(super) fn why(&self, address: IpAddr) -> Explanation {
+        let (engine, now, policy) = (&self.engine, self.clock.now(), self.engine.policy());
+        let client = Client::of(address, policy.prefix);
+        let refusal = |service| self.active_refusal(now, address, client, service);
+        let services = Services { web: refusal(Service::Web), mail: refusal(Service::Mail) };
+        let shadow = Service::ALL.iter().filter_map(|service| {
+            let ban = engine.shadow_ban(client, *service, now)?;
+            Some(ShadowBan {
+                service: service.as_str().to_owned(),
+                rule: engine.names().name(ban.rule).to_string(),
+                until: epoch(ban.until),
+                remaining: remaining(ban.until, now),
+            })
+        });
+        let refused = services.web.is_some() || services.mail.is_some();
+        Explanation {
+            address: address.to_string(),
+            client: client.display(policy.prefix).to_string(),
+            refused,
+            services,
+            never_banned: policy.lists.never_banned(address).map(|reason| reason.to_string()),
+            denied: policy.lists.denied(address).map(|entry| entry.to_string()),
+            network: self.banned_network(now, address),
+            ban: self.client_ban(now, client),
+            shadow: shadow.collect(),
+            strikes: self.strikes(now, client),
+        }
+    }
+
+    fn active_refusal(&self, now: Time, address: IpAddr, client: Client, service: Service) -> Option<ActiveRefusal> {
+        let (engine, policy) = (&self.engine, self.engine.policy());
+        if policy.lists.never_banned(address).is_some() {
+            return None;
+        }
+        let (refusal, saved) = Detector::new(&policy, engine.bans()).active_refusal(now, address, client, service)?;
+        let by = match (engine.bans().get(client, service, now), refusal.reason) {
+            (Some(_), _) => RefusedBy::Client,
+            (None, DenyReason::DenyList) => RefusedBy::List,
+            (None, _) => RefusedBy::Network,
+        };
+        let (until, remaining) = (epoch(refusal.until), remaining(refusal.until, now));
+        Some(ActiveRefusal { rule: engine.names().name(refusal.rule).to_string(), by, until, remaining, saved })
+    }
+
+    fn banned_network(&self, now: Time, address: IpAddr) -> Option<NetworkBan> {
+        let policy = self.engine.policy();
+        let ban = policy.lists.banned.lookup(address, now)?;
+        let reason = self.state.as_ref().map_or(Ok(None), |state| state.network_ban_reason(ban.network)).unwrap_or_else(|fault| {
+            log::warn!("{fault}");
+            None
+        });
+        #[cfg(feature = "fleet")]
+        let node = self.fleet.as_ref().and_then(|fleet| fleet.origin_of(ban.network)).map(|node| node.to_string());
+        #[cfg(not(feature = "fleet"))]
+        let node = None;
+        let until = ban.until.map_or(Until::NEVER, Until::at);
+        Some(NetworkBan {
+            network: ban.network.to_string(),
+            rule: ban.rule.to_string(),
+            node,
+            since: seconds(ban.since),
+            since_ago: now.since(ban.since).secs(),
+            until: epoch(until),
+            remaining: remaining(until, now),
+            reason: reason.map(|reason| reason.as_str().to_owned()).filter(|reason| !reason.is_empty()),
+        })
+    }
+
+    /// The active ban of `client`, or the latest one whose record still exists.
+    fn client_ban(&self, now: Time, client: Client) -> Option<ClientBan> {
+        let active: Vec<Ban> = Service::ALL.iter().filter_map(|service| self.engine.bans().get(client, *service, now)).collect();
+        let record = self.ban_record(now, client, &active)?;
+        let policy = self.engine.policy();
+        let rule = policy.rules.by_name(&record.rule);
+        Some(ClientBan {
+            rule: record.rule.to_string(),
+            active: self.is_active(&record, &active),
+            scope: record.scope,
+            evidence: record.evidence.as_str().to_owned(),
+            first: seconds(record.first),
+            first_ago: now.since(record.first).secs(),
+            since: seconds(record.since),
+            since_ago: now.since(record.since).secs(),
+            until: epoch(record.until),
+            remaining: remaining(record.until, now),
+            count: record.count,
+            times: record.times,
+            node: Some(record.node.to_string()).filter(|node| !node.is_empty()),
+            rule_settings: rule.map(|rule| rule_settings(rule)),
+            rule_description: rule.map(|rule| rule.description.to_string()).filter(|description| !description.is_empty()),
+        })
+    }
+
+    /// The record of one of the `active` bans of `client`; without one, its latest record.
+    fn ban_record(&self, now: Time, client: Client, active: &[Ban]) -> Option<BanRecord> {
+        let in_memory = self.engine.ban_record(client);
+        if in_memory.as_ref().is_some_and(|record| active.is_empty() || self.is_active(record, active)) {
+            return in_memory;
+        }
+        let in_file = self.state.as_ref().and_then(|state| match state.ban_records(client, now) {
+            Ok(records) => records.into_iter().max_by_key(|record| (self.is_active(record, active), record.since)),
+            Err(fault) => {
+                log::warn!("{fault}");
+                None
+            }
+        });
+        in_file.or(in_memory)
+    }
+
+    /// Whether `record` is that of one of the `active` bans.
+    fn is_active(&self, record: &BanRecord, active: &[Ban]) -> bool {
+        active.iter().any(|ban| ban.until == record.until && self.engine.names().name(ban.rule) == record.rule)
+    }
+
+    fn strikes(&self, now: Time, client: Client) -> Vec<StrikeCount> {
+        let policy = self.engine.policy();
+        let counts = policy.rules.rules().iter().filter_map(|rule| {
+            let counter = self.engine.strikes().get(rule.id, client).filter(|counter| !counter.is_expired(now, rule.findtime))?;
+            Some(StrikeCount {
+                rule: rule.name.to_string(),
+                count: counter.count(),
+                maxretry: rule.maxretry,
+                last: seconds(counter.last()),
+                last_ago: now.since(counter.last()).secs(),
+                shadow: rule.mode == Mode::Shadow,
+            })
+        });
+        counts.collect()
+    }
+}
+
+fn rule_settings(rule: &Rule) -> RuleSettings {
+    RuleSettings {
+        mode: rule.mode,
+        scope: rule.scope,
+        maxretry: rule.maxretry,
+        findtime: rule.findtime.secs(),
+        bantime: rule.bantime.of(0).map_or(-1, |span| i64::try_from(span.secs()).unwrap_or(i64::MAX)),
+    }
+}

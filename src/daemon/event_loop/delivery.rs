@@ -1,0 +1,139 @@
+//! Input and output of connections: reads what arrived, writes what is ready, and keeps epoll's interest in step.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::event::epoll;
+
+use super::{EventLoop, Token};
+use crate::control::answer;
+use crate::daemon::conn::replies::{ConnectionId, QueueItem};
+use crate::daemon::subscribers;
+
+impl EventLoop {
+    /// Reads a connection's input, handles it, and writes the answers that are ready.
+    pub(super) fn serve(&mut self, id: ConnectionId, flags: epoll::EventFlags, now: Instant) {
+        let Some(entry) = self.connections.get_mut(&id) else { return };
+        entry.connection.read(now);
+        self.process_lines(id, now);
+        self.deliver(now);
+        self.flush(id, now);
+        self.deliver(now);
+        // HUP, unlike RDHUP, means that the peer can no longer read an answer either.
+        if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+            self.connections.remove(&id);
+        }
+    }
+
+    /// Delivers queued items and handles connections that have become ready, until there are none.
+    pub(super) fn deliver(&mut self, now: Instant) {
+        loop {
+            let mut touched = self.take_queued();
+            touched.append(&mut self.ready);
+            if touched.is_empty() {
+                return;
+            }
+            for id in touched {
+                self.process_lines(id, now);
+                self.flush(id, now);
+            }
+        }
+    }
+
+    /// Moves queued items to their connections, and returns those connections.
+    fn take_queued(&mut self) -> Vec<ConnectionId> {
+        let mut touched = Vec::new();
+        for item in self.queue.take() {
+            let id = match item {
+                QueueItem::Verdict(id, number, verdict) => {
+                    self.smtp.decided((id, number), &verdict);
+                    if let Some(entry) = self.connections.get_mut(&id) {
+                        entry.connection.answer(number, answer::verdict(&verdict, self.engine.names()).into());
+                    }
+                    id
+                }
+                QueueItem::Answer(id, number, answer) => {
+                    if let Some(entry) = self.connections.get_mut(&id) {
+                        entry.connection.answer(number, answer);
+                    }
+                    id
+                }
+                QueueItem::Change(line) => {
+                    touched.extend(self.push_to_subscribers(&line));
+                    continue;
+                }
+                QueueItem::Push(id, bytes) => {
+                    if let Some(entry) = self.connections.get_mut(&id) {
+                        entry.connection.push(&bytes);
+                    }
+                    id
+                }
+            };
+            if touched.last() != Some(&id) {
+                touched.push(id);
+            }
+        }
+        touched
+    }
+
+    /// Queues a line for every subscriber, and returns their connections.
+    fn push_to_subscribers(&mut self, line: &str) -> Vec<ConnectionId> {
+        self.subscribers.table_changed();
+        let mut ids = Vec::new();
+        for (id, entry) in self.connections.iter_mut().filter(|(_, entry)| entry.connection.is_subscriber()) {
+            entry.connection.push(line.as_bytes());
+            ids.push(*id);
+        }
+        self.subscribers.set_len(ids.len());
+        ids
+    }
+
+    /// Starts sending the configuration to every subscriber, if it differs from the one they have.
+    pub(super) fn send_new_config(&mut self, now: Instant) {
+        let Some(policy) = self.subscribers.changed_config(&self.engine) else { return };
+        let mut ids = Vec::new();
+        for (id, entry) in self.connections.iter_mut().filter(|(_, entry)| entry.connection.is_subscriber()) {
+            entry.connection.queue_config(Box::new(subscribers::config_lines(Arc::clone(&policy))));
+            ids.push(*id);
+        }
+        ids.into_iter().for_each(|id| self.flush(id, now));
+    }
+
+    /// Writes what is ready. Then closes the connection if it is done; otherwise registers with epoll what it waits for.
+    fn flush(&mut self, id: ConnectionId, now: Instant) {
+        let Some(entry) = self.connections.get_mut(&id) else { return };
+        let is_new = entry.interest.is_none();
+        // `${readsocket}` sends one request and shuts down its side: reading once more finds the end without another epoll_wait.
+        let has_input = entry.connection.write(now) && is_new && entry.connection.read(now);
+        if entry.connection.is_done() {
+            self.connections.remove(&id);
+            return;
+        }
+        // An answer that left makes room for the next request.
+        if has_input || entry.connection.has_line() {
+            self.ready.push(id);
+            if !is_new {
+                return;
+            }
+        }
+        let mut interest = epoll::EventFlags::empty();
+        if entry.connection.wants_read() {
+            interest |= epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        }
+        if entry.connection.wants_write() {
+            interest |= epoll::EventFlags::OUT;
+        }
+        if entry.interest == Some(interest) {
+            return;
+        }
+        let (stream, data) = (entry.connection.stream(), Token::Connection(id).data());
+        let watched = match entry.interest.replace(interest) {
+            Some(_) => epoll::modify(&self.epoll, stream, data, interest),
+            None => epoll::add(&self.epoll, stream, data, interest),
+        };
+        if let Err(error) = watched {
+            log::warn!("a connection cannot be watched and is closed: {error}");
+            self.connections.remove(&id);
+        }
+    }
+}

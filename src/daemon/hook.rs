@@ -1,0 +1,314 @@
+//! The hook: a program that is run at each ban and unban, without a shell. Calls are queued and made by worker threads, limited in number and
+//! time; a call that finds its queue full is dropped and counted, so a change of the table never waits for the program.
+
+use parking_lot::{Condvar, Mutex};
+use std::hash::{BuildHasher, Hasher};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use crate::client::Ipv6Prefix;
+use crate::config::HookConfig;
+use crate::control::status::HookStatus;
+use crate::engine::Change;
+
+/// How long the daemon waits at its end for the programs that it kills.
+const END_TIMEOUT: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Default)]
+struct Counts {
+    waiting: AtomicU64,
+    running: Mutex<u64>,
+    /// Notified when `running` has become 0.
+    idle: Condvar,
+    done: AtomicU64,
+    failed: AtomicU64,
+    killed: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// The workers of one configuration. After a reload, the previous ones finish their queues and end.
+struct Workers {
+    config: HookConfig,
+    /// One queue per worker. All calls for a client go to the same one, so they stay in order.
+    queues: Vec<SyncSender<Call>>,
+}
+
+/// The arguments of a call.
+type Call = Vec<String>;
+
+pub struct Hook {
+    workers: Mutex<Option<Workers>>,
+    counts: Arc<Counts>,
+    hasher: ahash::RandomState,
+    end: Arc<EndSignal>,
+}
+
+impl Hook {
+    /// A hook without a program.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn new() -> std::io::Result<Self> {
+        let end = Arc::new(EndSignal::new()?);
+        Ok(Self { workers: Mutex::default(), counts: Arc::default(), hasher: ahash::RandomState::new(), end })
+    }
+
+    /// Replaces the configuration; with `None` no program is run.
+    ///
+    /// # Errors
+    /// A thread could not be started. The old configuration stays.
+    pub fn configure(&self, config: Option<&HookConfig>) -> std::io::Result<()> {
+        let mut workers = self.workers.lock();
+        if workers.as_ref().map(|workers| &workers.config) == config {
+            return Ok(());
+        }
+        *workers = config.map(|config| self.start(config)).transpose()?;
+        Ok(())
+    }
+
+    fn start(&self, config: &HookConfig) -> std::io::Result<Workers> {
+        let capacity = config.queue.get().div_ceil(config.at_once.get());
+        let queues = (0..config.at_once.get()).map(|_| {
+            let (sender, calls) = sync_channel(capacity);
+            let (config, counts, end) = (config.clone(), Arc::clone(&self.counts), Arc::clone(&self.end));
+            std::thread::Builder::new().name("hook".into()).spawn(move || work(&config, &calls, &counts, &end))?;
+            Ok(sender)
+        });
+        Ok(Workers { config: config.clone(), queues: queues.collect::<std::io::Result<_>>()? })
+    }
+
+    /// Queues a call for `change`.
+    pub fn notify(&self, change: &Change, prefix: Ipv6Prefix) {
+        let workers = self.workers.lock();
+        let Some(workers) = workers.as_ref() else { return };
+        let call = arguments(change, prefix);
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(call.get(1).map(String::as_bytes).unwrap_or_default());
+        let worker = usize::try_from(hasher.finish() >> 32).unwrap_or(0) % workers.queues.len().max(1);
+        self.counts.waiting.fetch_add(1, Ordering::Relaxed);
+        if workers.queues.get(worker).is_none_or(|queue| queue.try_send(call).is_err()) {
+            self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+            if self.counts.dropped.fetch_add(1, Ordering::Relaxed).is_multiple_of(1000) {
+                log::warn!("the hook is too slow: calls are dropped");
+            }
+        }
+    }
+
+    /// The outcomes of the calls; `None` without a hook.
+    #[must_use]
+    pub fn stats(&self) -> Option<HookStatus> {
+        self.workers.lock().as_ref()?;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counts { waiting, running, done, failed, killed, dropped, .. } = &*self.counts;
+        Some(HookStatus {
+            waiting: load(waiting),
+            running: *running.lock(),
+            done: load(done),
+            failed: load(failed),
+            killed: load(killed),
+            dropped: load(dropped),
+        })
+    }
+
+    /// Makes no more calls, and kills the programs that are running.
+    pub fn end(&self) {
+        *self.workers.lock() = None;
+        let mut running = self.counts.running.lock();
+        self.end.raise();
+        self.counts.idle.wait_while_for(&mut running, |running| *running > 0, END_TIMEOUT);
+    }
+}
+
+/// `ban TARGET RULE UNTIL` or `unban TARGET`, with UNTIL in seconds since 1970, or -1 for never.
+fn arguments(change: &Change, prefix: Ipv6Prefix) -> Call {
+    match change {
+        Change::Banned(record) => {
+            vec!["ban".into(), record.client.display(prefix).to_string(), record.rule.to_string(), record.until.to_string()]
+        }
+        Change::NetworkBanned { network, until, .. } => vec!["ban".into(), network.to_string(), "manual".into(), until.to_string()],
+        Change::Unbanned { client, .. } => vec!["unban".into(), client.display(prefix).to_string()],
+        Change::NetworkUnbanned { network, .. } => vec!["unban".into(), network.to_string()],
+    }
+}
+
+/// Makes the calls of one queue in order.
+fn work(config: &HookConfig, calls: &Receiver<Call>, counts: &Counts, end: &EndSignal) {
+    for call in calls {
+        counts.waiting.fetch_sub(1, Ordering::Relaxed);
+        {
+            // Under the lock, so that `Hook::end` either sees this call or prevents it.
+            let mut running = counts.running.lock();
+            if end.is_raised() {
+                continue;
+            }
+            *running += 1;
+        }
+        let (counter, fault) = match run(config, &call, end) {
+            Ok(Some(status)) if status.success() => (&counts.done, None),
+            Ok(Some(status)) => (&counts.failed, Some(status.to_string())),
+            Ok(None) => (&counts.killed, Some(format!("killed after {}", config.timeout.0))),
+            Err(error) => (&counts.failed, Some(error.to_string())),
+        };
+        // One log line for each hundred outcomes of a kind: a program may fail every time.
+        let is_logged = counter.fetch_add(1, Ordering::Relaxed).is_multiple_of(100);
+        if let Some(fault) = fault.filter(|_| is_logged) {
+            log::warn!("hook {} {}: {fault}", config.command.program, call.join(" "));
+        }
+        let mut running = counts.running.lock();
+        *running -= 1;
+        if *running == 0 {
+            counts.idle.notify_all();
+        }
+    }
+}
+
+/// Runs the program in a process group of its own. Returns `None` if it was killed.
+fn run(config: &HookConfig, call: &[String], end: &EndSignal) -> std::io::Result<Option<std::process::ExitStatus>> {
+    let mut command = Command::new(&config.command.program);
+    command
+        .args(&config.command.arguments)
+        .args(call)
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).spawn()?;
+    let deadline = Instant::now() + Duration::from_millis(config.timeout.0.millis());
+    match wait(&child, deadline, end) {
+        Ok(true) => child.wait().map(Some),
+        result => {
+            // The whole group, so that the program's children end too.
+            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+            let _ = child.kill();
+            child.wait()?;
+            result.map(|_| None)
+        }
+    }
+}
+
+/// Waits until `child` ends. Returns false at the deadline, or when the daemon is ending.
+fn wait(child: &Child, deadline: Instant, end: &EndSignal) -> std::io::Result<bool> {
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(0), tv_nsec: left.subsec_nanos().into() };
+        let mut watched = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(&end.0, PollFlags::IN)];
+        match poll(&mut watched, Some(&left)) {
+            Ok(_) => {
+                let [child, _] = &watched;
+                return Ok(!child.revents().is_empty());
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Tells all workers that the daemon is ending: an eventfd that becomes readable and is never read, so a worker can wait for it and for a
+/// program in one poll.
+struct EndSignal(OwnedFd);
+
+impl EndSignal {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
+    }
+
+    fn raise(&self) {
+        // Fails only once 2^64 - 1 has been added.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    fn is_raised(&self) -> bool {
+        let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&no_wait)).is_ok_and(|ready| ready > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+    use crate::config::Config;
+    use crate::event::Scope;
+    use crate::rule_id::RuleNames;
+    use crate::time::Time;
+    use std::path::Path;
+
+    fn hook(text: &str) -> Hook {
+        let config = Config::parse(text.as_bytes(), Path::new("test.toml"), &RuleNames::default()).unwrap();
+        let hook = Hook::new().unwrap();
+        hook.configure(config.hook.as_ref()).unwrap();
+        hook
+    }
+
+    fn unbanned(last: u8) -> Change {
+        let client = Client::from(std::net::Ipv4Addr::new(198, 51, 100, last));
+        Change::Unbanned { client, scope: Scope::All, at: Time::from_secs(0) }
+    }
+
+    #[track_caller]
+    fn wait_for(hook: &Hook, is_true: impl Fn(HookStatus) -> bool) {
+        let start = Instant::now();
+        while !is_true(hook.stats().unwrap()) {
+            assert!(start.elapsed() < Duration::from_secs(20), "{:?}", hook.stats());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn calls_for_one_client_stay_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("calls");
+        let hook = hook(&format!("[hook]\ncommand = ['/bin/sh', '-c', 'echo \"$@\" >> {}', 'calls']", file.display()));
+        for _ in 0..3 {
+            hook.notify(
+                &Change::NetworkBanned {
+                    network: "198.51.100.0/24".parse().unwrap(),
+                    since: Time::from_secs(0),
+                    until: crate::table::Until::NEVER,
+                    reason: crate::rule::Evidence::new(&[]),
+                },
+                Ipv6Prefix::default(),
+            );
+            hook.notify(
+                &Change::NetworkUnbanned { network: "198.51.100.0/24".parse().unwrap(), at: Time::from_secs(0) },
+                Ipv6Prefix::default(),
+            );
+        }
+        wait_for(&hook, |stats| stats.done == 6);
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "ban 198.51.100.0/24 manual -1\nunban 198.51.100.0/24\n".repeat(3));
+    }
+
+    #[test]
+    fn a_hanging_program_is_killed_and_calls_beyond_the_queue_are_dropped() {
+        let failing = hook("[hook]\ncommand = ['/bin/sleep', '1000']\nat_once = 1\nqueue = 1\ntimeout = '1s'");
+        // `sleep` fails: "unban" is not a time.
+        failing.notify(&unbanned(1), Ipv6Prefix::default());
+        wait_for(&failing, |stats| stats.failed == 1);
+        let hook = hook("[hook]\ncommand = ['/bin/sh', '-c', 'sleep 1000']\nat_once = 1\nqueue = 1\ntimeout = '1s'");
+        hook.notify(&unbanned(1), Ipv6Prefix::default());
+        wait_for(&hook, |stats| stats.running == 1);
+        hook.notify(&unbanned(2), Ipv6Prefix::default());
+        hook.notify(&unbanned(3), Ipv6Prefix::default());
+        assert_eq!(hook.stats().unwrap().dropped, 1);
+        wait_for(&hook, |stats| stats.killed == 2);
+    }
+
+    #[test]
+    fn the_end_kills_running_programs_and_makes_no_more_calls() {
+        let hook = hook("[hook]\ncommand = ['/bin/sh', '-c', 'sleep 1000']");
+        hook.notify(&unbanned(1), Ipv6Prefix::default());
+        wait_for(&hook, |stats| stats.running == 1);
+        hook.notify(&unbanned(1), Ipv6Prefix::default());
+        hook.end();
+        let Counts { running, done, killed, .. } = &*hook.counts;
+        assert_eq!((*running.lock(), done.load(Ordering::Relaxed), killed.load(Ordering::Relaxed)), (0, 0, 1));
+    }
+}

@@ -1,0 +1,5 @@
+//! Metrics: what is counted, its text, and the HTTP listener for Prometheus.
+
+pub mod counters;
+pub mod http;
+pub mod report;

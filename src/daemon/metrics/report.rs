@@ -1,0 +1,293 @@
+//! The daemon's metrics in Prometheus' text format.
+
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::counters::{BUCKETS, Counters, Question};
+use crate::clock::Clock;
+use crate::control::status::RuleCounts;
+use crate::daemon::hook::Hook;
+use crate::daemon::logs::Logs;
+use crate::daemon::logs::thread::LogStatus;
+use crate::engine::Engine;
+use crate::event::Service;
+use crate::fleet::FleetHealth;
+use crate::rule_id::RuleId;
+use crate::state::attach::StateFile;
+use crate::time::Time;
+
+/// Everything that metrics are read from.
+pub struct MetricsReport {
+    pub engine: Arc<Engine>,
+    pub counters: Arc<Counters>,
+    pub logs: Arc<Mutex<Logs>>,
+    /// The state file, if one is configured.
+    pub state: Option<Arc<StateFile>>,
+    pub hook: Arc<Hook>,
+    /// The connection to the fleet, if one is configured.
+    pub fleet: Option<Arc<FleetHealth>>,
+    pub clock: Clock,
+    pub started: Time,
+}
+
+impl MetricsReport {
+    /// The counts of each rule that is in force or has counted something, by name.
+    #[must_use]
+    pub fn by_rule(&self) -> BTreeMap<Arc<str>, RuleCounts> {
+        let now = self.clock.now();
+        let policy = self.engine.policy();
+        let mut rules: BTreeMap<Arc<str>, RuleCounts> = BTreeMap::new();
+        for rule in policy.rules.rules() {
+            rules.entry(Arc::clone(&rule.name)).or_default().strikes = count(self.engine.strikes().count(rule.id));
+        }
+        for (bans, shadow) in [(self.engine.bans(), false), (self.engine.shadow_bans(), true)] {
+            let mut counts: BTreeMap<RuleId, u64> = BTreeMap::new();
+            // Both services of a client are visited one after the other: a client that one rule bans on both counts once.
+            let mut last = None;
+            bans.for_each(now, |client, _, ban| {
+                if last.replace((client, ban.rule)) != Some((client, ban.rule)) {
+                    *counts.entry(ban.rule).or_default() += 1;
+                }
+            });
+            for (rule, count) in counts {
+                let counts = rules.entry(self.engine.names().name(rule)).or_default();
+                *(if shadow { &mut counts.shadow_bans } else { &mut counts.bans }) = count;
+            }
+        }
+        for network in policy.lists.banned.iter().filter(|network| network.is_active(now)) {
+            rules.entry(Arc::clone(&network.rule)).or_default().bans += 1;
+        }
+        for (rule, made) in self.counters.bans() {
+            rules.entry(rule).or_default().bans_made = made;
+        }
+        for (refusal, times) in self.counters.refusals() {
+            rules.entry(self.engine.names().name(refusal.rule)).or_default().refused += times;
+        }
+        rules
+    }
+
+    /// Prometheus' text format, version 0.0.4.
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        let (engine, counters) = (&self.engine, &self.counters);
+        let stats = engine.stats();
+        let mut page = Page::default();
+        page.header("build_info", "gauge", "Always 1; the label is the version.");
+        page.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        page.single("uptime_seconds", "gauge", "Seconds since the start.", self.clock.now().since(self.started).secs());
+        page.single("memory_bytes", "gauge", "Memory that the daemon occupies (RSS).", resident_memory());
+        page.single("rules", "gauge", "Rules in force.", count(engine.policy().rules.rules().len()));
+        page.single("bans", "gauge", "Banned clients.", count(engine.bans().len()));
+        page.single("banned_networks", "gauge", "Banned networks.", count(engine.policy().lists.banned.len()));
+        page.single("shadow_bans", "gauge", "Clients that rules in shadow mode would ban.", count(engine.shadow_bans().len()));
+        page.single("strikes", "gauge", "Live strike counters.", count(engine.strikes().len()));
+        page.single("offences_total", "counter", "Offences counted.", stats.offences.load(Ordering::Relaxed));
+        page.single("bans_total", "counter", "Bans that rules made.", stats.bans.load(Ordering::Relaxed));
+        let shadow_bans = stats.shadow_bans.load(Ordering::Relaxed);
+        page.single("shadow_bans_total", "counter", "Bans that rules in shadow mode would have made.", shadow_bans);
+        page.single("bans_evicted_total", "counter", "Bans dropped early because the table was full.", engine.bans().evicted());
+        page.single("strikes_evicted_total", "counter", "Strike counters dropped because the table was full.", engine.strikes().evicted());
+        let unsaved = stats.unsaved_answers.load(Ordering::Relaxed);
+        page.single("unsaved_answers_total", "counter", "Refusals sent before their ban was saved.", unsaved);
+        let failed_open = counters.failed_open.load(Ordering::Relaxed);
+        page.single("failed_open_total", "counter", "Answers that accepted because of a fault.", failed_open);
+        page.single(
+            "requests_total",
+            "counter",
+            "Ordinary requests reported by Squid's helpers, where a rule limits their rate.",
+            counters.requests.load(Ordering::Relaxed),
+        );
+        self.answers(&mut page);
+        self.rules(&mut page);
+        page.single("subscribers", "gauge", "Attached Squid helpers.", count(counters.subscribers.load(Ordering::Relaxed)));
+        page.single("connections", "gauge", "Connections to the socket.", count(counters.connections.load(Ordering::Relaxed)));
+        page.single(
+            "mail_connections",
+            "gauge",
+            "Open SMTP connections whose processes are watched.",
+            count(counters.processes.load(Ordering::Relaxed)),
+        );
+        page.single("reloads_total", "counter", "Configurations put in force by a reload.", counters.reloads.load(Ordering::Relaxed));
+        page.single(
+            "reloads_refused_total",
+            "counter",
+            "Configurations refused by a reload.",
+            counters.refused_reloads.load(Ordering::Relaxed),
+        );
+        self.dependencies(&mut page);
+        page.0
+    }
+
+    /// Metrics of questions and verdicts.
+    fn answers(&self, page: &mut Page) {
+        page.header(
+            "queries_total",
+            "counter",
+            "Questions that the daemon answered, and queries that Squid's helpers answered without asking it.",
+        );
+        page.sample("queries_total", &[("question", "query")], self.counters.answered_by_helpers());
+        for question in Question::ALL {
+            page.sample("queries_total", &[("question", question.as_str())], self.counters.answers(question));
+        }
+        page.header("verdicts_total", "counter", "Answers by service, verdict and the rule that refused.");
+        for service in Service::ALL {
+            let accepted = self.counters.accepted(service);
+            page.sample("verdicts_total", &[("service", service.as_str()), ("verdict", "accept"), ("rule", "")], accepted);
+        }
+        for (refusal, count) in self.counters.refusals() {
+            let rule = self.engine.names().name(refusal.rule);
+            let service = if refusal.web { "web" } else { "mail" };
+            let verdict = if refusal.deny { "deny" } else { "defer" };
+            page.sample("verdicts_total", &[("service", service), ("verdict", verdict), ("rule", &rule)], count);
+        }
+        page.header("answer_seconds", "histogram", "Time from reading a question to its answer, including the wait for the disk.");
+        for question in Question::ALL {
+            let (counts, micros) = self.counters.histogram(question);
+            let ends = BUCKETS.iter().map(|micros| seconds(*micros)).chain(["+Inf".to_owned()]);
+            for (end, count) in ends.zip(&counts) {
+                page.sample("answer_seconds_bucket", &[("question", question.as_str()), ("le", &end)], *count);
+            }
+            page.text_sample("answer_seconds_sum", &[("question", question.as_str())], &seconds(micros));
+            page.sample("answer_seconds_count", &[("question", question.as_str())], counts.last().copied().unwrap_or_default());
+        }
+    }
+
+    /// Metrics of each rule.
+    fn rules(&self, page: &mut Page) {
+        let rules = self.by_rule();
+        let columns: [Column<RuleCounts>; 4] = [
+            ("rule_bans", "gauge", "Clients and networks that a rule bans.", |rule| rule.bans),
+            ("rule_shadow_bans", "gauge", "Clients that a rule in shadow mode would ban.", |rule| rule.shadow_bans),
+            ("rule_strikes", "gauge", "Clients with strikes below a rule's threshold.", |rule| rule.strikes),
+            ("rule_bans_total", "counter", "Bans made by a rule, or by hand.", |rule| rule.bans_made),
+        ];
+        for (name, kind, help, number) in columns {
+            page.header(name, kind, help);
+            for (rule, counts) in &rules {
+                page.sample(name, &[("rule", rule)], number(counts));
+            }
+        }
+    }
+
+    /// Metrics of logs, state file, hook and fleet.
+    fn dependencies(&self, page: &mut Page) {
+        let logs = self.logs.lock().status();
+        let columns: [Column<LogStatus>; 3] = [
+            ("log_lag_bytes", "gauge", "Bytes of a log that are not read yet.", |log| log.lag),
+            ("log_lines_total", "counter", "Lines read from a log.", |log| log.lines),
+            ("log_fault", "gauge", "1 while a log cannot be read, or its lines or times are not understood.", |log| {
+                u64::from(log.any_fault().is_some())
+            }),
+        ];
+        for (name, kind, help, number) in columns {
+            page.header(name, kind, help);
+            for log in &logs {
+                page.sample(name, &[("log", &log.path.display().to_string())], number(log));
+            }
+        }
+        if let Some(health) = self.state.as_ref().map(|state| state.health()) {
+            page.single("state_degraded", "gauge", "1 while bans are in memory only.", u64::from(health.degraded.is_some()));
+            page.single("state_unsaved", "gauge", "Changes that wait for another attempt to save them.", count(health.unsaved));
+            page.single("state_saved_total", "counter", "Changes saved at the first attempt.", health.saved);
+            page.single("state_failed_total", "counter", "Changes that could not be saved at the first attempt.", health.failed);
+        }
+        if let Some(hook) = self.hook.stats() {
+            page.header("hook_calls_total", "counter", "Calls of the hook by result.");
+            for (result, number) in [("done", hook.done), ("failed", hook.failed), ("killed", hook.killed), ("dropped", hook.dropped)] {
+                page.sample("hook_calls_total", &[("result", result)], number);
+            }
+            page.single("hook_waiting", "gauge", "Calls of the hook that wait.", hook.waiting);
+        }
+        if let Some(fleet) = self.fleet.as_ref().map(|health| health.counts()) {
+            page.single("fleet_receiving", "gauge", "1 while changes made by other machines are received.", fleet.receiving);
+            page.single("fleet_publishing", "gauge", "1 while own changes are published to other machines.", fleet.publishing);
+            page.single("fleet_published_total", "counter", "Own changes published to other machines.", fleet.published);
+            page.single("fleet_received_total", "counter", "Changes made by other machines that were applied here.", fleet.received);
+            page.single("fleet_dropped_total", "counter", "Own changes that were never published.", fleet.dropped);
+            page.single(
+                "fleet_refused_total",
+                "counter",
+                "Bans made by other machines that were refused, and own bans beyond bans_per_minute.",
+                fleet.refused,
+            );
+        }
+    }
+}
+
+/// A metric's name, kind and help, and how its value is read.
+type Column<T> = (&'static str, &'static str, &'static str, fn(&T) -> u64);
+
+/// A page of Prometheus' text format.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    /// The HELP and TYPE lines of a metric.
+    fn header(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# HELP strikeout_{name} {help}\n# TYPE strikeout_{name} {kind}");
+    }
+
+    /// A metric with one sample.
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {
+        self.header(name, kind, help);
+        self.sample(name, &[], value);
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+        self.text_sample(name, labels, &value.to_string());
+    }
+
+    fn text_sample(&mut self, name: &str, labels: &[(&str, &str)], value: &str) {
+        let labels: Vec<String> = labels.iter().map(|(key, text)| format!("{key}=\"{}\"", escaped(text))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "strikeout_{name}{labels} {value}");
+    }
+}
+
+/// Escapes a label's value: the format has three escapes.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// Microseconds as seconds, without rounding.
+fn seconds(micros: u64) -> String {
+    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Memory that this process occupies (RSS) in bytes; 0 if /proc is not available.
+pub fn resident_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_can_hold_anything() {
+        let mut page = Page::default();
+        page.sample("log_lag_bytes", &[("log", "/a \"b\\\n")], 7);
+        assert_eq!(page.0, "strikeout_log_lag_bytes{log=\"/a \\\"b\\\\\\n\"} 7\n");
+    }
+
+    #[test]
+    fn times_are_written_without_rounding() {
+        assert_eq!([seconds(0), seconds(20), seconds(150_000), seconds(2_000_000)], ["0", "0.00002", "0.15", "2"]);
+    }
+
+    #[test]
+    fn the_resident_memory_of_this_process_is_known() {
+        assert!(resident_memory() > 100_000);
+    }
+}

@@ -1,0 +1,222 @@
+//! `strikeout serve`: the daemon, which holds the table for a machine and answers everybody else over a Unix socket.
+//!
+//! | module | job |
+//! |---|---|
+//! | `event_loop` | waits for everything at once; answers Exim |
+//! | `conn` | the socket: its listener, its connections and their peers, replies from other threads |
+//! | `smtp` | `check` and `strike`, and which connection processes of Exim are alive |
+//! | `subscribers` | what Squid helpers are sent, and the offences they send |
+//! | `admin` | operators' requests, on a thread of their own |
+//! | `logs` | the logs that are followed |
+//! | `metrics` | counters, their text, and the HTTP listener for Prometheus |
+//! | `hook` | the program called at bans and unbans |
+//! | `housekeeping` | periodic work |
+//! | `signals` | SIGTERM and SIGINT end the daemon, SIGHUP reloads |
+
+mod admin;
+mod conn;
+mod event_loop;
+mod hook;
+mod housekeeping;
+mod logs;
+mod metrics;
+mod signals;
+mod smtp;
+mod subscribers;
+
+use parking_lot::Mutex;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+use crate::clock::Clock;
+use crate::config::fleet::FleetConfig;
+use crate::config::{Config, ConfigError};
+use crate::engine::Engine;
+use crate::fleet::Fleet;
+use crate::list::OwnAddresses;
+use crate::list::own::OwnAddressWatch;
+use crate::policy::Policy;
+use crate::rule_id::RuleNames;
+use crate::state::attach::StateFile;
+use admin::context::AdminContext;
+use admin::worker::AdminWorker;
+use conn::listener::Listener;
+use conn::replies::ReplyQueue;
+use event_loop::EventLoop;
+use hook::Hook;
+use housekeeping::{Housekeeping, Persistence};
+use logs::Logs;
+use metrics::counters::Counters;
+use metrics::http::MetricsServer;
+use metrics::report::MetricsReport;
+use signals::Signals;
+
+/// Why the daemon could not start, or had to stop.
+#[derive(Debug)]
+pub enum ServeError {
+    Config(ConfigError),
+    /// A failed system call, with what it was for.
+    System(String),
+}
+
+impl From<ConfigError> for ServeError {
+    fn from(fault: ConfigError) -> Self {
+        Self::Config(fault)
+    }
+}
+
+/// How long the last save may take when the daemon ends.
+const LAST_SAVE: Duration = Duration::from_secs(5);
+
+/// Serves with the configuration file `config` (`None`: the default file, or the defaults without one) until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The configuration is wrong, or a system call failed that the daemon cannot do without.
+pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
+    let system = |what: &'static str| move |error: std::io::Error| ServeError::System(format!("{what}: {error}"));
+    let names = Arc::new(RuleNames::default());
+    let loaded = Config::load(config, &names)?;
+    let (table, log_files, fleet_config) = (loaded.table.clone(), loaded.logs.clone(), loaded.fleet.clone());
+    let (metrics, hook_config) = (loaded.metrics, loaded.hook.clone());
+    let own = OwnAddresses::read().unwrap_or_else(|error| {
+        log::warn!("own addresses cannot be read: {error}");
+        OwnAddresses::default()
+    });
+    let mut policy = Policy::from(loaded);
+    policy.lists.set_own(own.clone());
+    // Before the table is loaded, so that a signal during loading ends the daemon cleanly.
+    let signals = Signals::install().map_err(system("the signal handlers cannot be installed"))?;
+    let engine = Engine::new(names, policy, table.clients.get(), table.bans.get()).map_err(system("a thread cannot be started"))?;
+    let (engine, clock) = (Arc::new(engine), Clock::start());
+    let started = clock.now();
+    // Loading comes before listening: meanwhile connections are refused at once instead of waiting for an answer.
+    let state = open_state(&engine, clock, &table.state).map_err(system("a thread cannot be started"))?;
+    let listener = Listener::bind(&table.socket, table.mode.0, &table.group).map_err(ServeError::System)?;
+    let fleet = join(fleet_config.clone(), &engine, state.clone(), clock, table.bans.get());
+    let positions = state.iter().flat_map(|state| state.take_positions()).map(|(path, position)| (path.into(), position)).collect();
+    let queue = Arc::new(ReplyQueue::new().map_err(system("the event loop cannot be created"))?);
+    let logs = Arc::new(Mutex::new(Logs::new(Arc::clone(&engine), clock, positions)));
+    logs.lock().follow(&log_files);
+    let persistence = || state.as_ref().map(|state| Persistence { state: Arc::clone(state), logs: Arc::clone(&logs) });
+    let housekeeping = Housekeeping::start(Arc::clone(&engine), clock, OwnAddressWatch::new(own), persistence())
+        .map_err(system("a thread cannot be started"))?;
+    let (counters, hook) = (Arc::new(Counters::default()), Arc::new(Hook::new().map_err(system("the hook cannot be set up"))?));
+    hook.configure(hook_config.as_ref()).map_err(system("a thread cannot be started"))?;
+    observe(&engine, &counters, &hook);
+    let report = Arc::new(MetricsReport {
+        engine: Arc::clone(&engine),
+        counters: Arc::clone(&counters),
+        logs: Arc::clone(&logs),
+        state: state.clone(),
+        hook: Arc::clone(&hook),
+        fleet: fleet.as_ref().map(|fleet| Arc::clone(&fleet.health)),
+        clock,
+        started,
+    });
+    let metrics_server = metrics.listen.and_then(|address| serve_metrics(address.0, &report));
+    let socket = table.socket.clone();
+    let admin = AdminContext {
+        engine: Arc::clone(&engine),
+        clock,
+        config_file: config.map(Into::into),
+        table,
+        metrics_config: metrics,
+        metrics: report,
+        logs: Arc::clone(&logs),
+        state: state.clone(),
+        fleet_config,
+        fleet,
+        started,
+        lists: Arc::default(),
+    };
+    let worker = AdminWorker::start(admin).map_err(system("a thread cannot be started"))?;
+    let event_loop = EventLoop::new(listener, signals, queue, worker, counters, Arc::clone(&engine), clock);
+    let mut event_loop = event_loop.map_err(system("the event loop cannot be created"))?;
+    log::info!("serving on {} with {} rules", socket.display(), engine.policy().rules.rules().len());
+    notify_service_manager(NotifyState::Ready);
+    let ended = event_loop.run().map_err(system("the event loop failed"));
+    notify_service_manager(NotifyState::Stopping);
+    // The socket goes first: from now on connections are refused at once.
+    drop(event_loop);
+    drop(metrics_server);
+    drop(housekeeping);
+    hook.end();
+    logs.lock().stop();
+    if let Some(persistence) = persistence() {
+        persistence.save_positions();
+        persistence.state.finish(clock.now(), LAST_SAVE);
+    }
+    log::info!("ended");
+    ended
+}
+
+/// Notifies systemd; does nothing if the daemon was started by hand.
+fn notify_service_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        log::warn!("the service manager cannot be notified: {error}");
+    }
+}
+
+/// Counts every change of the table, and notifies the hook of it.
+fn observe(engine: &Arc<Engine>, counters: &Arc<Counters>, hook: &Arc<Hook>) {
+    let (counters, hook, weak_engine) = (Arc::clone(counters), Arc::clone(hook), Arc::downgrade(engine));
+    engine.observe(move |change| {
+        counters.record_change(change);
+        if let Some(engine) = weak_engine.upgrade() {
+            hook.notify(change, engine.policy().prefix);
+        }
+    });
+}
+
+/// Joins the fleet, if one is configured. The daemon serves even if that fails.
+#[cfg(feature = "fleet")]
+fn join(config: Option<FleetConfig>, engine: &Arc<Engine>, state: Option<Arc<StateFile>>, clock: Clock, bans: usize) -> Option<Fleet> {
+    match Fleet::join(config?, engine, state, clock, bans) {
+        Ok(fleet) => Some(fleet),
+        Err(error) => {
+            log::error!("serving without the fleet: {error}");
+            None
+        }
+    }
+}
+
+/// Without the `fleet` feature, a configuration with a fleet was already refused.
+#[cfg(not(feature = "fleet"))]
+fn join(_: Option<FleetConfig>, _: &Arc<Engine>, _: Option<Arc<StateFile>>, _: Clock, _: usize) -> Option<Fleet> {
+    None
+}
+
+/// Starts the HTTP listener for Prometheus. The daemon serves even if that fails.
+fn serve_metrics(address: std::net::SocketAddr, report: &Arc<MetricsReport>) -> Option<MetricsServer> {
+    match MetricsServer::start(address, Arc::clone(report)) {
+        Ok(server) => {
+            log::info!("metrics on http://{}/metrics", server.address());
+            Some(server)
+        }
+        Err(error) => {
+            log::error!("metrics are not served on {address}: {error}");
+            None
+        }
+    }
+}
+
+/// Opens the state file at `path` and loads it into the table; an empty path means none. The daemon serves even if the file is unusable.
+fn open_state(engine: &Arc<Engine>, clock: Clock, path: &Path) -> std::io::Result<Option<Arc<StateFile>>> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    if let Some(directory) = path.parent().filter(|directory| !directory.exists())
+        && let Err(error) = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)
+    {
+        log::warn!("{}: the directory of the state file cannot be created: {error}", directory.display());
+    }
+    let state = StateFile::open(engine, clock, path)?;
+    if let Some(reason) = state.health().degraded {
+        log::error!("serving without a state file, bans are in memory only: {reason}");
+    }
+    Ok(Some(Arc::new(state)))
+}

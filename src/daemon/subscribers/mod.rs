@@ -1,0 +1,161 @@
+//! Subscribers: Squid helpers that follow the daemon's policy and bans. Each gets a snapshot, then every change.
+
+mod receive;
+mod snapshot;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use super::conn::replies::{Pieces, QueueItem, ReplyQueue};
+use crate::clock::Clock;
+use crate::engine::Engine;
+use crate::policy::Policy;
+use snapshot::{SnapshotBans, change_line, snapshot};
+
+pub use receive::receive;
+pub use snapshot::config_lines;
+
+/// Maximum number of subscribers: what each has not read yet is held in memory.
+pub const MAX_SUBSCRIBERS: usize = 256;
+
+/// Maximum number of copies of the bans being sent at a time. Each takes as much memory as the table until its last reader is done.
+const MAX_SNAPSHOTS: usize = 8;
+
+/// The event loop's view of its subscribers.
+pub struct Subscribers {
+    /// How many there are. While there are none, changes are not queued.
+    count: Arc<AtomicUsize>,
+    /// The configuration that subscribers have or are being sent.
+    sent: Arc<Policy>,
+    /// Copies of the bans that a subscriber is still reading.
+    snapshots: Vec<Weak<SnapshotBans>>,
+    /// The one of these copies that is still up to date.
+    current: Weak<SnapshotBans>,
+}
+
+impl Subscribers {
+    /// No subscribers yet. While there are any, changes of the table are queued on `queue`.
+    #[must_use]
+    pub fn new(engine: &Arc<Engine>, queue: &Arc<ReplyQueue>, clock: Clock) -> Self {
+        let count = Arc::new(AtomicUsize::new(0));
+        let (observed, queue) = (Arc::clone(&count), Arc::clone(queue));
+        engine.observe(move |change| {
+            if observed.load(Ordering::Relaxed) > 0 {
+                queue.push(QueueItem::Change(change_line(change, clock.now())));
+            }
+        });
+        Self { count, sent: engine.policy(), snapshots: Vec::new(), current: Weak::new() }
+    }
+
+    /// Adds a subscriber and returns what to send it first: the greeting, the configuration and all bans. Later changes must be sent after
+    /// that. `None` if too many subscribers are still reading older snapshots.
+    ///
+    /// Subscribers that arrive between two changes share one copy of the bans: after a restart of the daemon all come back at once.
+    pub fn begin(&mut self, engine: &Engine, clock: Clock) -> Option<Pieces> {
+        self.snapshots.retain(|bans| bans.strong_count() > 0);
+        let shared = self.current.upgrade();
+        if shared.is_none() && self.snapshots.len() >= MAX_SNAPSHOTS {
+            return None;
+        }
+        // Counted before the table is copied, so that a change made meanwhile by another thread is queued.
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let bans = shared.unwrap_or_else(|| {
+            let bans = Arc::new(SnapshotBans::copy(engine, clock.now()));
+            self.current = Arc::downgrade(&bans);
+            self.snapshots.push(Weak::clone(&self.current));
+            bans
+        });
+        Some(Box::new(snapshot(engine, bans, move || clock.now())))
+    }
+
+    /// Notes that the table has changed: the next subscriber needs a new copy of the bans.
+    pub fn table_changed(&mut self) {
+        self.current = Weak::new();
+    }
+
+    /// How many subscribers there are; some may just have disconnected.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub fn set_len(&self, count: usize) {
+        self.count.store(count, Ordering::Relaxed);
+    }
+
+    /// The configuration in force, if it differs from the one that subscribers have in anything that they are sent.
+    pub fn changed_config(&mut self, engine: &Engine) -> Option<Arc<Policy>> {
+        let policy = engine.policy();
+        let same = Arc::ptr_eq(&policy, &self.sent)
+            || (Arc::ptr_eq(&policy.rules, &self.sent.rules)
+                && policy.lists.has_same_lists_as(&self.sent.lists)
+                && (policy.prefix, policy.on_failure) == (self.sent.prefix, self.sent.on_failure));
+        self.sent = policy;
+        (!same).then(|| Arc::clone(&self.sent))
+    }
+}
+
+/// Values shared by the tests of this folder.
+#[cfg(test)]
+mod fixtures {
+    use crate::client::Client;
+    use crate::config::Config;
+    use crate::engine::Engine;
+    use crate::rule_id::RuleNames;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    pub fn engine(text: &str) -> Arc<Engine> {
+        let names = Arc::new(RuleNames::default());
+        let config = Config::parse(text.as_bytes(), Path::new("test.toml"), &names).unwrap();
+        Arc::new(Engine::new(names, config.into(), 100, 100_000).unwrap())
+    }
+
+    pub fn client(number: u32) -> Client {
+        Client::from(std::net::Ipv4Addr::from(0xc633_6400 + number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixtures::{client, engine};
+    use super::*;
+
+    use crate::event::Scope;
+    use crate::rule_id::RuleId;
+    use crate::table::{Ban, Until};
+
+    #[test]
+    fn subscribers_share_a_copy_of_the_bans_until_a_change_and_copies_are_limited() {
+        let engine = engine("");
+        let (queue, clock) = (Arc::new(ReplyQueue::new().unwrap()), Clock::start());
+        let mut subscribers = Subscribers::new(&engine, &queue, clock);
+        let mut reading = Vec::new();
+        for _ in 0..100 {
+            reading.push(subscribers.begin(&engine, clock).unwrap());
+        }
+        assert_eq!((subscribers.snapshots.len(), subscribers.len()), (1, 100));
+        for _ in 1..MAX_SNAPSHOTS {
+            subscribers.table_changed();
+            reading.push(subscribers.begin(&engine, clock).unwrap());
+        }
+        subscribers.table_changed();
+        assert!(subscribers.begin(&engine, clock).is_none(), "none has been read to its end");
+        reading.truncate(1);
+        assert!(subscribers.begin(&engine, clock).is_some());
+    }
+
+    #[test]
+    fn a_new_subscriber_never_gets_an_outdated_copy_that_others_still_read() {
+        let engine = engine("");
+        let (queue, clock) = (Arc::new(ReplyQueue::new().unwrap()), Clock::start());
+        let mut subscribers = Subscribers::new(&engine, &queue, clock);
+        let slow = subscribers.begin(&engine, clock).unwrap();
+        engine.bans().ban(client(1), Scope::Web, Ban { until: Until::NEVER, rule: RuleId::MANUAL, saved: true }, clock.now());
+        subscribers.table_changed();
+        drop(subscribers.begin(&engine, clock).unwrap());
+        let text: String = subscribers.begin(&engine, clock).unwrap().collect();
+        assert!(text.contains("\nban 198.51.100.1 web manual -1\n"), "{text}");
+        drop(slow);
+    }
+}

@@ -1,0 +1,152 @@
+//! What subscribers send: offences, which are counted and answered here, and counts of requests and answers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::client::Client;
+use crate::control::subscribe::{FromDaemon, FromSubscriber};
+use crate::daemon::metrics::counters::{Counters, Question};
+use crate::detector::Detector;
+use crate::engine::Engine;
+use crate::engine::reply::Reply;
+use crate::event::Service;
+use crate::policy::Policy;
+use crate::rule::{Offence, Rule, Trigger};
+use crate::rule_id::RuleNames;
+use crate::table::RequestTally;
+use crate::time::Time;
+use crate::verdict::{AllowReason, Verdict};
+
+/// Handles a line from a subscriber. `send` sends the answer to it, if there is one, from any thread.
+///
+/// # Errors
+/// What was found and what was expected, if the line is not part of the protocol.
+pub fn receive(
+    engine: &Arc<Engine>,
+    now: Time,
+    text: &str,
+    counters: &Arc<Counters>,
+    send: impl FnOnce(String) + Send + 'static,
+) -> Result<(), String> {
+    match FromSubscriber::parse(text).map_err(|error| error.to_string())? {
+        FromSubscriber::Requests { address, count } => {
+            counters.requests.fetch_add(count.into(), Ordering::Relaxed);
+            let policy = engine.policy();
+            if policy.lists.never_banned(address).is_none() {
+                engine.count_requests(now, &mut vec![RequestTally::new(address, Client::of(address, policy.prefix), count)]);
+            }
+        }
+        FromSubscriber::HelperStats { served, failed_open } => counters.record_served_by_helper(served, failed_open),
+        FromSubscriber::Refused { rule, count } => {
+            // A rule that this table has never had has no metric.
+            if let Some(rule) = engine.names().find(&rule) {
+                counters.record_refused_by_helper(rule, count);
+            }
+        }
+        FromSubscriber::Offence { number, address, rules, evidence } => {
+            let names = Arc::clone(engine.names());
+            let (counters, since) = (Arc::clone(counters), Instant::now());
+            let reply = Reply::new(move |verdict| {
+                counters.record_answer(Question::Offence, since.elapsed(), &verdict);
+                send(format!("{}\n", FromDaemon::answer(number, &verdict, &names, now)));
+            });
+            let policy = engine.policy();
+            let client = Client::of(address, policy.prefix);
+            // Lists and bans may have changed since the subscriber judged the request.
+            if policy.lists.never_banned(address).is_some() {
+                reply.send(Verdict::Allow(AllowReason::NothingFound));
+                return Ok(());
+            }
+            if let Some((refusal, _)) = Detector::new(&policy, engine.bans()).active_refusal(now, address, client, Service::Web) {
+                engine.when_persisted(refusal.on_web(), reply);
+                return Ok(());
+            }
+            let rules = rules_of_web(&policy, engine.names(), &rules);
+            if rules.is_empty() {
+                // The subscriber's rules are older than a reload; its next requests are judged by the new ones.
+                reply.send(Verdict::Allow(AllowReason::NothingFound));
+            } else {
+                engine.record_offence(now, &Offence { address, client, rules, evidence }, Service::Web, reply);
+            }
+        }
+        FromSubscriber::Strike { address, rules, evidence } => {
+            let policy = engine.policy();
+            let client = Client::of(address, policy.prefix);
+            let rules = rules_of_web(&policy, engine.names(), &rules);
+            let is_refused = || Detector::new(&policy, engine.bans()).active_refusal(now, address, client, Service::Web).is_some();
+            if !rules.is_empty() && policy.lists.never_banned(address).is_none() && !is_refused() {
+                engine.record_offence(now, &Offence { address, client, rules, evidence }, Service::Web, Reply::new(|_| ()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Those of the named rules that are in force, and under which a Squid helper can see an offence.
+fn rules_of_web(policy: &Policy, names: &RuleNames, named: &[String]) -> Vec<Arc<Rule>> {
+    let rules = named.iter().filter_map(|name| policy.rules.get(names.find(name)?));
+    rules.filter(|rule| rule.trigger.is_about_requests() && rule.trigger != Trigger::RequestRate).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::engine;
+    use super::*;
+
+    use crate::rule::Evidence;
+
+    use std::sync::mpsc::channel;
+
+    const NOW: Time = Time::from_secs(1_800_000_000);
+
+    fn receive_one(engine: &Arc<Engine>, text: &str) -> String {
+        let (sender, receiver) = channel();
+        receive(engine, NOW, text, &Arc::default(), move |line| sender.send(line).unwrap()).unwrap();
+        receiver.recv().unwrap()
+    }
+
+    #[test]
+    fn an_offence_is_counted_and_answered_under_its_number() {
+        let engine = engine("[[rule]]\nname = 'admin'\npath = '/admin'\nmaxretry = 2");
+        assert_eq!(receive_one(&engine, "offence 1 198.51.100.7 admin GET /admin"), "answer 1 accept\n");
+        assert_eq!(receive_one(&engine, "offence 2 198.51.100.7 admin GET /admin"), "answer 2 deny admin 3600 struck\n");
+        assert_eq!(receive_one(&engine, "offence 3 198.51.100.7 admin GET /admin"), "answer 3 deny admin 3600 banned\n");
+        assert_eq!(
+            engine.ban_record(Client::from(std::net::Ipv4Addr::new(198, 51, 100, 7))).map(|record| record.evidence),
+            Some(Evidence::restore("GET /admin"))
+        );
+    }
+
+    #[test]
+    fn never_banned_addresses_and_unknown_rules_are_not_struck() {
+        let engine = engine("[defaults]\nignoreip = ['198.51.100.7']");
+        assert_eq!(receive_one(&engine, "offence 1 198.51.100.7 w00tw00t x"), "answer 1 accept\n");
+        assert_eq!(receive_one(&engine, "offence 2 198.51.100.8 gone,exim-rate x"), "answer 2 accept\n");
+        assert!(engine.bans().is_empty());
+        assert!(receive(&engine, NOW, "check 1.2.3.4", &Arc::default(), |_| ()).is_err());
+    }
+
+    #[test]
+    fn a_strike_counts_without_an_answer() {
+        let engine = engine("[defaults]\nignoreip = ['198.51.100.9']\n[[rule]]\nname = 'page-probes'\nmaxretry = 3");
+        let receive = |address: &str, rule: &str| {
+            receive(&engine, NOW, &format!("strike {address} {rule} GET /x"), &Arc::default(), |_| panic!("an answer")).unwrap();
+            engine.bans().len()
+        };
+        for rule in ["gone", "exim-rate", "web-rate"] {
+            assert_eq!(receive("198.51.100.7", rule), 0);
+        }
+        assert_eq!([1, 2, 3].map(|_| receive("198.51.100.9", "page-probes")), [0, 0, 0], "never banned");
+        assert_eq!([1, 2, 3, 4].map(|_| receive("198.51.100.7", "page-probes")), [0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn requests_are_added_to_the_rates() {
+        let engine = engine("[[rule]]\nname = 'rate'\nevent = 'request'\nmaxretry = 50\nfindtime = '1m'");
+        for _ in 0..2 {
+            receive(&engine, NOW, "requests 198.51.100.7 25", &Arc::default(), |_| ()).unwrap();
+        }
+        assert_eq!(engine.bans().len(), 1);
+    }
+}

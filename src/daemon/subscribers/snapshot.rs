@@ -1,0 +1,168 @@
+//! What subscribers are sent: the configuration and all bans piece by piece, then changes line by line.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::client::Client;
+use crate::control::subscribe::{self, FromDaemon, List, RuleLine};
+use crate::engine::{Change, Engine};
+use crate::event::{Scope, Service};
+use crate::list::{ListSource, Lists};
+use crate::policy::Policy;
+use crate::table::Ban;
+use crate::time::Time;
+
+/// Number of lines in one piece.
+const PIECE_LINES: usize = 1024;
+
+pub struct SnapshotBans {
+    clients: Vec<(Client, Service, Ban)>,
+    networks: Vec<(IpNet, Option<Time>)>,
+}
+
+impl SnapshotBans {
+    /// Copies the bans that are active at `now`.
+    pub fn copy(engine: &Engine, now: Time) -> Self {
+        let networks = engine.policy().lists.banned.iter().map(|ban| (ban.network, ban.until)).collect();
+        let mut clients = Vec::with_capacity(engine.bans().len());
+        engine.bans().for_each(now, |client, service, ban| clients.push((client, service, ban)));
+        Self { clients, networks }
+    }
+}
+
+/// The greeting, the configuration and all bans. `now` gives the time at which a piece is made: a subscriber that reads slowly is not sent
+/// bans that have ended meanwhile.
+pub fn snapshot(
+    engine: &Engine,
+    bans: Arc<SnapshotBans>,
+    now: impl Fn() -> Time + Clone + Send + 'static,
+) -> impl Iterator<Item = String> + Send + 'static {
+    let networks = {
+        let (bans, now) = (Arc::clone(&bans), now.clone());
+        ranges(bans.networks.len()).map(move |range| {
+            let now = now();
+            let networks = bans.networks.get(range).unwrap_or_default().iter();
+            let active = networks.filter(|(_, until)| until.is_none_or(|until| until > now));
+            active
+                .map(|(network, until)| line(&FromDaemon::BanNetwork { network: *network, remaining: until.map(|until| until.since(now)) }))
+                .collect()
+        })
+    };
+    let names = Arc::clone(engine.names());
+    let clients = ranges(bans.clients.len()).map(move |range| {
+        let now = now();
+        let active = bans.clients.get(range).unwrap_or_default().iter().filter(|(_, _, ban)| !ban.until.is_expired(now));
+        let lines = active.map(|(client, service, ban)| {
+            let scope = match service {
+                Service::Web => Scope::Web,
+                Service::Mail => Scope::Mail,
+            };
+            line(&FromDaemon::Ban { client: *client, scope, rule: names.name(ban.rule), remaining: ban.until.remaining(now) })
+        });
+        lines.collect()
+    });
+    let hello = [line(&FromDaemon::Hello(subscribe::VERSION))];
+    let begin = [line(&FromDaemon::BeginBans)];
+    let end = [line(&FromDaemon::EndBans)];
+    hello.into_iter().chain(config_lines(engine.policy())).chain(begin).chain(networks).chain(clients).chain(end)
+}
+
+/// The configuration as subscribers need it. It holds on to the policy instead of its text until the last piece is made: in memory a
+/// million networks take a fifth of what their text would, and all readers share them.
+pub fn config_lines(policy: Arc<Policy>) -> impl Iterator<Item = String> + Send + 'static {
+    let begin = [line(&FromDaemon::BeginConfig { prefix: policy.prefix, on_failure: policy.on_failure })];
+    let rules = {
+        let policy = Arc::clone(&policy);
+        ranges(policy.rules.rules().len()).map(move |range| {
+            let rules = policy.rules.rules().get(range).unwrap_or_default().iter();
+            rules.filter_map(|rule| RuleLine::of(rule)).map(|rule| line(&FromDaemon::Rule(rule))).collect()
+        })
+    };
+    let own = policy.lists.own();
+    let addresses = own.addresses().iter().map(|address| (List::Own, *address));
+    let gateways = own.gateways().iter().map(|address| (List::Gateway, *address));
+    let own = [addresses.chain(gateways).map(|(list, address)| line(&FromDaemon::Listed(list, address.into()))).collect()];
+    let mut parts = Vec::new();
+    for list in [List::IgnoreIp, List::TrustedProxies, List::Deny] {
+        for (number, source) in sources(&policy.lists, list).iter().enumerate() {
+            parts.extend(ranges(source.networks().len()).map(|range| (list, number, range)));
+        }
+    }
+    let lists = parts.into_iter().map(move |(list, number, range)| {
+        let source = sources(&policy.lists, list).get(number);
+        let networks = source.into_iter().flat_map(|source| source.networks().part(range.clone()));
+        networks.map(|network| line(&FromDaemon::Listed(list, network))).collect()
+    });
+    begin.into_iter().chain(rules).chain(own).chain(lists).chain([line(&FromDaemon::EndConfig)])
+}
+
+fn sources(lists: &Lists, list: List) -> &[ListSource] {
+    match list {
+        List::IgnoreIp => lists.ignoreip(),
+        List::TrustedProxies => lists.trusted_proxies(),
+        List::Deny => lists.deny(),
+        // Not kept as sources: these are few addresses, sent in one piece.
+        List::Own | List::Gateway => &[],
+    }
+}
+
+/// Splits the indices below `len` into ranges of [`PIECE_LINES`].
+fn ranges(len: usize) -> impl Iterator<Item = Range<usize>> + Send + 'static {
+    (0..len).step_by(PIECE_LINES).map(move |start| start..len.min(start + PIECE_LINES))
+}
+
+/// The line that tells subscribers about a change.
+#[must_use]
+pub fn change_line(change: &Change, now: Time) -> String {
+    line(&match change {
+        Change::Banned(record) => FromDaemon::Ban {
+            client: record.client,
+            scope: record.scope,
+            rule: Arc::clone(&record.rule),
+            remaining: record.until.remaining(now),
+        },
+        Change::Unbanned { client, scope, .. } => FromDaemon::Unban { client: *client, scope: *scope },
+        Change::NetworkBanned { network, until, .. } => FromDaemon::BanNetwork { network: *network, remaining: until.remaining(now) },
+        Change::NetworkUnbanned { network, .. } => FromDaemon::UnbanNetwork(*network),
+    })
+}
+
+fn line(message: &FromDaemon) -> String {
+    format!("{message}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{client, engine};
+    use super::*;
+
+    use crate::table::Until;
+    use crate::time::Span;
+
+    const NOW: Time = Time::from_secs(1_800_000_000);
+
+    #[test]
+    fn a_snapshot_is_hello_configuration_and_bans_in_lines_that_parse() {
+        let engine = engine("[defaults]\nignoreip = ['198.51.100.0/24']\ndeny = ['203.0.113.9']");
+        let until = Until::at(NOW.after(Span::from_secs(60)));
+        for number in 0..3000 {
+            engine.bans().ban(client(number), Scope::Web, Ban { until, rule: engine.names().intern("w00tw00t"), saved: true }, NOW);
+        }
+        let text: String = snapshot(&engine, Arc::new(SnapshotBans::copy(&engine, NOW)), || NOW).collect();
+        let lines: Vec<FromDaemon> = text.lines().map(|line| FromDaemon::parse(line).unwrap()).collect();
+        assert_eq!(lines.first(), Some(&FromDaemon::Hello(1)));
+        assert_eq!(lines.last(), Some(&FromDaemon::EndBans));
+        assert!(lines.contains(&FromDaemon::Listed(List::Deny, "203.0.113.9/32".parse().unwrap())));
+        assert_eq!(lines.iter().filter(|line| matches!(line, FromDaemon::Ban { scope: Scope::Web, .. })).count(), 3000);
+        assert!(text.lines().all(|line| line.len() < 8192));
+    }
+
+    #[test]
+    fn every_change_is_a_line() {
+        let at = NOW;
+        assert_eq!(change_line(&Change::Unbanned { client: client(1), scope: Scope::All, at }, NOW), "unban 198.51.100.1 all\n");
+        assert_eq!(change_line(&Change::NetworkUnbanned { network: "10.0.0.0/8".parse().unwrap(), at }, NOW), "unban-network 10.0.0.0/8\n");
+    }
+}

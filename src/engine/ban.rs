@@ -1,0 +1,109 @@
+//! Bans and unbans by an operator or another machine, and changes that another process made.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::{Applied, BanRecord, Change, Completion, Engine, Persisted};
+use crate::client::Client;
+use crate::event::Scope;
+use crate::list::BannedNetwork;
+use crate::rule::Evidence;
+use crate::rule_id::RuleId;
+use crate::table::{Ban, Until};
+use crate::time::Time;
+
+impl Engine {
+    /// Bans a client. The caller has checked that the client may be banned.
+    pub fn ban(self: &Arc<Self>, record: BanRecord, completion: Completion) {
+        let rule = self.names.intern(&record.rule);
+        let ban = Ban { until: record.until, rule, saved: self.journal.get().is_none() };
+        let _lock = self.client_locks.lock(&record.client);
+        let changed = self.bans.ban(record.client, record.scope, ban, record.since);
+        self.records.lock().put(record.client, record.clone());
+        self.persist_and_complete(Change::Banned(record), changed, completion);
+    }
+
+    /// Lifts the bans of `client` on the services of `scope`.
+    ///
+    /// Persisted and published even if there is no ban here: another process or machine may know of one.
+    pub fn unban(self: &Arc<Self>, now: Time, client: Client, scope: Scope, completion: Completion) {
+        let _lock = self.client_locks.lock(&client);
+        let changed = scope.services().iter().any(|service| self.bans.get(client, *service, now).is_some());
+        self.bans.unban(client, scope);
+        self.persist_and_complete(Change::Unbanned { client, scope, at: now }, changed, completion);
+    }
+
+    /// Bans a network, on all services, in place of an earlier ban of the same network.
+    pub fn ban_network(self: &Arc<Self>, ban: BannedNetwork, reason: Evidence, completion: Completion) {
+        let until = ban.until.map_or(Until::NEVER, Until::at);
+        let change = Change::NetworkBanned { network: ban.network, since: ban.since, until, reason };
+        let _lock = self.client_locks.lock(&ban.network);
+        self.change_lists(|lists| {
+            lists.banned.insert(ban);
+        });
+        self.persist_and_complete(change, true, completion);
+    }
+
+    /// Lifts the ban of exactly this network. Like [`Engine::unban`], persisted and published even if there is none.
+    pub fn unban_network(self: &Arc<Self>, now: Time, network: IpNet, completion: Completion) {
+        let _lock = self.client_locks.lock(&network);
+        let mut removed = None;
+        self.change_lists(|lists| removed = lists.banned.remove(network));
+        let changed = removed.is_some_and(|ban| ban.is_active(now));
+        self.persist_and_complete(Change::NetworkUnbanned { network, at: now }, changed, completion);
+    }
+
+    /// Persists a change and completes it when it is saved, has failed, or the disk is too slow.
+    fn persist_and_complete(self: &Arc<Self>, change: Change, changed: bool, completion: Completion) {
+        let engine = Arc::clone(self);
+        let held = self.deadlines.hold(completion, move |completion: Completion| {
+            engine.count_unsaved_answer();
+            completion.complete(Applied { changed, persisted: Persisted::No("the state file is slow".into()) });
+        });
+        self.persist(change, move |persisted| {
+            if let Some(completion) = held.take() {
+                completion.complete(Applied { changed, persisted });
+            }
+        });
+    }
+
+    /// Applies a change that another process made and saved: only observers are notified.
+    pub fn apply(&self, change: &Change, now: Time) {
+        let _lock = match change {
+            Change::Banned(BanRecord { client, .. }) | Change::Unbanned { client, .. } => self.client_locks.lock(client),
+            Change::NetworkBanned { network, .. } | Change::NetworkUnbanned { network, .. } => self.client_locks.lock(network),
+        };
+        match change {
+            Change::Banned(record) => self.restore(record, now),
+            Change::Unbanned { client, scope, .. } => {
+                self.bans.unban(*client, *scope);
+            }
+            Change::NetworkBanned { network, since, until, .. } => {
+                let rule = self.names.name(RuleId::MANUAL);
+                let ban = BannedNetwork { network: *network, rule, since: *since, until: until.time() };
+                if ban.is_active(now) {
+                    self.change_lists(|lists| {
+                        lists.banned.insert(ban);
+                    });
+                }
+            }
+            Change::NetworkUnbanned { network, .. } => self.change_lists(|lists| {
+                lists.banned.remove(*network);
+            }),
+        }
+        self.notify_observers(change);
+    }
+
+    /// Puts a saved ban into the table, unless it is over.
+    ///
+    /// From now on it lasts at most its original length: a clock that was ahead when the ban was made must not prolong it.
+    fn restore(&self, record: &BanRecord, now: Time) {
+        let until = record.until.time().map_or(Until::NEVER, |until| Until::at(until.min(now.after(until.since(record.since)))));
+        if until.is_expired(now) {
+            return;
+        }
+        let rule = self.names.intern(&record.rule);
+        self.bans.ban(record.client, record.scope, Ban { until, rule, saved: true }, now);
+    }
+}

@@ -1,0 +1,200 @@
+//! Counts offences, and bans when a rule's `maxretry` is reached.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::MutexGuard;
+
+use super::reply::Reply;
+use super::{BanRecord, EarlierBans, Engine};
+use crate::client::{Client, Ipv6Prefix};
+use crate::clock::timestamp;
+use crate::detector::Detector;
+use crate::event::Service;
+use crate::event::behaviour::Outcome;
+use crate::rule::{Mode, Offence, Rule, Trigger};
+use crate::table::{Ban, Counter, Until};
+use crate::time::Time;
+use crate::verdict::{AllowReason, DenyReason, Refusal, Verdict};
+
+/// The result of counting an offence.
+#[derive(Debug)]
+pub struct CountResult {
+    /// The answer to the offending event.
+    pub verdict: Verdict,
+    /// The bans that it led to.
+    pub banned: Vec<BanRecord>,
+    /// The bans that rules in shadow mode would have made.
+    pub shadowed: Vec<BanRecord>,
+}
+
+impl Engine {
+    /// Counts an offence on `service` and answers it: at once, or if it led to a ban, when the ban is saved.
+    pub fn record_offence(self: &Arc<Self>, now: Time, offence: &Offence, service: Service, reply: Reply) {
+        let (result, _lock) = self.count_locked(now, offence, service, 1);
+        // One event of these may well be ordinary.
+        let may_be_ordinary =
+            |rule: &Arc<Rule>| matches!(rule.trigger, Trigger::RequestRate | Trigger::ConnectionRate | Trigger::PageProbe);
+        if !offence.rules.iter().all(may_be_ordinary) {
+            self.false_positives.record(offence.client, Outcome::Offence, false);
+        }
+        self.publish_bans(result.banned, result.verdict, reply);
+    }
+
+    /// Counts `strikes` strikes under every offended rule, and bans where that reaches `maxretry`.
+    ///
+    /// Nothing is saved, published or answered. Replay needs no more than this; [`Engine::record_offence`] does the rest.
+    pub fn count(&self, now: Time, offence: &Offence, service: Service, strikes: u32) -> CountResult {
+        self.count_locked(now, offence, service, strikes).0
+    }
+
+    /// Also returns the client's lock if it is banned now, to be held until its bans are passed to the journal.
+    fn count_locked(&self, now: Time, offence: &Offence, service: Service, strikes: u32) -> (CountResult, Option<MutexGuard<'_, ()>>) {
+        let prefix = self.policy().prefix;
+        let mut lock = None;
+        let (mut banned, mut shadowed) = (Vec::new(), Vec::new());
+        let mut refusal = None;
+        let mut reason = AllowReason::NothingFound;
+        for rule in &offence.rules {
+            let is_shadow = rule.mode == Mode::Shadow;
+            let Some(counter) = self.strike(now, rule, offence.client, strikes) else { continue };
+            if counter.count() >= rule.maxretry {
+                if is_shadow {
+                    shadowed.push(self.ban_by_rule(now, rule, offence, counter, prefix));
+                    continue;
+                }
+                lock.get_or_insert_with(|| self.client_locks.lock(&offence.client));
+                let record = self.ban_by_rule(now, rule, offence, counter, prefix);
+                if refusal.is_none() && rule.scope.services().contains(&service) {
+                    refusal = Some(Refusal { rule: rule.id, until: record.until, reason: DenyReason::Struck });
+                }
+                banned.push(record);
+                continue;
+            }
+            if rule.fleet
+                && !is_shadow
+                && let Some(observer) = self.strike_observer.get()
+            {
+                observer(offence, rule, strikes, now);
+            }
+            if reason == AllowReason::NothingFound {
+                reason =
+                    if is_shadow { AllowReason::Shadow(rule.id) } else { AllowReason::Counted { rule: rule.id, count: counter.count() } };
+            }
+        }
+        let refusal_without_ban = || {
+            let rule = offence.rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.refuses_offence)?;
+            Some(Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence })
+        };
+        let verdict = match refusal.or_else(refusal_without_ban) {
+            Some(refusal) => Detector::new(&self.policy(), &self.bans).refuse(refusal, service),
+            None => Verdict::Allow(reason),
+        };
+        (CountResult { verdict, banned, shadowed }, lock)
+    }
+
+    /// Counts strikes under one rule, and resets the count when it reaches `maxretry`. A rule with `maxretry` 1 stores none. `None` if the
+    /// strikes do not count.
+    pub(super) fn strike(&self, now: Time, rule: &Rule, client: Client, strikes: u32) -> Option<Counter> {
+        if !self.counts_under(now, rule, client) {
+            return None;
+        }
+        self.stats.offences.fetch_add(1, Ordering::Relaxed);
+        if strikes >= rule.maxretry {
+            self.strikes.forget(rule.id, client);
+            return Some(Counter::new(now, strikes));
+        }
+        let counter = self.strikes.add(rule.id, client, now, rule.findtime, strikes);
+        if counter.count() >= rule.maxretry {
+            self.strikes.forget(rule.id, client);
+        }
+        Some(counter)
+    }
+
+    /// Whether strikes of `client` count under `rule`: a rule in shadow mode does not count while its shadow ban lasts, as an enforced rule
+    /// does not see the requests of a banned client.
+    pub(super) fn counts_under(&self, now: Time, rule: &Rule, client: Client) -> bool {
+        let is_shadow_banned = |service: &Service| self.shadow_bans.get(client, *service, now).is_some();
+        rule.mode == Mode::Enforce || !rule.scope.services().iter().all(is_shadow_banned)
+    }
+
+    /// Bans the offence's client as `rule` says, in memory, and logs it; in shadow mode only among the shadow bans.
+    pub(super) fn ban_by_rule(&self, now: Time, rule: &Rule, offence: &Offence, counter: Counter, prefix: Ipv6Prefix) -> BanRecord {
+        let record = self.new_record(now, rule, offence, counter);
+        let text = || {
+            format!(
+                "{} {} by rule {} ({} in {}): {}",
+                offence.client.display(prefix),
+                record.until.time().map_or_else(|| "forever".into(), |until| format!("until {}", timestamp(until))),
+                rule.name,
+                counter.count(),
+                rule.findtime,
+                record.evidence.as_str()
+            )
+        };
+        self.false_positives.record_ban(rule.id, offence.client);
+        if rule.mode == Mode::Shadow {
+            self.shadow_bans.ban(offence.client, rule.scope, Ban { until: record.until, rule: rule.id, saved: true }, now);
+            self.stats.shadow_bans.fetch_add(1, Ordering::Relaxed);
+            log::info!("shadow: would ban {}", text());
+        } else {
+            self.insert_ban(now, rule, &record);
+            log::info!("banned {}", text());
+        }
+        record
+    }
+
+    /// Bans as `rule` says because the strikes of all machines together reach its `maxretry`: `count` of them, the last one at `last`.
+    pub fn ban_by_fleet_count(self: &Arc<Self>, now: Time, last: Time, rule: &Arc<Rule>, offence: &Offence, count: u32) {
+        let is_banned = rule.scope.services().iter().all(|service| self.bans.get(offence.client, *service, now).is_some());
+        if is_banned || rule.mode == Mode::Shadow || self.policy().lists.never_banned(offence.address).is_some() {
+            return;
+        }
+        self.strikes.forget(rule.id, offence.client);
+        let record = self.new_record(now, rule, offence, Counter::new(last, count));
+        let _lock = self.client_locks.lock(&offence.client);
+        self.insert_ban(now, rule, &record);
+        log::info!(
+            "banned {} by rule {} ({count} on all machines in {}): {}",
+            offence.client,
+            rule.name,
+            rule.findtime,
+            record.evidence.as_str()
+        );
+        self.publish_bans(vec![record], Verdict::Allow(AllowReason::NotApplicable), Reply::new(|_| ()));
+    }
+
+    fn insert_ban(&self, now: Time, rule: &Rule, record: &BanRecord) {
+        let ban = Ban { until: record.until, rule: rule.id, saved: self.journal.get().is_none() };
+        self.bans.ban(record.client, rule.scope, ban, now);
+        self.stats.bans.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The record of a ban by `rule`, longer than the client's earlier ones if the rule says so.
+    fn new_record(&self, now: Time, rule: &Rule, offence: &Offence, counter: Counter) -> BanRecord {
+        let mut times = 1;
+        if let Some(increment) = &rule.bantime.increment {
+            let mut earlier_bans = self.earlier_bans.lock();
+            let earlier = earlier_bans
+                .get(&(offence.client, rule.id))
+                .filter(|earlier| earlier.last.after(increment.forget) > now)
+                .map_or(0, |earlier| earlier.times);
+            times = earlier.saturating_add(1);
+            if rule.mode == Mode::Enforce {
+                earlier_bans.put((offence.client, rule.id), EarlierBans { times, last: now });
+            }
+        }
+        BanRecord {
+            client: offence.client,
+            scope: rule.scope,
+            rule: Arc::clone(&rule.name),
+            first: counter.first(),
+            since: now,
+            until: rule.bantime.of(times - 1).map_or(Until::NEVER, |span| Until::at(now.after(span))),
+            count: counter.count(),
+            times,
+            evidence: offence.evidence.clone(),
+            node: "".into(),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Tests of what happens to the table besides answers to events: reloads, sweeps, saving, and counts over a fleet.
+
+use super::*;
+use crate::event::behaviour::Outcome;
+use crate::list::{BannedNetwork, OwnAddresses};
+use crate::rule::Evidence;
+use crate::table::Ban;
+use std::net::{IpAddr, Ipv4Addr};
+
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+fn client() -> Client {
+    Client::of(ADDRESS, Ipv6Prefix::default())
+}
+
+fn network(until: u64) -> BannedNetwork {
+    BannedNetwork { network: "198.51.100.0/24".parse().unwrap(), rule: "manual".into(), since: at(0), until: Some(at(until)) }
+}
+
+/// The kinds of the changes that `engine` publishes from now on.
+fn observed(engine: &Engine) -> Arc<Mutex<Vec<&'static str>>> {
+    let kinds = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&kinds);
+    engine.observe(move |change| {
+        seen.lock().push(match change {
+            Change::Banned(_) => "banned",
+            Change::Unbanned { .. } => "unbanned",
+            Change::NetworkBanned { .. } => "network banned",
+            Change::NetworkUnbanned { .. } => "network unbanned",
+        });
+    });
+    kinds
+}
+
+fn offence(engine: &Engine, rule: &str) -> Offence {
+    let rules = vec![Arc::clone(engine.policy().rules.by_name(rule).unwrap())];
+    Offence { address: ADDRESS, client: client(), rules, evidence: Evidence::new(&[b"evidence"]) }
+}
+
+#[test]
+fn a_new_policy_replaces_the_rules_and_keeps_bans_own_addresses_and_banned_networks() {
+    let engine = engine("[[rule]]\nname = 'admin'\npath = '/admin'\nmaxretry = 1");
+    engine.change_lists(|lists| lists.set_own(OwnAddresses::new(["203.0.113.1".parse().unwrap()], [])));
+    engine.ban_network(network(600), Evidence::new(&[]), Completion::ignored());
+    assert_eq!(reason(&ask(&engine, at(0), "192.0.2.1", &get("/admin"))), Some(DenyReason::Struck));
+
+    engine.set_policy(Policy::for_tests("[[rule]]\nname = 'login'\npath = '/login'\nmaxretry = 1", engine.names()));
+
+    assert_eq!(reason(&ask(&engine, at(1), "192.0.2.1", &get("/"))), Some(DenyReason::Banned));
+    assert_eq!(reason(&ask(&engine, at(1), "192.0.2.2", &get("/admin"))), None, "the rule is gone");
+    assert_eq!(reason(&ask(&engine, at(1), "192.0.2.3", &get("/login"))), Some(DenyReason::Struck));
+    assert_eq!(reason(&ask(&engine, at(1), "198.51.100.7", &get("/"))), Some(DenyReason::Banned));
+    assert!(matches!(ask(&engine, at(1), "203.0.113.1", &get("/login")), Verdict::Allow(AllowReason::NeverBanned(_))));
+}
+
+#[test]
+fn a_sweep_drops_ended_bans_of_clients_and_networks_and_expired_strikes() {
+    let engine = engine("[[rule]]\nname = 'admin'\npath = '/admin'\nmaxretry = 2\nfindtime = '1m'");
+    let _ = ask(&engine, at(0), "192.0.2.1", &get("/admin"));
+    let ban = Ban { until: Until::at(at(60)), rule: RuleId::MANUAL, saved: true };
+    engine.bans().ban(client(), Scope::All, ban, at(0));
+    engine.shadow_bans().ban(client(), Scope::All, ban, at(0));
+    engine.ban_network(network(60), Evidence::new(&[]), Completion::ignored());
+    let sizes = || (engine.bans().len(), engine.shadow_bans().len(), engine.strikes().len(), engine.policy().lists.banned.len());
+    engine.sweep(at(59));
+    assert_eq!(sizes(), (1, 1, 1, 1));
+    engine.sweep(at(60));
+    assert_eq!(sizes(), (0, 0, 0, 0));
+}
+
+#[test]
+fn a_ban_on_another_service_does_not_refuse_the_event_that_caused_it() {
+    let engine = engine("[[rule]]\nname = 'mail'\npath = '/admin'\nmaxretry = 1\nscope = 'mail'\nrefuse = 'ban'");
+    assert_eq!(reason(&ask(&engine, at(0), "192.0.2.1", &get("/admin"))), None);
+    assert_eq!(reason(&ask(&engine, at(0), "192.0.2.1", &Event::Lookup(Service::Mail))), Some(DenyReason::Banned));
+}
+
+#[test]
+fn the_strictest_rule_that_bans_is_the_one_in_the_answer() {
+    let engine = engine(
+        "[[rule]]\nname = 'second'\npath = '/admin'\nmaxretry = 2\nbantime = '2m'\n[[rule]]\nname = 'first'\npath = '/admin'\nmaxretry = 1\nbantime = '1m'",
+    );
+    let result = engine.count(
+        at(0),
+        &Offence {
+            rules: engine.policy().rules.offended_by_request(&request("/admin"), &mut Scratch::default()),
+            ..offence(&engine, "first")
+        },
+        Service::Web,
+        2,
+    );
+    assert_eq!(result.banned.iter().map(|record| &*record.rule).collect::<Vec<_>>(), ["first", "second"]);
+    assert_eq!(result.verdict.refusal().map(|refusal| engine.names().name(refusal.rule)).as_deref(), Some("first"));
+}
+
+#[test]
+fn offences_count_against_a_client_and_requests_above_a_rate_do_not() {
+    for (rule, legitimate) in [("name = 'rule'\npath = '/admin'", 0), ("name = 'rule'\nevent = 'connection'", 1)] {
+        let engine = engine(&format!("[[rule]]\n{rule}\nmaxretry = 3"));
+        for seconds in 0..3 {
+            engine.false_positives().record(client(), Outcome::Success, false);
+            engine.record_offence(at(seconds), &offence(&engine, "rule"), Service::Mail, Reply::new(|_| ()));
+        }
+        assert_eq!(engine.bans().len(), 1, "{rule}");
+        assert_eq!(engine.false_positives().exceeding(0.0).len(), legitimate, "{rule}");
+    }
+}
+
+#[test]
+fn strikes_under_an_enforced_rule_of_the_fleet_are_observed_until_one_makes_a_ban() {
+    let engine = engine(
+        "[[rule]]\nname = 'fleet'\npath = '/fleet'\nmaxretry = 3\nfleet = true\n[[rule]]\nname = 'local'\npath = '/local'\nmaxretry = 3\n\
+         [[rule]]\nname = 'shadow'\npath = '/shadow'\nmaxretry = 3\nfleet = true\nmode = 'shadow'",
+    );
+    let strikes = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&strikes);
+    engine.observe_strikes(move |_, rule, number, now| seen.lock().push((rule.name.to_string(), number, now)));
+    for seconds in 0..3 {
+        for path in ["/fleet", "/local", "/shadow"] {
+            let _ = ask(&engine, at(seconds), "192.0.2.1", &get(path));
+        }
+    }
+    assert_eq!(*strikes.lock(), [("fleet".to_owned(), 1, at(0)), ("fleet".to_owned(), 1, at(1))]);
+}
+
+#[test]
+fn a_count_over_the_fleet_bans_once_and_restarts_the_count_here() {
+    let engine = engine("[[rule]]\nname = 'fleet'\npath = '/fleet'\nmaxretry = 5\nfleet = true\nbantime = '1h'");
+    let _ = ask(&engine, at(0), "192.0.2.1", &get("/fleet"));
+    let changes = observed(&engine);
+    let offence = offence(&engine, "fleet");
+    engine.ban_by_fleet_count(at(9), at(8), &offence.rules[0], &offence, 6);
+    engine.ban_by_fleet_count(at(10), at(10), &offence.rules[0], &offence, 7);
+    assert_eq!(*changes.lock(), ["banned"]);
+    let record = engine.ban_record(client()).unwrap();
+    assert_eq!((record.count, record.since, record.until), (6, at(9), Until::at(at(3609))));
+    assert_eq!((engine.bans().len(), engine.strikes().len()), (1, 0));
+}
+
+#[test]
+fn a_count_over_the_fleet_bans_on_the_service_that_is_still_open() {
+    let engine = engine("[[rule]]\nname = 'fleet'\npath = '/fleet'\nmaxretry = 5\nfleet = true");
+    engine.bans().ban(client(), Scope::Web, Ban { until: Until::NEVER, rule: RuleId::MANUAL, saved: true }, at(0));
+    let offence = offence(&engine, "fleet");
+    engine.ban_by_fleet_count(at(9), at(8), &offence.rules[0], &offence, 6);
+    assert!(engine.bans().get(client(), Service::Mail, at(9)).is_some());
+}
+
+#[test]
+fn a_count_over_the_fleet_bans_neither_under_a_shadow_rule_nor_an_address_that_is_never_banned() {
+    for (more, bans) in [("", 1), ("mode = 'shadow'", 0), ("[defaults]\nignoreip = ['192.0.2.1']", 0)] {
+        let engine = engine(&format!("[[rule]]\nname = 'fleet'\npath = '/fleet'\nmaxretry = 5\nfleet = true\n{more}"));
+        let offence = offence(&engine, "fleet");
+        engine.ban_by_fleet_count(at(9), at(8), &offence.rules[0], &offence, 6);
+        assert_eq!((engine.bans().len(), engine.shadow_bans().len()), (bans, 0), "{more}");
+    }
+}
+
+#[test]
+fn only_a_ban_that_is_saved_is_marked_as_saved() {
+    let journal = ManualJournal::default();
+    let engine = engine_with("", Some(Box::new(journal.clone())));
+    let is_saved = || engine.bans().get(client(), Service::Web, at(1)).map(|ban| ban.saved);
+    let finish = |persisted| journal.0.lock().remove(0)(persisted);
+    engine.ban(record(client(), at(0)), Completion::ignored());
+    assert_eq!(is_saved(), Some(false));
+    finish(Persisted::No("full".into()));
+    assert_eq!(is_saved(), Some(false));
+    engine.ban(record(client(), at(0)), Completion::ignored());
+    finish(Persisted::Yes);
+    assert_eq!(is_saved(), Some(true));
+}
+
+#[test]
+fn a_ban_that_an_earlier_unban_has_removed_from_the_state_file_is_unsaved_again() {
+    let journal = ManualJournal::default();
+    let engine = engine_with("", Some(Box::new(journal.clone())));
+    let changes = observed(&engine);
+    engine.ban(record(client(), at(0)), Completion::ignored());
+    engine.unban(at(1), client(), Scope::All, Completion::ignored());
+    engine.ban(record(client(), at(1)), Completion::ignored());
+    let waiting = std::mem::take(&mut *journal.0.lock());
+    let saved: Vec<bool> = waiting
+        .into_iter()
+        .map(|on_persisted| {
+            on_persisted(Persisted::Yes);
+            engine.bans().get(client(), Service::Web, at(2)).unwrap().saved
+        })
+        .collect();
+    // Both bans are permanent, so saving the first marks the second.
+    assert_eq!(saved, [true, false, true]);
+    assert_eq!(*changes.lock(), ["banned", "unbanned", "banned"], "nothing is published twice");
+}
+
+#[test]
+fn one_read_bans_every_client_that_reaches_the_rate_once_however_its_requests_are_split() {
+    let engine = engine("[[rule]]\nname = 'web-rate'\nmaxretry = 10\nfindtime = '1m'\nmode = 'enforce'");
+    let changes = observed(&engine);
+    let tally = |last: u8, requests| {
+        let address = IpAddr::from([192, 0, 2, last]);
+        RequestTally::new(address, Client::of(address, Ipv6Prefix::default()), requests)
+    };
+    engine.count_requests(
+        at(0),
+        &mut vec![tally(1, 9), tally(1, 3), tally(1, 4), tally(1, 10), tally(2, 10), tally(3, 9), tally(4, 9), tally(4, 1)],
+    );
+    assert_eq!(*changes.lock(), ["banned"; 3], "the clients 1, 2 and 4");
+    assert_eq!((engine.bans().len(), engine.strikes().len()), (3, 1), "client 3 keeps its count");
+    assert_eq!(engine.stats().offences.load(Ordering::Relaxed), 7, "all but the ten of client 1, which is banned by then");
+}
+
+#[test]
+fn a_rate_in_shadow_mode_publishes_nothing_and_does_not_count_while_its_shadow_ban_lasts() {
+    let engine = engine("[[rule]]\nname = 'web-rate'\nmaxretry = 10\nfindtime = '1m'\nbantime = '1m'\nmode = 'shadow'");
+    let changes = observed(&engine);
+    for (now, requests, shadow_bans, strikes) in [(0, 10, 1, 0), (1, 5, 1, 0), (2, 10, 1, 0), (60, 5, 1, 1), (61, 5, 2, 0)] {
+        engine.count_requests(at(now), &mut vec![RequestTally::new(ADDRESS, client(), requests)]);
+        let made = engine.stats().shadow_bans.load(Ordering::Relaxed);
+        assert_eq!((made, engine.strikes().len()), (shadow_bans, strikes), "at {now}");
+    }
+    assert_eq!((changes.lock().len(), engine.bans().len()), (0, 0));
+}
+
+#[test]
+fn the_record_of_a_ban_is_the_latest_one_only_if_it_is_about_this_ban() {
+    let engine = engine("");
+    let kept = BanRecord { until: Until::at(at(60)), count: 7, ..record(client(), at(0)) };
+    engine.ban(kept.clone(), Completion::ignored());
+    let ban = engine.bans().get(client(), Service::Web, at(1)).unwrap();
+    assert_eq!(engine.record_of(client(), Service::Web, ban, at(1)), kept);
+    for other in [Ban { until: Until::at(at(61)), ..ban }, Ban { rule: engine.names().intern("other"), ..ban }] {
+        let found = engine.record_of(client(), Service::Mail, other, at(1));
+        assert_eq!((found.count, found.scope, found.until, found.since), (0, Scope::Mail, other.until, at(1)));
+        assert_eq!(found.rule, engine.names().name(other.rule));
+    }
+}
+
+#[test]
+fn a_record_is_handed_out_only_while_its_ban_is_active_and_for_the_service_asked_about() {
+    let engine = engine("");
+    engine.ban(BanRecord { until: Until::at(at(60)), count: 7, ..record(client(), at(0)) }, Completion::ignored());
+    let ban = engine.bans().get(client(), Service::Web, at(1)).unwrap();
+    let handed_out = |now, ban| {
+        let mut found = None;
+        engine.with_record_if_active(now, client(), Service::Web, ban, |record| found = Some((record.scope, record.count)));
+        found
+    };
+    assert_eq!(handed_out(at(1), ban), Some((Scope::Web, 7)));
+    assert_eq!(handed_out(at(60), ban), None);
+    assert_eq!(handed_out(at(1), Ban { until: Until::at(at(59)), ..ban }), None, "replaced by a longer one");
+}
+
+#[test]
+fn restored_earlier_bans_make_the_next_one_longer() {
+    let engine = engine("[[rule]]\nname = 'admin'\npath = '/admin'\nmaxretry = 1\nbantime = { initial = '1m', increment = true }");
+    engine.restore_earlier_bans(client(), "admin", EarlierBans { times: 2, last: at(0) });
+    let _ = ask(&engine, at(1), "192.0.2.1", &get("/admin"));
+    let record = engine.ban_record(client()).unwrap();
+    assert_eq!((record.times, record.until), (3, Until::at(at(241))));
+}

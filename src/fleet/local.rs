@@ -1,0 +1,148 @@
+//! This machine's side of the fleet: the state that both threads share, and lookups in its own table.
+
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use redis::RedisResult;
+
+use super::FleetHealth;
+use super::client::RedisClient;
+use super::message::is_single;
+use super::origin::Origins;
+use crate::client::{Client, Ipv6Prefix};
+use crate::clock::Clock;
+use crate::engine::{BanRecord, Completion, Engine};
+use crate::event::{Scope, Service};
+use crate::state::attach::StateFile;
+use crate::table::{Ban, Until};
+use crate::time::{Span, Time};
+
+/// Pause before the first attempt to reconnect, doubled with each failure.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Longest pause between two attempts to reconnect.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// Two events this close together count as simultaneous, as with `TIE` in `client.lua`.
+pub const TIE: Span = Span::from_millis(5);
+
+/// What the publisher and the receiver share.
+pub struct Local {
+    pub client: RedisClient,
+    /// Weak, because the engine's observers refer to this: otherwise the two would keep each other alive forever.
+    pub engine: Weak<Engine>,
+    pub state: Option<Arc<StateFile>>,
+    pub clock: Clock,
+    pub health: Arc<FleetHealth>,
+    pub origins: Arc<Mutex<Origins>>,
+    /// Redis's clock minus this machine's in milliseconds, as the publisher measured it last.
+    pub offset: AtomicI64,
+}
+
+impl Local {
+    /// Calls `session`, which runs until its connection is lost, again and again, with pauses, until the engine is gone.
+    pub fn keep_connected(&self, is_connected: &AtomicBool, mut session: impl FnMut() -> RedisResult<()>) {
+        let mut wait = FIRST_WAIT;
+        while self.engine.strong_count() > 0 {
+            let start = Instant::now();
+            let error = match catch_unwind(AssertUnwindSafe(&mut session)) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => self.client.describe(&error),
+                Err(_) => "internal fault".to_owned(),
+            };
+            self.health.fail(is_connected, &error);
+            if start.elapsed() > LONGEST_WAIT {
+                wait = FIRST_WAIT;
+            }
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    /// A time of this machine by Redis's clock.
+    pub fn to_redis(&self, time: Time) -> Time {
+        time.shifted(self.offset.load(Ordering::Relaxed))
+    }
+
+    /// A time of Redis by this machine's clock.
+    pub fn to_local(&self, time: Time) -> Time {
+        time.shifted(self.offset.load(Ordering::Relaxed).saturating_neg())
+    }
+
+    /// Whether the ban of `target` on `service` was made on this machine, as far as is known.
+    pub fn is_own(&self, target: IpNet, service: Service) -> bool {
+        self.origins.lock().of(target, service).is_none_or(|node| **node == *self.client.node)
+    }
+
+    /// Lifts a ban that another node has lifted, if it is active here.
+    pub fn lift(&self, engine: &Arc<Engine>, now: Time, target: IpNet, scope: Scope) {
+        if !is_active(engine, target, scope, now) {
+            return;
+        }
+        self.origins.lock().expect_echo(target, now);
+        if is_single(target) {
+            engine.unban(now, client_of(target.addr()), scope, Completion::ignored());
+        } else {
+            engine.unban_network(now, target, Completion::ignored());
+        }
+        self.origins.lock().clear(target, scope);
+    }
+
+    /// The record of an active ban, from memory or from the state file.
+    pub fn record_of(&self, engine: &Engine, client: Client, ban: Ban, now: Time) -> Option<BanRecord> {
+        let rule = engine.names().name(ban.rule);
+        let is_record = |record: &BanRecord| record.until == ban.until && record.rule == rule;
+        let stored = || self.state.as_ref()?.ban_records(client, now).ok()?.into_iter().find(is_record);
+        engine.ban_record(client).filter(is_record).or_else(stored)
+    }
+
+    /// When the active ban of `target` on `service` began; `None` if there is none. A ban whose record is lost counts as very old: a lift that is
+    /// older than the ban may then lift it, which is better than a lifted ban that comes back.
+    pub fn since_of(&self, engine: &Engine, target: IpNet, service: Service, now: Time) -> Option<Time> {
+        if !is_single(target) {
+            return engine.policy().lists.banned.get(target).map(|network| network.since);
+        }
+        let client = client_of(target.addr());
+        let ban = engine.bans().get(client, service, now)?;
+        Some(self.record_of(engine, client, ban, now).map_or(Time::default(), |record| record.since))
+    }
+}
+
+/// When the active ban of `target` on `service` ends; `None` if there is none.
+pub fn active_until(engine: &Engine, target: IpNet, service: Service, now: Time) -> Option<Until> {
+    if !is_single(target) {
+        return engine.policy().lists.banned.get(target).map(|network| network.until.map_or(Until::NEVER, Until::at));
+    }
+    engine.bans().get(client_of(target.addr()), service, now).map(|ban| ban.until)
+}
+
+/// Whether `target` is banned on one of the services of `scope`.
+pub fn is_active(engine: &Engine, target: IpNet, scope: Scope, now: Time) -> bool {
+    scope.services().iter().any(|service| active_until(engine, target, *service, now).is_some())
+}
+
+/// The client of an address that was cut to its prefix on another node, and is not cut again.
+pub fn client_of(address: IpAddr) -> Client {
+    Client::of(address, Ipv6Prefix::new(128).unwrap_or_default())
+}
+
+#[cfg(test)]
+impl Local {
+    /// The machine `mx1` with the table of `engine` and without a state file. It is never connected, and its clock is Redis's.
+    pub fn for_tests(engine: &Arc<Engine>) -> Self {
+        let config = toml::from_str("url = 'redis://127.0.0.1'\nnode = 'mx1'").unwrap();
+        Self {
+            client: RedisClient::new(config).unwrap(),
+            engine: Arc::downgrade(engine),
+            state: None,
+            clock: Clock::start(),
+            health: Arc::default(),
+            origins: Arc::default(),
+            offset: AtomicI64::new(0),
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The changes of this machine that wait to be published. Adding one never blocks: a change that does not fit is dropped and counted.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use parking_lot::{Condvar, Mutex};
+
+use super::FleetHealth;
+use super::message::StoredRecord;
+use crate::engine::BanRecord;
+use crate::event::Scope;
+use crate::rule::{Evidence, Offence, Rule};
+use crate::table::Until;
+use crate::time::Time;
+
+/// Maximum number of waiting changes. As many lifts may wait in addition, because a dropped lift would never be published.
+const CAPACITY: usize = 16_384;
+/// Number of the latest lifts that are sent again to a Redis that may have lost them.
+const DELIVERED: usize = 4096;
+
+/// When a lift was made. Its time by Redis's clock is fixed when it is first sent, although the offset is measured again later: if the lift
+/// were sent again with a later time, it would lift bans made after it.
+pub struct SentTime {
+    local: Time,
+    redis: Option<Time>,
+}
+
+impl SentTime {
+    pub fn new(local: Time) -> Self {
+        Self { local, redis: None }
+    }
+
+    /// The time by Redis's clock.
+    pub fn redis(&self) -> Time {
+        self.redis.unwrap_or(self.local)
+    }
+}
+
+/// A change that is to be published.
+pub enum Outgoing {
+    Ban { target: IpNet, scope: Scope, since: Time, until: Until, record: StoredRecord },
+    Lift { target: IpNet, scope: Scope, at: SentTime },
+    Strike { offence: Offence, rule: Arc<Rule>, strikes: u32, at: Time },
+    Forget { node: Arc<str>, at: SentTime },
+}
+
+impl Outgoing {
+    pub fn ban(record: &BanRecord) -> Self {
+        let stored = StoredRecord {
+            rule: record.rule.to_string(),
+            count: record.count,
+            times: record.times,
+            evidence: record.evidence.as_str().to_owned(),
+        };
+        let target = IpNet::from(record.client.address());
+        Self::Ban { target, scope: record.scope, since: record.since, until: record.until, record: stored }
+    }
+
+    pub fn network_ban(target: IpNet, since: Time, until: Until, reason: &Evidence) -> Self {
+        let record = StoredRecord { rule: "manual".into(), count: 1, times: 1, evidence: reason.as_str().to_owned() };
+        Self::Ban { target, scope: Scope::All, since, until, record }
+    }
+
+    /// Fixes the time of a lift by Redis's clock, before it is first sent.
+    pub fn fix_time(&mut self, to_redis: impl FnOnce(Time) -> Time) {
+        if let Self::Lift { at, .. } | Self::Forget { at, .. } = self {
+            at.redis.get_or_insert_with(|| to_redis(at.local));
+        }
+    }
+
+    /// Whether it must be published however late. Bans need not: all active ones are published again after a cut.
+    fn is_lift(&self) -> bool {
+        matches!(self, Self::Lift { .. } | Self::Forget { .. })
+    }
+}
+
+/// The changes that wait, oldest first.
+pub struct Queue {
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+    health: Arc<FleetHealth>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    changes: VecDeque<Outgoing>,
+    /// The latest lifts that Redis has accepted.
+    delivered: VecDeque<Outgoing>,
+}
+
+impl Queue {
+    pub fn new(health: Arc<FleetHealth>) -> Self {
+        Self { waiting: Mutex::default(), filled: Condvar::new(), health }
+    }
+
+    /// Adds a change. Returns false if there is no room for it.
+    pub fn push(&self, change: Outgoing) -> bool {
+        let mut waiting = self.waiting.lock();
+        if waiting.changes.len() >= if change.is_lift() { 2 * CAPACITY } else { CAPACITY } {
+            self.health.dropped.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        waiting.changes.push_back(change);
+        drop(waiting);
+        self.filled.notify_one();
+        true
+    }
+
+    /// Waits until there is something to publish, but no longer than `timeout`.
+    pub fn wait(&self, timeout: Duration) {
+        let mut waiting = self.waiting.lock();
+        if waiting.changes.is_empty() {
+            self.filled.wait_for(&mut waiting, timeout);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting.lock().changes.len()
+    }
+
+    pub fn take(&self, most: usize) -> Vec<Outgoing> {
+        let mut waiting = self.waiting.lock();
+        let count = waiting.changes.len().min(most);
+        waiting.changes.drain(..count).collect()
+    }
+
+    /// Puts changes back that were taken and not published.
+    pub fn put_back(&self, changes: Vec<Outgoing>) {
+        let mut waiting = self.waiting.lock();
+        changes.into_iter().rev().for_each(|change| waiting.changes.push_front(change));
+    }
+
+    /// Remembers a lift that was published.
+    pub fn delivered(&self, change: Outgoing) {
+        if change.is_lift() {
+            let mut waiting = self.waiting.lock();
+            waiting.delivered.push_back(change);
+            if waiting.delivered.len() > DELIVERED {
+                waiting.delivered.pop_front();
+            }
+        }
+    }
+
+    /// After Redis was away: keeps only the lifts, the delivered ones first; a lift that Redis still has changes nothing there. Strikes are lost.
+    /// Bans are dropped, because all active ones are published again, without those lifted in the meantime.
+    pub fn keep_lifts(&self) {
+        let mut waiting = self.waiting.lock();
+        let mut changes = std::mem::take(&mut waiting.delivered);
+        let mut lost = 0;
+        for change in std::mem::take(&mut waiting.changes) {
+            match change {
+                lift if lift.is_lift() => changes.push_back(lift),
+                Outgoing::Strike { .. } => lost += 1,
+                _ => {}
+            }
+        }
+        waiting.changes = changes;
+        self.health.dropped.fetch_add(lost, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Policy;
+    use crate::rule_id::RuleNames;
+    use std::time::Instant;
+
+    fn empty_queue() -> (Queue, Arc<FleetHealth>) {
+        let health = Arc::<FleetHealth>::default();
+        (Queue::new(Arc::clone(&health)), health)
+    }
+
+    fn target(number: usize) -> IpNet {
+        IpNet::from(std::net::IpAddr::from(std::net::Ipv4Addr::from(u32::try_from(number).unwrap())))
+    }
+
+    fn ban(number: usize) -> Outgoing {
+        let record = StoredRecord { rule: "manual".into(), count: 1, times: 1, evidence: String::new() };
+        Outgoing::Ban { target: target(number), scope: Scope::All, since: Time::default(), until: Until::NEVER, record }
+    }
+
+    fn lift(number: usize) -> Outgoing {
+        Outgoing::Lift { target: target(number), scope: Scope::All, at: SentTime::new(Time::default()) }
+    }
+
+    /// The lifted addresses among changes that hold nothing else.
+    fn lifted(changes: &[Outgoing]) -> Vec<IpNet> {
+        let target = |change: &Outgoing| if let Outgoing::Lift { target, .. } = change { *target } else { panic!("not a lift") };
+        changes.iter().map(target).collect()
+    }
+
+    #[test]
+    fn a_full_queue_drops_and_counts_bans_and_still_takes_lifts() {
+        let (queue, health) = empty_queue();
+        assert_eq!((0..CAPACITY + 3).filter(|number| queue.push(ban(*number))).count(), CAPACITY);
+        assert_eq!((0..CAPACITY + 2).filter(|number| queue.push(lift(*number))).count(), CAPACITY);
+        assert_eq!((queue.len(), health.dropped.load(Ordering::Relaxed)), (2 * CAPACITY, 5));
+    }
+
+    #[test]
+    fn forgetting_a_node_is_kept_like_a_lift() {
+        let forget = |node: &str| Outgoing::Forget { node: node.into(), at: SentTime::new(Time::default()) };
+        let is_forget = |change: &Outgoing| matches!(change, Outgoing::Forget { .. });
+        let (queue, health) = empty_queue();
+        assert!((0..CAPACITY).all(|number| queue.push(ban(number))) && queue.push(forget("mx1")));
+        assert_eq!(health.dropped.load(Ordering::Relaxed), 0);
+        queue.delivered(forget("mx2"));
+        queue.keep_lifts();
+        assert_eq!(queue.take(9).iter().map(is_forget).collect::<Vec<_>>(), [true, true]);
+    }
+
+    #[test]
+    fn only_the_latest_delivered_lifts_are_sent_again() {
+        let (queue, _) = empty_queue();
+        (0..DELIVERED + 2).for_each(|number| queue.delivered(lift(number)));
+        queue.delivered(ban(9));
+        queue.keep_lifts();
+        assert_eq!(lifted(&queue.take(usize::MAX)), (2..DELIVERED + 2).map(target).collect::<Vec<_>>());
+        queue.keep_lifts();
+        assert_eq!(queue.len(), 0, "they are delivered again, and remembered then");
+    }
+
+    #[test]
+    fn strikes_that_wait_while_redis_is_away_are_lost_and_counted() {
+        let names = RuleNames::default();
+        let policy = Policy::for_tests("", &names);
+        let rule = policy.rules.by_name("w00tw00t").unwrap();
+        let address = std::net::Ipv4Addr::new(203, 0, 113, 7);
+        let offence = Offence { address: address.into(), client: address.into(), rules: Vec::new(), evidence: Evidence::new(&[]) };
+        let strike = || Outgoing::Strike { offence: offence.clone(), rule: Arc::clone(rule), strikes: 1, at: Time::default() };
+        let (queue, health) = empty_queue();
+        [strike(), ban(1), strike(), lift(2)].into_iter().for_each(|change| assert!(queue.push(change)));
+        queue.keep_lifts();
+        assert_eq!(lifted(&queue.take(9)), [target(2)]);
+        assert_eq!(health.dropped.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn the_time_of_a_lift_is_fixed_when_it_is_first_sent() {
+        let mut lift = lift(1);
+        lift.fix_time(|_| Time::from_secs(5));
+        lift.fix_time(|_| Time::from_secs(6));
+        let Outgoing::Lift { at, .. } = lift else { panic!("not a lift") };
+        assert_eq!(at.redis(), Time::from_secs(5));
+        assert_eq!(SentTime::new(Time::from_secs(4)).redis(), Time::from_secs(4), "not sent yet");
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_timeout_or_as_soon_as_something_is_in_the_queue() {
+        let (queue, _) = empty_queue();
+        let (begun, timeout) = (Instant::now(), Duration::from_millis(20));
+        queue.wait(timeout);
+        assert!(begun.elapsed() >= timeout);
+        let (queue, begun, timeout) = (Arc::new(queue), Instant::now(), Duration::from_secs(60));
+        let waiting = Arc::clone(&queue);
+        let waiter = std::thread::spawn(move || waiting.wait(timeout));
+        queue.push(lift(1));
+        waiter.join().unwrap();
+        queue.wait(timeout);
+        assert!(begun.elapsed() < timeout);
+    }
+
+    #[test]
+    fn after_redis_was_away_the_delivered_lifts_come_first_and_bans_not_at_all() {
+        let (queue, _) = empty_queue();
+        [lift(1), ban(2), lift(3)].into_iter().for_each(|change| assert!(queue.push(change)));
+        queue.take(2).into_iter().for_each(|change| queue.delivered(change));
+        [ban(4), lift(5)].into_iter().for_each(|change| assert!(queue.push(change)));
+        queue.keep_lifts();
+        assert_eq!(lifted(&queue.take(9)), [1, 3, 5].map(target));
+    }
+
+    #[test]
+    fn changes_that_were_not_published_are_put_back_in_order() {
+        let (queue, _) = empty_queue();
+        (1..=4).for_each(|number| assert!(queue.push(lift(number))));
+        let taken = queue.take(2);
+        queue.put_back(taken);
+        assert_eq!(lifted(&queue.take(9)), [1, 2, 3, 4].map(target));
+    }
+}

@@ -1,0 +1,262 @@
+//! Runs the detector over the lines of old logs and counts what it would have done.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use super::behaviours::Behaviours;
+use super::tally::{Bin, Tally};
+use crate::client::Client;
+use crate::config::{Config, LogConfig};
+use crate::detector::Detector;
+use crate::engine::{BanRecord, Engine};
+use crate::event::Service;
+use crate::event::behaviour::{Behaviour, Outcome};
+use crate::log::judge::{LineJudge, LineJudgement};
+use crate::log::line::LogLine;
+use crate::log::offence::{LogOffence, OffenceKind, Received};
+use crate::log::text_rule::TextRules;
+use crate::log::time::Zone;
+use crate::policy::Policy;
+use crate::rule::{Mode, Rule};
+use crate::rule_id::{RuleId, RuleNames};
+use crate::table::Ban;
+use crate::time::Time;
+
+/// Number of lines between two sweeps of the table. Expired entries do not count anyway: sweeping only frees memory.
+const SWEEP: u64 = 1 << 20;
+
+/// A replay under way.
+pub struct Replay {
+    engine: Arc<Engine>,
+    policy: Arc<Policy>,
+    judge: LineJudge,
+    /// The rules in fail2ban's language for each log.
+    texts: Vec<TextRules>,
+    counts: Counts,
+    /// The time of the last line that had one, which lines without a time share.
+    now: Time,
+    lines: u64,
+    first: Option<Time>,
+}
+
+/// Everything that is counted.
+#[derive(Debug)]
+struct Counts {
+    tally: Tally,
+    behaviours: Behaviours,
+    max_clients: usize,
+    has_shadow_bans: bool,
+}
+
+impl std::fmt::Debug for Replay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replay").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
+/// The counts of a finished replay.
+#[derive(Debug)]
+pub struct ReplayResult {
+    pub tally: Tally,
+    pub behaviours: HashMap<Client, Behaviour, RandomState>,
+    /// The rules and lists that were replayed.
+    pub policy: Arc<Policy>,
+    /// The time of the first and of the last event.
+    pub span: Option<(Time, Time)>,
+}
+
+impl Replay {
+    /// A replay of `logs` under a configuration, with an empty table. Local times in the logs are in `zone`.
+    ///
+    /// # Errors
+    /// A rule over log lines cannot be used, or a thread cannot be started.
+    pub fn new(config: Config, names: Arc<RuleNames>, logs: &[PathBuf], zone: &Zone) -> io::Result<Self> {
+        let max_clients = config.table.clients.get();
+        let bans = config.table.bans.get();
+        let configured = config.logs.clone();
+        let policy = Arc::new(Policy::from(config));
+        let texts = logs.iter().map(|log| text_rules(policy.rules.rules(), log, &configured, zone)).collect::<Result<Vec<_>, String>>();
+        Ok(Self {
+            engine: Arc::new(Engine::new(names, Policy::clone(&policy), max_clients, bans)?),
+            judge: LineJudge::new(Arc::clone(&policy.rules), false).map_err(io::Error::other)?,
+            policy,
+            texts: texts.map_err(io::Error::other)?,
+            counts: Counts { tally: Tally::default(), behaviours: Behaviours::new(max_clients), max_clients, has_shadow_bans: false },
+            now: Time::default(),
+            lines: 0,
+            first: None,
+        })
+    }
+
+    /// Judges one line of the log with this number.
+    pub fn line(&mut self, log: usize, text: &[u8], line: &LogLine<'_>) {
+        self.lines += 1;
+        if self.lines.is_multiple_of(SWEEP) {
+            self.engine.sweep(self.now);
+        }
+        if let Some(time) = line.time() {
+            self.advance_to(time);
+        }
+        let Self { engine, policy, judge, counts, .. } = self;
+        let mut shadow = None;
+        if let Some((address, service)) = line.client() {
+            counts.event(service, line.is_our_refusal());
+            shadow = counts.shadow_ban(engine, Client::of(address, policy.prefix), service, self.now);
+        }
+        let detector = Detector::new(policy, engine.bans());
+        let mut refused_by = None;
+        let mut count = |offence: LogOffence| match offence.kind {
+            OffenceKind::Rate => counts.rate(engine, &offence),
+            // Only a request can be refused for its own content: a response is already on its way, and Exim has decided about its event.
+            OffenceKind::Request => refused_by = counts.offence(engine, &offence),
+            OffenceKind::Response | OffenceKind::Mail | OffenceKind::Text => {
+                counts.offence(engine, &offence);
+            }
+        };
+        if let Some(judgement) = judge.judge(line, Received::replayed(self.now), &detector, &mut count) {
+            counts.judged(&judgement, refused_by, shadow);
+        }
+        let offends = self.text(log, text);
+        if !line.is_understood() && !offends {
+            self.counts.tally.unread += 1;
+        }
+    }
+
+    /// Ends the replay.
+    #[must_use]
+    pub fn finish(self) -> ReplayResult {
+        let Counts { mut tally, behaviours, .. } = self.counts;
+        let (behaviours, forgotten) = behaviours.finish();
+        tally.forgotten_events += forgotten;
+        ReplayResult { tally, behaviours, policy: self.policy, span: self.first.map(|first| (first, self.now.max(first))) }
+    }
+
+    fn advance_to(&mut self, time: Time) {
+        self.now = time;
+        self.first = Some(self.first.map_or(time, |first| first.min(time)));
+    }
+
+    /// Judges a line by the rules in fail2ban's language and returns whether it offends any.
+    fn text(&mut self, log: usize, line: &[u8]) -> bool {
+        let Some(rules) = self.texts.get_mut(log) else { return false };
+        let offences = rules.judge(line, Received::replayed(self.now), &Detector::new(&self.policy, self.engine.bans()));
+        for offence in &offences {
+            if self.now == Time::default() || offence.time > self.now {
+                self.advance_to(offence.time);
+            }
+            self.counts.offence(&self.engine, offence);
+            self.counts.note(offence.time, offence.offence.client, Outcome::Offence, None, None, false);
+        }
+        !offences.is_empty()
+    }
+}
+
+impl Counts {
+    /// Counts an event of any client.
+    fn event(&mut self, service: Service, is_our_refusal: bool) {
+        match service {
+            Service::Web => self.tally.requests += 1,
+            Service::Mail => self.tally.mail += 1,
+        }
+        self.tally.refused_before += u64::from(is_our_refusal);
+    }
+
+    fn shadow_ban(&self, engine: &Engine, client: Client, service: Service, time: Time) -> Option<Ban> {
+        if self.has_shadow_bans { engine.shadow_ban(client, service, time) } else { None }
+    }
+
+    /// Counts an ordinary event towards rates. It is reported as an offence only if a ban follows, with the events before it.
+    fn rate(&mut self, engine: &Engine, event: &LogOffence) {
+        let LogOffence { time, service, offence, .. } = event;
+        let counted = engine.count(*time, offence, *service, 1);
+        for record in counted.banned.iter().chain(&counted.shadowed) {
+            if let Some(rule) = offence.rules.iter().find(|rule| rule.name == record.rule) {
+                let offences = u64::from(record.count);
+                self.tally.rules.entry(rule.id).or_default().offences += offences;
+                self.tally.series.add(*time, Bin { offences, ..Bin::default() });
+                self.tally.rule_series.entry(rule.id).or_default().add(*time, Bin { offences, ..Bin::default() });
+            }
+        }
+        self.banned(*time, &counted.banned, &offence.rules);
+        self.banned(*time, &counted.shadowed, &offence.rules);
+    }
+
+    /// Counts an offence and returns the rule that refuses the offending event.
+    fn offence(&mut self, engine: &Engine, event: &LogOffence) -> Option<RuleId> {
+        let LogOffence { time, service, offence, .. } = event;
+        for rule in &offence.rules {
+            self.tally.rules.entry(rule.id).or_default().offences += 1;
+            self.tally.rule_series.entry(rule.id).or_default().add(*time, Bin { offences: 1, ..Bin::default() });
+        }
+        self.tally.series.add(*time, Bin { offences: 1, ..Bin::default() });
+        let counted = engine.count(*time, offence, *service, 1);
+        self.banned(*time, &counted.banned, &offence.rules);
+        self.banned(*time, &counted.shadowed, &offence.rules);
+        let refused_by = counted.verdict.refusal().map(|refusal| refusal.rule);
+        // A rule in shadow mode is reported as if it were enforced.
+        let in_shadow = || offence.rules.iter().find(|rule| rule.mode == Mode::Shadow && rule.refuses_offence).map(|rule| rule.id);
+        if refused_by.is_none()
+            && let Some(rule) = in_shadow()
+        {
+            self.tally.rules.entry(rule).or_default().refused += 1;
+        }
+        refused_by
+    }
+
+    fn banned(&mut self, time: Time, records: &[BanRecord], rules: &[Arc<Rule>]) {
+        for record in records {
+            let Some(rule) = rules.iter().find(|rule| rule.name == record.rule) else { continue };
+            self.has_shadow_bans |= rule.mode == Mode::Shadow;
+            let bin = Bin { bans: 1, ..Bin::default() };
+            self.tally.rules.entry(rule.id).or_default().bans += 1;
+            self.tally.rule_series.entry(rule.id).or_default().add(time, bin);
+            self.tally.series.add(time, bin);
+            let Some(banned) = self.tally.banned(record.client, rule.id, self.max_clients) else { continue };
+            if banned.bans == 0 {
+                banned.since = record.since;
+                banned.evidence = record.evidence.as_str().to_owned();
+            }
+            banned.bans = banned.bans.saturating_add(1);
+        }
+    }
+
+    /// Counts everything in a judgement except offences. `refused_by` is the rule that refused the event for its own content, `shadow` the ban
+    /// that a rule in shadow mode would have made before.
+    fn judged(&mut self, judgement: &LineJudgement, refused_by: Option<RuleId>, shadow: Option<Ban>) {
+        for rule in &judgement.spared {
+            self.tally.rules.entry(rule.id).or_default().spared += 1;
+        }
+        let LineJudgement { time, client, outcome, authenticated, banned_by, .. } = judgement;
+        self.note(*time, *client, *outcome, banned_by.or(refused_by), shadow, *authenticated);
+    }
+
+    /// Counts an event over time, towards its client's behaviour, and under the rules that refuse it.
+    fn note(&mut self, time: Time, client: Client, outcome: Outcome, refused_by: Option<RuleId>, shadow: Option<Ban>, authenticated: bool) {
+        self.behaviours.note(client, outcome, authenticated);
+        let refused = u64::from(refused_by.is_some());
+        self.tally.series.add(time, Bin { events: 1, refused, ..Bin::default() });
+        for rule in refused_by.into_iter().chain(shadow.map(|ban| ban.rule)) {
+            self.tally.rules.entry(rule).or_default().refused += 1;
+            let Some(banned) = self.tally.banned(client, rule, self.max_clients) else { continue };
+            banned.refused = banned.refused.saturating_add(1);
+            if matches!(outcome, Outcome::Success | Outcome::ServedOffence) || authenticated {
+                banned.note_ordinary(time);
+            }
+        }
+    }
+}
+
+/// The rules in fail2ban's language for one log: those that the configuration gives to a log of this name (`mainlog.2.gz` counts as
+/// `mainlog`), or all of them if it configures no log of this name.
+fn text_rules(rules: &[Arc<Rule>], log: &Path, configured: &[LogConfig], zone: &Zone) -> Result<TextRules, String> {
+    let name = log.file_name().unwrap_or_default().to_string_lossy();
+    let has_this_name = |log: &&LogConfig| log.path.file_name().is_some_and(|configured| name.starts_with(&*configured.to_string_lossy()));
+    let named: Vec<&LogConfig> = configured.iter().filter(has_this_name).collect();
+    let is_given =
+        |rule: &&Arc<Rule>| named.is_empty() || named.iter().any(|log| log.rules.iter().flatten().any(|name| **name == *rule.name));
+    TextRules::new(rules.iter().filter(is_given), zone)
+}

@@ -1,0 +1,112 @@
+//! Interns rule names as small numbers. A number is never reused, so strikes and bans keep their rule across a reload.
+
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// An interned rule name. Valid only with the [`RuleNames`] that issued it; files and sockets carry the name instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleId(u32);
+
+impl RuleId {
+    /// The rule of bans made by an operator.
+    pub const MANUAL: Self = Self(0);
+    /// The rule of refusals by a deny list.
+    pub const DENY_LIST: Self = Self(1);
+    /// The rule of refusals under `on_failure = "deny"`, when the table cannot be reached.
+    pub const ON_FAILURE: Self = Self(2);
+
+    /// For packed storage in the table.
+    #[must_use]
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+
+    #[must_use]
+    pub(crate) fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+}
+
+/// The names of the reserved ids, in the order of their numbers. Configured rules must not use them.
+pub const RESERVED: [&str; 3] = ["manual", "deny-list", "on-failure"];
+
+/// Whether `name` may name a rule: 1 to 64 characters of `[a-z0-9-]`.
+#[must_use]
+pub fn is_rule_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+/// All rule names that this process has seen. Only configuration adds names, so clients cannot fill it.
+#[derive(Debug)]
+pub struct RuleNames(RwLock<Interned>);
+
+#[derive(Debug, Default)]
+struct Interned {
+    names: Vec<Arc<str>>,
+    ids: HashMap<Arc<str>, RuleId>,
+}
+
+impl Default for RuleNames {
+    fn default() -> Self {
+        let names = Self(RwLock::default());
+        for name in RESERVED {
+            names.intern(name);
+        }
+        names
+    }
+}
+
+impl RuleNames {
+    /// Returns the id of `name`, assigning one to a new name.
+    pub fn intern(&self, name: &str) -> RuleId {
+        if let Some(id) = self.find(name) {
+            return id;
+        }
+        let mut interned = self.0.write();
+        if let Some(id) = interned.ids.get(name) {
+            return *id;
+        }
+        let id = RuleId(u32::try_from(interned.names.len()).unwrap_or(u32::MAX >> 1));
+        let name: Arc<str> = name.into();
+        interned.names.push(Arc::clone(&name));
+        interned.ids.insert(name, id);
+        id
+    }
+
+    /// Returns the id of `name`, if it has one.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<RuleId> {
+        self.0.read().ids.get(name).copied()
+    }
+
+    /// Returns the name of `id`, or `?` for an id that another [`RuleNames`] issued.
+    #[must_use]
+    pub fn name(&self, id: RuleId) -> Arc<str> {
+        let interned = self.0.read();
+        usize::try_from(id.0).ok().and_then(|index| interned.names.get(index)).map_or_else(|| "?".into(), Arc::clone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_keeps_its_id() {
+        let names = RuleNames::default();
+        let id = names.intern("w00tw00t");
+        assert_eq!(names.intern("w00tw00t"), id);
+        assert_ne!(names.intern("other"), id);
+        assert_eq!(&*names.name(id), "w00tw00t");
+        assert_eq!(names.find("never-seen"), None);
+    }
+
+    #[test]
+    fn reserved_names_have_the_reserved_ids() {
+        let names = RuleNames::default();
+        assert_eq!(names.find("manual"), Some(RuleId::MANUAL));
+        assert_eq!(names.find("deny-list"), Some(RuleId::DENY_LIST));
+        assert_eq!(names.find("on-failure"), Some(RuleId::ON_FAILURE));
+    }
+}

@@ -1,0 +1,127 @@
+//! The shared table: the helper subscribes to the daemon's rules, lists and bans, and sends offences to it. An innocent request costs no
+//! round trip.
+
+mod config_builder;
+mod line_reader;
+mod replica;
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use super::{Backend, BackendSlot};
+use crate::logging::FaultLog;
+use crate::rule_id::RuleNames;
+use config_builder::ConfigBuilder;
+use line_reader::LineReader;
+use replica::{Replica, SharedStats};
+
+/// Wait before the second attempt to reach the daemon; doubled with each failure.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+const MAX_RETRY: Duration = Duration::from_millis(500);
+/// How often counts of requests and answers are sent.
+const BATCH: Duration = Duration::from_millis(100);
+/// How long the daemon may be silent before the first snapshot is complete.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often expired bans are dropped.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Keeps `slot` in step with the daemon on `socket`, for the life of the process. Sends to `ready` once the first queries can be answered, or
+/// the first attempt to reach the daemon has failed.
+pub fn run(socket: &Path, slot: &BackendSlot, ready: &Sender<()>) {
+    let (names, stats) = (Arc::new(RuleNames::default()), SharedStats::default());
+    let mut faults = FaultLog::default();
+    let mut retry = FIRST_RETRY;
+    loop {
+        let start = Instant::now();
+        let error = follow(socket, &names, &stats, slot, ready, &mut faults);
+        faults.report(&describe(socket, &error, slot.get().is_some()));
+        let _ = ready.send(());
+        if start.elapsed() > MAX_RETRY {
+            retry = FIRST_RETRY;
+        }
+        std::thread::sleep(retry);
+        retry = (retry * 2).min(MAX_RETRY);
+    }
+}
+
+/// Follows the daemon over one connection, and returns why it ended.
+fn follow(
+    socket: &Path,
+    names: &Arc<RuleNames>,
+    stats: &SharedStats,
+    slot: &BackendSlot,
+    ready: &Sender<()>,
+    faults: &mut FaultLog,
+) -> io::Error {
+    let replica = match Replica::connect(socket, names, stats) {
+        Ok(replica) => Arc::new(replica),
+        Err(error) => return error,
+    };
+    let mut config = ConfigBuilder::default();
+    let mut lines = LineReader::default();
+    let mut is_complete = false;
+    let (mut last_read, mut last_sent, mut last_sweep) = (Instant::now(), Instant::now(), Instant::now());
+    let error = loop {
+        match lines.wait(replica.stream(), BATCH) {
+            Ok(true) => last_read = Instant::now(),
+            Ok(false) if !is_complete && last_read.elapsed() > SNAPSHOT_TIMEOUT => {
+                break io::Error::new(io::ErrorKind::TimedOut, "the daemon does not answer");
+            }
+            Ok(false) => {}
+            Err(error) => break error,
+        }
+        let applied = loop {
+            let Some(line) = lines.next() else { break config.check() };
+            match replica.apply(&line, &mut config) {
+                Ok(true) if !is_complete => {
+                    slot.put(Arc::clone(&replica) as Arc<dyn Backend>);
+                    is_complete = true;
+                    faults.resolve("attached to the daemon: its rules and bans are in force");
+                    let _ = ready.send(());
+                }
+                Ok(_) => {}
+                Err(error) => break Err(error),
+            }
+        };
+        if let Err(error) = applied {
+            break error;
+        }
+        // By the clock, because `wait` returns early whenever the daemon sends something.
+        if last_sent.elapsed() >= BATCH {
+            last_sent = Instant::now();
+            replica.send_requests();
+            if is_complete {
+                replica.send_stats();
+            }
+        }
+        if last_sweep.elapsed() >= SWEEP {
+            last_sweep = Instant::now();
+            replica.sweep();
+        }
+        if replica.is_lost() {
+            break io::Error::new(io::ErrorKind::BrokenPipe, "the daemon does not read");
+        }
+    };
+    replica.lose();
+    error
+}
+
+/// Describes a lost or missing daemon for the log.
+fn describe(socket: &Path, error: &io::Error, has_replica: bool) -> String {
+    let meanwhile = if has_replica { "rules and bans stay as they were" } else { "every query is answered ERR" };
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        // The socket's own metadata is hidden if its directory may not be searched.
+        let metadata = std::fs::metadata(socket).or_else(|_| std::fs::metadata(socket.parent().unwrap_or(Path::new("/"))));
+        let group = metadata.ok().and_then(|metadata| nix::unistd::Group::from_gid(metadata.gid().into()).ok().flatten());
+        let group = group.map_or_else(|| "strikeout".to_owned(), |group| group.name);
+        return format!(
+            "no permission on the daemon's socket {}: the user that Squid runs helpers as must join the group {group}; {meanwhile}",
+            socket.display()
+        );
+    }
+    format!("the daemon on {} cannot be reached: {error}; {meanwhile}", socket.display())
+}

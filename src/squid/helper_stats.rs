@@ -1,0 +1,61 @@
+//! Counts of the answers that a helper gave without asking the daemon, for the daemon's metrics.
+
+use std::collections::BTreeMap;
+
+use crate::rule_id::RuleId;
+use crate::verdict::{AllowReason, Verdict};
+
+/// Numbers of answers by kind.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HelperStats {
+    /// Queries answered `ERR`, except for those below.
+    pub served: u64,
+    /// Queries answered `ERR` because there was no verdict.
+    pub failed_open: u64,
+    pub refused: BTreeMap<RuleId, u64>,
+}
+
+impl HelperStats {
+    pub fn record(&mut self, verdict: &Verdict) {
+        match (verdict.refusal(), verdict) {
+            (Some(refusal), _) => *self.refused.entry(refusal.rule).or_default() += 1,
+            (None, Verdict::Allow(AllowReason::Failure)) => self.failed_open += 1,
+            (None, _) => self.served += 1,
+        }
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.served == 0 && self.failed_open == 0 && self.refused.is_empty()
+    }
+
+    /// Adds the counts of `other` and resets them.
+    pub fn take(&mut self, other: &mut Self) {
+        self.served += std::mem::take(&mut other.served);
+        self.failed_open += std::mem::take(&mut other.failed_open);
+        while let Some((rule, count)) = other.refused.pop_first() {
+            *self.refused.entry(rule).or_default() += count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Until;
+    use crate::verdict::{DenyReason, Refusal};
+
+    #[test]
+    fn answers_are_counted_by_kind_and_taken_once() {
+        let refusal = Refusal { rule: RuleId::MANUAL, until: Until::NEVER, reason: DenyReason::Banned };
+        let (mut stats, mut sum) = (HelperStats::default(), HelperStats::default());
+        for verdict in [Verdict::Allow(AllowReason::NothingFound), Verdict::Allow(AllowReason::Failure), refusal.on_web(), refusal.on_web()]
+        {
+            stats.record(&verdict);
+        }
+        sum.take(&mut stats.clone());
+        sum.take(&mut stats);
+        assert!(stats.is_empty());
+        assert_eq!(sum, HelperStats { served: 2, failed_open: 2, refused: BTreeMap::from([(RuleId::MANUAL, 4)]) });
+    }
+}

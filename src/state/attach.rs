@@ -1,0 +1,244 @@
+//! Connects an engine with its state file: loads it at start, saves every change, and applies what other processes write.
+
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use parking_lot::Mutex;
+
+use super::{Loaded, Reader, StateError, StateHealth, StoredStrikes, Writer, WriterEvent};
+use crate::client::Client;
+use crate::clock::Clock;
+use crate::engine::{BanRecord, Change, Engine, Journal, OnPersisted, Persisted};
+use crate::log::follow::Position;
+use crate::rule::Evidence;
+use crate::table::Until;
+use crate::time::{Span, Time};
+
+/// Number of bans queued at a time when the file has lost them, well below the length of the writer's queue.
+const RESEND_BATCH: usize = 4096;
+
+/// Shortest `findtime` whose strikes are saved. Strikes under a shorter one have expired, or nearly, after a restart; among these are the
+/// rates of ordinary requests, which every innocent client has.
+const MIN_SAVED_FINDTIME: Span = Span::from_secs(120);
+
+/// The state file of one engine.
+pub struct StateFile {
+    engine: Arc<Engine>,
+    writer: Arc<Writer>,
+    reader: Mutex<Reader>,
+    /// Where reading of each log had stopped when the file was loaded.
+    positions: Mutex<Vec<(String, Position)>>,
+}
+
+/// The engine's reference to the writer.
+struct SharedWriter(Arc<Writer>);
+
+impl Journal for SharedWriter {
+    fn persist(&self, change: Change, on_persisted: OnPersisted) {
+        self.0.persist(change, on_persisted);
+    }
+
+    fn flush(&self, on_persisted: OnPersisted) {
+        self.0.flush(on_persisted);
+    }
+
+    fn has_overflowed(&self) -> bool {
+        self.0.has_overflowed()
+    }
+}
+
+/// Gives the event handler access to the writer: the handler has to exist before the writer does.
+type LateWriter = Arc<Mutex<Option<Weak<Writer>>>>;
+
+impl StateFile {
+    /// Loads the file at `path` into `engine`, and saves every change there from now on.
+    ///
+    /// A file that cannot be used is not an error: the engine works without it, [`StateFile::health`] gives the reason, and it is retried.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub fn open(engine: &Arc<Engine>, clock: Clock, path: &Path) -> std::io::Result<Self> {
+        let mut positions = Vec::new();
+        let late_writer = LateWriter::default();
+        let on_event = {
+            let (engine, late_writer) = (Arc::clone(engine), Arc::clone(&late_writer));
+            move |event| handle_event(&engine, clock.now(), event, &late_writer)
+        };
+        let writer = Writer::start(path.to_path_buf(), clock, on_event, &mut |loaded| {
+            if let Loaded::Position { path, position } = loaded {
+                positions.push((path, position));
+            } else {
+                apply(engine, clock.now(), loaded);
+            }
+        })?;
+        let writer = Arc::new(writer);
+        *late_writer.lock() = Some(Arc::downgrade(&writer));
+        writer.set_forget(longest_forget(engine));
+        engine.set_journal(Box::new(SharedWriter(Arc::clone(&writer))));
+        Ok(Self {
+            engine: Arc::clone(engine),
+            writer,
+            reader: Mutex::new(Reader::new(path.to_path_buf())),
+            positions: Mutex::new(positions),
+        })
+    }
+
+    /// Where reading of each log had stopped when the file was loaded. A second call returns nothing.
+    #[must_use]
+    pub fn take_positions(&self) -> Vec<(String, Position)> {
+        std::mem::take(&mut *self.positions.lock())
+    }
+
+    /// Saves where reading of a log stopped, after all bans that its lines led to.
+    pub fn save_position(&self, path: String, position: Position) {
+        self.writer.save_position(path, position, Box::new(|_| ()));
+    }
+
+    /// Saves the strikes, and tells the writer how long earlier bans count under the current rules. To be called periodically.
+    pub fn save_strikes(&self, now: Time) {
+        self.writer.set_forget(longest_forget(&self.engine));
+        let rules = Arc::clone(&self.engine.policy().rules);
+        let mut strikes = Vec::new();
+        self.engine.strikes().for_each(|id, client, counter| {
+            if let Some(rule) = rules.get(id)
+                && rule.findtime >= MIN_SAVED_FINDTIME
+                && !counter.is_expired(now, rule.findtime)
+            {
+                strikes.push(StoredStrikes { client, rule: Arc::clone(&rule.name), counter, until: counter.last().after(rule.findtime) });
+            }
+        });
+        self.writer.save_strikes(
+            strikes,
+            Box::new(|persisted| {
+                if let Persisted::No(reason) = persisted {
+                    log::warn!("strikes are not saved: {reason}");
+                }
+            }),
+        );
+    }
+
+    /// Whether saving works, and how much is unsaved.
+    #[must_use]
+    pub fn health(&self) -> StateHealth {
+        self.writer.health()
+    }
+
+    /// The active bans of `client` in the file, with their evidence.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn ban_records(&self, client: Client, now: Time) -> Result<Vec<BanRecord>, StateError> {
+        self.reader.lock().find_bans(client, now)
+    }
+
+    /// The operator's reason for the ban of a network, as the file has it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn network_ban_reason(&self, network: IpNet) -> Result<Option<Evidence>, StateError> {
+        self.reader.lock().network_ban_reason(network)
+    }
+
+    /// Saves the strikes and closes the file; waits for at most `limit`.
+    pub fn finish(&self, now: Time, limit: Duration) {
+        self.save_strikes(now);
+        if !self.writer.finish(limit) {
+            log::warn!("the state file is slow: strikes may not be saved");
+        }
+    }
+}
+
+/// The longest time for which a rule remembers earlier bans.
+fn longest_forget(engine: &Engine) -> Span {
+    let policy = engine.policy();
+    policy
+        .rules
+        .rules()
+        .iter()
+        .filter_map(|rule| rule.bantime.increment.as_ref())
+        .map(|increment| increment.forget)
+        .max()
+        .unwrap_or(Span::ZERO)
+}
+
+/// Applies a record of the file to the engine.
+fn apply(engine: &Engine, now: Time, loaded: Loaded) {
+    match loaded {
+        Loaded::Change(change) => engine.apply(&change, now),
+        Loaded::Strikes(strikes) => {
+            // Strikes under a rule that no longer exists are dropped.
+            if let Some(rule) = engine.names().find(&strikes.rule) {
+                engine.strikes().restore(rule, strikes.client, strikes.counter);
+            }
+        }
+        Loaded::EarlierBans { client, rule, earlier } => engine.restore_earlier_bans(client, &rule, earlier),
+        Loaded::Position { .. } => {}
+    }
+}
+
+fn handle_event(engine: &Arc<Engine>, now: Time, event: WriterEvent, writer: &LateWriter) {
+    match event {
+        WriterEvent::Notice(text) => log::warn!("{text}"),
+        WriterEvent::Degraded(reason) => log::error!("bans are in memory only until this is fixed: {reason}"),
+        WriterEvent::Recovered => log::info!("the state file works again: all bans are saved"),
+        WriterEvent::Changed(records) => records.into_iter().for_each(|record| apply(engine, now, record)),
+        WriterEvent::Resend { all } => {
+            let writer = writer.lock().as_ref().and_then(Weak::upgrade);
+            let Some(writer) = writer else { return };
+            let engine = Arc::clone(engine);
+            // This runs on the writer's thread, which must go on taking requests.
+            let spawned = std::thread::Builder::new().name("resend".into()).spawn(move || resend(&engine, &writer, now, all));
+            if let Err(error) = spawned {
+                log::error!("bans that the state file lost cannot be saved again: {error}");
+            }
+        }
+    }
+}
+
+/// Queues the bans in memory for saving again, a few thousand at a time: all of them for a new file, otherwise those that are not saved.
+fn resend(engine: &Arc<Engine>, writer: &Writer, now: Time, all: bool) {
+    let mut bans = Vec::new();
+    engine.bans().for_each(now, |client, service, ban| {
+        if all || !ban.saved {
+            bans.push((client, service, ban));
+        }
+    });
+    for batch in bans.chunks(RESEND_BATCH) {
+        for (client, service, ban) in batch {
+            engine.with_record_if_active(now, *client, *service, *ban, |record| {
+                let (engine, client, until) = (Arc::clone(engine), *client, ban.until);
+                writer.persist(
+                    Change::Banned(record),
+                    Box::new(move |persisted| {
+                        if persisted == Persisted::Yes {
+                            engine.bans().mark_saved(client, until);
+                        }
+                    }),
+                );
+            });
+        }
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        writer.flush(Box::new(move |_| drop(sender)));
+        let _ = receiver.recv();
+    }
+    // A full queue rejects only bans of clients, so only a new file lacks those of networks.
+    if !all {
+        return;
+    }
+    for network in engine.policy().lists.banned.iter() {
+        let change = Change::NetworkBanned {
+            network: network.network,
+            since: network.since,
+            until: network.until.map_or(Until::NEVER, Until::at),
+            // The operator's reason was only in the lost file.
+            reason: Evidence::new(&[]),
+        };
+        writer.persist(change, Box::new(|_| ()));
+    }
+}
+
+#[cfg(test)]
+#[path = "attach_tests.rs"]
+mod tests;

@@ -1,0 +1,158 @@
+//! The import: fail2ban folders in, configuration text out, which the program itself can read.
+
+use std::path::Path;
+use strikeout::internals::config::Config;
+use strikeout::internals::fail2ban::import::{Imported, import};
+use strikeout::internals::rule_id::RuleNames;
+
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a directory");
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        std::fs::write(path, text.replace("FOLDER", &folder.path().display().to_string())).expect("written");
+    }
+    folder
+}
+
+const FILTER: (&str, &str) =
+    ("filter.d/x.conf", "[Definition]\nfailregex = ^a <HOST>$\n  <re-<mode>>\nre-normal =\nre-more = ^b \"<HOST>$\n");
+
+fn parsed(imported: &Imported) -> Config {
+    Config::parse(imported.text.as_bytes(), Path::new("x.toml"), &RuleNames::default())
+        .unwrap_or_else(|error| panic!("{error}\n{}", imported.text))
+}
+
+#[test]
+fn a_jail_becomes_a_rule_and_its_files_become_logs() {
+    let folder = folder(&[
+        FILTER,
+        ("a.log", ""),
+        ("b.log", ""),
+        (
+            "jail.conf",
+            "[DEFAULT]\nignoreip = 127.0.0.1/8 192.0.2.0/255.255.255.0, ::1\nport = http,https\n[x]\nenabled = true\nfilter = x[mode=more]\nlogpath = FOLDER/*.log\nmaxretry = 2\nfindtime = 1h 30m\nbantime = 48h\n[off]\nfilter = x\n",
+        ),
+    ]);
+    let imported = import(folder.path(), &[]).expect("translated");
+    assert!(!imported.failed, "{imported:?}");
+    let config = parsed(&imported);
+    assert_eq!(config.logs.len(), 2);
+    assert!(config.logs.iter().all(|log| log.rules.as_deref() == Some(&["x".to_owned()])));
+    for expected in [
+        "ignoreip = [\"127.0.0.0/8\", \"192.0.2.0/24\", \"::1\"]",
+        "name = \"x\"",
+        "filter_options = { \"mode\" = \"more\" }",
+        "maxretry = 2",
+        "findtime = \"90m\"",
+        "bantime = \"2d\"",
+        "scope = \"web\"",
+    ] {
+        assert!(imported.text.contains(expected), "{expected} in\n{}", imported.text);
+    }
+    assert!(!imported.text.contains("off"));
+}
+
+#[test]
+fn a_failregex_of_the_jail_becomes_a_filter_option() {
+    let folder = folder(&[
+        FILTER,
+        ("l", ""),
+        (
+            "jail.conf",
+            "[x]\nenabled = true\nfilter = x[mode=normal]\nlogpath = FOLDER/l\nfailregex = %(known/failregex)s\n  ^c '\"\\[<HOST>\\]$\nport = smtp\n",
+        ),
+    ]);
+    let imported = import(folder.path(), &[]).expect("translated");
+    let rule = toml::from_str::<toml::Table>(&imported.text).expect("TOML")["rule"][0].clone();
+    assert_eq!(rule["filter_options"]["failregex"].as_str(), Some("^a <HOST>$\n\n^c '\"\\[<HOST>\\]$"));
+    assert_eq!(rule["scope"].as_str(), Some("mail"));
+    parsed(&imported);
+}
+
+#[test]
+fn growing_bans_are_translated() {
+    let folder = folder(&[
+        FILTER,
+        ("l", ""),
+        (
+            "jail.conf",
+            "[x]\nenabled = true\nfilter = x[mode=normal]\nlogpath = FOLDER/l\nbantime = 10m\nbantime.increment = true\nbantime.factor = 1\nbantime.multipliers = 1 2 4\nbantime.maxtime = 5w\n",
+        ),
+    ]);
+    let imported = import(folder.path(), &[]).expect("translated");
+    let expected =
+        "bantime = { initial = \"10m\", increment = true, factor = 1.0, multipliers = [1.0, 2.0, 4.0], maxtime = \"5w\", forget = \"1d\" }";
+    assert!(imported.text.contains(expected), "{}", imported.text);
+    parsed(&imported);
+    assert_eq!(imported.warnings, [] as [String; 0]);
+}
+
+#[test]
+fn what_cannot_be_translated_is_a_comment_and_a_warning() {
+    let folder = folder(&[
+        FILTER,
+        ("filter.d/lines.conf", "[Definition]\nfailregex = ^a <HOST>$\nmaxlines = many\n"),
+        (
+            "jail.conf",
+            "[DEFAULT]\nenabled = true\n[X Y]\nfilter = x[mode=normal]\nbackend = systemd\naction = iptables[name=a]\nignorecommand = /bin/true\nbantime = -1\nignoreip = a.example 192.0.2.1\nignoreself = no\nusedns = yes\nbantime.formula = ban.Time\n[lines]\nfilter = lines\nlogpath = /nowhere/x\n[gone]\nfilter = gone\n",
+        ),
+    ]);
+    let imported = import(folder.path(), &[]).expect("translated");
+    for expected in [
+        "jail X Y: its rule is called \"x-y\"",
+        "jail X Y: action: iptables[name=a]: not translated",
+        "jail X Y: ignorecommand: /bin/true: not translated",
+        "jail X Y: backend: systemd: the journal is not read",
+        "jail X Y: ignoreip: found \"a.example\"",
+        "jail X Y: ignoreip: 192.0.2.1 is ignored by this jail but not by all",
+        "jail X Y: ignoreself = false",
+        "jail X Y: usedns: yes",
+        "jail X Y: bantime.formula: ban.Time",
+        "jail lines: logpath: /nowhere/x does not exist now",
+        "maxlines: found \"many\", expected a number above 0",
+        "jail gone: not translated: ",
+    ] {
+        assert!(imported.warnings.iter().any(|warning| warning.contains(expected)), "{expected} in {:#?}", imported.warnings);
+        assert!(imported.text.contains(expected), "{expected} in\n{}", imported.text);
+    }
+    assert!(imported.text.contains("bantime = -1") && imported.text.contains("# filter = "));
+    assert!(!imported.failed, "one jail was translated");
+    parsed(&imported);
+}
+
+#[test]
+fn an_expression_that_a_client_can_deceive_is_a_warning() {
+    let folder = folder(&[
+        ("filter.d/x.conf", "[Definition]\nfailregex = ^ a <HOST>$\n  bad <HOST>$\n  worse <HOST>$\n"),
+        ("filter.d/y.conf", "[Definition]\nfailregex = ^ a <HOST>$\nmaxlines = 20\n"),
+        ("l", ""),
+        ("jail.conf", "[DEFAULT]\nenabled = true\nlogpath = FOLDER/l\n[x]\nfilter = x\n[y]\nfilter = y\n"),
+    ]);
+    let imported = import(folder.path(), &[]).expect("translated");
+    let [first, more] = imported.warnings.as_slice() else { panic!("{:#?}", imported.warnings) };
+    assert!(first.starts_with("jail x: ") && first.contains("failregex 2 lets a client decide which address is blamed"), "{first}");
+    assert!(more.starts_with("jail x: 1 more of its expressions can be deceived"), "{more}");
+    assert_eq!(parsed(&imported).logs.len(), 1);
+}
+
+#[test]
+fn a_jail_named_like_a_built_in_rule_gets_another_name() {
+    let folder = folder(&[
+        FILTER,
+        ("jail.conf", "[w00tw00t]\nenabled = true\nfilter = x[mode=normal]\n[manual]\nenabled = true\nfilter = x[mode=normal]\n"),
+    ]);
+    let imported = import(folder.path(), &[]).expect("translated");
+    assert!(imported.text.contains("name = \"jail-w00tw00t\"") && imported.text.contains("name = \"jail-manual\""), "{}", imported.text);
+    parsed(&imported);
+}
+
+#[test]
+fn a_jail_that_is_named_need_not_be_enabled() {
+    let folder = folder(&[FILTER, ("jail.conf", "[x]\nfilter = x[mode=normal]\n")]);
+    assert!(import(folder.path(), &["x".to_owned()]).expect("translated").text.contains("name = \"x\""));
+    assert!(import(folder.path(), &["y".to_owned()]).expect("read").failed);
+    let nothing = import(folder.path(), &[]).expect("read");
+    assert!(nothing.warnings[0].starts_with("no jail is enabled"));
+    assert!(import(Path::new("/nowhere"), &[]).is_err());
+}

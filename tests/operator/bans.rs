@@ -1,0 +1,103 @@
+//! `list`, `ban` and `unban`.
+
+use serde_json::json;
+
+use crate::harness::Daemon;
+use crate::{RULES, row};
+
+#[test]
+fn list_filters_sorts_and_counts() {
+    let daemon = Daemon::start(RULES);
+    assert_eq!(daemon.text(&["list"]), "no bans\n");
+    daemon.text(&["ban", "203.0.113.10", "2h"]);
+    daemon.text(&["ban", "203.0.113.9", "1h", "--scope", "web"]);
+    daemon.text(&["ban", "198.51.100.0/24", "-1"]);
+    daemon.ask("strike 203.0.113.11 helo\nstrike 203.0.113.11 helo\n");
+    let clients = |arguments: &[&str]| -> Vec<String> {
+        let rows = daemon.json(&[&["list"], arguments].concat());
+        rows.as_array().unwrap().iter().map(|row| row["client"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(clients(&[]), ["198.51.100.0/24", "203.0.113.9", "203.0.113.10", "203.0.113.11"]);
+    assert_eq!(clients(&["--sort", "until"])[2..], ["203.0.113.10", "198.51.100.0/24"]);
+    assert_eq!(clients(&["--sort", "rule"])[0], "203.0.113.11");
+    let by_start = daemon.json(&["list", "--sort", "since"]);
+    let starts: Vec<i64> = by_start.as_array().unwrap().iter().map(|row| row["since"].as_i64().unwrap()).collect();
+    assert!(starts.len() == 4 && starts.is_sorted(), "{starts:?}");
+    assert_eq!(clients(&["--rule", "helo"]), ["203.0.113.11"]);
+    assert_eq!(clients(&["--network", "203.0.113.8/30"]), ["203.0.113.9", "203.0.113.10", "203.0.113.11"]);
+    assert_eq!(clients(&["--network", "198.51.100.7"]), ["198.51.100.0/24"]);
+    assert_eq!(clients(&["--scope", "web", "--network", "203.0.113.0/24"]), ["203.0.113.9", "203.0.113.10"]);
+    assert_eq!(clients(&["--scope", "mail", "--rule", "manual"]), ["198.51.100.0/24", "203.0.113.10"]);
+    assert_eq!(daemon.text(&["list", "--count", "--rule", "manual"]), "3\n");
+    assert_eq!(daemon.json(&["list", "--count"]), json!({ "bans": 4 }));
+    let text = daemon.text(&["list"]);
+    assert_eq!(row(&text, "203.0.113.11")[1..3], ["mail", "helo"]);
+    assert_eq!(row(&text, "CLIENT"), ["CLIENT", "SCOPE", "RULE", "SINCE", "UNTIL", "LEFT"]);
+    assert!(row(&text, "198.51.100.0/24").join(" ").ends_with("forever -"), "{text}");
+    let ban = &daemon.json(&["list", "--rule", "helo"])[0];
+    let (since, until) = (ban["since"].as_i64().unwrap(), ban["until"].as_i64().unwrap());
+    assert!((3600..=3601).contains(&(until - since)) && (1..=3601).contains(&ban["remaining"].as_i64().unwrap()), "{ban}");
+}
+
+#[test]
+fn an_unknown_rule_or_command_is_an_error_that_suggests_the_nearest_name() {
+    let daemon = Daemon::start(RULES);
+    let (_, stderr, code) = daemon.run(&["list", "--rule", "hello"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("found \"hello\", expected the name of a rule; did you mean \"helo\"?"), "{stderr}");
+    let (_, stderr, code) = daemon.run(&["stauts"]);
+    assert!(code == Some(2) && stderr.contains("'status'"), "{stderr}");
+}
+
+#[test]
+fn ban_and_unban_report_what_they_did_and_did_not_do() {
+    let daemon = Daemon::start(RULES);
+    let output = daemon.text(&["ban", "203.0.113.10", "10m", "--reason", "floods us"]);
+    assert!(output.starts_with("banned 203.0.113.10 on the web and in mail until 2") && output.ends_with(" (in 10 min)\n"), "{output}");
+    assert_eq!(daemon.json(&["why", "203.0.113.10"])["ban"]["evidence"], "floods us");
+    let (_, stderr, code) = daemon.run(&["ban", "203.0.113.99"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("203.0.113.99 is never banned: ignored network 203.0.113.99"), "{stderr}");
+    assert_eq!(daemon.text(&["unban", "203.0.113.10"]), "unbanned 203.0.113.10\n");
+    assert_eq!(daemon.text(&["unban", "203.0.113.10"]), "203.0.113.10 was not banned\n");
+    assert_eq!(
+        daemon.json(&["unban", "203.0.113.10"]),
+        json!({"target": "203.0.113.10", "found": false, "still_refused": false, "undo": [], "not_saved": null})
+    );
+    assert_eq!(
+        daemon.json(&["ban", "198.51.100.0/24", "-1"]),
+        json!({"banned": "198.51.100.0/24", "until": -1, "remaining": -1, "scope": "all", "not_saved": null})
+    );
+    let (stdout, stderr, code) = daemon.run(&["unban", "198.51.100.7"]);
+    assert_eq!((stdout.as_str(), code), ("198.51.100.7 was not banned\n", Some(1)));
+    assert!(stderr.contains("still refused; to change that: strikeout unban 198.51.100.0/24"), "{stderr}");
+    for arguments in [&["ban", "everybody"][..], &["ban", "203.0.113.1", "soon"], &["unban", "203.0.113.1", "--scope", "ftp"]] {
+        assert_eq!(daemon.run(arguments).2, Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_network_with_a_narrower_scope_than_all_is_an_error_and_nothing_is_banned() {
+    let daemon = Daemon::start(RULES);
+    for (arguments, request) in [
+        (["ban", "198.51.100.0/24", "1d", "--scope", "web"], "ban 198.51.100.0/24 for=1d scope=web\n"),
+        (["unban", "198.51.100.0/24", "--scope", "mail", "--json"], "unban 198.51.100.0/24 scope=mail\n"),
+    ] {
+        let (stdout, stderr, code) = daemon.run(&arguments);
+        assert_eq!((stdout.as_str(), code), ("", Some(2)), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("for the network 198.51.100.0/24, expected all"), "{stderr}");
+        let answer = daemon.ask(request);
+        assert!(answer.starts_with("error found the scope ") && answer.contains("expected all"), "{answer}");
+    }
+    assert_eq!(daemon.text(&["list"]), "no bans\n");
+}
+
+#[test]
+fn a_ban_reports_the_end_of_the_ban_in_force() {
+    let daemon = Daemon::start(RULES);
+    daemon.text(&["ban", "203.0.113.10", "-1"]);
+    assert_eq!(daemon.text(&["ban", "203.0.113.10", "1m"]), "banned 203.0.113.10 on the web and in mail forever\n");
+    daemon.text(&["ban", "203.0.113.11", "1h", "--scope", "mail"]);
+    assert_eq!(daemon.text(&["unban", "203.0.113.11", "--scope", "web"]), "203.0.113.11 was not banned\n");
+    assert_eq!(daemon.json(&["list", "--count"]), json!({ "bans": 2 }));
+}

@@ -1,0 +1,72 @@
+//! `reload`: what takes effect at once, and what needs a restart.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{DEADLINE, Daemon, wait_for, wait_until};
+use crate::{RULES, attach};
+
+#[test]
+fn a_reload_reaches_subscribers_at_once_and_a_rejected_one_does_not() {
+    let daemon = Daemon::start(RULES);
+    let mut subscriber = UnixStream::connect(daemon.socket()).unwrap();
+    subscriber.set_read_timeout(Some(DEADLINE)).unwrap();
+    subscriber.write_all(b"subscribe 1\n").unwrap();
+    let mut seen = String::new();
+    let mut read_until = |what: &str, mark: &str| {
+        seen.clear();
+        wait_for(what, || {
+            let mut chunk = [0; 65_536];
+            let read = subscriber.read(&mut chunk).unwrap();
+            seen.push_str(&String::from_utf8_lossy(&chunk[..read]));
+            seen.contains(mark).then(|| seen.clone())
+        })
+    };
+    read_until("the snapshot is whole", "end bans");
+    daemon.ask("strike 203.0.113.11 helo\nstrike 203.0.113.11 helo\n");
+    daemon.configure("[[rule]]\nname = 'broken'\n");
+    let (_, stderr, code) = daemon.run(&["reload"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("strikeout.toml:7: found nothing that says what it matches in rule \"broken\""), "{stderr}");
+    let start = Instant::now();
+    daemon.configure("[[rule]]\nname = 'new-probe'\npath = '/new-probe'\nmaxretry = 1\n");
+    assert_eq!(daemon.text(&["reload"]), "reloaded\n");
+    let sent = read_until("the new rules arrive", "new-probe");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(!sent.contains("broken"), "{sent}");
+    assert_eq!(daemon.json(&["list"])[0]["client"], "203.0.113.11", "bans stay");
+    let status = daemon.json(&["status"]);
+    assert_eq!((&status["reloads"], &status["reloads_refused"]), (&json!(1), &json!(1)));
+}
+
+#[test]
+fn a_squid_helper_uses_the_new_rules_at_once_and_keeps_the_bans() {
+    let daemon = Daemon::start(RULES);
+    let mut helper = attach(&daemon);
+    assert!(helper.ask("203.0.113.51 GET http://a.example/w00tw00t -").starts_with("OK "));
+    assert_eq!(helper.ask("203.0.113.52 GET http://a.example/new-probe -"), "ERR");
+    daemon.configure("[[rule]]\nname = 'broken'\n");
+    assert_eq!(daemon.run(&["reload"]).2, Some(1));
+    assert!(helper.ask("203.0.113.53 GET http://a.example/w00tw00t -").starts_with("OK "), "the old rules are in force");
+    daemon.configure("[[rule]]\nname = 'new-probe'\npath = '/new-probe'\nmaxretry = 1\n");
+    assert_eq!(daemon.text(&["reload"]), "reloaded\n");
+    wait_until("the helper refuses by the new rule", || helper.ask("203.0.113.52 GET http://a.example/new-probe -").starts_with("OK "));
+    assert!(helper.ask("203.0.113.51 GET http://a.example/ -").starts_with("OK "), "bans stay");
+}
+
+#[test]
+fn a_reload_lists_the_changes_that_need_a_restart() {
+    let daemon = Daemon::start(RULES);
+    daemon.stage().configure("mode = '0600'", &format!("{RULES}[metrics]\nlisten = '127.0.0.1:9471'\n"));
+    let report = daemon.text(&["reload"]);
+    assert!(
+        report.starts_with("reloaded\nwarning: socket, mode, ") && report.contains("\nwarning: [metrics] changes only with a restart\n"),
+        "{report}"
+    );
+    let report = daemon.json(&["reload"]);
+    assert_eq!((&report["reloaded"], report["notes"].as_array().unwrap().len()), (&json!(true), 2));
+    assert_eq!(daemon.json(&["status"])["reloads"], 2, "the rest is in force");
+}

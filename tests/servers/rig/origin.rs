@@ -1,0 +1,76 @@
+//! A small origin server: 404 for paths that contain `missing`, 200 for all others.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// The origin behind Squid; it stops with the test.
+pub(crate) struct Origin {
+    port: u16,
+    served: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Origin {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let origin = Self { port: listener.local_addr().expect("an address").port(), served: Arc::default(), stop: Arc::default() };
+        let (served, stop) = (Arc::clone(&origin.served), Arc::clone(&origin.stop));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let served = Arc::clone(&served);
+                std::thread::spawn(move || answer(stream, &served));
+            }
+        });
+        origin
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Number of requests that have reached it.
+    pub(crate) fn served(&self) -> usize {
+        self.served.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+/// Answers the requests of one connection until Squid closes it.
+fn answer(stream: TcpStream, served: &AtomicUsize) {
+    let Ok(mut writer) = stream.try_clone() else { return };
+    // Without Nagle's delay: Squid waits for each answer.
+    let _ = writer.set_nodelay(true);
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut first = String::new();
+        if reader.read_line(&mut first).unwrap_or(0) == 0 {
+            return;
+        }
+        loop {
+            let mut header = Vec::new();
+            if reader.read_until(b'\n', &mut header).unwrap_or(0) == 0 {
+                return;
+            }
+            if header == b"\r\n" {
+                break;
+            }
+        }
+        served.fetch_add(1, Ordering::SeqCst);
+        let status = if first.contains("missing") { "404 Not Found" } else { "200 OK" };
+        let reply = format!("HTTP/1.1 {status}\r\nContent-Length: 6\r\nContent-Type: text/plain\r\n\r\nhello\n");
+        if writer.write_all(reply.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
