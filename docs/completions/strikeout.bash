@@ -166,7 +166,7 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__check)
-            opts="-h --config --rules --help"
+            opts="-h --config --rules --no-logs --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -27,7 +27,7 @@ end
 complete -c strikeout -n "__fish_strikeout_needs_command" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_needs_command" -s V -l version -d 'Print version'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "serve" -d 'Run the daemon: hold the table and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reloads the configuration'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "check" -d 'Check the configuration'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "check" -d 'Check the configuration and its logs. Exit code 2 if the configuration has an error, 1 if a log has a fault'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "status" -d 'Show the daemon\'s status'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "list" -d 'Show the bans'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "why" -d 'Show why an address is refused, or why it is not'
@@ -44,6 +44,7 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand serve" -l config -d 
 complete -c strikeout -n "__fish_strikeout_using_subcommand serve" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand check" -l config -d 'The configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand check" -l rules -d 'Show all rules, not only those that the file names'
+complete -c strikeout -n "__fish_strikeout_using_subcommand check" -l no-logs -d 'Do not look at the logs, which may be faulty or on another machine'
 complete -c strikeout -n "__fish_strikeout_using_subcommand check" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand status" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
@@ -110,7 +111,7 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_s
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from help" -f -a "fail2ban" -d 'Translate fail2ban\'s jails; the configuration is written to standard output'
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "serve" -d 'Run the daemon: hold the table and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reloads the configuration'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "check" -d 'Check the configuration'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "check" -d 'Check the configuration and its logs. Exit code 2 if the configuration has an error, 1 if a log has a fault'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "status" -d 'Show the daemon\'s status'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "list" -d 'Show the bans'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "why" -d 'Show why an address is refused, or why it is not'

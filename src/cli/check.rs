@@ -5,26 +5,49 @@ use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Failure, check_log};
+use super::{Failure, check_log, print};
 use crate::config::{Config, DEFAULT_FILE};
 use crate::log::text_rule;
 use crate::policy::Policy;
 use crate::rule::Mode;
 use crate::rule_id::RuleNames;
 
-/// Summarises the configuration in `config`, or in the default file, with the rules that the file names or all rules.
+/// What is summarised besides the settings.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub struct CheckOptions {
+    /// Show all rules, not only those that the file names.
+    #[arg(long)]
+    rules: bool,
+    /// Do not look at the logs, which may be faulty or on another machine.
+    #[arg(long)]
+    no_logs: bool,
+}
+
+/// Prints the summary of the configuration in `config`, or in the default file.
 ///
 /// # Errors
-/// The first error in the configuration, with file and line.
-pub fn run(config: Option<&Path>, all_rules: bool) -> Result<String, Failure> {
+/// The first error in the configuration, with file and line, or the number of logs that have a fault.
+pub fn run(config: Option<&Path>, options: CheckOptions) -> Result<(), Failure> {
+    let (text, faulty_logs) = summary(config, options)?;
+    print(&text)?;
+    match faulty_logs {
+        0 => Ok(()),
+        1 => Err(Failure::Failed("found a log with a FAULT, which is shown above".into())),
+        faulty => Err(Failure::Failed(format!("found {faulty} logs with a FAULT, which are shown above"))),
+    }
+}
+
+/// The summary, with the rules that the file names or all rules, and the number of logs that have a fault.
+fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usize), Failure> {
     let checked = Config::load(config, &RuleNames::default()).map_err(|fault| Failure::Usage(fault.to_string()))?;
     let logs = checked.logs.clone();
     let path = config.unwrap_or(Path::new(DEFAULT_FILE));
     let mut text = if config.is_none() && !path.exists() {
-        format!("OK: there is no {}, the defaults are in force\n", path.display())
+        format!("there is no {}, the defaults are in force\n", path.display())
     } else {
-        format!("OK: {}\n", path.display())
+        format!("{}\n", path.display())
     };
+    let mut faulty_logs = 0;
     let count = |sources: &[crate::list::ListSource]| sources.iter().map(|source| source.networks().len()).sum::<usize>();
     // Writing to a string cannot fail.
     let _ = writeln!(text, "socket {} (mode {:04o}, group {})", checked.table.socket.display(), checked.table.mode.0, checked.table.group);
@@ -39,12 +62,16 @@ pub fn run(config: Option<&Path>, all_rules: bool) -> Result<String, Failure> {
     for log in &logs {
         let rules = log.rules.as_ref().map_or_else(|| "all rules over requests and responses".to_owned(), |rules| rules.join(", "));
         let _ = writeln!(text, "log {}: {rules}", log.path.display());
+        if options.no_logs {
+            continue;
+        }
         match check_log::state(log, &policy) {
             Ok(state) if state.is_empty() => {}
             Ok(state) => {
                 let _ = writeln!(text, "log {}: {state}", log.path.display());
             }
             Err(fault) => {
+                faulty_logs += 1;
                 let _ = writeln!(text, "log {}: FAULT: {fault}", log.path.display());
             }
         }
@@ -52,9 +79,9 @@ pub fn run(config: Option<&Path>, all_rules: bool) -> Result<String, Failure> {
     let rules = policy.rules.rules();
     let shadow = rules.iter().filter(|rule| rule.mode == Mode::Shadow).count();
     let named = named(path);
-    let hint = if all_rules { "" } else { "; strikeout check --rules shows all, these are named in the file" };
+    let hint = if options.rules { "" } else { "; strikeout check --rules shows all, these are named in the file" };
     let _ = writeln!(text, "rules: {} enforced, {shadow} in shadow{}", rules.len() - shadow, if named.is_empty() { "" } else { hint });
-    for rule in rules.iter().filter(|rule| all_rules || named.contains(&*rule.name)) {
+    for rule in rules.iter().filter(|rule| options.rules || named.contains(&*rule.name)) {
         let bantime = rule.bantime.of(0).map_or_else(|| "forever".to_owned(), |span| span.to_string());
         let shadow = if rule.mode == Mode::Shadow { ", shadow" } else { "" };
         let _ =
@@ -65,7 +92,8 @@ pub fn run(config: Option<&Path>, all_rules: bool) -> Result<String, Failure> {
             let _ = writeln!(text, "rule {}: WARNING: {forgery}", rule.name);
         }
     }
-    Ok(text)
+    let is_good = if faulty_logs == 0 { "OK" } else { "FAULT" };
+    Ok((format!("{is_good}: {text}"), faulty_logs))
 }
 
 /// The names of the rules in the configuration file itself. The file was checked before, so an error now can be ignored.
@@ -80,29 +108,35 @@ fn named(path: &Path) -> BTreeSet<String> {
 mod tests {
     use super::*;
 
+    const NAMED: CheckOptions = CheckOptions { rules: false, no_logs: false };
+
     #[test]
     fn a_good_configuration_is_summarised_and_a_bad_one_is_reported_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("strikeout.toml");
         std::fs::write(&file, "[[rule]]\nname = \"admin\"\npath = \"/admin\"\nmode = \"shadow\"").unwrap();
-        let summary = run(Some(&file), false).unwrap();
-        assert!(summary.starts_with(&format!("OK: {}\n", file.display())), "{summary}");
-        assert!(summary.contains("\nrule admin: 3 in 10m, ban 1h, all, shadow\n"), "{summary}");
-        assert!(!summary.contains("rule w00tw00t") && run(Some(&file), true).unwrap().contains("\nrule w00tw00t: 1 in "), "{summary}");
+        let text = summary(Some(&file), NAMED).unwrap().0;
+        assert!(text.starts_with(&format!("OK: {}\n", file.display())), "{text}");
+        assert!(text.contains("\nrule admin: 3 in 10m, ban 1h, all, shadow\n"), "{text}");
+        assert!(
+            !text.contains("rule w00tw00t")
+                && summary(Some(&file), CheckOptions { rules: true, ..NAMED }).unwrap().0.contains("\nrule w00tw00t: 1 in "),
+            "{text}"
+        );
         let logs = "[[log]]\npath = '/a'\n[[log]]\npath = '/b'\nrules = ['w00tw00t', 'exim-global']";
         std::fs::write(&file, logs).unwrap();
-        let summary = run(Some(&file), false).unwrap();
-        assert!(
-            summary.contains("\nlog /a: all rules over requests and responses\nlog /a: FAULT: found no such file, expected "),
-            "{summary}"
-        );
-        assert!(summary.contains("\nlog /b: w00tw00t, exim-global\nlog /b: FAULT: found no such file, expected "), "{summary}");
+        let (text, faulty_logs) = summary(Some(&file), NAMED).unwrap();
+        assert!(text.starts_with(&format!("FAULT: {}\n", file.display())) && faulty_logs == 2, "{text}");
+        assert!(text.contains("\nlog /a: all rules over requests and responses\nlog /a: FAULT: found no such file, expected "), "{text}");
+        assert!(text.contains("\nlog /b: w00tw00t, exim-global\nlog /b: FAULT: found no such file, expected "), "{text}");
+        let (text, faulty_logs) = summary(Some(&file), CheckOptions { no_logs: true, ..NAMED }).unwrap();
+        assert!(text.starts_with("OK: ") && text.contains("\nlog /b: w00tw00t, exim-global\n") && faulty_logs == 0, "{text}");
         std::fs::write(&file, "[[rule]]\nname = 'a'\nfailregex = 'bad <HOST>'\n[[rule]]\nname = 'b'\nfailregex = '^ bad <HOST>$'").unwrap();
-        let summary = run(Some(&file), false).unwrap();
+        let text = summary(Some(&file), NAMED).unwrap().0;
         let warning = "\nrule a: WARNING: failregex 1 lets a client decide which address is blamed: it is not anchored";
-        assert!(summary.contains(warning) && !summary.contains("rule b: WARNING"), "{summary}");
+        assert!(text.contains(warning) && !text.contains("rule b: WARNING"), "{text}");
         std::fs::write(&file, "[table]\nsocet = 1").unwrap();
-        let Err(Failure::Usage(fault)) = run(Some(&file), false) else { panic!("expected a fault") };
+        let Err(Failure::Usage(fault)) = summary(Some(&file), NAMED) else { panic!("expected a fault") };
         assert!(fault.starts_with(&format!("{}:2: unknown field `socet`", file.display())), "{fault}");
     }
 }

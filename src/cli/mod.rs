@@ -36,13 +36,12 @@ struct Arguments {
 enum Command {
     /// Run the daemon: hold the table and answer Exim, Squid's helpers and operators until SIGTERM. SIGHUP reloads the configuration.
     Serve(ConfigArgument),
-    /// Check the configuration.
+    /// Check the configuration and its logs. Exit code 2 if the configuration has an error, 1 if a log has a fault.
     Check {
         #[command(flatten)]
         config: ConfigArgument,
-        /// Show all rules, not only those that the file names.
-        #[arg(long)]
-        rules: bool,
+        #[command(flatten)]
+        options: check::CheckOptions,
     },
     /// Show the daemon's status.
     Status(status::StatusArguments),
@@ -180,9 +179,7 @@ pub fn run() -> ExitCode {
             daemon::ServeError::Config(fault) => Failure::Usage(fault.to_string()),
             daemon::ServeError::System(fault) => Failure::Failed(fault),
         }),
-        Command::Check { config: ConfigArgument { config }, rules } => {
-            check::run(config.as_deref(), rules).and_then(|summary| print(&summary))
-        }
+        Command::Check { config: ConfigArgument { config }, options } => check::run(config.as_deref(), options),
         Command::Status(arguments) => status::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Why { address, daemon } => why::run(&address, &daemon),

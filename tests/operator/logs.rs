@@ -128,6 +128,8 @@ fn a_log_that_is_missing_or_not_understood_is_named_by_status_and_check() {
     assert!(fault(&daemon).starts_with("found no such file, expected the log's path"), "{}", fault(&daemon));
     let check = || {
         let output = Command::new(STRIKEOUT).args(["check", "--config"]).arg(stage.config()).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), &*errors), (Some(1), "strikeout: found a log with a FAULT, which is shown above\n"));
         String::from_utf8(output.stdout).unwrap()
     };
     assert!(check().contains("mainlog: FAULT: found no such file"), "{}", check());
@@ -136,4 +138,11 @@ fn a_log_that_is_missing_or_not_understood_is_named_by_status_and_check() {
     for text in [fault(&daemon), check(), daemon.text(&["status"])] {
         assert!(text.contains(r#"100 % of its last 1 lines are not understood, such as "what is \x1b[31mthis?"; expected "#), "{text}");
     }
+    let exits_with = |option: Option<&str>| {
+        let mut command = Command::new(STRIKEOUT);
+        command.arg("check").args(option).arg("--config").arg(stage.config()).output().unwrap().status.code()
+    };
+    assert_eq!(exits_with(Some("--no-logs")), Some(0));
+    append(&log, &"203.0.113.9 - - [23/Nov/2026:01:02:03 +0000] \"GET / HTTP/1.1\" 200 1\n".repeat(10));
+    assert_eq!(exits_with(None), Some(0), "one line in eleven is no fault");
 }
