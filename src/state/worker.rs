@@ -341,3 +341,52 @@ impl StateWorker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Client, Ipv6Prefix};
+    use crate::engine::BanRecord;
+    use crate::event::Scope;
+    use crate::rule::Evidence;
+    use crate::table::Until;
+
+    fn ban(address: &str, now: crate::time::Time) -> WriteItem {
+        WriteItem::Change(Change::Banned(BanRecord {
+            client: Client::of(address.parse().unwrap(), Ipv6Prefix::default()),
+            scope: Scope::All,
+            rule: Arc::from("w00tw00t"),
+            first: now,
+            since: now,
+            until: Until::NEVER,
+            count: 1,
+            times: 1,
+            evidence: Evidence::new(&[]),
+            node: Arc::from(""),
+        }))
+    }
+
+    #[test]
+    fn the_backlog_is_saved_without_the_item_that_sqlite_refuses() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let (clock, status) = (Clock::start(), Arc::<WriterStatus>::default());
+        let (sender, events) = std::sync::mpsc::channel();
+        let publisher = EventPublisher::new(move |event| sender.send(event).unwrap());
+        let mut worker = StateWorker::new(path.clone(), clock, publisher, Arc::clone(&status)).unwrap();
+        worker.load(&mut |_| ());
+        // 192.0.2.2 alone is refused, in the middle of its batch.
+        let other = rusqlite::Connection::open(&path).unwrap();
+        let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON ban WHEN hex(NEW.client) LIKE '%C0000202' BEGIN SELECT RAISE(ABORT, 'no'); END";
+        other.execute_batch(refuse).unwrap();
+        worker.degrade(&StateError::Unavailable("no disk".to_owned()));
+        worker.backlog.extend(["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"].map(|address| ban(address, clock.now())));
+        worker.retry();
+        assert_eq!(events.try_iter().collect::<Vec<_>>(), [WriterEvent::Degraded("no disk".into()), WriterEvent::Recovered]);
+        assert_eq!((worker.backlog.len(), status.unsaved.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!(*status.degraded.lock(), None);
+        let mut saved = other.prepare("SELECT substr(hex(client), -8) FROM ban ORDER BY id").unwrap();
+        let saved: Vec<String> = saved.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        assert_eq!(saved, ["C0000201", "C0000203", "C0000204"], "the others, in their order");
+    }
+}
