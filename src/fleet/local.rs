@@ -14,6 +14,7 @@ use super::FleetHealth;
 use super::client::RedisClient;
 use super::message::is_single;
 use super::origin::Origins;
+use super::resp_connection::SILENCE;
 use crate::client::{Client, Ipv6Prefix};
 use crate::clock::Clock;
 use crate::engine::{BanRecord, Completion, Engine};
@@ -27,8 +28,17 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest pause between two attempts to reconnect.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
+/// Shortest pause of a thread between two looks at the other one.
+pub const SHORTEST_WAIT: Duration = Duration::from_millis(10);
+
 /// Two events this close together count as simultaneous, as with `TIE` in `client.lua`.
 pub const TIE: Span = Span::from_millis(5);
+
+/// Pause before the next look at the other thread, after it was waited for during `waited`: a fourth of that, so that an outage of hours does
+/// not keep this thread busy.
+pub fn wait_for_other_thread(waited: Duration) -> Duration {
+    (waited / 4).clamp(SHORTEST_WAIT, SILENCE / 4)
+}
 
 /// What the publisher and the receiver share.
 pub struct Local {
@@ -144,5 +154,21 @@ impl Local {
             origins: Arc::default(),
             offset: AtomicI64::new(0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_looks_at_the_other_one_soon_at_first_and_twice_a_second_later() {
+        let (mut waited, mut looks) = (Duration::ZERO, 0);
+        while waited < Duration::from_secs(60) {
+            let wait = wait_for_other_thread(waited);
+            assert!(wait == SHORTEST_WAIT || wait <= waited / 4, "{wait:?} after {waited:?}");
+            (waited, looks) = (waited + wait, looks + 1);
+        }
+        assert!((100..200).contains(&looks), "{looks} in a minute");
     }
 }

@@ -11,7 +11,7 @@ use redis::{Pipeline, RedisResult, Value};
 
 use super::client::{RedisClient, concerns_one_change};
 use super::clock_offset::ClockOffset;
-use super::local::Local;
+use super::local::{Local, SHORTEST_WAIT, wait_for_other_thread};
 use super::message::{letters, target_text};
 use super::origin::Origins;
 use super::queue::{Outgoing, Queue, SentTime};
@@ -100,6 +100,14 @@ fn to_publish(change: &Change, engine: &Engine, origins: &Mutex<Origins>) -> Opt
     }
 }
 
+/// How long to sleep until `due`. A pass that is overdue waits for the receiver to join, which it may never do.
+fn pause_until(due: Instant, now: Instant) -> Duration {
+    match due.checked_duration_since(now) {
+        Some(left) => left.clamp(SHORTEST_WAIT, SILENCE / 4),
+        None => wait_for_other_thread(now.saturating_duration_since(due)),
+    }
+}
+
 struct Publisher {
     local: Arc<Local>,
     queue: Arc<Queue>,
@@ -154,8 +162,7 @@ impl Publisher {
     /// How long the thread may sleep unless a change is queued.
     fn pause(&self) -> Duration {
         let due = self.republish.as_ref().map(|pass| pass.due).or(self.republish_at);
-        let until = |due: Instant| due.saturating_duration_since(Instant::now()).max(Duration::from_millis(10));
-        due.map_or(SILENCE / 4, |due| until(due).min(SILENCE / 4))
+        due.map_or(SILENCE / 4, |due| pause_until(due, Instant::now()))
     }
 
     fn publish_batch(&mut self, connection: &mut RespConnection, most: usize) -> RedisResult<()> {
@@ -301,5 +308,21 @@ impl Publisher {
     fn refused(&mut self, text: impl FnOnce(&RedisClient) -> String) {
         self.local.health.rejected.fetch_add(1, Ordering::Relaxed);
         self.refusals.warn(|| text(&self.local.client));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_publisher_sleeps_until_a_pass_is_due_and_longer_and_longer_while_the_receiver_cannot_join() {
+        let now = Instant::now();
+        assert_eq!(pause_until(now + Duration::from_millis(300), now), Duration::from_millis(300));
+        assert_eq!(pause_until(now + Duration::from_millis(1), now), SHORTEST_WAIT);
+        assert_eq!(pause_until(now + Duration::from_secs(60), now), SILENCE / 4, "the clock offset is measured again meanwhile");
+        assert_eq!(pause_until(now, now + Duration::from_millis(1)), SHORTEST_WAIT);
+        assert_eq!(pause_until(now, now + Duration::from_secs(1)), Duration::from_millis(250));
+        assert_eq!(pause_until(now, now + Duration::from_secs(3600)), SILENCE / 4);
     }
 }

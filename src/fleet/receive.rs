@@ -10,7 +10,7 @@ use redis::{RedisError, RedisResult};
 
 use super::admission::{Admission, Admissions};
 use super::load::{Row, Scan, forgotten};
-use super::local::{Local, TIE, active_until};
+use super::local::{Local, TIE, active_until, wait_for_other_thread};
 use super::message::{Message, PublishedBan, is_single, parse};
 use super::origin::scope_of;
 use super::resp_connection::{Incoming, RespConnection, SILENCE};
@@ -27,8 +27,6 @@ const LOADING_MESSAGES: usize = 256;
 const MAX_DELAY: Span = Span::from_secs(30);
 /// How far ahead the time of a message may seem, because the clock offset is wrong by a few milliseconds.
 const MAX_AHEAD: Span = Span::from_secs(1);
-/// How long to wait for a message before checking again whether the publisher has sent the own lifts.
-const START_WAIT: Duration = Duration::from_millis(20);
 
 /// Starts receiving. At most `bans` clients are banned on this machine.
 pub fn start(local: Arc<Local>, bans: usize) -> io::Result<()> {
@@ -67,7 +65,8 @@ impl Receiver {
         let mut connection = self.local.client.connect()?;
         connection.subscribe(&self.local.client.channel())?;
         let (mut loading, mut is_loaded) = (None, false);
-        let (mut received, mut pinged, mut is_waiting) = (Instant::now(), Instant::now(), false);
+        let begun = Instant::now();
+        let (mut received, mut pinged, mut is_waiting) = (begun, begun, false);
         while let Some(engine) = self.local.engine.upgrade() {
             if loading.is_none() && !is_loaded && self.local.health.publishing.load(Ordering::Relaxed) {
                 loading = Some(self.begin_loading(&engine)?);
@@ -81,7 +80,8 @@ impl Receiver {
             drop(engine);
             let (wait, most) = match (&loading, is_loaded) {
                 (Some(_), _) => (LOADING_WAIT, LOADING_MESSAGES),
-                (None, false) => (START_WAIT, 1),
+                // The publisher has not sent the own lifts yet.
+                (None, false) => (wait_for_other_thread(begun.elapsed()), 1),
                 (None, true) => (SILENCE / 4, 1),
             };
             for _ in 0..most {
