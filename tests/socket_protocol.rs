@@ -94,7 +94,7 @@ fn a_client_that_disconnects_early_harms_nobody() {
 }
 
 #[test]
-fn a_ban_by_hand_is_refused_until_it_is_lifted() {
+fn a_ban_by_hand_is_refused_until_an_unban() {
     let daemon = Daemon::start("");
     let answer = daemon.ask("ban 198.51.100.1 for=1h");
     assert!(!answer.starts_with("error"), "{answer}");

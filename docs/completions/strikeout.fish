@@ -32,7 +32,7 @@ complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "status" -d 'Sho
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "list" -d 'Show the bans'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "why" -d 'Show why an address is refused, or why it is not'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "ban" -d 'Ban an address or a network'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "unban" -d 'Lift the ban of an address or a network'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "unban" -d 'Unban an address or a network'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "forget" -d 'Drop every ban that another machine of the fleet published'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "reload" -d 'Make the daemon reload its configuration'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "metrics" -d 'Show the daemon\'s metrics in Prometheus\' text format'
@@ -73,7 +73,7 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l config -d 'R
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -s h -l help -d 'Print help'
-complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l scope -d 'Where to lift bans: web, mail or all' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l scope -d 'Where to unban: web, mail or all' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l json -d 'Print JSON'
@@ -116,7 +116,7 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "list" -d 'Show the bans'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "why" -d 'Show why an address is refused, or why it is not'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "ban" -d 'Ban an address or a network'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "unban" -d 'Lift the ban of an address or a network'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "unban" -d 'Unban an address or a network'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "forget" -d 'Drop every ban that another machine of the fleet published'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "reload" -d 'Make the daemon reload its configuration'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "metrics" -d 'Show the daemon\'s metrics in Prometheus\' text format'

@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(scope_of(letters(ban.scope)), Some(ban.scope));
             assert_eq!(parse_network(&target_text(ban.target)), Ok(ban.target));
         }
-        Some(Message::Lift { target, .. }) => assert_eq!(parse_network(&target_text(target)), Ok(target)),
+        Some(Message::Unban { target, .. }) => assert_eq!(parse_network(&target_text(target)), Ok(target)),
         Some(Message::Forget { node, .. }) => assert!(is_node(&node)),
         None => {}
     }

@@ -70,11 +70,11 @@ enum Command {
         #[command(flatten)]
         daemon: DaemonArguments,
     },
-    /// Lift the ban of an address or a network.
+    /// Unban an address or a network.
     Unban {
         /// An IP address, or a network exactly as it was banned.
         target: String,
-        /// Where to lift bans: web, mail or all.
+        /// Where to unban: web, mail or all.
         #[arg(long, default_value = "all")]
         scope: String,
         #[command(flatten)]

@@ -205,7 +205,10 @@ impl Printer {
         } else {
             // The daemon rounds what remains up to a whole second.
             let is_over = (0..=1).contains(&ban.remaining);
-            self.line("until", if is_over { "it is over" } else { "it is no longer active: lifted, or replaced by another ban" });
+            self.line(
+                "until",
+                if is_over { "it is over" } else { "it is no longer active: the client was unbanned, or the ban replaced by another" },
+            );
         }
         if !is_manual {
             self.line("count", &format!("{} in all; its {} ban under this rule", ban.count, ordinal(ban.times)));

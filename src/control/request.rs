@@ -47,7 +47,7 @@ pub enum AdminRequest {
     Metrics,
     /// Bans a client or a network by hand.
     Ban(BanRequest),
-    /// Lifts bans.
+    /// Unbans clients and networks.
     Unban {
         target: IpNet,
         scope: Scope,

@@ -24,7 +24,7 @@ impl Engine {
         self.persist_and_complete(Change::Banned(record), changed, completion);
     }
 
-    /// Lifts the bans of `client` on the services of `scope`.
+    /// Unbans `client` on the services of `scope`.
     ///
     /// Persisted and published even if there is no ban here: another process or machine may know of one.
     pub fn unban(self: &Arc<Self>, now: Time, client: Client, scope: Scope, completion: Completion) {
@@ -45,7 +45,7 @@ impl Engine {
         self.persist_and_complete(change, true, completion);
     }
 
-    /// Lifts the ban of exactly this network. Like [`Engine::unban`], persisted and published even if there is none.
+    /// Unbans exactly this network. Like [`Engine::unban`], persisted and published even if there is none.
     pub fn unban_network(self: &Arc<Self>, now: Time, network: IpNet, completion: Completion) {
         let _lock = self.client_locks.lock(&network);
         let mut removed = None;

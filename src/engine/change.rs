@@ -13,7 +13,7 @@ use crate::time::Time;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Banned(BanRecord),
-    /// The bans of a client on the services of `scope` are lifted.
+    /// A client is unbanned on the services of `scope`.
     Unbanned {
         client: Client,
         scope: Scope,

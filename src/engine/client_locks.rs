@@ -11,7 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 /// Number of lock stripes; a collision only serialises two clients.
 const STRIPES: usize = 64;
 
-/// Locks taken to make or lift a ban. Queries never take one.
+/// Locks taken to ban or unban a client. Queries never take one.
 pub(super) struct ClientLocks {
     stripes: [Mutex<()>; STRIPES],
     hasher: RandomState,

@@ -44,11 +44,11 @@ impl Engine {
         }
     }
 
-    /// Calls `then` with the record of `ban`, unless it was lifted or replaced. No ban of `client` is made or lifted until `then` returns.
+    /// Calls `then` with the record of `ban`, unless it was removed or replaced. No ban of `client` is made or removed until `then` returns.
     pub fn with_record_if_active(&self, now: Time, client: Client, service: Service, ban: Ban, then: impl FnOnce(BanRecord)) {
         let _lock = self.client_locks.lock(&client);
         if self.bans.get(client, service, now).is_some_and(|active| active.until == ban.until) {
-            // The record may name both services although the ban on one of them was lifted since.
+            // The record may name both services although the client was unbanned on one of them since.
             then(BanRecord { scope: service.scope(), ..self.record_of(client, service, ban, now) });
         }
     }

@@ -1,10 +1,10 @@
 -- Stores and publishes a ban. KEYS: the client's hash, the node's rate counter, the hash of forgotten nodes, the counter of the strikes
 -- that made the ban, which starts again. ARGV: services, end, start, record, node, its bans per minute, channel, target, instance.
--- Returns new, known (a ban that lasts as long is stored), lifted (later than it began), limited or over.
+-- Returns new, known (a ban that lasts as long is stored), unbanned (later than it began), limited or over.
 redis.call('DEL', KEYS[4])
 local till, since, node = tonumber(ARGV[2]), math.min(now, tonumber(ARGV[3])), ARGV[5]
 if till ~= -1 and till <= now then return 'over' end
-if forgotten_at(KEYS[3], node) >= since then return 'lifted' end
+if forgotten_at(KEYS[3], node) >= since then return 'unbanned' end
 local new, status = '', 'known'
 for s in string.gmatch(ARGV[1], '%a') do
   local have = number(KEYS[1], s)
@@ -12,7 +12,7 @@ for s in string.gmatch(ARGV[1], '%a') do
   local is_forgotten = its_node and forgotten_at(KEYS[3], its_node) >= number(KEYS[1], s .. 's')
   if is_forgotten or (have ~= -1 and have < now) then have = 0 end
   if number(KEYS[1], s .. 'g') >= since + TIE then
-    status = 'lifted'
+    status = 'unbanned'
   elseif have ~= -1 and (till == -1 or have < till - 2000) then
     -- Nodes round ends up to whole seconds, hence the two seconds.
     new = new .. s

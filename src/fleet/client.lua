@@ -2,7 +2,7 @@
 -- (w: web, m: mail) these fields:
 --   s   end of the ban, -1 if permanent    ss  its start            sn  the node that published it
 --   sr  its record as JSON                 sa  when it was accepted
---   sg  when a ban was lifted              se  until when that is remembered, -1 forever
+--   sg  when it was unbanned               se  until when that is remembered, -1 forever
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -20,7 +20,7 @@ local function forgotten_at(key, node)
   return tonumber(type(at) == 'string' and at or '') or -1
 end
 
--- Makes the hash expire when the last ban or lift in it does.
+-- Makes the hash expire when the last ban or unban in it does.
 local function expire(key)
   local last = 0
   for _, field in ipairs({'w', 'm', 'we', 'me'}) do

@@ -13,7 +13,7 @@ use crate::control::answer::one_line;
 
 const PROBE: &str = include_str!("probe.lua");
 const BAN: &str = concat!(include_str!("client.lua"), include_str!("ban.lua"));
-const LIFT: &str = concat!(include_str!("client.lua"), include_str!("lift.lua"));
+const UNBAN: &str = concat!(include_str!("client.lua"), include_str!("unban.lua"));
 const STRIKE: &str = concat!(include_str!("client.lua"), include_str!("strike.lua"));
 const LOAD: &str = concat!(include_str!("client.lua"), include_str!("load.lua"));
 const FORGET: &str = concat!(include_str!("client.lua"), include_str!("forget.lua"));
@@ -32,7 +32,7 @@ pub struct RedisClient {
     /// Maximum number of bans that a node may publish in a minute.
     pub bans_per_minute: u32,
     pub(super) ban: Script,
-    pub(super) lift: Script,
+    pub(super) unban: Script,
     pub(super) strike: Script,
     pub(super) load: Script,
     pub(super) forget: Script,
@@ -50,7 +50,7 @@ impl RedisClient {
             instance: RandomState::new().build_hasher().finish(),
             bans_per_minute: config.bans_per_minute,
             ban: Script::new(BAN),
-            lift: Script::new(LIFT),
+            unban: Script::new(UNBAN),
             strike: Script::new(STRIKE),
             load: Script::new(LOAD),
             forget: Script::new(FORGET),
@@ -108,7 +108,7 @@ impl RedisClient {
     pub fn connect_publisher(&self) -> RedisResult<RespConnection> {
         let mut connection = self.connect()?;
         let mut pipe = redis::pipe();
-        for script in [BAN, LIFT, STRIKE, LOAD, FORGET, PROBE] {
+        for script in [BAN, UNBAN, STRIKE, LOAD, FORGET, PROBE] {
             pipe.cmd("SCRIPT").arg("LOAD").arg(script);
         }
         pipe.cmd("EVALSHA").arg(Script::new(PROBE).get_hash()).arg(1).arg(self.key(&format!("probe:{}", self.node)));

@@ -1,6 +1,6 @@
 -- Reads for a node that joins. KEYS: the hash of forgotten nodes, then clients' hashes. ARGV: the length of the longest record, and of the
 -- list of forgotten nodes. Without clients: the forgotten nodes, each followed by the time. Otherwise twelve texts for each client: for w and
--- then m the end, start, record, node and acceptance of the ban, and the time of the last lift; empty where there is none. What is of another
+-- then m the end, start, record, node and acceptance of the ban, and the time of the last unban; empty where there is none. What is of another
 -- type or length than a node writes is left out, so that one such key cannot keep nodes from joining. Bans of forgotten nodes are deleted.
 local answers = {}
 if #KEYS == 1 then
@@ -24,11 +24,11 @@ for i = 2, #KEYS do
       expire(KEYS[i])
       is_active = false
     end
-    local lifted = tonumber(field[6] or '')
+    local unbanned = tonumber(field[6] or '')
     local ban = {'', '', '', '', ''}
     if is_active then ban = {text(till), text(since), record, node, text(tonumber(field[5] or '') or since)} end
     for _, value in ipairs(ban) do answer[#answer + 1] = value end
-    answer[#answer + 1] = lifted and text(lifted) or ''
+    answer[#answer + 1] = unbanned and text(unbanned) or ''
   end
   answers[#answers + 1] = answer
 end

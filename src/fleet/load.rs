@@ -79,14 +79,14 @@ fn load(client: &RedisClient, connection: &mut RespConnection, keys: &[&str]) ->
     }
 }
 
-/// The bans and lifts of one client or network in Redis.
+/// The bans and unbans of one client or network in Redis.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Row {
     pub target: IpNet,
     /// One ban, or one for each service.
     pub bans: Vec<PublishedBan>,
-    /// When a ban was last lifted.
-    pub lifts: Vec<(Service, Time)>,
+    /// When it was last unbanned.
+    pub unbans: Vec<(Service, Time)>,
 }
 
 impl Row {
@@ -102,9 +102,9 @@ impl Row {
             web.scope = Scope::All;
             bans.truncate(1);
         }
-        let lifted = |(service, texts): (Service, &[String])| Some((service, parse_time(texts.last()?)?));
-        let lifts = [(Service::Web, web), (Service::Mail, mail)].into_iter().filter_map(lifted).collect();
-        Some(Self { target, bans, lifts })
+        let unbanned = |(service, texts): (Service, &[String])| Some((service, parse_time(texts.last()?)?));
+        let unbans = [(Service::Web, web), (Service::Mail, mail)].into_iter().filter_map(unbanned).collect();
+        Some(Self { target, bans, unbans })
     }
 }
 
@@ -128,11 +128,11 @@ mod tests {
     }
 
     #[test]
-    fn a_ban_and_a_lift_are_parsed() {
+    fn a_ban_and_an_unban_are_parsed() {
         let row = parse(&["-1", "7", RECORD, "mx1", "9", "", "", "", "", "", "", "3000"]).unwrap();
         let [ban] = &*row.bans else { panic!() };
         assert_eq!((ban.until, ban.since, ban.node.as_str(), ban.scope), (None, Time::from_millis(7), "mx1", Scope::Web));
-        assert_eq!((ban.accepted, row.lifts), (Time::from_millis(9), vec![(Service::Mail, Time::from_secs(3))]));
+        assert_eq!((ban.accepted, row.unbans), (Time::from_millis(9), vec![(Service::Mail, Time::from_secs(3))]));
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
             ["5", "inf", RECORD, "mx1", "9", ""],
         ] {
             let row = parse(&[ban, [""; 6]].concat()).unwrap();
-            assert_eq!((row.bans, row.lifts), (Vec::new(), Vec::new()), "{ban:?}");
+            assert_eq!((row.bans, row.unbans), (Vec::new(), Vec::new()), "{ban:?}");
         }
         let target = "203.0.113.7/32".parse().unwrap();
         assert_eq!([Value::Int(3), Value::Array(Vec::new()), Value::Nil].map(|row| Row::parse(target, &row)), [None, None, None]);

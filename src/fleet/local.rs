@@ -88,8 +88,8 @@ impl Local {
         self.origins.lock().of(target, service).is_none_or(|node| **node == *self.client.node)
     }
 
-    /// Lifts a ban that another node has lifted, if it is active here.
-    pub fn lift(&self, engine: &Arc<Engine>, now: Time, target: IpNet, scope: Scope) {
+    /// Removes the bans of `target`, which another node has unbanned, if one is active here.
+    pub fn unban(&self, engine: &Arc<Engine>, now: Time, target: IpNet, scope: Scope) {
         if !is_active(engine, target, scope, now) {
             return;
         }
@@ -110,8 +110,8 @@ impl Local {
         engine.ban_record(client).filter(is_record).or_else(stored)
     }
 
-    /// When the active ban of `target` on `service` began; `None` if there is none. A ban whose record is lost counts as very old: a lift that is
-    /// older than the ban may then lift it, which is better than a lifted ban that comes back.
+    /// When the active ban of `target` on `service` began; `None` if there is none. A ban whose record is lost counts as very old: an unban that is
+    /// older than the ban may then remove it, which is better than a removed ban that comes back.
     pub fn since_of(&self, engine: &Engine, target: IpNet, service: Service, now: Time) -> Option<Time> {
         if !is_single(target) {
             return engine.policy().lists.banned.get(target).map(|network| network.since);

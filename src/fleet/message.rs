@@ -23,8 +23,8 @@ pub enum Message {
         instance: u64,
         ban: PublishedBan,
     },
-    /// A node lifted what was banned before `at`.
-    Lift {
+    /// A node unbanned what was banned before `at`.
+    Unban {
         /// The process that published it.
         instance: u64,
         at: Time,
@@ -151,11 +151,11 @@ pub fn parse(text: &str) -> Option<Message> {
             };
             Some(Message::Ban { instance, ban })
         }
-        "lift" => {
+        "unban" => {
             let mut words = rest.splitn(5, ' ');
             words.next().filter(|node| is_node(node))?;
             let (instance, scope, at) = (parse_instance(words.next()?)?, scope_of(words.next()?)?, parse_time(words.next()?)?);
-            Some(Message::Lift { instance, at, scope, target: parse_network(words.next()?).ok()? })
+            Some(Message::Unban { instance, at, scope, target: parse_network(words.next()?).ok()? })
         }
         "forget" => {
             let (node, at) = rest.split_once(' ')?;
@@ -185,21 +185,21 @@ mod tests {
     }
 
     #[test]
-    fn lifts_and_forgets_are_parsed_and_nonsense_is_not() {
+    fn unbans_and_forgets_are_parsed_and_nonsense_is_not() {
         let at = Time::from_millis(7);
         assert_eq!(
-            parse("lift mx1 1 m 7 2001:db8::/32"),
-            Some(Message::Lift { instance: 1, at, scope: Scope::Mail, target: "2001:db8::/32".parse().unwrap() })
+            parse("unban mx1 1 m 7 2001:db8::/32"),
+            Some(Message::Unban { instance: 1, at, scope: Scope::Mail, target: "2001:db8::/32".parse().unwrap() })
         );
         assert_eq!(parse("forget mx1 7"), Some(Message::Forget { node: "mx1".into(), at }));
         for text in [
             "",
             "ban",
             "ban MX 1 wm 1 1 1 203.0.113.7 {}",
-            "lift mx1 1 x 1 203.0.113.7",
-            "lift mx1 1 w 1 host",
-            "lift mx1 1 w x 203.0.113.7",
-            "lift mx1 1 w 1 203.0.113.7 more",
+            "unban mx1 1 x 1 203.0.113.7",
+            "unban mx1 1 w 1 host",
+            "unban mx1 1 w x 203.0.113.7",
+            "unban mx1 1 w 1 203.0.113.7 more",
             "forget mx1",
             "forget a b",
             "hello world",
@@ -234,7 +234,7 @@ mod tests {
         assert!(StoredRecord::parse(&record(1024)).is_some());
         assert_eq!(StoredRecord::parse(&record(1025)), None);
         let message = |length: usize| {
-            let (start, end) = ("lift mx1 ", "1 w 1 203.0.113.7");
+            let (start, end) = ("unban mx1 ", "1 w 1 203.0.113.7");
             format!("{start}{}{end}", "0".repeat(length - start.len() - end.len()))
         };
         assert!(parse(&message(1280)).is_some());
@@ -243,7 +243,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics_and_evidence_stays_bounded(evidence in ".{0,400}", text in "(ban|lift|forget) .{0,100}") {
+        fn no_text_panics_and_evidence_stays_bounded(evidence in ".{0,400}", text in "(ban|unban|forget) .{0,100}") {
             let _ = parse(&text);
             let record = StoredRecord { rule: "b".into(), count: 1, times: 1, evidence };
             prop_assert!(record.evidence().as_str().len() <= Evidence::MAX);

@@ -1,9 +1,9 @@
 //! The fleet: daemons on several machines that share bans and strikes through a Valkey or Redis server.
 //!
-//! Verdicts never wait for the network: the machine's own table decides. A publisher thread sends its bans and lifts, and the strikes of
+//! Verdicts never wait for the network: the machine's own table decides. A publisher thread sends its bans and unbans, and the strikes of
 //! rules with `fleet = true`, which Redis counts; a receiver thread makes the bans of others here, within the limits of [`admission`].
-//! Redis stores one hash for each client, described in `client.lua`, which a node reads when it joins or returns. A lift is remembered as long
-//! as the ban would have lasted, and works on bans older than itself, so that a node which was cut off brings no lifted ban back.
+//! Redis stores one hash for each client, described in `client.lua`, which a node reads when it joins or returns. An unban is remembered as long
+//! as the ban would have lasted, and works on bans older than itself, so that a node which was cut off brings no removed ban back.
 //!
 //! Machines' clocks may differ: everything that is sent or stored is in Redis's time, to which each node knows its [`clock_offset`].
 //! Redis is trusted no more than another node: [`resp_connection`] limits how much it can send and how long it can take, [`load`] how much a

@@ -140,7 +140,7 @@ impl Origins {
         u16::try_from(at).ok()
     }
 
-    /// Records that a change of another node is about to be made here: a lift, or the ban of a network.
+    /// Records that a change of another node is about to be made here: an unban, or the ban of a network.
     pub fn expect_echo(&mut self, target: IpNet, at: Time) {
         *self.applied.get_or_insert_mut((target, at), || 0) += 1;
     }

@@ -1,4 +1,4 @@
-//! Publishes this machine's bans and lifts, and the strikes that count over all machines.
+//! Publishes this machine's bans and unbans, and the strikes that count over all machines.
 
 use std::io;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ use crate::time::{Span, Time};
 
 /// Number of changes sent in one round trip.
 const BATCH: usize = 256;
-/// Number of lifts sent in one round trip after a cut: fewer, because a thousand nodes may come back at once.
-const LIFT_BATCH: usize = 64;
+/// Number of unbans sent in one round trip after a cut: fewer, because a thousand nodes may come back at once.
+const UNBAN_BATCH: usize = 64;
 /// Delay before all bans are published again because some were dropped.
 const DROP_DELAY: Duration = Duration::from_secs(3);
 /// Delay before all bans are published again because the limit of bans in a minute was reached.
@@ -34,8 +34,8 @@ const LIMIT_DELAY: Duration = Duration::from_secs(60);
 const CLOCK_ERROR: Span = Span::from_secs(5);
 /// Number of times the clock offset is measured when a connection begins.
 const SAMPLES: usize = 3;
-/// How long Redis remembers the lift of a ban that it does not have.
-const LIFT_MEMORY: Span = Span::from_secs(90 * 86_400);
+/// How long Redis remembers the unban of a ban that it does not have.
+const UNBAN_MEMORY: Span = Span::from_secs(90 * 86_400);
 
 /// Starts publishing what happens in `engine`.
 pub fn start(local: Arc<Local>, engine: &Arc<Engine>, queue: Arc<Queue>) -> io::Result<()> {
@@ -90,9 +90,9 @@ fn to_publish(change: &Change, engine: &Engine, origins: &Mutex<Origins>) -> Opt
         }
         Change::Unbanned { client, scope, at } => {
             let target = IpNet::from(client.address());
-            (!origins.lock().is_echo(target, *at)).then_some(Outgoing::Lift { target, scope: *scope, at: SentTime::new(*at) })
+            (!origins.lock().is_echo(target, *at)).then_some(Outgoing::Unban { target, scope: *scope, at: SentTime::new(*at) })
         }
-        Change::NetworkUnbanned { network, at } => (!origins.lock().is_echo(*network, *at)).then_some(Outgoing::Lift {
+        Change::NetworkUnbanned { network, at } => (!origins.lock().is_echo(*network, *at)).then_some(Outgoing::Unban {
             target: *network,
             scope: Scope::All,
             at: SentTime::new(*at),
@@ -124,8 +124,8 @@ struct Publisher {
 impl Publisher {
     /// Publishes everything until the connection is lost (an error) or the engine is gone.
     ///
-    /// The order after a cut prevents lifted bans from coming back. First, own lifts are sent. Then the receiver, which waits for
-    /// `publishing`, receives the lifts of others. Once it is `receiving`, the own bans that are still active follow.
+    /// The order after a cut prevents removed bans from coming back. First, own unbans are sent. Then the receiver, which waits for
+    /// `publishing`, receives the unbans of others. Once it is `receiving`, the own bans that are still active follow.
     fn publish(&mut self) -> RedisResult<()> {
         self.republish = None;
         let mut connection = self.local.client.connect_publisher()?;
@@ -133,9 +133,9 @@ impl Publisher {
         for _ in 0..SAMPLES {
             self.measure_offset(&mut connection)?;
         }
-        self.queue.keep_lifts();
-        for _ in 0..=self.queue.len() / LIFT_BATCH {
-            self.publish_batch(&mut connection, LIFT_BATCH)?;
+        self.queue.keep_unbans();
+        for _ in 0..=self.queue.len() / UNBAN_BATCH {
+            self.publish_batch(&mut connection, UNBAN_BATCH)?;
         }
         self.republish_at = Some(Instant::now());
         self.local.health.publishing.store(true, Ordering::Relaxed);
@@ -248,10 +248,10 @@ impl Publisher {
                 pipe.arg(letters(*scope)).arg(until).arg(time(*since)).arg(text).arg(&client.node).arg(client.bans_per_minute);
                 pipe.arg(client.channel()).arg(target).arg(format!("{:x}", client.instance));
             }
-            Outgoing::Lift { target, scope, at } => {
+            Outgoing::Unban { target, scope, at } => {
                 let target = target_text(*target);
-                pipe.cmd("EVALSHA").arg(client.lift.get_hash()).arg(1).arg(client.client_key(&target));
-                pipe.arg(letters(*scope)).arg(at.redis().millis()).arg(LIFT_MEMORY.millis()).arg(&client.node);
+                pipe.cmd("EVALSHA").arg(client.unban.get_hash()).arg(1).arg(client.client_key(&target));
+                pipe.arg(letters(*scope)).arg(at.redis().millis()).arg(UNBAN_MEMORY.millis()).arg(&client.node);
                 pipe.arg(client.channel()).arg(target).arg(format!("{:x}", client.instance));
             }
             Outgoing::Strike { offence, rule, strikes, .. } => {
@@ -299,7 +299,7 @@ impl Publisher {
                     engine.ban_by_fleet_count(now, *at, rule, offence, count);
                 }
             }
-            Outgoing::Lift { .. } | Outgoing::Forget { .. } => {}
+            Outgoing::Unban { .. } | Outgoing::Forget { .. } => {}
         }
         false
     }

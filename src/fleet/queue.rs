@@ -16,13 +16,13 @@ use crate::rule::{Evidence, Offence, Rule};
 use crate::table::Until;
 use crate::time::Time;
 
-/// Maximum number of waiting changes. As many lifts may wait in addition, because a dropped lift would never be published.
+/// Maximum number of waiting changes. As many unbans may wait in addition, because a dropped unban would never be published.
 const CAPACITY: usize = 16_384;
-/// Number of the latest lifts that are sent again to a Redis that may have lost them.
+/// Number of the latest unbans that are sent again to a Redis that may have lost them.
 const DELIVERED: usize = 4096;
 
-/// When a lift was made. Its time by Redis's clock is fixed when it is first sent, although the offset is measured again later: if the lift
-/// were sent again with a later time, it would lift bans made after it.
+/// When an unban was made. Its time by Redis's clock is fixed when it is first sent, although the offset is measured again later: if the unban
+/// were sent again with a later time, it would remove bans made after it.
 pub struct SentTime {
     local: Time,
     redis: Option<Time>,
@@ -42,7 +42,7 @@ impl SentTime {
 /// A change that is to be published.
 pub enum Outgoing {
     Ban { target: IpNet, scope: Scope, since: Time, until: Until, record: StoredRecord },
-    Lift { target: IpNet, scope: Scope, at: SentTime },
+    Unban { target: IpNet, scope: Scope, at: SentTime },
     Strike { offence: Offence, rule: Arc<Rule>, strikes: u32, at: Time },
     Forget { node: Arc<str>, at: SentTime },
 }
@@ -64,16 +64,16 @@ impl Outgoing {
         Self::Ban { target, scope: Scope::All, since, until, record }
     }
 
-    /// Fixes the time of a lift by Redis's clock, before it is first sent.
+    /// Fixes the time of an unban by Redis's clock, before it is first sent.
     pub fn fix_time(&mut self, to_redis: impl FnOnce(Time) -> Time) {
-        if let Self::Lift { at, .. } | Self::Forget { at, .. } = self {
+        if let Self::Unban { at, .. } | Self::Forget { at, .. } = self {
             at.redis.get_or_insert_with(|| to_redis(at.local));
         }
     }
 
     /// Whether it must be published however late. Bans need not: all active ones are published again after a cut.
-    fn is_lift(&self) -> bool {
-        matches!(self, Self::Lift { .. } | Self::Forget { .. })
+    fn is_unban(&self) -> bool {
+        matches!(self, Self::Unban { .. } | Self::Forget { .. })
     }
 }
 
@@ -87,7 +87,7 @@ pub struct Queue {
 #[derive(Default)]
 struct Waiting {
     changes: VecDeque<Outgoing>,
-    /// The latest lifts that Redis has accepted.
+    /// The latest unbans that Redis has accepted.
     delivered: VecDeque<Outgoing>,
 }
 
@@ -99,7 +99,7 @@ impl Queue {
     /// Adds a change. Returns false if there is no room for it.
     pub fn push(&self, change: Outgoing) -> bool {
         let mut waiting = self.waiting.lock();
-        if waiting.changes.len() >= if change.is_lift() { 2 * CAPACITY } else { CAPACITY } {
+        if waiting.changes.len() >= if change.is_unban() { 2 * CAPACITY } else { CAPACITY } {
             self.health.dropped.fetch_add(1, Ordering::Relaxed);
             return false;
         }
@@ -133,9 +133,9 @@ impl Queue {
         changes.into_iter().rev().for_each(|change| waiting.changes.push_front(change));
     }
 
-    /// Remembers a lift that was published.
+    /// Remembers an unban that was published.
     pub fn delivered(&self, change: Outgoing) {
-        if change.is_lift() {
+        if change.is_unban() {
             let mut waiting = self.waiting.lock();
             waiting.delivered.push_back(change);
             if waiting.delivered.len() > DELIVERED {
@@ -144,15 +144,15 @@ impl Queue {
         }
     }
 
-    /// After Redis was away: keeps only the lifts, the delivered ones first; a lift that Redis still has changes nothing there. Strikes are lost.
-    /// Bans are dropped, because all active ones are published again, without those lifted in the meantime.
-    pub fn keep_lifts(&self) {
+    /// After Redis was away: keeps only the unbans, the delivered ones first; an unban that Redis still has changes nothing there. Strikes are lost.
+    /// Bans are dropped, because all active ones are published again, without those removed in the meantime.
+    pub fn keep_unbans(&self) {
         let mut waiting = self.waiting.lock();
         let mut changes = std::mem::take(&mut waiting.delivered);
         let mut lost = 0;
         for change in std::mem::take(&mut waiting.changes) {
             match change {
-                lift if lift.is_lift() => changes.push_back(lift),
+                unban if unban.is_unban() => changes.push_back(unban),
                 Outgoing::Strike { .. } => lost += 1,
                 _ => {}
             }
@@ -183,44 +183,44 @@ mod tests {
         Outgoing::Ban { target: target(number), scope: Scope::All, since: Time::default(), until: Until::NEVER, record }
     }
 
-    fn lift(number: usize) -> Outgoing {
-        Outgoing::Lift { target: target(number), scope: Scope::All, at: SentTime::new(Time::default()) }
+    fn unban(number: usize) -> Outgoing {
+        Outgoing::Unban { target: target(number), scope: Scope::All, at: SentTime::new(Time::default()) }
     }
 
-    /// The lifted addresses among changes that hold nothing else.
-    fn lifted(changes: &[Outgoing]) -> Vec<IpNet> {
-        let target = |change: &Outgoing| if let Outgoing::Lift { target, .. } = change { *target } else { panic!("not a lift") };
+    /// The unbanned addresses among changes that hold nothing else.
+    fn unbanned(changes: &[Outgoing]) -> Vec<IpNet> {
+        let target = |change: &Outgoing| if let Outgoing::Unban { target, .. } = change { *target } else { panic!("not an unban") };
         changes.iter().map(target).collect()
     }
 
     #[test]
-    fn a_full_queue_drops_and_counts_bans_and_still_takes_lifts() {
+    fn a_full_queue_drops_and_counts_bans_and_still_takes_unbans() {
         let (queue, health) = empty_queue();
         assert_eq!((0..CAPACITY + 3).filter(|number| queue.push(ban(*number))).count(), CAPACITY);
-        assert_eq!((0..CAPACITY + 2).filter(|number| queue.push(lift(*number))).count(), CAPACITY);
+        assert_eq!((0..CAPACITY + 2).filter(|number| queue.push(unban(*number))).count(), CAPACITY);
         assert_eq!((queue.len(), health.dropped.load(Ordering::Relaxed)), (2 * CAPACITY, 5));
     }
 
     #[test]
-    fn forgetting_a_node_is_kept_like_a_lift() {
+    fn forgetting_a_node_is_kept_like_an_unban() {
         let forget = |node: &str| Outgoing::Forget { node: node.into(), at: SentTime::new(Time::default()) };
         let is_forget = |change: &Outgoing| matches!(change, Outgoing::Forget { .. });
         let (queue, health) = empty_queue();
         assert!((0..CAPACITY).all(|number| queue.push(ban(number))) && queue.push(forget("mx1")));
         assert_eq!(health.dropped.load(Ordering::Relaxed), 0);
         queue.delivered(forget("mx2"));
-        queue.keep_lifts();
+        queue.keep_unbans();
         assert_eq!(queue.take(9).iter().map(is_forget).collect::<Vec<_>>(), [true, true]);
     }
 
     #[test]
-    fn only_the_latest_delivered_lifts_are_sent_again() {
+    fn only_the_latest_delivered_unbans_are_sent_again() {
         let (queue, _) = empty_queue();
-        (0..DELIVERED + 2).for_each(|number| queue.delivered(lift(number)));
+        (0..DELIVERED + 2).for_each(|number| queue.delivered(unban(number)));
         queue.delivered(ban(9));
-        queue.keep_lifts();
-        assert_eq!(lifted(&queue.take(usize::MAX)), (2..DELIVERED + 2).map(target).collect::<Vec<_>>());
-        queue.keep_lifts();
+        queue.keep_unbans();
+        assert_eq!(unbanned(&queue.take(usize::MAX)), (2..DELIVERED + 2).map(target).collect::<Vec<_>>());
+        queue.keep_unbans();
         assert_eq!(queue.len(), 0, "they are delivered again, and remembered then");
     }
 
@@ -233,18 +233,18 @@ mod tests {
         let offence = Offence { address: address.into(), client: address.into(), rules: Vec::new(), evidence: Evidence::new(&[]) };
         let strike = || Outgoing::Strike { offence: offence.clone(), rule: Arc::clone(rule), strikes: 1, at: Time::default() };
         let (queue, health) = empty_queue();
-        [strike(), ban(1), strike(), lift(2)].into_iter().for_each(|change| assert!(queue.push(change)));
-        queue.keep_lifts();
-        assert_eq!(lifted(&queue.take(9)), [target(2)]);
+        [strike(), ban(1), strike(), unban(2)].into_iter().for_each(|change| assert!(queue.push(change)));
+        queue.keep_unbans();
+        assert_eq!(unbanned(&queue.take(9)), [target(2)]);
         assert_eq!(health.dropped.load(Ordering::Relaxed), 2);
     }
 
     #[test]
-    fn the_time_of_a_lift_is_fixed_when_it_is_first_sent() {
-        let mut lift = lift(1);
-        lift.fix_time(|_| Time::from_secs(5));
-        lift.fix_time(|_| Time::from_secs(6));
-        let Outgoing::Lift { at, .. } = lift else { panic!("not a lift") };
+    fn the_time_of_an_unban_is_fixed_when_it_is_first_sent() {
+        let mut unban = unban(1);
+        unban.fix_time(|_| Time::from_secs(5));
+        unban.fix_time(|_| Time::from_secs(6));
+        let Outgoing::Unban { at, .. } = unban else { panic!("not an unban") };
         assert_eq!(at.redis(), Time::from_secs(5));
         assert_eq!(SentTime::new(Time::from_secs(4)).redis(), Time::from_secs(4), "not sent yet");
     }
@@ -258,28 +258,28 @@ mod tests {
         let (queue, begun, timeout) = (Arc::new(queue), Instant::now(), Duration::from_secs(60));
         let waiting = Arc::clone(&queue);
         let waiter = std::thread::spawn(move || waiting.wait(timeout));
-        queue.push(lift(1));
+        queue.push(unban(1));
         waiter.join().unwrap();
         queue.wait(timeout);
         assert!(begun.elapsed() < timeout);
     }
 
     #[test]
-    fn after_redis_was_away_the_delivered_lifts_come_first_and_bans_not_at_all() {
+    fn after_redis_was_away_the_delivered_unbans_come_first_and_bans_not_at_all() {
         let (queue, _) = empty_queue();
-        [lift(1), ban(2), lift(3)].into_iter().for_each(|change| assert!(queue.push(change)));
+        [unban(1), ban(2), unban(3)].into_iter().for_each(|change| assert!(queue.push(change)));
         queue.take(2).into_iter().for_each(|change| queue.delivered(change));
-        [ban(4), lift(5)].into_iter().for_each(|change| assert!(queue.push(change)));
-        queue.keep_lifts();
-        assert_eq!(lifted(&queue.take(9)), [1, 3, 5].map(target));
+        [ban(4), unban(5)].into_iter().for_each(|change| assert!(queue.push(change)));
+        queue.keep_unbans();
+        assert_eq!(unbanned(&queue.take(9)), [1, 3, 5].map(target));
     }
 
     #[test]
     fn changes_that_were_not_published_are_put_back_in_order() {
         let (queue, _) = empty_queue();
-        (1..=4).for_each(|number| assert!(queue.push(lift(number))));
+        (1..=4).for_each(|number| assert!(queue.push(unban(number))));
         let taken = queue.take(2);
         queue.put_back(taken);
-        assert_eq!(lifted(&queue.take(9)), [1, 2, 3, 4].map(target));
+        assert_eq!(unbanned(&queue.take(9)), [1, 2, 3, 4].map(target));
     }
 }

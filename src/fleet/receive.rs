@@ -1,4 +1,4 @@
-//! Receives the bans and lifts of other nodes.
+//! Receives the bans and unbans of other nodes.
 
 use std::io;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ struct Loading {
 
 impl Receiver {
     /// Receives until the connection is lost (an error) or the engine is gone. What Redis holds is loaded after subscribing, so that no change is
-    /// missed, and after the publisher has sent the own lifts, which loading would undo otherwise.
+    /// missed, and after the publisher has sent the own unbans, which loading would undo otherwise.
     fn receive(&mut self) -> RedisResult<()> {
         let mut connection = self.local.client.connect()?;
         connection.subscribe(&self.local.client.channel())?;
@@ -80,7 +80,7 @@ impl Receiver {
             drop(engine);
             let (wait, most) = match (&loading, is_loaded) {
                 (Some(_), _) => (LOADING_WAIT, LOADING_MESSAGES),
-                // The publisher has not sent the own lifts yet.
+                // The publisher has not sent the own unbans yet.
                 (None, false) => (wait_for_other_thread(begun.elapsed()), 1),
                 (None, true) => (SILENCE / 4, 1),
             };
@@ -109,7 +109,7 @@ impl Receiver {
         for (node, at) in forgotten(&self.local.client, &mut connection)? {
             self.forget(engine, &node, at);
         }
-        // Redis may hold a ban or a lift for each client, and a scan also returns keys that have just expired.
+        // Redis may hold a ban or an unban for each client, and a scan also returns keys that have just expired.
         let scan = Scan::new(self.bans.saturating_mul(2).saturating_add(1_000_000));
         Ok(Loading { connection, scan, made: 0, refused: 0 })
     }
@@ -118,14 +118,14 @@ impl Receiver {
     fn load(&mut self, engine: &Arc<Engine>, loading: &mut Loading) -> RedisResult<bool> {
         let (rows, has_more) = loading.scan.step(&self.local.client, &mut loading.connection)?;
         let now = self.local.clock.now();
-        for Row { target, bans, lifts } in rows {
-            // As ban.lua decides: a ban made after the lift stays.
+        for Row { target, bans, unbans } in rows {
+            // As ban.lua decides: a ban made after the unban stays.
             let is_older = |(service, at): &(Service, Time)| {
                 let since = self.local.since_of(engine, target, *service, now);
                 since.is_some_and(|since| self.local.to_local(*at) >= since.after(TIE))
             };
-            if let Some(scope) = scope_of(lifts.into_iter().filter(is_older).map(|(service, _)| service)) {
-                self.local.lift(engine, now, target, scope);
+            if let Some(scope) = scope_of(unbans.into_iter().filter(is_older).map(|(service, _)| service)) {
+                self.local.unban(engine, now, target, scope);
             }
             for ban in bans {
                 match self.admissions.admit(&self.local, engine, now, &ban) {
@@ -172,7 +172,7 @@ impl Receiver {
         let own = self.local.client.instance;
         match std::str::from_utf8(text).ok().and_then(parse) {
             None => self.unreadable.warn(|| "cannot read a message of the fleet: something else publishes to its channel".to_owned()),
-            // An own ban is active here already, or has been lifted since.
+            // An own ban is active here already, or has been removed since.
             Some(Message::Ban { instance, .. }) if instance == own => {}
             Some(Message::Ban { ban, .. }) => {
                 if ban.node == self.local.client.node {
@@ -182,27 +182,27 @@ impl Receiver {
                 let accepted = plausible(ban.accepted, self.local.to_redis(now));
                 self.admissions.admit(&self.local, &engine, now, &PublishedBan { accepted, ..ban });
             }
-            Some(Message::Lift { instance, at, scope, target }) => self.lift(&engine, instance == own, at, scope, target),
+            Some(Message::Unban { instance, at, scope, target }) => self.unban(&engine, instance == own, at, scope, target),
             Some(Message::Forget { node, at }) => self.forget(&engine, &node, at),
         }
     }
 
-    /// Lifts what another node lifted. A ban of another node always follows, because Redis's messages come in the order of its decisions. An own
-    /// ban stays if it was made after the lift, as it does in Redis; an own lift does not touch it, because that took effect when it was made.
-    fn lift(&self, engine: &Arc<Engine>, is_own_lift: bool, at: Time, scope: Scope, target: IpNet) {
+    /// Removes the bans of what another node unbanned. A ban of another node always follows, because Redis's messages come in the order of its decisions. An own
+    /// ban stays if it was made after the unban, as it does in Redis; an own unban does not touch it, because that took effect when it was made.
+    fn unban(&self, engine: &Arc<Engine>, is_own_unban: bool, at: Time, scope: Scope, target: IpNet) {
         let (now, at) = (self.local.clock.now(), self.local.to_local(at));
-        let is_lifted = |service: &&Service| {
+        let is_unbanned = |service: &&Service| {
             let Some(since) = self.local.since_of(engine, target, **service, now) else { return false };
             let is_local = self.local.origins.lock().of(target, **service).is_none();
-            !is_local || (!is_own_lift && since <= at.after(TIE))
+            !is_local || (!is_own_unban && since <= at.after(TIE))
         };
-        if let Some(scope) = scope_of(scope.services().iter().filter(is_lifted).copied()) {
+        if let Some(scope) = scope_of(scope.services().iter().filter(is_unbanned).copied()) {
             self.local.health.received.fetch_add(1, Ordering::Relaxed);
-            self.local.lift(engine, now, target, scope);
+            self.local.unban(engine, now, target, scope);
         }
     }
 
-    /// Lifts every ban that `node` made before `at`; if it is this node, its own bans.
+    /// Removes every ban that `node` made before `at`; if it is this node, its own bans.
     fn forget(&self, engine: &Arc<Engine>, node: &str, at: Time) {
         let (now, at) = (self.local.clock.now(), self.local.to_local(at));
         let mut bans = self.local.origins.lock().bans_of(node);
@@ -221,7 +221,7 @@ impl Receiver {
             log::info!("dropping all {} bans that node {node} published", older.len());
         }
         for (target, scope) in older {
-            self.local.lift(engine, now, target, scope);
+            self.local.unban(engine, now, target, scope);
         }
     }
 }

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ban_that_was_lifted_replaced_or_has_ended_since_the_beginning_is_not_sent() {
+    fn a_ban_that_was_removed_replaced_or_has_ended_since_the_beginning_is_not_sent() {
         let machine = Machine::new();
         for number in 1..=3 {
             machine.ban(BanRecord { until: Until::at(after(60)), ..record(client(number), NOW) });

@@ -122,7 +122,7 @@ pub(super) fn find_bans(connection: &Connection, names: &mut NameCache, client: 
     Ok(found)
 }
 
-/// The operator's reason for the ban of `network`, unless it was lifted.
+/// The operator's reason for the ban of `network`, unless it was removed.
 pub(super) fn network_ban_reason(connection: &Connection, network: IpNet) -> rusqlite::Result<Option<Evidence>> {
     let mut statement = connection.prepare_cached("SELECT reason FROM network WHERE net = ? AND (until IS NULL OR until > 0)")?;
     statement.query_row([network.to_string()], |row| rows::evidence(row, "reason")).optional()

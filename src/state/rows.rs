@@ -28,8 +28,8 @@ pub(super) const STRIKE_COLUMNS: &str = "client, rule, first, last, count, until
 /// The columns that [`earlier_bans`] reads, in its order.
 pub(super) const HISTORY_COLUMNS: &str = "client, rule, times, last";
 
-/// `until` of a lifted ban. Its row stays for a while, so that other processes learn that it was lifted.
-pub(super) const LIFTED: i64 = 0;
+/// `until` of a removed ban. Its row stays for a while, so that other processes learn of the unban.
+pub(super) const REMOVED: i64 = 0;
 
 /// Shares one allocation between all rows that name the same rule or node.
 #[derive(Default)]
@@ -52,7 +52,7 @@ impl NameCache {
     }
 }
 
-/// Reads [`BAN_COLUMNS`]; `None` if the ban is over or was lifted. The evidence is left empty.
+/// Reads [`BAN_COLUMNS`]; `None` if the ban is over or was removed. The evidence is left empty.
 pub(super) fn ban(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::Result<Option<BanRecord>> {
     let Some((since, until)) = times(row, 5, 6, now)? else { return Ok(None) };
     Ok(Some(BanRecord {
@@ -71,7 +71,7 @@ pub(super) fn ban(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::
 
 /// Reads [`BAN_COLUMNS`] as a change; `None` if the ban is over.
 pub(super) fn ban_change(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::Result<Option<Change>> {
-    if was_lifted(row, 6)? {
+    if was_removed(row, 6)? {
         return Ok(Some(Change::Unbanned { client: client(row, 1)?, scope: scope(row, 2)?, at: time(row, 5)? }));
     }
     Ok(ban(row, names, now)?.map(Change::Banned))
@@ -80,7 +80,7 @@ pub(super) fn ban_change(row: &Row<'_>, names: &mut NameCache, now: Time) -> rus
 /// Reads [`NETWORK_COLUMNS`] as a change; `None` if the ban is over.
 pub(super) fn network_change(row: &Row<'_>, now: Time) -> rusqlite::Result<Option<Change>> {
     let Ok(network) = parse_network(row.get_ref(1)?.as_str()?) else { return Ok(None) };
-    if was_lifted(row, 3)? {
+    if was_removed(row, 3)? {
         return Ok(Some(Change::NetworkUnbanned { network, at: time(row, 2)? }));
     }
     let Some((since, until)) = times(row, 2, 3, now)? else { return Ok(None) };
@@ -106,8 +106,8 @@ pub(super) fn evidence(row: &Row<'_>, column: &str) -> rusqlite::Result<Evidence
     Ok(Evidence::restore(row.get_ref(column)?.as_str_or_null()?.unwrap_or_default()))
 }
 
-fn was_lifted(row: &Row<'_>, until: usize) -> rusqlite::Result<bool> {
-    Ok(row.get::<_, Option<i64>>(until)? == Some(LIFTED))
+fn was_removed(row: &Row<'_>, until: usize) -> rusqlite::Result<bool> {
+    Ok(row.get::<_, Option<i64>>(until)? == Some(REMOVED))
 }
 
 /// When a ban began and ends; `None` if it is over. A ban that begins in the future begins now instead, and keeps its length.
@@ -150,7 +150,7 @@ pub(super) fn stored(time: Time) -> i64 {
     i64::try_from(time.millis()).unwrap_or(i64::MAX)
 }
 
-/// The end of a ban as a column, never [`LIFTED`].
+/// The end of a ban as a column, never [`REMOVED`].
 pub(super) fn stored_end(time: Time) -> i64 {
-    stored(time).max(LIFTED + 1)
+    stored(time).max(REMOVED + 1)
 }

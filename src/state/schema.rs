@@ -16,8 +16,8 @@ pub(super) const VERSION: i64 = 1;
 /// The `application_id` that marks the file as Strikeout's: "Strk".
 const APPLICATION: i64 = 0x5374_726b;
 
-/// `AUTOINCREMENT` never reuses an `id`, so a process that knows the greatest one can ask for everything after it. A lifted ban stays for a
-/// while with `until` 0, so that other processes learn that it was lifted; a permanent one has a null `until`. Evidence has its own table
+/// `AUTOINCREMENT` never reuses an `id`, so a process that knows the greatest one can ask for everything after it. A removed ban stays for a
+/// while with `until` 0, so that other processes learn of the unban; a permanent one has a null `until`. Evidence has its own table
 /// because loading skips it. The random number in `file` tells a new file from its predecessor: an inode number is soon reused.
 const TABLES: &str = "
 CREATE TABLE file (

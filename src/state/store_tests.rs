@@ -39,7 +39,7 @@ fn banned(ban: BanRecord) -> WriteItem {
     WriteItem::Change(Change::Banned(ban))
 }
 
-fn lifted(address: &str, scope: Scope, seconds: u64) -> WriteItem {
+fn unbanned(address: &str, scope: Scope, seconds: u64) -> WriteItem {
     WriteItem::Change(Change::Unbanned { client: client(address), scope, at: at(seconds) })
 }
 
@@ -158,7 +158,7 @@ fn a_client_unbanned_on_all_services_can_be_banned_again() {
     let file = TestFile::new();
     let mut store = file.open();
     let mail = BanRecord { scope: Scope::Mail, ..ban("192.0.2.1", until(90)) };
-    store.save(&[banned(ban("192.0.2.1", until(60))), banned(mail), lifted("192.0.2.1", Scope::All, 5)], false).unwrap();
+    store.save(&[banned(ban("192.0.2.1", until(60))), banned(mail), unbanned("192.0.2.1", Scope::All, 5)], false).unwrap();
     assert_eq!(bans(&mut store, at(5)), []);
     assert_eq!(store.find_bans(client("192.0.2.1"), at(5)).unwrap(), []);
     store.save(&[banned(ban("192.0.2.1", until(20)))], false).unwrap();
@@ -166,14 +166,14 @@ fn a_client_unbanned_on_all_services_can_be_banned_again() {
 }
 
 #[test]
-fn a_ban_on_all_services_lifted_on_one_stays_on_the_other() {
+fn a_ban_on_all_services_removed_on_one_stays_on_the_other() {
     let file = TestFile::new();
     let mut store = file.open();
-    store.save(&[banned(ban("192.0.2.1", until(60))), lifted("192.0.2.1", Scope::Web, 5)], false).unwrap();
+    store.save(&[banned(ban("192.0.2.1", until(60))), unbanned("192.0.2.1", Scope::Web, 5)], false).unwrap();
     assert_eq!(bans(&mut store, at(5)), [(client("192.0.2.1"), "mail", until(60))]);
     let found = store.find_bans(client("192.0.2.1"), at(5)).unwrap();
     assert_eq!((found.len(), found[0].evidence.as_str()), (1, "GET /w00tw00t"));
-    store.save(&[lifted("192.0.2.1", Scope::Mail, 6)], false).unwrap();
+    store.save(&[unbanned("192.0.2.1", Scope::Mail, 6)], false).unwrap();
     assert_eq!(bans(&mut store, at(6)), []);
 }
 
@@ -220,10 +220,10 @@ fn each_process_sees_the_changes_of_the_other_and_not_its_own() {
         [Change::Banned(without_evidence(&ban("192.0.2.1", until(60)))), changes[1].clone()]
     );
     assert_eq!(two.changes_since(&mut cursor, at(1)).unwrap(), []);
-    let lifts =
+    let unbans =
         [Change::Unbanned { client: client("192.0.2.1"), scope: Scope::All, at: at(5) }, Change::NetworkUnbanned { network, at: at(5) }];
-    one.save(&lifts.clone().map(WriteItem::Change), false).unwrap();
-    assert_eq!(two.changes_since(&mut cursor, at(5)).unwrap(), lifts);
+    one.save(&unbans.clone().map(WriteItem::Change), false).unwrap();
+    assert_eq!(two.changes_since(&mut cursor, at(5)).unwrap(), unbans);
 }
 
 #[test]
@@ -267,10 +267,10 @@ fn ended_rows_are_swept_in_small_steps() {
 }
 
 #[test]
-fn a_lifted_ban_is_swept_after_ten_minutes() {
+fn a_removed_ban_is_swept_after_ten_minutes() {
     let file = TestFile::new();
     let mut store = file.open();
-    store.save(&[lifted("192.0.2.1", Scope::All, 0)], false).unwrap();
+    store.save(&[unbanned("192.0.2.1", Scope::All, 0)], false).unwrap();
     assert_eq!(store.sweep(at(599), Span::ZERO, 100).unwrap(), 0);
     assert_eq!(store.sweep(at(601), Span::ZERO, 100).unwrap(), 1);
 }

@@ -5,8 +5,8 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use super::rows::stored;
 use crate::time::{Span, Time};
 
-/// How long a lifted ban stays in the file, so that other processes learn that it was lifted.
-const KEEP_LIFTED: Span = Span::from_secs(600);
+/// How long a removed ban stays in the file, so that other processes learn of the unban.
+const KEEP_REMOVED: Span = Span::from_secs(600);
 
 /// Where the next step starts in the tables that have no index by end: after this client and rule.
 #[derive(Debug, Default)]
@@ -32,11 +32,11 @@ pub(super) fn sweep(
 
 fn sweep_bans(connection: &mut Connection, now: Time, limit: u32) -> rusqlite::Result<usize> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // A lifted ban has `until` 0 (`rows::LIFTED`), and `since` is when it was lifted.
-    let (over, lifted) = (stored(now), stored(now.before(KEEP_LIFTED)));
+    // A removed ban has `until` 0 (`rows::REMOVED`), and `since` is when it was removed.
+    let (over, removed) = (stored(now), stored(now.before(KEEP_REMOVED)));
     let ids: Vec<i64> = {
         let mut ids = transaction.prepare_cached("SELECT id FROM ban WHERE until <= ?1 AND (until > 0 OR since <= ?2) LIMIT ?3")?;
-        let ids = ids.query_map(params![over, lifted, limit], |row| row.get(0))?;
+        let ids = ids.query_map(params![over, removed, limit], |row| row.get(0))?;
         ids.collect::<rusqlite::Result<_>>()?
     };
     for id in &ids {
@@ -45,7 +45,7 @@ fn sweep_bans(connection: &mut Connection, now: Time, limit: u32) -> rusqlite::R
     }
     let networks = transaction
         .prepare_cached("DELETE FROM network WHERE until <= ?1 AND (until > 0 OR since <= ?2)")?
-        .execute(params![over, lifted])?;
+        .execute(params![over, removed])?;
     transaction.commit()?;
     Ok(ids.len() + networks)
 }

@@ -377,7 +377,8 @@ mod tests {
         worker.load(&mut |_| ());
         // 192.0.2.2 alone is refused, in the middle of its batch.
         let other = rusqlite::Connection::open(&path).unwrap();
-        let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON ban WHEN hex(NEW.client) LIKE '%C0000202' BEGIN SELECT RAISE(ABORT, 'no'); END";
+        let refuse =
+            "CREATE TRIGGER refuse BEFORE INSERT ON ban WHEN hex(NEW.client) LIKE '%C0000202' BEGIN SELECT RAISE(ABORT, 'no'); END";
         other.execute_batch(refuse).unwrap();
         worker.degrade(&StateError::Unavailable("no disk".to_owned()));
         worker.backlog.extend(["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"].map(|address| ban(address, clock.now())));

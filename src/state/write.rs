@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use rusqlite::{Transaction, params};
 
 use super::load::find_bans;
-use super::rows::{LIFTED, NameCache, blob, stored, stored_end};
+use super::rows::{NameCache, REMOVED, blob, stored, stored_end};
 use super::{StoredStrikes, WriteItem};
 use crate::client::Client;
 use crate::engine::{BanRecord, Change};
@@ -26,11 +26,11 @@ pub(super) fn write(transaction: &Transaction<'_>, item: &WriteItem, writer: i64
             }
             write_ban(transaction, ban, writer)
         }
-        WriteItem::Change(Change::Unbanned { client, scope, at }) => lift(transaction, *client, *scope, writer, *at),
+        WriteItem::Change(Change::Unbanned { client, scope, at }) => unban(transaction, *client, *scope, writer, *at),
         WriteItem::Change(Change::NetworkBanned { network, since, until, reason }) => {
             write_network(transaction, *network, *since, until.time().map(stored_end), reason.as_str(), writer)
         }
-        WriteItem::Change(Change::NetworkUnbanned { network, at }) => write_network(transaction, *network, *at, Some(LIFTED), "", writer),
+        WriteItem::Change(Change::NetworkUnbanned { network, at }) => write_network(transaction, *network, *at, Some(REMOVED), "", writer),
         WriteItem::Position(path, position) => write_position(transaction, path, position),
     }
 }
@@ -86,8 +86,8 @@ fn write_ban(transaction: &Transaction<'_>, ban: &BanRecord, writer: i64) -> rus
     Ok(())
 }
 
-/// Lifts the bans on the services of `scope`. A ban on all services that is lifted on one stays on the other.
-fn lift(transaction: &Transaction<'_>, client: Client, scope: Scope, writer: i64, at: Time) -> rusqlite::Result<()> {
+/// Removes the bans on the services of `scope`. A ban on all services that is removed on one stays on the other.
+fn unban(transaction: &Transaction<'_>, client: Client, scope: Scope, writer: i64, at: Time) -> rusqlite::Result<()> {
     let other = match scope {
         Scope::Web => Some(Scope::Mail),
         Scope::Mail => Some(Scope::Web),
@@ -100,16 +100,16 @@ fn lift(transaction: &Transaction<'_>, client: Client, scope: Scope, writer: i64
             write_ban(transaction, &ban, writer)?;
         }
     }
-    const LIFTED_BANS: &str = "client = ?1 AND (scope IN (?2, 'all') OR ?2 = 'all')";
+    const REMOVED_BANS: &str = "client = ?1 AND (scope IN (?2, 'all') OR ?2 = 'all')";
     let key = params![blob(client), scope.as_str()];
-    transaction.prepare_cached(&format!("DELETE FROM evidence WHERE ban IN (SELECT id FROM ban WHERE {LIFTED_BANS})"))?.execute(key)?;
-    transaction.prepare_cached(&format!("DELETE FROM ban WHERE {LIFTED_BANS}"))?.execute(key)?;
+    transaction.prepare_cached(&format!("DELETE FROM evidence WHERE ban IN (SELECT id FROM ban WHERE {REMOVED_BANS})"))?.execute(key)?;
+    transaction.prepare_cached(&format!("DELETE FROM ban WHERE {REMOVED_BANS}"))?.execute(key)?;
     transaction
         .prepare_cached(
             "INSERT INTO ban (client, scope, rule, first, since, until, count, times, node, writer)
              VALUES (?1, ?2, '', ?3, ?3, ?4, 0, 0, '', ?5)",
         )?
-        .execute(params![blob(client), scope.as_str(), stored(at), LIFTED, writer])
+        .execute(params![blob(client), scope.as_str(), stored(at), REMOVED, writer])
         .map(drop)
 }
 

@@ -200,7 +200,7 @@ impl Bans {
         }
     }
 
-    /// Lifts the bans of `client` on every service of `scope`. Returns whether there was one.
+    /// Removes the bans of `client` on every service of `scope`. Returns whether there was one.
     pub fn unban(&self, client: Client, scope: Scope) -> bool {
         let mut found = false;
         if let Entry::Occupied(mut entry) = self.map.entry(client) {

@@ -65,7 +65,7 @@ fn a_permanent_ban_never_ends() {
 }
 
 #[test]
-fn an_unban_lifts_the_bans_of_its_scope() {
+fn an_unban_removes_the_bans_of_its_scope() {
     let bans = Bans::new(10);
     bans.ban(client(1), Scope::All, ban(60), at(0));
     assert!(bans.unban(client(1), Scope::Web));

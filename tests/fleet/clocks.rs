@@ -13,7 +13,7 @@ use crate::{SECRET, has_redis};
 const HALF_A_MINUTE: i64 = 30_000;
 
 #[test]
-fn with_clocks_half_a_minute_wrong_bans_end_at_the_right_time_and_lifts_count() {
+fn with_clocks_half_a_minute_wrong_bans_end_at_the_right_time_and_unbans_count() {
     if !has_redis() {
         return;
     }
@@ -46,17 +46,17 @@ fn with_clocks_half_a_minute_wrong_bans_end_at_the_right_time_and_lifts_count() 
         }
     }
 
-    // Lifts, whichever machine bans and whichever lifts; and a ban after the lift stays.
+    // Unbans, whichever machine bans and whichever unbans; and a ban after the unban stays.
     let mut last = 10;
     for banning in all {
-        for lifting in all {
+        for unbanning in all {
             last += 1;
             let address = format!("203.0.113.{last}");
             banning.ban(&address, None);
             wait_until("all refuse", || all.iter().all(|node| node.is_banned(&address)));
-            lifting.unban(&address);
+            unbanning.unban(&address);
             wait_until("all serve", || all.iter().all(|node| !node.is_banned(&address)));
-            // On a busy machine offsets are known to some ten milliseconds: a ban that soon after the lift may still lose to it.
+            // On a busy machine offsets are known to some ten milliseconds: a ban that soon after the unban may still lose to it.
             wait_until("all refuse again", || {
                 if !banning.is_banned(&address) {
                     banning.ban(&address, Some(Span::from_secs(3600)));
@@ -138,15 +138,15 @@ fn after_a_partition_the_later_change_wins_whatever_the_clocks() {
     }
     relay.cut(true);
     wait_until("it is cut off", || behind.number("fleet_receiving") == 0 && behind.number("fleet_publishing") == 0);
-    // Lifted on each side: a minute apart by their clocks, now by that of Redis.
+    // Unbanned on each side: a minute apart by their clocks, now by that of Redis.
     behind.unban("203.0.113.1");
     ahead.unban("203.0.113.2");
-    // Lifted on one side and banned there again.
+    // Unbanned on one side and banned there again.
     ahead.ban("203.0.113.3", None);
     ahead.unban("203.0.113.3");
     ahead.ban("203.0.113.3", Some(Span::from_secs(600)));
     relay.cut(false);
-    wait_until("both lifts count", || {
+    wait_until("both unbans count", || {
         ["203.0.113.1", "203.0.113.2"].iter().all(|address| !ahead.is_banned(address) && !behind.is_banned(address))
     });
     wait_until("and the new ban", || ahead.is_banned("203.0.113.3") && behind.is_banned("203.0.113.3"));

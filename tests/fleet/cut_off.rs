@@ -27,7 +27,7 @@ fn near_and_far(one_way: Duration) -> Option<(Redis, Relay, Node, Node)> {
 }
 
 #[test]
-fn both_sides_of_a_cut_converge_and_no_lifted_ban_comes_back() {
+fn both_sides_of_a_cut_converge_and_no_removed_ban_comes_back() {
     let Some((_redis, relay, near, far)) = near_and_far(Duration::ZERO) else { return };
     near.ask("ban 203.0.113.1 for=3600");
     wait_until("both refuse", || far.is_banned("203.0.113.1"));
@@ -39,14 +39,14 @@ fn both_sides_of_a_cut_converge_and_no_lifted_ban_comes_back() {
     near.ask("ban 203.0.113.3 for=3600");
     near.ask("unban 203.0.113.1");
     assert!(far.refuses("203.0.113.2") && near.refuses("203.0.113.3"));
-    assert!(far.refuses("203.0.113.1"), "it has not received the lift");
+    assert!(far.refuses("203.0.113.1"), "it has not received the unban");
 
     relay.cut(false);
     let healed = wait_until("both know both bans", || near.is_banned("203.0.113.2") && far.is_banned("203.0.113.3"));
-    wait_until("the lift counts", || !far.is_banned("203.0.113.1"));
+    wait_until("the unban counts", || !far.is_banned("203.0.113.1"));
     println!("convergence after a partition healed: {healed:?}");
     wait_joined(&[&near, &far]);
-    assert!(!near.is_banned("203.0.113.1"), "no lifted ban comes back");
+    assert!(!near.is_banned("203.0.113.1"), "no removed ban comes back");
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_redis_that_hangs_or_comes_back_empty_delays_no_verdict_and_loses_no_ban() {
 }
 
 #[test]
-fn a_restarted_node_brings_no_lifted_ban_back_and_still_knows_the_origins_of_its_bans() {
+fn a_restarted_node_brings_no_removed_ban_back_and_still_knows_the_origins_of_its_bans() {
     if !has_redis() {
         return;
     }
@@ -104,10 +104,10 @@ fn a_restarted_node_brings_no_lifted_ban_back_and_still_knows_the_origins_of_its
         one.ask("unban 203.0.113.2");
     });
     wait_joined(&[&two]);
-    wait_until("it lifts what was lifted", || !two.is_banned("203.0.113.1") && !two.is_banned("203.0.113.2"));
+    wait_until("it unbans what was unbanned", || !two.is_banned("203.0.113.1") && !two.is_banned("203.0.113.2"));
     wait_until("it has published its two active bans", || two.number("fleet_published_total") >= 2);
-    for lifted in ["203.0.113.1", "203.0.113.2"] {
-        assert!(!one.is_banned(lifted) && !two.is_banned(lifted), "{lifted} came back");
+    for unbanned in ["203.0.113.1", "203.0.113.2"] {
+        assert!(!one.is_banned(unbanned) && !two.is_banned(unbanned), "{unbanned} came back");
     }
     assert!(two.is_banned("203.0.113.3") && one.is_banned("203.0.113.3"));
     assert!(two.why("198.51.100.7")["network"]["node"] == "one", "{}", two.why("198.51.100.7"));
@@ -121,7 +121,7 @@ fn a_restarted_node_brings_no_lifted_ban_back_and_still_knows_the_origins_of_its
 }
 
 #[test]
-fn a_redis_that_lost_its_data_gets_active_bans_and_recent_lifts_again() {
+fn a_redis_that_lost_its_data_gets_active_bans_and_recent_unbans_again() {
     if !has_redis() {
         return;
     }
@@ -142,7 +142,7 @@ fn a_redis_that_lost_its_data_gets_active_bans_and_recent_lifts_again() {
     relay.cut(false);
     wait_joined(&[&far]);
     wait_until("the far side knows the new ban", || far.is_banned("203.0.113.2"));
-    wait_until("and the lift, which the old Redis took with it", || !far.is_banned("203.0.113.1"));
+    wait_until("and the unban, which the old Redis took with it", || !far.is_banned("203.0.113.1"));
     assert!(!near.is_banned("203.0.113.1"));
     let late = Node::start("late", empty.port, "");
     wait_joined(&[&late]);
@@ -150,7 +150,7 @@ fn a_redis_that_lost_its_data_gets_active_bans_and_recent_lifts_again() {
 }
 
 #[test]
-fn a_lift_counts_against_a_ban_whose_record_is_lost() {
+fn an_unban_counts_against_a_ban_whose_record_is_lost() {
     if !has_redis() {
         return;
     }
@@ -170,7 +170,7 @@ fn a_lift_counts_against_a_ban_whose_record_is_lost() {
     near.unban_on("203.0.113.1", Scope::Mail);
     wait_until("both notice", || near.number("fleet_publishing") == 0 && far.number("fleet_publishing") == 0);
     redis.signal(Signal::CONT);
-    wait_until("the lift counts", || !far.is_banned("203.0.113.1"));
+    wait_until("the unban counts", || !far.is_banned("203.0.113.1"));
     near.wait_joined();
     far.wait_joined();
     assert!(!near.is_banned("203.0.113.1") && !far.is_banned("203.0.113.1"));
@@ -213,7 +213,7 @@ fn a_forgotten_node_stays_forgotten_when_redis_loses_its_data() {
 }
 
 #[test]
-fn a_lift_is_remembered_as_long_as_the_ban_would_have_lasted() {
+fn an_unban_is_remembered_as_long_as_the_ban_would_have_lasted() {
     if !has_redis() {
         return;
     }
@@ -227,7 +227,7 @@ fn a_lift_is_remembered_as_long_as_the_ban_would_have_lasted() {
         wait_until("Redis has it", || redis.number(&format!("HEXISTS {key} w")) == 1);
         let until = redis.ask(&format!("HGET {key} w"));
         one.ask(&format!("unban {address}"));
-        wait_until("Redis has the lift", || redis.number(&format!("HEXISTS {key} w")) == 0);
+        wait_until("Redis has the unban", || redis.number(&format!("HEXISTS {key} w")) == 0);
         assert_eq!(redis.ask(&format!("HGET {key} we")), until, "{length}");
         let left = redis.ask(&format!("TTL {key}"));
         let left: i64 = left.lines().find_map(|line| line.strip_prefix(':')?.parse().ok()).unwrap();
@@ -237,22 +237,22 @@ fn a_lift_is_remembered_as_long_as_the_ban_would_have_lasted() {
             _ => assert_eq!(left, -1, "forever"),
         }
     }
-    // A new ban of the client leaves the memory of the lift in place, for nodes that still have the old ban.
+    // A new ban of the client leaves the memory of the unban in place, for nodes that still have the old ban.
     one.ask("ban 203.0.113.2 for=60");
     wait_until("banned again", || redis.number("HEXISTS strikeout:client:203.0.113.2 w") == 1);
     assert_eq!(redis.number("HEXISTS strikeout:client:203.0.113.2 wg"), 1);
     assert!(one.is_banned("203.0.113.2"));
 
-    // After a cut the lifts are sent again, and published to nobody: one message is the probe of the new connection.
+    // After a cut the unbans are sent again, and published to nobody: one message is the probe of the new connection.
     let (published, messages) = (one.number("fleet_published_total"), redis.calls("publish"));
     redis.ask("CLIENT KILL TYPE normal SKIPME yes");
-    wait_until("three lifts and a ban are sent", || one.number("fleet_published_total") >= published + 4);
+    wait_until("three unbans and a ban are sent", || one.number("fleet_published_total") >= published + 4);
     assert_eq!(redis.calls("publish"), messages + 1);
     assert!(one.is_banned("203.0.113.2"));
 }
 
 #[test]
-fn a_ban_made_after_a_lift_while_cut_off_stays_on_both_sides() {
+fn a_ban_made_after_an_unban_while_cut_off_stays_on_both_sides() {
     let Some((_redis, relay, near, far)) = near_and_far(Duration::ZERO) else { return };
     relay.cut(true);
     wait_until("it is cut off", || far.number("fleet_receiving") == 0 && far.number("fleet_publishing") == 0);
@@ -271,14 +271,14 @@ fn a_ban_made_after_a_lift_while_cut_off_stays_on_both_sides() {
     wait_until("all is published", || near.is_banned(marker));
     for node in [&near, &far] {
         wait_until("the newer ban is active", || node.is_banned("203.0.113.1") && node.is_banned("203.0.113.2"));
-        assert!(!node.is_banned("203.0.113.3"), "only lifted");
+        assert!(!node.is_banned("203.0.113.3"), "only unbanned");
     }
     let log = far.log();
-    assert_eq!(log.matches("unbanned ").count(), 3, "not for a moment was it lifted:\n{log}");
+    assert_eq!(log.matches("unbanned ").count(), 3, "not for a moment was it unbanned:\n{log}");
 }
 
 #[test]
-fn over_a_slow_link_verdicts_are_fast_and_bans_and_lifts_arrive() {
+fn over_a_slow_link_verdicts_are_fast_and_bans_and_unbans_arrive() {
     let one_way = Duration::from_millis(250);
     let Some((_redis, _relay, near, far)) = near_and_far(one_way) else { return };
     let mut slowest = Duration::ZERO;
@@ -290,20 +290,20 @@ fn over_a_slow_link_verdicts_are_fast_and_bans_and_lifts_arrive() {
     println!("slow link of {one_way:?} each way: slowest verdict {slowest:?}; 20 bans known on the other side after {there:?}");
     far.ask("unban 203.0.113.1");
     near.ask("unban 203.0.113.2");
-    wait_until("lifts arrive on both sides", || {
-        ["203.0.113.1", "203.0.113.2"].iter().all(|lifted| !near.is_banned(lifted) && !far.is_banned(lifted))
+    wait_until("unbans arrive on both sides", || {
+        ["203.0.113.1", "203.0.113.2"].iter().all(|unbanned| !near.is_banned(unbanned) && !far.is_banned(unbanned))
     });
     assert!(near.is_banned("203.0.113.3") && far.is_banned("203.0.113.3"));
     assert_eq!(far.fleet(), "ok", "slow is not away");
 }
 
 #[test]
-fn a_ban_lifted_at_once_does_not_come_back_from_redis() {
+fn a_ban_removed_at_once_does_not_come_back_from_redis() {
     let Some((redis, _relay, near, far)) = near_and_far(Duration::from_millis(250)) else { return };
     far.ask("ban 203.0.113.1 for=3600");
     far.ask("unban 203.0.113.1");
     let fields = |names: &str| redis.ask(&format!("HMGET strikeout:client:203.0.113.1 {names}"));
-    wait_until("Redis has received ban and lift", || fields("wg we").matches('$').count() == 2 && !fields("wg we").contains("$-1"));
+    wait_until("Redis has received ban and unban", || fields("wg we").matches('$').count() == 2 && !fields("wg we").contains("$-1"));
     // Messages come in order: a node that received this one has received those before it.
     near.ask("ban 203.0.113.2 for=3600");
     wait_until("the next message is received", || far.is_banned("203.0.113.2"));
@@ -335,12 +335,12 @@ fn bans_beyond_the_queue_are_dropped_and_counted_and_all_published_again() {
     println!("{BANS} bans while Redis hung: made in {took:?}, {} dropped, all known {again:?} after it went on", {
         node.number("fleet_dropped_total")
     });
-    wait_until("Redis has the lift", || redis.number("HEXISTS strikeout:client:11.0.0.7 wg") == 1);
+    wait_until("Redis has the unban", || redis.number("HEXISTS strikeout:client:11.0.0.7 wg") == 1);
     assert_eq!(redis.number("HEXISTS strikeout:client:11.0.0.7 w"), 0);
 }
 
 #[test]
-fn a_node_that_returns_with_a_lifted_ban_gets_the_newer_one_instead() {
+fn a_node_that_returns_with_a_removed_ban_gets_the_newer_one_instead() {
     let Some((_redis, relay, near, far)) = near_and_far(Duration::ZERO) else { return };
     near.ask("ban 203.0.113.1 for=-1");
     wait_until("both refuse", || far.is_banned("203.0.113.1"));

@@ -231,7 +231,7 @@ fn endless_news(command: &[String], _: u64, to: &mut TcpStream) -> std::io::Resu
             let text = match number % 11 {
                 0 => "nonsense".repeat(1000),
                 1 => format!("forget n{number} 0"),
-                2 => format!("lift n1 1 wm 0 {address}"),
+                2 => format!("unban n1 1 wm 0 {address}"),
                 _ => format!("ban {node} 1 wm -1 0 0 {address}{length} {{\"rule\":\"{rule}\",\"count\":1,\"times\":1,\"evidence\":\"\"}}"),
             };
             write!(news, "*3\r\n$7\r\nmessage\r\n${}\r\n{channel}\r\n${}\r\n{text}\r\n", channel.len(), text.len()).unwrap();

@@ -3,7 +3,7 @@
 //! | file | what it tests |
 //! |---|---|
 //! | `server`, `node`, `relay` | not tests: Redis, the machines, and a link between them that can be cut or slow |
-//! | `spread` | bans, lifts and strikes spread |
+//! | `spread` | bans, unbans and strikes spread |
 //! | `cut_off` | each side of a cut goes on alone, and both converge afterwards |
 //! | `namespaces` | the same in network namespaces, where packets are lost |
 //! | `clocks` | machines whose clocks are wrong |

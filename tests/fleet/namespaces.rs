@@ -100,7 +100,7 @@ fn a_partition_heals_to_the_union_without_a_storm() {
             node.ask(&format!("ban {address} for=3600"));
         }
     }
-    // Lifted on either side while the other cannot know.
+    // Unbanned on either side while the other cannot know.
     for address in &before[..5] {
         near.ask(&format!("unban {address}"));
     }
@@ -120,10 +120,10 @@ fn a_partition_heals_to_the_union_without_a_storm() {
     let union = [&before[10..], &near_bans, &far_bans, &third_bans].concat();
     let healed = wait_until("all know the union", || all_know(&union, &all));
     let is_free = |node: &&Node| before[..10].iter().all(|address| !node.is_banned(address)) && !node.refuses("198.51.100.7");
-    let lifted = wait_until("all know the lifts", || all.iter().all(is_free));
+    let unbanned = wait_until("all know the unbans", || all.iter().all(is_free));
     wait_joined(&all);
     println!(
-        "after the cables are plugged in: union known everywhere after {healed:?}, lifts {lifted:?} later; slowest verdict {slowest:?}"
+        "after the cables are plugged in: union known everywhere after {healed:?}, unbans {unbanned:?} later; slowest verdict {slowest:?}"
     );
 
     // Quiet again: the nodes ask for the time, and nothing else is sent.
@@ -144,7 +144,7 @@ fn a_partition_heals_to_the_union_without_a_storm() {
     println!("calls from the heal until all was quiet: {scripts} scripts, {published} messages, for {bans} bans on 3 nodes");
     // Each of two nodes loads all bans and publishes its own again; nobody publishes what it has received.
     assert!(scripts <= 2 * 2 * bans + 100, "a storm: {scripts} calls for {bans} bans");
-    assert!(all.iter().all(is_free), "no lifted ban comes back");
+    assert!(all.iter().all(is_free), "no removed ban comes back");
     assert!(all_know(&union, &all));
 }
 

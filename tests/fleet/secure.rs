@@ -77,7 +77,7 @@ fn over_tls_only_a_redis_with_a_verified_certificate_is_used() {
     let there = wait_until("bans spread", || (1..=20).all(|number| two.is_banned(&format!("203.0.113.{number}"))));
     println!("20 bans over TLS known on the other node after {there:?}");
     two.ask("unban 203.0.113.1");
-    wait_until("lifts too", || !one.is_banned("203.0.113.1"));
+    wait_until("unbans too", || !one.is_banned("203.0.113.1"));
     let late = start("late", redis.port, &trusted);
     wait_joined(&[&late]);
     assert!(late.is_banned("203.0.113.2") && !late.is_banned("203.0.113.1"));
@@ -147,9 +147,9 @@ fn the_rights_in_the_manual_are_enough_for_everything_that_a_node_does() {
     wait_until("bans and strikes spread", || known.iter().all(|address| two.refuses(address)));
     two.ask("unban 203.0.113.3");
     two.ask("unban 198.51.100.0/24");
-    wait_until("lifts spread", || !one.refuses("203.0.113.3") && !one.refuses("198.51.100.9"));
+    wait_until("unbans spread", || !one.refuses("203.0.113.3") && !one.refuses("198.51.100.9"));
     one.ask("ban 203.0.113.3 for=3600");
-    wait_until("a ban after the lift spreads", || two.refuses("203.0.113.3"));
+    wait_until("a ban after the unban spreads", || two.refuses("203.0.113.3"));
     let late = start("late");
     wait_joined(&[&late]);
     assert!(late.refuses("203.0.113.2") && late.refuses("203.0.113.3"));

@@ -1,4 +1,4 @@
-//! Bans, lifts and strikes spread to all machines.
+//! Bans, unbans and strikes spread to all machines.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,7 +16,7 @@ use crate::server::Redis;
 use crate::{SECRET, has_redis};
 
 #[test]
-fn a_ban_and_its_lift_spread_and_why_names_the_node() {
+fn a_ban_and_its_unban_spread_and_why_names_the_node() {
     if !has_redis() {
         return;
     }
@@ -38,7 +38,7 @@ fn a_ban_and_its_lift_spread_and_why_names_the_node() {
         two.ask(&format!("unban {address}"));
         times.push(wait_until("the first node accepts again", || !one.refuses(&address)));
     }
-    report("a lift", times);
+    report("an unban", times);
     assert!(one.refuses("203.0.113.2") && two.refuses("203.0.113.2"));
 
     one.ask("ban 203.0.113.99 for=-1 reason=enough");
@@ -49,14 +49,14 @@ fn a_ban_and_its_lift_spread_and_why_names_the_node() {
     one.ask("ban 198.51.100.0/24 for=3600");
     wait_until("a network's ban spreads", || two.refuses("198.51.100.77"));
     one.ask("unban 198.51.100.0/24");
-    wait_until("its lift spreads", || !two.refuses("198.51.100.77"));
+    wait_until("its unban spreads", || !two.refuses("198.51.100.77"));
 
     let late = Node::start("late", redis.port, "");
     wait_joined(&[&late]);
     wait_until("a later node knows the active bans", || {
         late.refuses("203.0.113.2") && late.refuses("203.0.113.99") && late.why("2001:db8:7::1")["services"]["mail"].is_object()
     });
-    assert!(!late.refuses("203.0.113.1"), "lifted");
+    assert!(!late.refuses("203.0.113.1"), "unbanned");
 }
 
 /// Prints how long other nodes took to know. The promise is a tenth of a second; the worst case depends on the machine too.
@@ -234,6 +234,6 @@ fn two_machines_of_one_name_are_reported() {
     wait_until("the other one bans too", || another.is_banned("203.0.113.1"));
     assert!(another.log().contains("another machine publishes bans as same"), "{}", another.log());
     one.ask("unban 203.0.113.1");
-    wait_until("and lifts", || !another.is_banned("203.0.113.1"));
+    wait_until("and unbans", || !another.is_banned("203.0.113.1"));
     assert!(!one.log().contains("another machine"), "{}", one.log());
 }

@@ -99,7 +99,7 @@ fn nothing_counts_twice_when_a_log_is_rewritten() {
 }
 
 #[test]
-fn a_lifted_ban_does_not_come_back_with_a_copy_of_the_log() {
+fn a_removed_ban_does_not_come_back_with_a_copy_of_the_log() {
     let stage = Stage::new();
     let (daemon, log) = start(&stage, "UTC", "rules = ['exim-per-host']\noptional = true");
     let is_refused = |daemon: &Daemon| daemon.ask(&format!("check {CLIENT} port=25")).starts_with("defer ");

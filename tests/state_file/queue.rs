@@ -78,10 +78,10 @@ fn an_unban_is_saved_even_if_the_queue_is_full() {
             |number| matches!(persist(&writer, ban(number)).try_recv(), Ok(Persisted::No(why)) if why.contains("too many bans wait"));
         numbers.by_ref().take(20_000).any(refused)
     });
-    let lifted = persist(&writer, Change::Unbanned { client: client(0), scope: Scope::All, at: now() });
-    assert!(lifted.try_recv().is_err(), "it waits");
+    let unbanned = persist(&writer, Change::Unbanned { client: client(0), scope: Scope::All, at: now() });
+    assert!(unbanned.try_recv().is_err(), "it waits");
     holder.execute_batch("COMMIT").unwrap();
-    drop(lifted.recv_timeout(DEADLINE).unwrap());
+    drop(unbanned.recv_timeout(DEADLINE).unwrap());
     wait_until("the backlog to be saved", || writer.health().unsaved == 0 && writer.health().degraded.is_none());
     assert!(writer.finish(DEADLINE));
     let (_other, loaded) = start(&path);

@@ -12,7 +12,7 @@ fn remaining(daemon: &Daemon, client: &str) -> i64 {
     list.iter().find(|ban| ban["client"] == client).map_or(0, |ban| ban["remaining"].as_i64().unwrap())
 }
 
-/// Bans `client` with a strike, lifts the ban, and returns its length.
+/// Bans `client` with a strike, unbans it, and returns the length of the ban.
 fn ban_for(daemon: &Daemon, client: &str, rule: &str) -> i64 {
     assert!(daemon.ask(&format!("strike {client} {rule}")).starts_with("defer "));
     let seconds = remaining(daemon, client);
@@ -64,7 +64,7 @@ fn each_ban_lasts_longer_up_to_maxtime_across_restarts_until_earlier_ones_are_fo
 }
 
 #[test]
-fn a_permanent_ban_survives_a_restart_and_eviction_until_it_is_lifted() {
+fn a_permanent_ban_survives_a_restart_and_eviction_until_an_unban() {
     let stage = Stage::new();
     let rule = "[[rule]]\nname = 'helo'\nevent = 'incident'\nmaxretry = 1\nbantime = -1\n";
     let daemon = Daemon::start_on(&stage, "bans = 10\n", rule);

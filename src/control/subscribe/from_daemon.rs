@@ -62,7 +62,7 @@ pub enum FromDaemon {
     },
     Unban {
         client: Client,
-        /// The services on which its bans are lifted.
+        /// The services on which it is unbanned.
         scope: Scope,
     },
     BanNetwork {

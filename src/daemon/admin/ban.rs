@@ -1,4 +1,4 @@
-//! `ban` and `unban`: bans that an operator makes and lifts by hand.
+//! `ban` and `unban`: bans and unbans by an operator's hand.
 
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, to: &ReplyHand
     Ok(())
 }
 
-/// Lifts the ban of an address or of exactly this network, and answers when that is saved.
+/// Unbans an address or exactly this network, and answers when that is saved.
 pub fn unban(engine: &Arc<Engine>, now: Time, target: IpNet, scope: Scope, to: &ReplyHandle) {
     let prefix = engine.policy().prefix;
     let shown = shown(target, prefix);

@@ -197,7 +197,7 @@ fn changes_that_are_only_in_the_write_ahead_log_are_recovered() {
 }
 
 #[test]
-fn a_lifted_ban_is_not_found_on_a_page_that_was_freed() {
+fn a_removed_ban_is_not_found_on_a_page_that_was_freed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.db");
     write_file(&path);
