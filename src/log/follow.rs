@@ -299,5 +299,5 @@ fn siblings(path: &Path) -> io::Result<Vec<Sibling>> {
 }
 
 #[cfg(test)]
-#[path = "follow_tests.rs"]
+#[path = "follow_tests/mod.rs"]
 mod tests;
