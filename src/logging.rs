@@ -62,7 +62,7 @@ impl FaultLog {
 /// Starts logging to standard error, at level info unless `RUST_LOG` says otherwise. Under systemd, lines carry a priority and no time,
 /// because the journal adds its own.
 pub fn start_logging() {
-    let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"));
+    let mut builder = builder(log::LevelFilter::Info);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         // The priority prefixes of sd-daemon(3).
         builder.format(|out, record| {
@@ -77,6 +77,25 @@ pub fn start_logging() {
     } else {
         builder.format_target(false);
     }
+    start(builder);
+}
+
+/// Starts logging to standard error for Squid, which copies it into cache.log as it is, so each line carries its own time and program name.
+pub fn start_squid_logging(debug: bool) {
+    let mut builder = builder(if debug { log::LevelFilter::Debug } else { log::LevelFilter::Info });
+    builder.format(|out, record| {
+        let now = jiff::Zoned::now().strftime("%Y/%m/%d %H:%M:%S").to_string();
+        writeln!(out, "{now}| ext_strikeout_acl: {}: {}", record.level().as_str().to_ascii_lowercase(), record.args())
+    });
+    start(builder);
+}
+
+/// Logs what this crate says from `level` on, and warnings of libraries, unless `RUST_LOG` says otherwise.
+fn builder(level: log::LevelFilter) -> env_logger::Builder {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(format!("warn,strikeout={level}")))
+}
+
+fn start(mut builder: env_logger::Builder) {
     // Fails only if a logger is already set.
     let _ = builder.try_init();
 }

@@ -14,7 +14,7 @@ use super::output::Output;
 use super::session::{End, Session};
 use super::{Backend, BackendSlot};
 use crate::list::own::OwnAddressWatch;
-use crate::logging::{FAULT_INTERVAL, FaultLog};
+use crate::logging::{self, FAULT_INTERVAL, FaultLog};
 
 /// How often a configuration that cannot be used is tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -56,7 +56,9 @@ pub fn command() -> clap::Command {
 /// Runs the helper until Squid closes its input.
 pub fn run() -> ExitCode {
     let args = HelperArguments::try_parse();
-    start_log(args.as_ref().is_ok_and(|args| args.debug));
+    logging::start_squid_logging(args.as_ref().is_ok_and(|args| args.debug));
+    // Panics are caught where they happen; this only logs them in one line.
+    std::panic::set_hook(Box::new(|panic| log::error!("internal fault: {}", one_line(&panic.to_string()))));
     let slot = BackendSlot::default();
     match args {
         Ok(args) => {
@@ -88,23 +90,6 @@ pub fn run() -> ExitCode {
         End::IdsRunOut => log::info!("channel IDs are running out: this helper ends, and Squid starts a new one"),
     }
     ExitCode::SUCCESS
-}
-
-/// Starts logging. Squid copies stderr into cache.log as it is, so each line carries its own time and program name.
-fn start_log(debug: bool) {
-    use std::io::Write as _;
-    let level = if debug { log::LevelFilter::Debug } else { log::LevelFilter::Info };
-    env_logger::Builder::new()
-        .filter_level(log::LevelFilter::Warn)
-        .filter_module("strikeout", level)
-        .parse_default_env()
-        .format(|line, record| {
-            let now = jiff::Zoned::now().strftime("%Y/%m/%d %H:%M:%S").to_string();
-            writeln!(line, "{now}| ext_strikeout_acl: {}: {}", record.level().as_str().to_ascii_lowercase(), record.args())
-        })
-        .init();
-    // Panics are caught where they happen; this only logs them in one line.
-    std::panic::set_hook(Box::new(|panic| log::error!("internal fault: {}", one_line(&panic.to_string()))));
 }
 
 fn one_line(text: &str) -> String {
