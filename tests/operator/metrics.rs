@@ -35,9 +35,7 @@ fn metrics_count_answers_by_rule_and_service_and_their_latencies() {
     let mut subscriber = UnixStream::connect(daemon.socket()).unwrap();
     // A helper's stream: an offence, and what it answered by itself.
     subscriber
-        .write_all(
-            b"subscribe 1\nanswered 40 3\nrefused w00tw00t 5\nrefused no-such-rule 9\noffence 1 198.51.100.7 w00tw00t GET /w00tw00t\n",
-        )
+        .write_all(b"subscribe 1\nstats 40 3\nrefused w00tw00t 5\nrefused no-such-rule 9\noffence 1 198.51.100.7 w00tw00t GET /w00tw00t\n")
         .unwrap();
     let samples = wait_for("the offence is counted", || {
         let samples = samples(&daemon.text(&["metrics"]));

@@ -39,7 +39,7 @@ pub enum FromSubscriber {
         count: u32,
     },
     /// Queries that the subscriber answered without asking the daemon since the last report.
-    HelperStats {
+    Stats {
         /// Queries whose client was served.
         served: u64,
         /// Further queries whose client was served because the daemon could not be asked.
@@ -61,7 +61,7 @@ impl fmt::Display for FromSubscriber {
             }
             Self::Strike { address, rules, evidence } => write!(f, "strike {address} {} {}", rules.join(","), evidence.as_str()),
             Self::Requests { address, count } => write!(f, "requests {address} {count}"),
-            Self::HelperStats { served, failed_open } => write!(f, "answered {served} {failed_open}"),
+            Self::Stats { served, failed_open } => write!(f, "stats {served} {failed_open}"),
             Self::Refused { rule, count } => write!(f, "refused {rule} {count}"),
         }
     }
@@ -76,7 +76,7 @@ impl FromSubscriber {
         Self::read(line).ok_or_else(|| {
             stream_error(
                 line,
-                "offence NUMBER ADDRESS RULE,… EVIDENCE, strike ADDRESS RULE,… EVIDENCE, requests ADDRESS NUMBER, answered NUMBER NUMBER or refused RULE NUMBER",
+                "offence NUMBER ADDRESS RULE,… EVIDENCE, strike ADDRESS RULE,… EVIDENCE, requests ADDRESS NUMBER, stats NUMBER NUMBER or refused RULE NUMBER",
             )
         })
     }
@@ -97,9 +97,9 @@ impl FromSubscriber {
                 let (address, count) = rest.split_once(' ')?;
                 Some(Self::Requests { address: parse_address(address).ok()?, count: count.parse().ok()? })
             }
-            "answered" => {
+            "stats" => {
                 let (served, failed_open) = rest.split_once(' ')?;
-                Some(Self::HelperStats { served: served.parse().ok()?, failed_open: failed_open.parse().ok()? })
+                Some(Self::Stats { served: served.parse().ok()?, failed_open: failed_open.parse().ok()? })
             }
             "refused" => {
                 let (rule, count) = rest.split_once(' ')?;
@@ -144,7 +144,7 @@ mod tests {
                 evidence: Evidence::new(&[b"GET", b"/x"]),
             },
             FromSubscriber::Requests { address: "192.0.2.1".parse().unwrap(), count: 42 },
-            FromSubscriber::HelperStats { served: 7, failed_open: 0 },
+            FromSubscriber::Stats { served: 7, failed_open: 0 },
             FromSubscriber::Refused { rule: "w00tw00t".into(), count: u64::MAX },
         ] {
             assert_eq!(FromSubscriber::parse(&line.to_string()), Ok(line));
@@ -166,7 +166,7 @@ mod tests {
             "requests 1.2.3.4",
             "requests 1.2.3.4 -1",
             "check 1.2.3.4",
-            "answered 1",
+            "stats 1",
             "refused 1",
         ] {
             assert!(FromSubscriber::parse(line).is_err(), "{line}");
@@ -177,7 +177,7 @@ mod tests {
         #[test]
         fn any_text_parses_without_a_panic_and_evidence_stays_bounded(
             text in ".{0,300}",
-            words in "(offence|strike|requests|answered|refused) .{0,300}",
+            words in "(offence|strike|requests|stats|refused) .{0,300}",
             evidence in "\\PC{0,300}",
         ) {
             for line in [text, words, format!("offence 1 192.0.2.1 x {evidence}")] {

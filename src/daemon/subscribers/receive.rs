@@ -37,7 +37,7 @@ pub fn receive(
                 engine.count_requests(now, &mut vec![RequestTally::new(address, Client::of(address, policy.prefix), count)]);
             }
         }
-        FromSubscriber::HelperStats { served, failed_open } => counters.record_served_by_helper(served, failed_open),
+        FromSubscriber::Stats { served, failed_open } => counters.record_served_by_helper(served, failed_open),
         FromSubscriber::Refused { rule, count } => {
             // A rule that this table has never had has no metric.
             if let Some(rule) = engine.names().find(&rule) {

@@ -189,7 +189,7 @@ impl Replica {
             return;
         }
         let HelperStats { served, failed_open, refused } = stats;
-        let mut lines = format!("{}\n", FromSubscriber::HelperStats { served, failed_open });
+        let mut lines = format!("{}\n", FromSubscriber::Stats { served, failed_open });
         for (rule, count) in refused {
             lines.push_str(&format!("{}\n", FromSubscriber::Refused { rule: self.names.name(rule).to_string(), count }));
         }
