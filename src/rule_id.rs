@@ -31,6 +31,9 @@ impl RuleId {
 /// The names of the reserved ids, in the order of their numbers. Configured rules must not use them.
 pub const RESERVED: [&str; 3] = ["manual", "deny-list", "on-failure"];
 
+/// What a rule's name must be, for messages.
+pub const RULE_NAME: &str = "1 to 64 characters of a-z, 0-9 and \"-\"";
+
 /// Whether `name` may name a rule: 1 to 64 characters of `[a-z0-9-]`.
 #[must_use]
 pub fn is_rule_name(name: &str) -> bool {

@@ -2,7 +2,7 @@
 
 use super::ask::ask;
 use super::{DaemonArguments, Failure, print, print_json};
-use crate::config::fleet::is_node;
+use crate::config::fleet::{NODE_NAME, is_node};
 use crate::control::bans::ForgetReport;
 use crate::control::request::AdminRequest;
 
@@ -12,9 +12,7 @@ use crate::control::request::AdminRequest;
 /// The argument cannot name a node, or the daemon cannot be asked or is in no fleet.
 pub fn run(daemon: &DaemonArguments, node: &str) -> Result<(), Failure> {
     if !is_node(node) {
-        return Err(Failure::Usage(format!(
-            "found {node:?}, expected the name of a node: 1 to 64 characters of a-z, 0-9, \".\" and \"-\""
-        )));
+        return Err(Failure::Usage(format!("found the node name {node:?}, expected {NODE_NAME}")));
     }
     let report: ForgetReport = ask(daemon, &AdminRequest::Forget(node.to_owned()))?;
     if daemon.json {

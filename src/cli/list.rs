@@ -12,7 +12,7 @@ use super::{DaemonArguments, Failure, print, print_json};
 use crate::control::bans::ListedBan;
 use crate::control::request::{AdminRequest, BanFilter};
 use crate::list::file::parse_network;
-use crate::rule_id::is_rule_name;
+use crate::rule_id::{RULE_NAME, is_rule_name};
 
 /// The arguments of `list`.
 #[derive(Debug, clap::Args)]
@@ -55,7 +55,7 @@ enum Sort {
 /// An argument cannot be used, or the daemon cannot be asked.
 pub fn run(arguments: &ListArguments) -> Result<(), Failure> {
     if let Some(rule) = arguments.rule.as_deref().filter(|rule| !is_rule_name(rule)) {
-        return Err(Failure::Usage(format!("found the rule {rule:?}, expected 1 to 64 characters of a-z, 0-9 and \"-\"")));
+        return Err(Failure::Usage(format!("found the rule name {rule:?}, expected {RULE_NAME}")));
     }
     let filter = BanFilter {
         rule: arguments.rule.clone(),

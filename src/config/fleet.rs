@@ -53,7 +53,7 @@ impl FleetConfig {
             );
         }
         if !is_node(&self.node) {
-            return Err(format!("found the node name {:?}, expected 1 to 64 characters of a-z, 0-9, \".\" and \"-\"", self.node));
+            return Err(format!("found the node name {:?}, expected {NODE_NAME}", self.node));
         }
         if self.prefix.is_empty()
             || self.prefix.len() > 64
@@ -88,6 +88,9 @@ impl FleetConfig {
         }
     }
 }
+
+/// What a node's name must be, for messages.
+pub const NODE_NAME: &str = "1 to 64 characters of a-z, 0-9, \".\" and \"-\"";
 
 /// Whether `name` is a valid name of a node.
 #[must_use]

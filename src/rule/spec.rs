@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::bantime::BantimeSpec;
 use super::{LinePattern, Mode, RequestPattern, Rule, SmtpRefusal, Trigger, automaton};
 use crate::event::Scope;
-use crate::rule_id::{RESERVED, RuleNames, is_rule_name};
+use crate::rule_id::{RESERVED, RULE_NAME, RuleNames, is_rule_name};
 use crate::table::counter::MAX_FINDTIME;
 use crate::time::Span;
 
@@ -211,10 +211,7 @@ impl RuleSpec {
         let name_span = self.name.span();
         let name = self.name.get_ref().clone();
         if !is_rule_name(&name) {
-            return Err(SpecError::at(
-                &name_span,
-                format!("found the rule name {name:?}, expected 1 to 64 characters of a-z, 0-9 and \"-\""),
-            ));
+            return Err(SpecError::at(&name_span, format!("found the rule name {name:?}, expected {RULE_NAME}")));
         }
         if RESERVED.contains(&name.as_str()) {
             return Err(SpecError::at(&name_span, format!("found the rule name {name:?}, which is reserved; expected another")));
