@@ -62,7 +62,7 @@ impl Policy {
         lists.set_ignoreip(networks("ignoreip", &file.defaults.ignoreip));
         lists.set_trusted_proxies(networks("trusted_proxies", &file.defaults.trusted_proxies));
         lists.set_deny(networks("deny", &file.defaults.deny));
-        let rules = crate::rule::merge::rule_set(file.rule, &crate::rule::spec::RuleDefaults::default(), names, |_| Ok(())).unwrap();
+        let rules = crate::rule::merge::rule_set(file.rule, &crate::rule::spec::RuleDefaults::default(), None, names, |_| Ok(())).unwrap();
         Self {
             rules: Arc::new(rules),
             lists,

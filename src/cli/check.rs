@@ -6,10 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Failure, check_log, print};
-use crate::config::{Config, DEFAULT_FILE};
-use crate::log::text_rule;
+use crate::config::{Config, DEFAULT_FILE, LogConfig};
 use crate::policy::Policy;
-use crate::rule::Mode;
+use crate::rule::{Mode, Rule, RuleSet, Trigger};
 use crate::rule_id::RuleNames;
 
 /// What is summarised besides the settings.
@@ -39,7 +38,11 @@ pub fn run(config: Option<&Path>, options: CheckOptions) -> Result<(), Failure> 
 
 /// The summary, with the rules that the file names or all rules, and the number of logs that have a fault.
 fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usize), Failure> {
-    let checked = Config::load(config, &RuleNames::default()).map_err(|fault| Failure::Usage(fault.to_string()))?;
+    let mut forgeries = Vec::new();
+    let checked = Config::load_and_inspect(config, &RuleNames::default(), |rule, judge| {
+        forgeries.extend(judge.forgeries().into_iter().map(|forgery| (Arc::clone(&rule.name), forgery)));
+    })
+    .map_err(|fault| Failure::Usage(fault.to_string()))?;
     let logs = checked.logs.clone();
     let path = config.unwrap_or(Path::new(DEFAULT_FILE));
     let mut text = if config.is_none() && !path.exists() {
@@ -62,6 +65,15 @@ fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usiz
     for log in &logs {
         let rules = log.rules.as_ref().map_or_else(|| "all rules over requests and responses".to_owned(), |rules| rules.join(", "));
         let _ = writeln!(text, "log {}: {rules}", log.path.display());
+        if let Some(rule) = lone_page_probes(log, &policy.rules) {
+            let _ = writeln!(
+                text,
+                "log {}: WARNING: the rule {} never counts here, because it counts what other rules of the same log refuse; \
+                 expected enforced rules over path, query, user_agent or url beside it, or no rules = […] at all",
+                log.path.display(),
+                rule.name
+            );
+        }
         if options.no_logs {
             continue;
         }
@@ -87,13 +99,19 @@ fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usiz
         let _ =
             writeln!(text, "rule {}: {} in {}, ban {bantime}, {}{shadow}", rule.name, rule.maxretry, rule.findtime, rule.scope.as_str());
     }
-    for rule in rules {
-        for forgery in text_rule::forgeries(rule) {
-            let _ = writeln!(text, "rule {}: WARNING: {forgery}", rule.name);
-        }
+    for (rule, forgery) in forgeries {
+        let _ = writeln!(text, "rule {rule}: WARNING: {forgery}");
     }
     let is_good = if faulty_logs == 0 { "OK" } else { "FAULT" };
     Ok((format!("{is_good}: {text}"), faulty_logs))
+}
+
+/// A rule over page probes that `log` names without a rule whose refusals it could count.
+fn lone_page_probes<'a>(log: &LogConfig, rules: &'a RuleSet) -> Option<&'a Rule> {
+    let named: Vec<&Arc<Rule>> = log.rules.as_ref()?.iter().filter_map(|name| rules.by_name(name)).collect();
+    let has_probes =
+        named.iter().any(|rule| matches!(rule.trigger, Trigger::Request(_)) && rule.mode == Mode::Enforce && rule.refuses_offence);
+    named.into_iter().find(|rule| rule.trigger == Trigger::PageProbe && !has_probes).map(|rule| &**rule)
 }
 
 /// The names of the rules in the configuration file itself. The file was checked before, so an error now can be ignored.
@@ -138,5 +156,23 @@ mod tests {
         std::fs::write(&file, "[table]\nsocet = 1").unwrap();
         let Err(Failure::Usage(fault)) = summary(Some(&file), NAMED) else { panic!("expected a fault") };
         assert!(fault.starts_with(&format!("{}:2: unknown field `socet`", file.display())), "{fault}");
+    }
+
+    #[test]
+    fn a_log_whose_page_probes_can_never_count_is_warned_about() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("strikeout.toml");
+        let is_warned = |rules: &str| {
+            std::fs::write(&file, format!("[[log]]\npath = '/a'\n{rules}")).unwrap();
+            let (text, _) = summary(Some(&file), CheckOptions::default()).unwrap();
+            text.contains("\nlog /a: WARNING: the rule page-probes never counts here, ")
+        };
+        assert!(is_warned("rules = ['page-probes']"));
+        assert!(is_warned("rules = ['page-probes', 'web-not-found']"), "a rule over responses refuses no request");
+        assert!(is_warned("rules = ['page-probes', 'a']\n[[rule]]\nname = 'a'\npath = '/x'\nmode = 'shadow'"));
+        assert!(is_warned("rules = ['page-probes', 'a']\n[[rule]]\nname = 'a'\npath = '/x'\nrefuse = 'ban'"));
+        assert!(!is_warned("rules = ['page-probes', 'w00tw00t']"));
+        assert!(!is_warned("rules = ['web-not-found']"));
+        assert!(!is_warned(""));
     }
 }

@@ -33,7 +33,7 @@ impl DefaultsSection {
     /// The values for rules that set none of their own.
     ///
     /// # Errors
-    /// `maxretry` is 0, or there is no such family of built-in rules.
+    /// `maxretry` is 0.
     pub fn rule_defaults(&self, text: &ConfigText<'_>) -> Result<RuleDefaults, ConfigError> {
         let mut defaults = RuleDefaults::default();
         if let Some(maxretry) = &self.maxretry {
@@ -48,15 +48,21 @@ impl DefaultsSection {
         if let Some(bantime) = &self.bantime {
             defaults.bantime = bantime.clone();
         }
-        if let Some(families) = &self.families {
-            let known = FAMILIES.map(|(name, _)| name);
-            if let Some(unknown) = families.iter().find(|family| !known.contains(&family.get_ref().as_str())) {
-                let message = format!("found the family {:?}, expected one of {}", unknown.get_ref(), known.join(", "));
-                return Err(text.error_at(unknown.span().start, message));
-            }
-            defaults.families = Some(families.iter().map(|family| family.get_ref().clone()).collect());
-        }
         Ok(defaults)
+    }
+
+    /// The families of built-in rules in force; none for all.
+    ///
+    /// # Errors
+    /// There is no such family.
+    pub fn families(&self, text: &ConfigText<'_>) -> Result<Option<Vec<String>>, ConfigError> {
+        let Some(families) = &self.families else { return Ok(None) };
+        let known = FAMILIES.map(|(name, _)| name);
+        if let Some(unknown) = families.iter().find(|family| !known.contains(&family.get_ref().as_str())) {
+            let message = format!("found the family {:?}, expected one of {}", unknown.get_ref(), known.join(", "));
+            return Err(text.error_at(unknown.span().start, message));
+        }
+        Ok(Some(families.iter().map(|family| family.get_ref().clone()).collect()))
     }
 
     /// The share of false bans above which a rule is warned about.

@@ -98,10 +98,10 @@ fn check_names(named: Vec<Spanned<String>>, rules: &RuleSet, text: &ConfigText<'
     Ok(names)
 }
 
-/// Compiles a rule's patterns over log lines, only to check them: the thread that follows the log compiles its own.
+/// Compiles a rule's patterns over log lines to check them. The thread that follows a log compiles its own, in the log's time zone.
 ///
 /// # Errors
 /// What is wrong with a pattern or with the filter file.
-pub fn check_line_patterns(rule: &Rule) -> Result<(), String> {
-    LogJudge::new(&[Arc::new(rule.clone())], &Zone::utc(), false).map(drop)
+pub fn judge_of_rule(rule: &Rule) -> Result<LogJudge, String> {
+    LogJudge::new(&[Arc::new(rule.clone())], &Zone::utc(), false)
 }

@@ -15,16 +15,17 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::list::Lists;
+use crate::log::judge::LogJudge;
 use crate::policy::Policy;
-use crate::rule::RuleSet;
 use crate::rule::merge::{RulesError, rule_set};
 use crate::rule::spec::RuleSpec;
+use crate::rule::{Rule, RuleSet};
 use crate::rule_id::RuleNames;
 use defaults::DefaultsSection;
 use fleet::FleetConfig;
 pub use hook::HookConfig;
 pub use logs::LogConfig;
-use logs::{LogSpec, check_line_patterns};
+use logs::{LogSpec, judge_of_rule};
 pub use metrics::MetricsConfig;
 pub use table::{DEFAULT_SOCKET, TableConfig};
 pub use text::ConfigError;
@@ -70,9 +71,18 @@ impl Config {
     /// # Errors
     /// The first fault in the file or in a list that it names.
     pub fn load(file: Option<&Path>, names: &RuleNames) -> Result<Self, ConfigError> {
+        Self::load_and_inspect(file, names, |_, _| ())
+    }
+
+    /// As [`Config::load`]. `inspect` sees each enabled rule of the file with its patterns over log lines compiled, which may take long and
+    /// happens only here.
+    ///
+    /// # Errors
+    /// As for [`Config::load`].
+    pub fn load_and_inspect(file: Option<&Path>, names: &RuleNames, inspect: impl FnMut(&Rule, &LogJudge)) -> Result<Self, ConfigError> {
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
         match std::fs::read(path) {
-            Ok(text) => Self::parse(&text, path, names),
+            Ok(text) => Self::parse_and_inspect(&text, path, names, inspect),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && file.is_none() => Self::parse(b"", path, names),
             Err(error) => Err(ConfigError::unreadable(path, &error)),
         }
@@ -83,10 +93,21 @@ impl Config {
     /// # Errors
     /// The first fault.
     pub fn parse(bytes: &[u8], file: &Path, names: &RuleNames) -> Result<Self, ConfigError> {
+        Self::parse_and_inspect(bytes, file, names, |_, _| ())
+    }
+
+    fn parse_and_inspect(
+        bytes: &[u8],
+        file: &Path,
+        names: &RuleNames,
+        mut inspect: impl FnMut(&Rule, &LogJudge),
+    ) -> Result<Self, ConfigError> {
         let text = ConfigText::new(bytes, file)?;
         let parsed: ConfigFile = text.deserialize()?;
         let defaults = parsed.defaults.rule_defaults(&text)?;
-        let rules = rule_set(parsed.rule, &defaults, names, check_line_patterns).map_err(|error| match error {
+        let families = parsed.defaults.families(&text)?;
+        let check = |rule: &Rule| judge_of_rule(rule).map(|judge| inspect(rule, &judge));
+        let rules = rule_set(parsed.rule, &defaults, families.as_deref(), names, check).map_err(|error| match error {
             RulesError::At(error) => text.spec_error(error),
             RulesError::Whole(message) => text.error(message),
         })?;

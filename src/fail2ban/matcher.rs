@@ -94,7 +94,7 @@ impl Matcher {
 
     /// The filter that it applies.
     #[must_use]
-    pub fn filter(&self) -> &Filter {
+    pub fn filter(&self) -> &Arc<Filter> {
         &self.filter
     }
 

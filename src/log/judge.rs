@@ -96,6 +96,12 @@ impl LogJudge {
         &self.health
     }
 
+    /// The expressions of its rules in which a client's text decides who is blamed, each with a line that shows it.
+    #[must_use]
+    pub fn forgeries(&self) -> Vec<String> {
+        self.texts.forgeries()
+    }
+
     /// Goes on from what another judge of the same log knew.
     #[must_use]
     pub fn with_health(self, health: LogHealth) -> Self {

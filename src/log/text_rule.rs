@@ -38,6 +38,12 @@ impl TextRules {
     pub fn judge(&mut self, line: &[u8], received: Received, detector: &Detector<'_>) -> Vec<LogOffence> {
         self.0.iter_mut().filter_map(|rule| rule.judge(line, received, detector)).collect()
     }
+
+    /// The expressions in which a client's text decides who is blamed, each with a line that shows it.
+    #[must_use]
+    pub fn forgeries(&self) -> Vec<String> {
+        self.0.iter().flat_map(|rule| fail2ban::forgeries(rule.matcher.filter())).map(|forgery| forgery.to_string()).collect()
+    }
 }
 
 /// One rule over the lines of one log.
@@ -112,16 +118,6 @@ fn filter(rule: &Rule, pattern: &LinePattern) -> Result<Filter, String> {
         }
         LinePattern::Filter { path, options } => Filter::load(path, options).map_err(|error| error.to_string()),
     }
-}
-
-/// The expressions of a rule in which a client's text decides who is blamed, each with a line that shows it.
-#[must_use]
-pub fn forgeries(rule: &Rule) -> Vec<String> {
-    let filter = match &rule.trigger {
-        Trigger::Line(pattern @ (LinePattern::Regex { .. } | LinePattern::Filter { .. })) => filter(rule, pattern).ok(),
-        _ => None,
-    };
-    filter.map(|filter| fail2ban::forgeries(&Arc::new(filter))).unwrap_or_default().iter().map(ToString::to_string).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are exact in an f64")]

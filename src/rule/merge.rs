@@ -17,7 +17,7 @@ pub enum RulesError {
     Whole(String),
 }
 
-/// Merges the operator's rules into the built-in ones and compiles them.
+/// Merges the operator's rules into the built-in ones and compiles them. Of the built-in rules, those of `families` are in force, or all.
 ///
 /// `check` is called for each enabled rule of the operator's. It compiles patterns for log lines, which this module cannot do, because the
 /// modules for logs are above it.
@@ -27,10 +27,11 @@ pub enum RulesError {
 pub fn rule_set(
     own: Vec<RuleSpec>,
     defaults: &RuleDefaults,
+    families: Option<&[String]>,
     names: &RuleNames,
-    check: impl Fn(&Rule) -> Result<(), String>,
+    mut check: impl FnMut(&Rule) -> Result<(), String>,
 ) -> Result<RuleSet, RulesError> {
-    let is_wanted = |family: &str| defaults.families.as_ref().is_none_or(|families| families.iter().any(|wanted| wanted == family));
+    let is_wanted = |family: &str| families.is_none_or(|families| families.iter().any(|wanted| wanted == family));
     let mut builtin = builtin::specs_in_force(is_wanted).map_err(RulesError::Whole)?;
     let mut seen = HashSet::new();
     let mut rules: Vec<Rule> = Vec::new();
@@ -69,15 +70,16 @@ mod tests {
     use std::cell::RefCell;
     use std::collections::BTreeSet;
 
+    #[derive(serde::Deserialize)]
+    struct Tables {
+        #[serde(default)]
+        rule: Vec<RuleSpec>,
+    }
+
     /// Merges the `[[rule]]` tables of `text`. `check` gets the name of each rule that it is called for.
     fn merge_checked(text: &str, defaults: &RuleDefaults, check: impl Fn(&str) -> Result<(), String>) -> Result<RuleSet, RulesError> {
-        #[derive(serde::Deserialize)]
-        struct Tables {
-            #[serde(default)]
-            rule: Vec<RuleSpec>,
-        }
         let tables: Tables = toml::from_str(text).unwrap();
-        rule_set(tables.rule, defaults, &RuleNames::default(), |rule| check(&rule.name))
+        rule_set(tables.rule, defaults, None, &RuleNames::default(), |rule| check(&rule.name))
     }
 
     fn merge(text: &str) -> Result<RuleSet, RulesError> {
@@ -145,8 +147,9 @@ mod tests {
     #[test]
     fn a_family_that_is_not_wanted_is_off_except_for_rules_that_are_switched_on() {
         let of = |families: &[&str], text: &str| {
-            let families = Some(families.iter().map(|family| (*family).to_owned()).collect());
-            names(&merge_checked(text, &RuleDefaults { families, ..RuleDefaults::default() }, |_| Ok(())).unwrap())
+            let families: Vec<String> = families.iter().map(|family| (*family).to_owned()).collect();
+            let own = toml::from_str::<Tables>(text).unwrap().rule;
+            names(&rule_set(own, &RuleDefaults::default(), Some(&families), &RuleNames::default(), |_| Ok(())).unwrap())
         };
         let all: Vec<&str> = builtin::FAMILIES.iter().map(|(name, _)| *name).collect();
         assert_eq!(of(&all, ""), names(&merge("").unwrap()));

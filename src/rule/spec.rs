@@ -136,14 +136,12 @@ pub struct RuleDefaults {
     pub findtime: Span,
     /// Duration of bans.
     pub bantime: BantimeSpec,
-    /// The families of built-in rules in force; none for all.
-    pub families: Option<Vec<String>>,
 }
 
 impl Default for RuleDefaults {
     fn default() -> Self {
         let bantime = BantimeSpec::fixed(Some(Span::from_secs(3600)));
-        Self { maxretry: 3, findtime: Span::from_secs(600), bantime, families: None }
+        Self { maxretry: 3, findtime: Span::from_secs(600), bantime }
     }
 }
 
