@@ -154,6 +154,14 @@ impl Daemon {
         serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}"))
     }
 
+    /// Whether `client` is banned and the state file has that ban, so that it outlives `kill -9`. A disk that stalls for longer than an
+    /// answer waits leaves a ban answered and unsaved.
+    #[track_caller]
+    pub(crate) fn has_saved(&self, client: &str) -> bool {
+        let explanation = self.object(&format!("why {client}"));
+        ["web", "mail"].iter().any(|service| explanation["services"][service]["saved"] == true)
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }

