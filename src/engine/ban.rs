@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::publish::Publication;
 use super::{Applied, BanRecord, Change, Completion, Engine, Persisted};
 use crate::client::Client;
 use crate::event::Scope;
@@ -56,12 +57,14 @@ impl Engine {
 
     /// Persists a change and completes it when it is saved, has failed, or the disk is too slow.
     fn persist_and_complete(self: &Arc<Self>, change: Change, changed: bool, completion: Completion) {
-        let engine = Arc::clone(self);
+        let publication = Publication::new(change);
+        let (engine, unsaved) = (Arc::clone(self), Arc::clone(&publication));
         let held = self.deadlines.hold(completion, move |completion: Completion| {
+            unsaved.publish(&engine);
             engine.count_unsaved_answer();
             completion.complete(Applied { changed, persisted: Persisted::No("the state file is slow".into()) });
         });
-        self.persist(change, move |persisted| {
+        self.persist(&publication, move |persisted| {
             if let Some(completion) = held.take() {
                 completion.complete(Applied { changed, persisted });
             }

@@ -10,10 +10,12 @@ use parking_lot::Mutex;
 use super::reply::Reply;
 use crate::verdict::Verdict;
 
-/// Time limit for an answer that waits for the disk or for the daemon.
-pub const LIMIT: Duration = Duration::from_millis(150);
+/// Time limit of an answer that waits for the disk.
+pub const DISK_LIMIT: Duration = Duration::from_millis(150);
+/// Time limit of an answer that waits for the daemon: longer, since the daemon may be waiting for its disk.
+pub const DAEMON_LIMIT: Duration = Duration::from_millis(190);
 
-/// A reply or a completion that waits for the disk or the daemon, for at most [`LIMIT`].
+/// A reply or a completion that waits for the disk or the daemon, for a limited time.
 pub struct Held<T>(Arc<Mutex<Option<T>>>);
 
 /// A reply that waits for the disk or the daemon.
@@ -45,9 +47,12 @@ impl HeldReply {
     }
 }
 
-/// The thread that answers held replies and completions when [`LIMIT`] has passed.
+/// The thread that answers held replies and completions when their time limit has passed, in the order in which they were held.
 #[derive(Clone)]
-pub struct Deadlines(Sender<Due>);
+pub struct Deadlines {
+    limit: Duration,
+    due: Sender<Due>,
+}
 
 struct Due {
     at: Instant,
@@ -55,17 +60,17 @@ struct Due {
 }
 
 impl Deadlines {
-    /// Starts the thread. It ends when the last clone is dropped and nothing is held.
+    /// Starts the thread, for values that are held for at most `limit`. It ends when the last clone is dropped and nothing is held.
     ///
     /// # Errors
     /// The thread could not be started.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start(limit: Duration) -> std::io::Result<Self> {
         let (sender, receiver) = channel();
         std::thread::Builder::new().name("deadlines".into()).spawn(move || expire_held(&receiver))?;
-        Ok(Self(sender))
+        Ok(Self { limit, due: sender })
     }
 
-    /// Holds `value` until it is taken; if it is not within [`LIMIT`], `late` gets it.
+    /// Holds `value` until it is taken; if it is not within the time limit, `late` gets it.
     pub fn hold<T: Send + 'static>(&self, value: T, late: impl FnOnce(T) + Send + 'static) -> Held<T> {
         let held = Held(Arc::new(Mutex::new(Some(value))));
         let waiting = held.clone();
@@ -75,7 +80,7 @@ impl Deadlines {
             }
         };
         // If the thread has ended, the value still answers when its last holder drops it.
-        let _ = self.0.send(Due { at: Instant::now() + LIMIT, expire: Box::new(expire) });
+        let _ = self.due.send(Due { at: Instant::now() + self.limit, expire: Box::new(expire) });
         held
     }
 }
@@ -104,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_held_reply_is_answered_once_by_its_holder_or_by_the_time_limit() {
-        let deadlines = Deadlines::start().unwrap();
+        let deadlines = Deadlines::start(DISK_LIMIT).unwrap();
         let (early, early_answers) = reply();
         let held = deadlines.hold(early, |reply| reply.send(FAILURE));
         assert!(held.settle(NOTHING));
@@ -113,7 +118,7 @@ mod tests {
         let begin = Instant::now();
         let held = deadlines.hold(late, |reply| reply.send(FAILURE));
         assert_eq!(late_answers.recv(), Ok(FAILURE), "answered by the time limit");
-        assert!(begin.elapsed() >= LIMIT);
+        assert!(begin.elapsed() >= DISK_LIMIT);
         assert!(!held.settle(NOTHING));
         drop(held);
         assert_eq!(early_answers.iter().collect::<Vec<_>>(), [NOTHING]);

@@ -33,7 +33,7 @@ use crate::time::Time;
 pub use change::{BanRecord, Change, Journal, OnPersisted, Persisted};
 use client_locks::ClientLocks;
 pub use completion::{Abandoned, Applied, Completion};
-use deadline::Deadlines;
+use deadline::{DISK_LIMIT, Deadlines};
 use false_positives::FalsePositives;
 pub use records::EarlierBans;
 
@@ -98,7 +98,7 @@ impl Engine {
             earlier_bans: Mutex::new(LruCache::with_hasher(max_earlier_bans, RandomState::new())),
             records: Mutex::new(LruCache::with_hasher(MAX_RECORDS, RandomState::new())),
             journal: OnceLock::new(),
-            deadlines: Deadlines::start()?,
+            deadlines: Deadlines::start(DISK_LIMIT)?,
             observers: RwLock::default(),
             strike_observer: OnceLock::new(),
             stats: EngineStats::default(),

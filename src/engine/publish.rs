@@ -1,7 +1,10 @@
-//! What happens to a change once it is in memory: it is saved, published to observers, and answered, in that order.
+//! What happens to a change once it is in memory: it is saved, published to observers, and answered, in that order; what cannot be
+//! saved in time is published and answered all the same.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
 
 use super::reply::Reply;
 use super::{BanRecord, Change, Engine, Persisted};
@@ -9,6 +12,30 @@ use crate::verdict::Verdict;
 
 /// Number of answers sent before their ban was saved for each warning in the log.
 const UNSAVED_ANSWERS_PER_WARNING: u64 = 1000;
+
+/// A change that observers are told of once: when it is saved, or when the answer to its cause can wait no longer.
+///
+/// The changes of one client are published in the order in which they were made: the journal saves them in that order, and their time limits
+/// pass in it.
+pub(super) struct Publication {
+    change: Change,
+    /// Held while observers are told, so that a later change saved meanwhile does not overtake this one.
+    is_published: Mutex<bool>,
+}
+
+impl Publication {
+    pub(super) fn new(change: Change) -> Arc<Self> {
+        Arc::new(Self { change, is_published: Mutex::new(false) })
+    }
+
+    pub(super) fn publish(&self, engine: &Engine) {
+        let mut is_published = self.is_published.lock();
+        if !std::mem::replace(&mut *is_published, true) {
+            engine.notify_observers(&self.change);
+            engine.notify_newer_bans(&self.change);
+        }
+    }
+}
 
 impl Engine {
     /// Answers with a refusal once the ban behind it, which is not saved yet, is.
@@ -21,48 +48,60 @@ impl Engine {
     }
 
     /// Saves and publishes new bans of one client, whose lock the caller holds, then answers.
-    pub(super) fn publish_bans(self: &Arc<Self>, mut bans: Vec<BanRecord>, verdict: Verdict, reply: Reply) {
-        let Some(last) = bans.pop() else { return reply.send(verdict) };
+    pub(super) fn publish_bans(self: &Arc<Self>, bans: Vec<BanRecord>, verdict: Verdict, reply: Reply) {
+        if bans.is_empty() {
+            return reply.send(verdict);
+        }
         {
             let mut records = self.records.lock();
-            for record in bans.iter().chain([&last]) {
+            for record in &bans {
                 records.put(record.client, record.clone());
             }
         }
-        for record in bans {
-            self.persist(Change::Banned(record), |_| ());
-        }
-        // The journal keeps the order of the calls: when the last ban is saved, so are the others.
-        let change = Change::Banned(last);
+        let changes: Vec<Change> = bans.into_iter().map(Change::Banned).collect();
         if self.journal.get().is_none() {
-            return self.persist(change, move |_| reply.send(verdict));
+            changes.iter().for_each(|change| self.notify_observers(change));
+            return reply.send(verdict);
         }
-        let held = self.deadlines.hold(reply, self.answer_unsaved(verdict.clone()));
-        self.persist(change, move |_| {
-            held.settle(verdict);
-        });
+        let publications: Vec<Arc<Publication>> = changes.into_iter().map(Publication::new).collect();
+        let late = {
+            let (engine, publications) = (Arc::clone(self), publications.clone());
+            let answer = self.answer_unsaved(verdict.clone());
+            move |reply| {
+                publications.iter().for_each(|publication| publication.publish(&engine));
+                answer(reply);
+            }
+        };
+        let held = self.deadlines.hold(reply, late);
+        // The journal keeps the order of the calls: when the last ban is saved, so are the others.
+        let mut answer = Some(move || held.settle(verdict));
+        let last = publications.len() - 1;
+        for (number, publication) in publications.iter().enumerate() {
+            let answer = if number == last { answer.take() } else { None };
+            self.persist(publication, move |_| {
+                answer.map(|answer| answer());
+            });
+        }
     }
 
-    /// Saves a change, marks its ban as saved, publishes it and calls `done`, in that order. The caller holds the lock of the client or
-    /// network.
-    pub(super) fn persist(self: &Arc<Self>, change: Change, done: impl FnOnce(Persisted) + Send + 'static) {
+    /// Saves a change, marks its ban as saved, publishes it unless that is done, and calls `done`, in that order. The caller holds the lock
+    /// of the client or network.
+    pub(super) fn persist(self: &Arc<Self>, publication: &Arc<Publication>, done: impl FnOnce(Persisted) + Send + 'static) {
         let Some(journal) = self.journal.get() else {
-            self.notify_observers(&change);
+            publication.publish(self);
             return done(Persisted::Yes);
         };
-        let engine = Arc::clone(self);
-        let published = change.clone();
+        let (engine, publication) = (Arc::clone(self), Arc::clone(publication));
         journal.persist(
-            change,
+            publication.change.clone(),
             Box::new(move |persisted| {
-                match &published {
+                match &publication.change {
                     Change::Banned(record) if persisted == Persisted::Yes => engine.bans.mark_saved(record.client, record.until),
                     // A ban made since may have been marked as saved by the same `until`, and the unban removed it from the disk.
                     Change::Unbanned { client, scope, .. } => engine.bans.mark_unsaved(*client, *scope),
                     _ => {}
                 }
-                engine.notify_observers(&published);
-                engine.notify_newer_bans(&published);
+                publication.publish(&engine);
                 done(persisted);
             }),
         );

@@ -223,6 +223,29 @@ fn a_slow_journal_does_not_hold_back_the_refusal_beyond_the_time_limit() {
 }
 
 #[test]
+fn what_a_slow_journal_cannot_save_in_time_is_published_once_in_order_and_before_the_answer() {
+    let journal = ManualJournal::default();
+    let engine = engine_with("", Some(Box::new(journal.clone())));
+    let (sender, events) = channel();
+    let observed = sender.clone();
+    engine.observe(move |change| {
+        let name = if matches!(change, Change::Banned(_)) { "banned" } else { "unbanned" };
+        observed.send(name).unwrap();
+    });
+    let completion = |name| {
+        let sender = sender.clone();
+        Completion::new(move |_| sender.send(name).unwrap())
+    };
+    let client = Client::from(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    engine.ban(record(client, at(0)), completion("ban answered"));
+    engine.unban(at(1), client, Scope::All, completion("unban answered"));
+    let mut told = || events.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+    assert_eq!([told(), told(), told(), told()], ["banned", "ban answered", "unbanned", "unban answered"]);
+    std::mem::take(&mut *journal.0.lock()).into_iter().for_each(|on_persisted| on_persisted(Persisted::Yes));
+    assert_eq!(events.try_recv().ok(), None, "told twice");
+}
+
+#[test]
 fn a_ban_applied_from_another_clock_lasts_no_longer_than_its_length_from_now() {
     let engine = engine("");
     let client = Client::from(std::net::Ipv4Addr::new(192, 0, 2, 1));

@@ -16,7 +16,7 @@ use super::config_builder::{ConfigBuilder, ConfigLines, invalid};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::control::subscribe::{self, FromDaemon, FromSubscriber};
-use crate::engine::deadline::{Deadlines, HeldReply};
+use crate::engine::deadline::{DAEMON_LIMIT, Deadlines, HeldReply};
 use crate::engine::reply::Reply;
 use crate::list::{BannedNetwork, Lists};
 use crate::policy::{OnFailure, Policy};
@@ -61,7 +61,7 @@ impl Replica {
             names: Arc::clone(names),
             policy: RwLock::new(Arc::new(ConfigLines::default().into_policy().map_err(io::Error::other)?)),
             bans: Bans::new(MAX_BANS),
-            deadlines: Deadlines::start()?,
+            deadlines: Deadlines::start(DAEMON_LIMIT)?,
             stream,
             lost: AtomicBool::new(false),
             sending: Mutex::default(),
