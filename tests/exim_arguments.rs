@@ -35,7 +35,7 @@ fn run<T: AsRef<OsStr>>(arguments: &[T]) -> String {
 }
 
 /// The result of `ask`, which is repeated only if it is not as expected and took so long that the daemon may have answered too late: the
-/// helper waits for 160 ms, then it accepts.
+/// helper waits for 180 ms, then it accepts.
 fn in_time<T>(ask: impl Fn() -> T, is_expected: impl Fn(&T) -> bool) -> T {
     let mut runs = 0;
     loop {

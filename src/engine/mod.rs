@@ -15,7 +15,7 @@ mod records;
 pub mod reply;
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 use ahash::RandomState;
@@ -64,6 +64,8 @@ pub struct Engine {
     records: Mutex<LruCache<Client, BanRecord, RandomState>>,
     journal: OnceLock<Box<dyn Journal>>,
     deadlines: Deadlines,
+    /// Whether an answer's time limit passed before its ban was saved, and nothing has been saved since.
+    disk_stalls: AtomicBool,
     observers: RwLock<Vec<Observer>>,
     strike_observer: OnceLock<StrikeObserver>,
     stats: EngineStats,
@@ -99,6 +101,7 @@ impl Engine {
             records: Mutex::new(LruCache::with_hasher(MAX_RECORDS, RandomState::new())),
             journal: OnceLock::new(),
             deadlines: Deadlines::start(DISK_LIMIT)?,
+            disk_stalls: AtomicBool::new(false),
             observers: RwLock::default(),
             strike_observer: OnceLock::new(),
             stats: EngineStats::default(),

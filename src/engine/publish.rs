@@ -38,11 +38,18 @@ impl Publication {
 }
 
 impl Engine {
-    /// Answers with a refusal once the ban behind it, which is not saved yet, is.
+    /// Answers with a refusal once the ban behind it, which is not saved yet, is; at once while the disk stalls, since such bans have been
+    /// answered unsaved already.
     pub fn when_persisted(self: &Arc<Self>, verdict: Verdict, reply: Reply) {
         let Some(journal) = self.journal.get() else { return reply.send(verdict) };
+        if self.disk_stalls.load(Ordering::Relaxed) {
+            self.count_unsaved_answer();
+            return reply.send(verdict);
+        }
         let held = self.deadlines.hold(reply, self.answer_unsaved(verdict.clone()));
+        let engine = Arc::clone(self);
         journal.flush(Box::new(move |_| {
+            engine.disk_stalls.store(false, Ordering::Relaxed);
             held.settle(verdict);
         }));
     }
@@ -95,6 +102,7 @@ impl Engine {
         journal.persist(
             publication.change.clone(),
             Box::new(move |persisted| {
+                engine.disk_stalls.store(false, Ordering::Relaxed);
                 match &publication.change {
                     Change::Banned(record) if persisted == Persisted::Yes => engine.bans.mark_saved(record.client, record.until),
                     // A ban made since may have been marked as saved by the same `until`, and the unban removed it from the disk.
@@ -132,6 +140,7 @@ impl Engine {
     fn answer_unsaved(self: &Arc<Self>, verdict: Verdict) -> impl FnOnce(Reply) + Send + 'static {
         let engine = Arc::clone(self);
         move |reply| {
+            engine.disk_stalls.store(true, Ordering::Relaxed);
             engine.count_unsaved_answer();
             reply.send(verdict);
         }

@@ -223,6 +223,22 @@ fn a_slow_journal_does_not_hold_back_the_refusal_beyond_the_time_limit() {
 }
 
 #[test]
+fn while_the_disk_stalls_the_queries_of_a_client_that_was_refused_do_not_wait() {
+    let journal = ManualJournal::default();
+    let engine = engine_with("", Some(Box::new(journal.clone())));
+    let waits = || {
+        let before = journal.0.lock().len();
+        assert_eq!(reason(&ask(&engine, at(1), "192.0.2.1", &get("/"))), Some(DenyReason::Banned));
+        journal.0.lock().len() > before
+    };
+    assert_eq!(reason(&ask(&engine, at(0), "192.0.2.1", &get("/w00tw00t"))), Some(DenyReason::Struck));
+    assert!(!waits(), "the ban was answered unsaved");
+    let on_persisted = journal.0.lock().remove(0);
+    on_persisted(Persisted::No("full".into()));
+    assert!(waits(), "the disk takes part again");
+}
+
+#[test]
 fn what_a_slow_journal_cannot_save_in_time_is_published_once_in_order_and_before_the_answer() {
     let journal = ManualJournal::default();
     let engine = engine_with("", Some(Box::new(journal.clone())));
@@ -239,7 +255,7 @@ fn what_a_slow_journal_cannot_save_in_time_is_published_once_in_order_and_before
     let client = Client::from(std::net::Ipv4Addr::new(192, 0, 2, 1));
     engine.ban(record(client, at(0)), completion("ban answered"));
     engine.unban(at(1), client, Scope::All, completion("unban answered"));
-    let mut told = || events.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+    let told = || events.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
     assert_eq!([told(), told(), told(), told()], ["banned", "ban answered", "unbanned", "unban answered"]);
     std::mem::take(&mut *journal.0.lock()).into_iter().for_each(|on_persisted| on_persisted(Persisted::Yes));
     assert_eq!(events.try_recv().ok(), None, "told twice");

@@ -23,8 +23,9 @@ use crate::policy::OnFailure;
 use arguments::ParsedArguments;
 use query::{EximQuery, Ignored};
 
-/// Time limit for asking the daemon, counted from the start of `main`. With the time to start a process, the helper answers within 200 ms.
-pub const LIMIT: Duration = Duration::from_millis(160);
+/// Time limit for asking the daemon, counted from the start of `main`. With the time to start a process, the helper answers within 200 ms; the daemon may
+/// wait up to 150 ms of it for its disk.
+pub const LIMIT: Duration = Duration::from_millis(180);
 
 /// Maximum number of bytes read from the daemon. A verdict is much shorter.
 const MAX_ANSWER: usize = 4096;
