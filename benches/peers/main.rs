@@ -11,6 +11,7 @@
     reason = "a benchmark may panic, and prints its results"
 )]
 
+mod botnet;
 mod child;
 mod machine;
 mod pipe;

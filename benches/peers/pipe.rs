@@ -83,6 +83,10 @@ impl Helper {
         Ok(Self { process, socket: ours, sendbuf: Vec::new(), received: vec![0; 256 << 10] })
     }
 
+    pub fn socket(&self) -> &UnixStream {
+        &self.socket
+    }
+
     /// Sends one query and returns its answer without the newline.
     pub fn ask(&mut self, line: &[u8]) -> Result<Vec<u8>> {
         self.write_all(line)?;

@@ -13,6 +13,16 @@ pub fn banned(index: u32) -> Ipv4Addr {
     scattered(BANNED, index)
 }
 
+/// The tracked client with this number.
+pub fn tracked(index: u32) -> Ipv4Addr {
+    scattered(TRACKED, index)
+}
+
+/// The stranger with this number.
+pub fn stranger(index: u32) -> Ipv4Addr {
+    scattered(STRANGERS, index)
+}
+
 /// Scatters numbers below 2^26 over a region without collision: multiplying by an odd factor is a bijection.
 fn scattered(region: u32, index: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(region | (index.wrapping_mul(0x9e37_79b1) & (REGION - 1)))

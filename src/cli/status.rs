@@ -121,7 +121,12 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
     );
     let queries = if status.answers_by_helpers == 1 { "1 query".to_owned() } else { format!("{} queries", status.answers_by_helpers) };
     let (helpers, offences) = (counted(status.subscribers, "helper"), counted(status.answers_to_offence, "offence"));
-    line("squid", &format!("{helpers} attached; {queries} answered there, {offences} here"));
+    let deferred = match status.offences_deferred {
+        0 => String::new(),
+        number => format!(", {} counted late", counted(number, "offence")),
+    };
+    let dropped = lost(status.offences_dropped, "never counted because too many waited");
+    line("squid", &format!("{helpers} attached; {queries} answered there, {offences} here{deferred}{dropped}"));
     line(
         "exim",
         &format!(
@@ -243,6 +248,8 @@ mod tests {
             memory: 10_485_760,
             bans: 2,
             banned_networks: 1,
+            offences_deferred: 4,
+            offences_dropped: 1,
             state: StateStatus::Degraded("disk full".into()),
             state_unsaved: 3,
             logs: vec![
@@ -279,6 +286,7 @@ mod tests {
             "/x: cannot be read: no such file",
             "/y: no such file yet",
             "/z: 9 lines read; 1 % of 9",
+            "0 offences here, 4 offences counted late, 1 never counted because too many waited\n",
             "cut off: no connection; 7 changes published, 0 received, 2 dropped\n",
             "false bans rule helo: 2 of the last 9",
         ] {

@@ -31,7 +31,12 @@ pub struct CountResult {
 impl Engine {
     /// Counts an offence on `service` and answers it: at once, or if it led to a ban, when the ban is saved.
     pub fn record_offence(self: &Arc<Self>, now: Time, offence: &Offence, service: Service, reply: Reply) {
-        let (result, _lock) = self.count_locked(now, offence, service, 1);
+        self.record_offences(now, offence, service, 1, reply);
+    }
+
+    /// The same for `count` offences that were reported together.
+    pub fn record_offences(self: &Arc<Self>, now: Time, offence: &Offence, service: Service, count: u32, reply: Reply) {
+        let (result, _lock) = self.count_locked(now, offence, service, count);
         // One event of these may well be ordinary.
         let may_be_ordinary =
             |rule: &Arc<Rule>| matches!(rule.trigger, Trigger::RequestRate | Trigger::ConnectionRate | Trigger::PageProbe);

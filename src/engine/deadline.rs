@@ -15,6 +15,9 @@ pub const DISK_LIMIT: Duration = Duration::from_millis(150);
 /// Time limit of an answer that waits for the daemon: longer, since the daemon may be waiting for its disk.
 pub const DAEMON_LIMIT: Duration = Duration::from_millis(190);
 
+/// Replies that are due within this time of each other are answered together: under load, a wake-up for each would cost more than its answer.
+const GRANULARITY: Duration = Duration::from_millis(2);
+
 /// A reply or a completion that waits for the disk or the daemon, for a limited time.
 pub struct Held<T>(Arc<Mutex<Option<T>>>);
 
@@ -88,7 +91,10 @@ impl Deadlines {
 /// Sleeps until each value expires in turn: the time limit is the same for all, so they expire in the order in which they came.
 fn expire_held(receiver: &Receiver<Due>) {
     while let Ok(due) = receiver.recv() {
-        std::thread::sleep(due.at.saturating_duration_since(Instant::now()));
+        let left = due.at.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            std::thread::sleep(left.max(GRANULARITY));
+        }
         // A panic in one answer must not end the thread, or the others would lose their time limit.
         let _ = catch_unwind(AssertUnwindSafe(due.expire));
     }

@@ -4,7 +4,7 @@ use super::burst::Burst;
 use crate::clock::timestamp;
 use crate::rule_id::RuleNames;
 use crate::time::Time;
-use crate::verdict::Verdict;
+use crate::verdict::{DenyReason, Verdict};
 
 /// Maximum length of an answer in bytes, with its newline.
 pub const MAX_LEN: usize = 150;
@@ -19,8 +19,10 @@ pub fn write(id: Option<&[u8]>, verdict: &Verdict, names: &RuleNames, now: Time,
         Some(refusal) => {
             let rule = names.name(refusal.rule);
             out.extend_from_slice(format!("OK ban_=yes rule_={rule} until_={}", refusal.until).as_bytes());
+            // A refusal without a ban ends at once, but its end is rounded up to a whole second.
+            let is_ban = !matches!(refusal.reason, DenyReason::Offence | DenyReason::Failure);
             let message = match refusal.until.time() {
-                Some(until) if until > now => format!(" message=\"refused until {}\"", timestamp(until)),
+                Some(until) if is_ban && until > now => format!(" message=\"refused until {}\"", timestamp(until)),
                 Some(_) => " message=\"this request is refused\"".to_owned(),
                 None => " message=\"refused for good\"".to_owned(),
             };
@@ -86,6 +88,14 @@ mod tests {
             answer(None, &refusal(rule, Until::at(NOW)), &names),
             "OK ban_=yes rule_=w00tw00t until_=1800000000 message=\"this request is refused\" log=w00tw00t\n"
         );
+    }
+
+    #[test]
+    fn a_refusal_of_one_request_does_not_promise_an_end() {
+        let names = RuleNames::default();
+        let until = Until::at(NOW.after(Span::from_millis(1)));
+        let verdict = Verdict::Deny(Refusal { rule: names.intern("w00tw00t"), until, reason: DenyReason::Offence });
+        assert!(answer(None, &verdict, &names).contains("message=\"this request is refused\""));
     }
 
     #[test]

@@ -13,6 +13,10 @@ pub struct HelperStats {
     /// Queries answered `ERR` because there was no verdict.
     pub failed_open: u64,
     pub refused: BTreeMap<RuleId, u64>,
+    /// Offences, also among the answers above, that exceeded the queue to the daemon: they are counted later, merged by client.
+    pub deferred: u64,
+    /// Offences, also among the answers above, that are never counted.
+    pub dropped: u64,
 }
 
 impl HelperStats {
@@ -26,13 +30,15 @@ impl HelperStats {
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.served == 0 && self.failed_open == 0 && self.refused.is_empty()
+        *self == Self::default()
     }
 
     /// Adds the counts of `other` and resets them.
     pub fn take(&mut self, other: &mut Self) {
         self.served += std::mem::take(&mut other.served);
         self.failed_open += std::mem::take(&mut other.failed_open);
+        self.deferred += std::mem::take(&mut other.deferred);
+        self.dropped += std::mem::take(&mut other.dropped);
         while let Some((rule, count)) = other.refused.pop_first() {
             *self.refused.entry(rule).or_default() += count;
         }
@@ -53,9 +59,11 @@ mod tests {
         {
             stats.record(&verdict);
         }
+        (stats.deferred, stats.dropped) = (5, 7);
         sum.take(&mut stats.clone());
         sum.take(&mut stats);
         assert!(stats.is_empty());
-        assert_eq!(sum, HelperStats { served: 2, failed_open: 2, refused: BTreeMap::from([(RuleId::MANUAL, 4)]) });
+        let refused = BTreeMap::from([(RuleId::MANUAL, 4)]);
+        assert_eq!(sum, HelperStats { served: 2, failed_open: 2, refused, deferred: 10, dropped: 14 });
     }
 }

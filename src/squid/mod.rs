@@ -31,12 +31,14 @@ pub trait Backend: Send + Sync {
     fn bans(&self) -> &Bans;
     /// The names of all rule IDs.
     fn names(&self) -> &RuleNames;
-    /// Counts an offence, and answers it.
+    /// Counts an offence, and answers it, after the next [`Backend::flush`] at the latest.
     fn record_offence(&self, now: Time, offence: Offence, reply: Reply);
     /// Counts an offence that is answered already.
     fn count_offence(&self, now: Time, offence: Offence) {
         self.record_offence(now, offence, Reply::new(|_| ()));
     }
+    /// Sends on what was counted since the last call. To be called after several offences, because it may cost a system call.
+    fn flush(&self) {}
     /// Answers with a refusal once the ban behind it is saved.
     fn when_persisted(&self, verdict: Verdict, reply: Reply);
     /// Adds ordinary requests to the rates of their clients. The caller must not rely on the content of `tallies` afterwards.

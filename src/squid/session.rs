@@ -199,6 +199,8 @@ impl Session {
         for (number, end) in memchr::memchr_iter(b'\n', lines).enumerate() {
             if number > 0 && number.is_multiple_of(FLUSH_LINES) {
                 self.flush();
+                // The daemon counts the offences of these lines meanwhile.
+                backend.iter().for_each(|backend| backend.flush());
             }
             let line = lines.get(start..end).unwrap_or_default();
             start = end + 1;
@@ -231,6 +233,7 @@ impl Session {
         if !self.stats.is_empty() {
             batch.backend.report_stats(&mut self.stats);
         }
+        batch.backend.flush();
     }
 
     fn answer(&mut self, batch: &Batch<'_>, id: Option<&[u8]>, line: &[u8]) {
@@ -269,13 +272,13 @@ impl Session {
             Judgement::Unsaved(verdict) => {
                 let (reply, answered) = self.deferred(batch, id, false);
                 batch.backend.when_persisted(verdict, reply);
-                self.wait(answered);
+                Self::wait(batch, answered);
             }
             Judgement::Offence(offence) => {
                 // It is too late to refuse a response; the next request can be refused.
                 let (reply, answered) = self.deferred(batch, id, is_response);
                 batch.backend.record_offence(batch.now, offence, reply);
-                self.wait(answered);
+                Self::wait(batch, answered);
             }
         }
     }
@@ -309,8 +312,9 @@ impl Session {
         (reply, receiver)
     }
 
-    fn wait(&self, answered: Option<Receiver<()>>) {
+    fn wait(batch: &Batch<'_>, answered: Option<Receiver<()>>) {
         if let Some(answered) = answered {
+            batch.backend.flush();
             // Nothing is sent: it fails once the reply has dropped the sender, which it does in any case.
             let _ = answered.recv();
         }

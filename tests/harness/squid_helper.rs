@@ -8,6 +8,8 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::process::{end, memory, show_log};
 use super::{SQUID_HELPER, Stage, wait_for, wait_until};
 
@@ -146,6 +148,10 @@ impl SquidHelper {
     /// The most resident memory that it ever had, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         memory(self.child.id(), "VmHWM")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     pub(crate) fn is_running(&mut self) -> bool {

@@ -13,5 +13,6 @@ mod concurrent_unbans;
 mod disk;
 mod escalation;
 mod faults;
+mod load;
 mod never_ban;
 mod sharing;

@@ -2,6 +2,7 @@
 
 mod exim;
 mod growth;
+mod load;
 mod logs;
 mod lookups;
 mod memory;
@@ -23,11 +24,16 @@ pub struct Row {
     pub run: fn(&Options, &mut Report) -> Result<()>,
 }
 
-pub const ROWS: [Row; 10] = [
+pub const ROWS: [Row; 11] = [
     Row { name: "lookups", about: "CPU and lookups/s over a socket pair, beside the echo helper and a Python helper", run: lookups::run },
     Row { name: "userip", about: "the same without channel IDs, beside Squid's ext_file_userip_acl", run: userip::run },
     Row { name: "growth", about: "CPU per lookup as rules, tracked clients and URLs grow", run: growth::run },
     Row { name: "table", about: "a helper on the daemon's table beside one with its own", run: table::run },
+    Row {
+        name: "load",
+        about: "a botnet at four helpers: bans/s, offenders left unbanned, and how long innocent queries wait",
+        run: load::run,
+    },
     Row { name: "squid", about: "requests/s and latency through Squid (cached hits, wrk) with each helper", run: squid::run },
     Row { name: "exim", about: "CPU per SMTP connection and connections/s with each connect ACL", run: exim::run },
     Row { name: "logs", about: "lines/s of replay beside grep -c and fail2ban-regex", run: logs::run },

@@ -23,8 +23,10 @@ pub enum FromSubscriber {
         rules: Vec<String>,
         evidence: Evidence,
     },
-    /// An offence that is answered already, to be counted.
+    /// Offences of one client that are answered already, to be counted.
     Strike {
+        /// How many; at least one.
+        count: u32,
         /// The full address.
         address: IpAddr,
         /// The names of the rules that it offends.
@@ -45,6 +47,13 @@ pub enum FromSubscriber {
         /// Further queries whose client was served because the daemon could not be asked.
         failed_open: u64,
     },
+    /// Offences since the last report that exceeded the subscriber's queue, so that it answered them itself.
+    Overflow {
+        /// Offences that are reported later, as strikes.
+        deferred: u64,
+        /// Offences that are never reported.
+        dropped: u64,
+    },
     /// Queries that the subscriber refused without asking the daemon since the last report.
     Refused {
         /// The name of the rule.
@@ -59,9 +68,12 @@ impl fmt::Display for FromSubscriber {
             Self::Offence { number, address, rules, evidence } => {
                 write!(f, "offence {number} {address} {} {}", rules.join(","), evidence.as_str())
             }
-            Self::Strike { address, rules, evidence } => write!(f, "strike {address} {} {}", rules.join(","), evidence.as_str()),
+            Self::Strike { count, address, rules, evidence } => {
+                write!(f, "strike {count} {address} {} {}", rules.join(","), evidence.as_str())
+            }
             Self::Requests { address, count } => write!(f, "requests {address} {count}"),
             Self::Stats { served, failed_open } => write!(f, "stats {served} {failed_open}"),
+            Self::Overflow { deferred, dropped } => write!(f, "overflow {deferred} {dropped}"),
             Self::Refused { rule, count } => write!(f, "refused {rule} {count}"),
         }
     }
@@ -76,7 +88,7 @@ impl FromSubscriber {
         Self::read(line).ok_or_else(|| {
             stream_error(
                 line,
-                "offence NUMBER ADDRESS RULE,… EVIDENCE, strike ADDRESS RULE,… EVIDENCE, requests ADDRESS NUMBER, stats NUMBER NUMBER or refused RULE NUMBER",
+                "offence NUMBER ADDRESS RULE,… EVIDENCE, strike NUMBER ADDRESS RULE,… EVIDENCE, requests ADDRESS NUMBER, stats NUMBER NUMBER, overflow NUMBER NUMBER or refused RULE NUMBER",
             )
         })
     }
@@ -90,8 +102,9 @@ impl FromSubscriber {
                 Some(Self::Offence { number: number.parse().ok()?, address, rules, evidence })
             }
             "strike" => {
+                let (count, rest) = rest.split_once(' ')?;
                 let (address, rules, evidence) = offence(rest)?;
-                Some(Self::Strike { address, rules, evidence })
+                Some(Self::Strike { count: count.parse().ok().filter(|count| *count > 0)?, address, rules, evidence })
             }
             "requests" => {
                 let (address, count) = rest.split_once(' ')?;
@@ -100,6 +113,10 @@ impl FromSubscriber {
             "stats" => {
                 let (served, failed_open) = rest.split_once(' ')?;
                 Some(Self::Stats { served: served.parse().ok()?, failed_open: failed_open.parse().ok()? })
+            }
+            "overflow" => {
+                let (deferred, dropped) = rest.split_once(' ')?;
+                Some(Self::Overflow { deferred: deferred.parse().ok()?, dropped: dropped.parse().ok()? })
             }
             "refused" => {
                 let (rule, count) = rest.split_once(' ')?;
@@ -139,12 +156,14 @@ mod tests {
                 evidence: Evidence::new(&[]),
             },
             FromSubscriber::Strike {
+                count: 3,
                 address: "192.0.2.1".parse().unwrap(),
                 rules: vec!["a".into(), "b".into()],
                 evidence: Evidence::new(&[b"GET", b"/x"]),
             },
             FromSubscriber::Requests { address: "192.0.2.1".parse().unwrap(), count: 42 },
             FromSubscriber::Stats { served: 7, failed_open: 0 },
+            FromSubscriber::Overflow { deferred: 5, dropped: 2 },
             FromSubscriber::Refused { rule: "w00tw00t".into(), count: u64::MAX },
         ] {
             assert_eq!(FromSubscriber::parse(&line.to_string()), Ok(line));
@@ -161,8 +180,11 @@ mod tests {
             "offence x 1.2.3.4 a b",
             "offence 1 host a b",
             "strike",
-            "strike host a b",
-            "strike 1.2.3.4",
+            "strike 1 host a b",
+            "strike 1 1.2.3.4",
+            "strike 0 1.2.3.4 a b",
+            "strike 1.2.3.4 a b",
+            "overflow 1",
             "requests 1.2.3.4",
             "requests 1.2.3.4 -1",
             "check 1.2.3.4",
@@ -177,7 +199,7 @@ mod tests {
         #[test]
         fn any_text_parses_without_a_panic_and_evidence_stays_bounded(
             text in ".{0,300}",
-            words in "(offence|strike|requests|stats|refused) .{0,300}",
+            words in "(offence|strike|requests|stats|overflow|refused) .{0,300}",
             evidence in "\\PC{0,300}",
         ) {
             for line in [text, words, format!("offence 1 192.0.2.1 x {evidence}")] {

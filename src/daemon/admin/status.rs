@@ -33,6 +33,8 @@ impl AdminContext {
             strikes_evicted: engine.strikes().evicted(),
             answers_before_saved: total(&stats.unsaved_answers),
             answers_failed_open: total(&counters.failed_open),
+            offences_deferred: total(&counters.offences_deferred),
+            offences_dropped: total(&counters.offences_dropped),
             answers_by_helpers: counters.answered_by_helpers(),
             answers_to_check: counters.answers(Question::Check),
             answers_to_strike: counters.answers(Question::Strike),

@@ -139,7 +139,8 @@ impl PeerConnection {
         }
     }
 
-    /// The next line, with its request number. The last line of a stream may lack its newline.
+    /// The next line, with its request number. The last line of a stream may lack its newline; a subscriber's is ignored then, because it may
+    /// be cut off in an address or a rule's name, and the helper reports it again over its next connection.
     pub fn next_line(&mut self, now: Instant) -> Option<(u64, Line)> {
         if self.closing || self.is_full() {
             return None;
@@ -151,6 +152,9 @@ impl PeerConnection {
                 Line::Whole(line)
             }
             None if self.input.len() <= MAX_LINE => {
+                if self.read_closed && self.is_subscriber {
+                    self.input.clear();
+                }
                 if !self.read_closed || self.input.is_empty() {
                     self.time_half_line(now);
                     return None;
@@ -168,17 +172,18 @@ impl PeerConnection {
         Some((number, line))
     }
 
-    /// Starts the timeout of half a line when it is first seen, and stops it while nothing is read.
+    /// Starts the timeout of half a line when it is first seen, and stops it while nothing is read. A helper on a busy machine may well take
+    /// its time for the other half.
     fn time_half_line(&mut self, now: Instant) {
-        let waits = !self.closing && !self.is_full() && !self.input.is_empty() && !self.has_line();
+        let waits = !self.is_subscriber && !self.closing && !self.is_full() && !self.input.is_empty() && !self.has_line();
         self.half_line_since = waits.then(|| self.half_line_since.unwrap_or(now));
     }
 
     /// Whether [`PeerConnection::next_line`] would return a line.
     #[must_use]
     pub fn has_line(&self) -> bool {
-        let is_line =
-            || self.input.len() > MAX_LINE || (self.read_closed && !self.input.is_empty()) || memchr::memchr(b'\n', &self.input).is_some();
+        let is_last = || self.read_closed && !self.is_subscriber && !self.input.is_empty();
+        let is_line = || self.input.len() > MAX_LINE || is_last() || memchr::memchr(b'\n', &self.input).is_some();
         !self.closing && !self.is_full() && is_line()
     }
 

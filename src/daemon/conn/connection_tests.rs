@@ -266,13 +266,28 @@ fn a_subscriber_gets_its_snapshot_then_pushes_may_idle_and_is_cut_off_when_it_la
 }
 
 #[test]
+fn half_a_line_of_a_subscriber_has_time_and_is_ignored_at_the_end() {
+    let mut fixture = Fixture::new();
+    fixture.connection.subscribe(Box::new(std::iter::empty()));
+    fixture.connection.write(fixture.now);
+    fixture.send(b"requests 192.0.2.1 5\nrequests 192.0.2.1");
+    assert_eq!(fixture.lines().len(), 1);
+    fixture.advance(HALF_LINE_TIMEOUT * 2);
+    assert!(!fixture.connection.is_overdue(fixture.now));
+    fixture.client.shutdown(std::net::Shutdown::Write).unwrap();
+    fixture.connection.read(fixture.now);
+    assert!(fixture.lines().is_empty() && !fixture.connection.has_line());
+    assert!(fixture.connection.is_done());
+}
+
+#[test]
 fn a_subscriber_that_does_not_read_times_out_and_one_that_reads_slowly_has_a_minute() {
     let endless = || Box::new(std::iter::repeat_with(|| "ban 192.0.2.1 all x 60\n".repeat(100)));
     let mut silent = Fixture::new();
     silent.connection.subscribe(endless());
     while silent.connection.write(silent.now) {}
     silent.advance(UNREAD_TIMEOUT / 2);
-    silent.send(b"answered 0 0\n");
+    silent.send(b"stats 0 0\n");
     assert_eq!(silent.lines().len(), 1);
     silent.connection.write(silent.now);
     assert!(!silent.connection.is_overdue(silent.now));

@@ -43,6 +43,7 @@ impl EventLoop {
     /// Moves queued items to their connections, and returns those connections.
     fn take_queued(&mut self) -> Vec<ConnectionId> {
         let mut touched = Vec::new();
+        let mut has_changes = false;
         for item in self.queue.take() {
             let id = match item {
                 QueueItem::Verdict(id, number, verdict) => {
@@ -59,7 +60,8 @@ impl EventLoop {
                     id
                 }
                 QueueItem::Change(line) => {
-                    touched.extend(self.push_to_subscribers(&line));
+                    self.push_to_subscribers(&line);
+                    has_changes = true;
                     continue;
                 }
                 QueueItem::Push(id, bytes) => {
@@ -73,29 +75,32 @@ impl EventLoop {
                 touched.push(id);
             }
         }
+        if has_changes {
+            touched.extend(self.subscribers.open(|_| true));
+        }
+        // Under load each subscriber has hundreds of items here, and one visit serves them all.
+        touched.sort_unstable();
+        touched.dedup();
         touched
     }
 
-    /// Queues a line for every subscriber, and returns their connections.
-    fn push_to_subscribers(&mut self, line: &str) -> Vec<ConnectionId> {
+    /// Queues a line for every subscriber.
+    fn push_to_subscribers(&mut self, line: &str) {
         self.subscribers.table_changed();
-        let mut ids = Vec::new();
-        for (id, entry) in self.connections.iter_mut().filter(|(_, entry)| entry.connection.is_subscriber()) {
-            entry.connection.push(line.as_bytes());
-            ids.push(*id);
-        }
-        self.subscribers.set_len(ids.len());
-        ids
+        self.subscribers.open(|id| {
+            let entry = self.connections.get_mut(&id);
+            entry.map(|entry| entry.connection.push(line.as_bytes())).is_some()
+        });
     }
 
     /// Starts sending the configuration to every subscriber, if it differs from the one they have.
     pub(super) fn send_new_config(&mut self, now: Instant) {
         let Some(policy) = self.subscribers.changed_config(&self.engine) else { return };
-        let mut ids = Vec::new();
-        for (id, entry) in self.connections.iter_mut().filter(|(_, entry)| entry.connection.is_subscriber()) {
-            entry.connection.queue_config(Box::new(subscribers::config_lines(Arc::clone(&policy))));
-            ids.push(*id);
-        }
+        let subscribers = self.subscribers.open(|id| {
+            let entry = self.connections.get_mut(&id);
+            entry.map(|entry| entry.connection.queue_config(Box::new(subscribers::config_lines(Arc::clone(&policy))))).is_some()
+        });
+        let ids: Vec<ConnectionId> = subscribers.to_vec();
         ids.into_iter().for_each(|id| self.flush(id, now));
     }
 

@@ -265,7 +265,7 @@ impl EventLoop {
         self.smtp.processes().forget_ended();
         self.send_new_config(now);
         self.connections.retain(|_, entry| !entry.connection.is_overdue(now));
-        self.subscribers.set_len(self.connections.values().filter(|entry| entry.connection.is_subscriber()).count());
+        self.subscribers.open(|id| self.connections.contains_key(&id));
         if self.accept_paused_until.is_some_and(|until| until <= now) {
             self.accept_paused_until = None;
             if let Err(error) = epoll::add(&self.epoll, &self.listener, Token::Listener.data(), epoll::EventFlags::IN) {

@@ -56,7 +56,7 @@ impl EventLoop {
             SocketRequest::Subscribe(subscribe::VERSION) if self.subscribers.len() >= MAX_SUBSCRIBERS => {
                 self.reject(id, to, &format!("{MAX_SUBSCRIBERS} helpers are subscribed already, expected fewer"));
             }
-            SocketRequest::Subscribe(subscribe::VERSION) => match self.subscribers.begin(&self.engine, self.clock) {
+            SocketRequest::Subscribe(subscribe::VERSION) => match self.subscribers.begin(id, &self.engine, self.clock) {
                 Some(snapshot) => entry.connection.subscribe(snapshot),
                 None => self.reject(id, to, "too many helpers are still reading their snapshots, try again"),
             },

@@ -105,6 +105,10 @@ pub struct Counters {
     answered_by_helpers: AtomicU64,
     /// Answers that accept because of a fault.
     pub failed_open: AtomicU64,
+    /// Offences that exceeded a helper's queue to the daemon, and are counted later.
+    pub offences_deferred: AtomicU64,
+    /// Offences that exceeded everything in which a helper keeps them, and are never counted.
+    pub offences_dropped: AtomicU64,
     /// Open connections to the socket.
     pub connections: AtomicUsize,
     /// Exim's connection processes that are watched.
@@ -157,6 +161,12 @@ impl Counters {
         let mut refusals = self.refusals.lock();
         let sum = refusals.entry(key).or_default();
         *sum = sum.saturating_add(count);
+    }
+
+    /// Counts offences that exceeded a helper's queue.
+    pub fn record_overflow(&self, deferred: u64, dropped: u64) {
+        add(&self.offences_deferred, deferred);
+        add(&self.offences_dropped, dropped);
     }
 
     /// Number of queries that helpers answered without asking the daemon.

@@ -94,6 +94,20 @@ impl MetricsReport {
         page.single("unsaved_answers_total", "counter", "Refusals sent before their ban was saved.", unsaved);
         let failed_open = counters.failed_open.load(Ordering::Relaxed);
         page.single("failed_open_total", "counter", "Answers that accepted because of a fault.", failed_open);
+        for (name, help, counter) in [
+            (
+                "offences_deferred_total",
+                "Offences that exceeded a Squid helper's queue and were counted later.",
+                &counters.offences_deferred,
+            ),
+            (
+                "offences_dropped_total",
+                "Offences that a Squid helper could not report in time and that were never counted.",
+                &counters.offences_dropped,
+            ),
+        ] {
+            page.single(name, "counter", help, counter.load(Ordering::Relaxed));
+        }
         page.single(
             "requests_total",
             "counter",

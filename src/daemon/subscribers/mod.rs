@@ -6,7 +6,7 @@ mod snapshot;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
-use super::conn::replies::{Pieces, QueueItem, ReplyQueue};
+use super::conn::replies::{ConnectionId, Pieces, QueueItem, ReplyQueue};
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::policy::Policy;
@@ -23,6 +23,8 @@ const MAX_SNAPSHOTS: usize = 8;
 
 /// The event loop's view of its subscribers.
 pub struct Subscribers {
+    /// Their connections; some may just have been closed.
+    ids: Vec<ConnectionId>,
     /// How many there are. While there are none, changes are not queued.
     count: Arc<AtomicUsize>,
     /// The configuration that subscribers have or are being sent.
@@ -44,21 +46,22 @@ impl Subscribers {
                 queue.push(QueueItem::Change(change_line(change, clock.now())));
             }
         });
-        Self { count, sent: engine.policy(), snapshots: Vec::new(), current: Weak::new() }
+        Self { ids: Vec::new(), count, sent: engine.policy(), snapshots: Vec::new(), current: Weak::new() }
     }
 
-    /// Adds a subscriber and returns what to send it first: the greeting, the configuration and all bans. Later changes must be sent after
+    /// Adds the subscriber on connection `id` and returns what to send it first: the greeting, the configuration and all bans. Later changes must be sent after
     /// that. `None` if too many subscribers are still reading older snapshots.
     ///
     /// Subscribers that arrive between two changes share one copy of the bans: after a restart of the daemon all come back at once.
-    pub fn begin(&mut self, engine: &Engine, clock: Clock) -> Option<Pieces> {
+    pub fn begin(&mut self, id: ConnectionId, engine: &Engine, clock: Clock) -> Option<Pieces> {
         self.snapshots.retain(|bans| bans.strong_count() > 0);
         let shared = self.current.upgrade();
         if shared.is_none() && self.snapshots.len() >= MAX_SNAPSHOTS {
             return None;
         }
         // Counted before the table is copied, so that a change made meanwhile by another thread is queued.
-        self.count.fetch_add(1, Ordering::Relaxed);
+        self.ids.push(id);
+        self.count.store(self.ids.len(), Ordering::Relaxed);
         let bans = shared.unwrap_or_else(|| {
             let bans = Arc::new(SnapshotBans::copy(engine, clock.now()));
             self.current = Arc::downgrade(&bans);
@@ -79,8 +82,11 @@ impl Subscribers {
         self.count.load(Ordering::Relaxed)
     }
 
-    pub fn set_len(&self, count: usize) {
-        self.count.store(count, Ordering::Relaxed);
+    /// The connections of all subscribers for which `is_open` returns true; the others are forgotten.
+    pub fn open(&mut self, mut is_open: impl FnMut(ConnectionId) -> bool) -> &[ConnectionId] {
+        self.ids.retain(|id| is_open(*id));
+        self.count.store(self.ids.len(), Ordering::Relaxed);
+        &self.ids
     }
 
     /// The configuration in force, if it differs from the one that subscribers have in anything that they are sent.
@@ -125,6 +131,8 @@ mod tests {
     use crate::rule_id::RuleId;
     use crate::table::{Ban, Until};
 
+    const ID: ConnectionId = ConnectionId(1);
+
     #[test]
     fn subscribers_share_a_copy_of_the_bans_until_a_change_and_copies_are_limited() {
         let engine = engine("");
@@ -132,17 +140,17 @@ mod tests {
         let mut subscribers = Subscribers::new(&engine, &queue, clock);
         let mut reading = Vec::new();
         for _ in 0..100 {
-            reading.push(subscribers.begin(&engine, clock).unwrap());
+            reading.push(subscribers.begin(ID, &engine, clock).unwrap());
         }
         assert_eq!((subscribers.snapshots.len(), subscribers.len()), (1, 100));
         for _ in 1..MAX_SNAPSHOTS {
             subscribers.table_changed();
-            reading.push(subscribers.begin(&engine, clock).unwrap());
+            reading.push(subscribers.begin(ID, &engine, clock).unwrap());
         }
         subscribers.table_changed();
-        assert!(subscribers.begin(&engine, clock).is_none(), "none has been read to its end");
+        assert!(subscribers.begin(ID, &engine, clock).is_none(), "none has been read to its end");
         reading.truncate(1);
-        assert!(subscribers.begin(&engine, clock).is_some());
+        assert!(subscribers.begin(ID, &engine, clock).is_some());
     }
 
     #[test]
@@ -150,11 +158,11 @@ mod tests {
         let engine = engine("");
         let (queue, clock) = (Arc::new(ReplyQueue::new().unwrap()), Clock::start());
         let mut subscribers = Subscribers::new(&engine, &queue, clock);
-        let slow = subscribers.begin(&engine, clock).unwrap();
+        let slow = subscribers.begin(ID, &engine, clock).unwrap();
         engine.bans().ban(client(1), Scope::Web, Ban { until: Until::NEVER, rule: RuleId::MANUAL, saved: true }, clock.now());
         subscribers.table_changed();
-        drop(subscribers.begin(&engine, clock).unwrap());
-        let text: String = subscribers.begin(&engine, clock).unwrap().collect();
+        drop(subscribers.begin(ID, &engine, clock).unwrap());
+        let text: String = subscribers.begin(ID, &engine, clock).unwrap().collect();
         assert!(text.contains("\nban 198.51.100.1 web manual -1\n"), "{text}");
         drop(slow);
     }

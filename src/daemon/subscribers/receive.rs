@@ -38,6 +38,7 @@ pub fn receive(
             }
         }
         FromSubscriber::Stats { served, failed_open } => counters.record_served_by_helper(served, failed_open),
+        FromSubscriber::Overflow { deferred, dropped } => counters.record_overflow(deferred, dropped),
         FromSubscriber::Refused { rule, count } => {
             // A rule that this table has never had has no metric.
             if let Some(rule) = engine.names().find(&rule) {
@@ -70,13 +71,13 @@ pub fn receive(
                 engine.record_offence(now, &Offence { address, client, rules, evidence }, Service::Web, reply);
             }
         }
-        FromSubscriber::Strike { address, rules, evidence } => {
+        FromSubscriber::Strike { count, address, rules, evidence } => {
             let policy = engine.policy();
             let client = Client::of(address, policy.prefix);
             let rules = rules_of_web(&policy, engine.names(), &rules);
             let is_refused = || Detector::new(&policy, engine.bans()).active_refusal(now, address, client, Service::Web).is_some();
             if !rules.is_empty() && policy.lists.never_banned(address).is_none() && !is_refused() {
-                engine.record_offence(now, &Offence { address, client, rules, evidence }, Service::Web, Reply::new(|_| ()));
+                engine.record_offences(now, &Offence { address, client, rules, evidence }, Service::Web, count, Reply::new(|_| ()));
             }
         }
     }
@@ -130,15 +131,17 @@ mod tests {
     #[test]
     fn a_strike_counts_without_an_answer() {
         let engine = engine("[defaults]\nignoreip = ['198.51.100.9']\n[[rule]]\nname = 'page-probes'\nmaxretry = 3");
-        let receive = |address: &str, rule: &str| {
-            receive(&engine, NOW, &format!("strike {address} {rule} GET /x"), &Arc::default(), |_| panic!("an answer")).unwrap();
+        let receive_some = |count: u32, address: &str, rule: &str| {
+            receive(&engine, NOW, &format!("strike {count} {address} {rule} GET /x"), &Arc::default(), |_| panic!("an answer")).unwrap();
             engine.bans().len()
         };
+        let receive = |address: &str, rule: &str| receive_some(1, address, rule);
         for rule in ["gone", "exim-rate", "web-rate"] {
             assert_eq!(receive("198.51.100.7", rule), 0);
         }
         assert_eq!([1, 2, 3].map(|_| receive("198.51.100.9", "page-probes")), [0, 0, 0], "never banned");
         assert_eq!([1, 2, 3, 4].map(|_| receive("198.51.100.7", "page-probes")), [0, 0, 1, 1]);
+        assert_eq!([2, 1].map(|count| receive_some(count, "198.51.100.8", "page-probes")), [1, 2], "strikes that were merged add up");
     }
 
     #[test]

@@ -2,9 +2,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
@@ -21,14 +19,11 @@ pub struct LineReader {
 }
 
 impl LineReader {
-    /// Waits up to `limit`, which must be below a second, for more bytes, and reads them. Returns false if none came.
-    pub fn wait(&mut self, stream: &UnixStream, limit: Duration) -> io::Result<bool> {
-        let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(limit.subsec_nanos()) };
-        match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&limit)) {
-            Ok(0) | Err(Errno::INTR) => return Ok(false),
-            Ok(_) => {}
-            Err(error) => return Err(error.into()),
-        }
+    /// Reads what has arrived, without blocking. Returns false if nothing has.
+    ///
+    /// # Errors
+    /// The daemon closed the connection, or sent a line that is too long.
+    pub fn read(&mut self, stream: &UnixStream) -> io::Result<bool> {
         self.buffer.drain(..self.start);
         self.start = 0;
         if self.buffer.len() > MAX_LINE {

@@ -1,9 +1,16 @@
 //! The shared table: the helper subscribes to the daemon's rules, lists and bans, and sends offences to it. An innocent request costs no
 //! round trip.
+//!
+//! The session queues lines for the daemon, and writes them once per batch of queries. What the daemon's socket does not take at once is
+//! written by the thread of this module as soon as there is room. A full queue is no fault: further offences are answered by `on_failure`,
+//! wait merged by client, and are reported later. The daemon is given up if it takes nothing for five seconds, hangs up, or breaks the protocol.
 
 mod config_builder;
+mod connection;
+mod deferred;
 mod line_reader;
 mod replica;
+mod send_queue;
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -12,14 +19,15 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use ahash::RandomState;
+
 use super::{Backend, BackendSlot};
 use crate::logging::FaultLog;
-use crate::rule_id::RuleNames;
 use config_builder::ConfigBuilder;
 use line_reader::LineReader;
-use replica::{Replica, SharedStats};
+use replica::{HelperState, Replica};
 
-/// Wait before the second attempt to reach the daemon; doubled with each failure.
+/// Longest wait before the second attempt to reach the daemon; doubled with each failure.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const MAX_RETRY: Duration = Duration::from_millis(500);
 /// How often counts of requests and answers are sent.
@@ -32,32 +40,25 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Keeps `slot` in step with the daemon on `socket`, for the life of the process. Sends to `ready` once the first queries can be answered, or
 /// the first attempt to reach the daemon has failed.
 pub fn run(socket: &Path, slot: &BackendSlot, ready: &Sender<()>) {
-    let (names, stats) = (Arc::new(RuleNames::default()), SharedStats::default());
+    let state = Arc::new(HelperState::default());
     let mut faults = FaultLog::default();
     let mut retry = FIRST_RETRY;
     loop {
         let start = Instant::now();
-        let error = follow(socket, &names, &stats, slot, ready, &mut faults);
+        let error = follow(socket, &state, slot, ready, &mut faults);
         faults.report(&describe(socket, &error, slot.get().is_some()));
         let _ = ready.send(());
         if start.elapsed() > MAX_RETRY {
             retry = FIRST_RETRY;
         }
-        std::thread::sleep(retry);
+        std::thread::sleep(jittered(retry, RandomState::new().hash_one(retry)));
         retry = (retry * 2).min(MAX_RETRY);
     }
 }
 
 /// Follows the daemon over one connection, and returns why it ended.
-fn follow(
-    socket: &Path,
-    names: &Arc<RuleNames>,
-    stats: &SharedStats,
-    slot: &BackendSlot,
-    ready: &Sender<()>,
-    faults: &mut FaultLog,
-) -> io::Error {
-    let replica = match Replica::connect(socket, names, stats) {
+fn follow(socket: &Path, state: &Arc<HelperState>, slot: &BackendSlot, ready: &Sender<()>, faults: &mut FaultLog) -> io::Error {
+    let replica = match Replica::connect(socket, state) {
         Ok(replica) => Arc::new(replica),
         Err(error) => return error,
     };
@@ -66,7 +67,8 @@ fn follow(
     let mut is_complete = false;
     let (mut last_read, mut last_sent, mut last_sweep) = (Instant::now(), Instant::now(), Instant::now());
     let error = loop {
-        match lines.wait(replica.stream(), BATCH) {
+        let read = replica.connection().wait(BATCH).and_then(|is_readable| Ok(is_readable && lines.read(replica.connection().stream())?));
+        match read {
             Ok(true) => last_read = Instant::now(),
             Ok(false) if !is_complete && last_read.elapsed() > SNAPSHOT_TIMEOUT => {
                 break io::Error::new(io::ErrorKind::TimedOut, "the daemon does not answer");
@@ -93,21 +95,24 @@ fn follow(
         // By the clock, because `wait` returns early whenever the daemon sends something.
         if last_sent.elapsed() >= BATCH {
             last_sent = Instant::now();
-            replica.send_requests();
-            if is_complete {
-                replica.send_stats();
-            }
+            replica.queue_reports(is_complete);
+        }
+        if is_complete {
+            replica.queue_deferred();
         }
         if last_sweep.elapsed() >= SWEEP {
             last_sweep = Instant::now();
             replica.sweep();
         }
-        if replica.is_lost() {
-            break io::Error::new(io::ErrorKind::BrokenPipe, "the daemon does not read");
-        }
     };
     replica.lose();
     error
+}
+
+/// A wait of `retry` at most and half of it at least, so that the helpers of a machine do not all come back at once.
+fn jittered(retry: Duration, random: u64) -> Duration {
+    let percent = 50 + u32::try_from(random % 51).unwrap_or(0);
+    retry * percent / 100
 }
 
 /// Describes a lost or missing daemon for the log.

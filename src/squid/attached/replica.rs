@@ -4,15 +4,14 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use rustix::io::Errno;
-use rustix::net::SendFlags;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::config_builder::{ConfigBuilder, ConfigLines, invalid};
+use super::connection::DaemonConnection;
+use super::deferred::DeferredOffences;
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::control::subscribe::{self, FromDaemon, FromSubscriber};
@@ -20,7 +19,7 @@ use crate::engine::deadline::{DAEMON_LIMIT, Deadlines, HeldReply};
 use crate::engine::reply::Reply;
 use crate::list::{BannedNetwork, Lists};
 use crate::policy::{OnFailure, Policy};
-use crate::rule::{Mode, Offence, Rule};
+use crate::rule::{Evidence, Mode, Offence, Rule};
 use crate::rule_id::{RuleId, RuleNames};
 use crate::squid::Backend;
 use crate::squid::helper_stats::HelperStats;
@@ -31,84 +30,92 @@ use crate::verdict::{AllowReason, DenyReason, Refusal, Verdict};
 /// Maximum number of bans, in effect unlimited: the daemon's own limit bounds the copy.
 const MAX_BANS: usize = 200_000_000;
 
-/// Counts of answers that have not been sent to the daemon yet. They outlive the connection, so the counts of the time without one are kept.
-pub type SharedStats = Arc<Mutex<HelperStats>>;
+/// How long the helper waits at its end for the daemon to take what is queued.
+const LAST_LINES: Duration = Duration::from_millis(500);
+/// Maximum number of clients whose requests are counted between two reports; requests of others are not counted meanwhile.
+const MAX_REQUEST_CLIENTS: usize = 100_000;
+
+/// What outlives a connection to the daemon.
+#[derive(Default)]
+pub struct HelperState {
+    pub names: Arc<RuleNames>,
+    /// Counts of answers that have not been sent to the daemon yet, those of the time without a connection included.
+    stats: Mutex<HelperStats>,
+    /// Offences that the daemon could not take yet.
+    deferred: Mutex<DeferredOffences>,
+}
 
 /// A copy of the daemon's rules, lists and bans, with the connection that keeps it current.
 pub struct Replica {
     clock: Clock,
-    names: Arc<RuleNames>,
+    state: Arc<HelperState>,
     policy: RwLock<Arc<Policy>>,
     bans: Bans,
     deadlines: Deadlines,
-    stream: UnixStream,
-    lost: AtomicBool,
-    /// Held while lines are sent, so that lines of two threads never mix.
-    sending: Mutex<()>,
+    connection: DaemonConnection,
     next_offence: AtomicU64,
     /// Offences sent but not answered, each with the verdict in case the daemon does not answer.
     unanswered: Mutex<HashMap<u64, (HeldReply, Verdict)>>,
     /// Requests counted per client, with one of its addresses, since they were last sent.
     requests: Mutex<HashMap<Client, (IpAddr, u32), ahash::RandomState>>,
-    stats: SharedStats,
 }
 
 impl Replica {
-    pub fn connect(socket: &Path, names: &Arc<RuleNames>, stats: &SharedStats) -> io::Result<Self> {
-        let stream = UnixStream::connect(socket)?;
+    pub fn connect(socket: &Path, state: &Arc<HelperState>) -> io::Result<Self> {
         let replica = Self {
             clock: Clock::start(),
-            names: Arc::clone(names),
+            state: Arc::clone(state),
             policy: RwLock::new(Arc::new(ConfigLines::default().into_policy().map_err(io::Error::other)?)),
             bans: Bans::new(MAX_BANS),
             deadlines: Deadlines::start(DAEMON_LIMIT)?,
-            stream,
-            lost: AtomicBool::new(false),
-            sending: Mutex::default(),
+            connection: DaemonConnection::connect(socket)?,
             next_offence: AtomicU64::new(0),
             unanswered: Mutex::default(),
             requests: Mutex::default(),
-            stats: Arc::clone(stats),
         };
-        replica.send(&format!("subscribe {}\n", subscribe::VERSION));
+        if let Some(mut queue) = replica.connection.queue() {
+            queue.push(&format_args!("subscribe {}", subscribe::VERSION));
+        }
+        replica.connection.flush();
         Ok(replica)
     }
 
-    pub fn stream(&self) -> &UnixStream {
-        &self.stream
-    }
-
-    /// Whether the connection has been given up.
-    pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
+    pub fn connection(&self) -> &DaemonConnection {
+        &self.connection
     }
 
     pub fn sweep(&self) {
-        self.bans.expire(self.now(), |_, _| ());
+        self.bans.sweep(self.now(), |_, _| ());
     }
 
-    /// Sends whole lines without blocking. If they cannot be sent, gives the connection up and returns false.
-    fn send(&self, lines: &str) -> bool {
-        let _whole = self.sending.lock();
-        let mut rest = lines.as_bytes();
-        while !rest.is_empty() && !self.is_lost() {
-            match rustix::net::send(&self.stream, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
-                Err(Errno::INTR) => {}
-                // Also a full buffer: the daemon has stopped reading, and part of a line may have been sent.
-                Err(_) => self.lost.store(true, Ordering::Relaxed),
-            }
-        }
-        rest.is_empty()
-    }
-
-    /// Gives the connection up, and answers all offences that still wait for the daemon.
+    /// Gives the connection up, answers all offences that still wait for the daemon, and keeps for the next connection what the daemon has not
+    /// got. Offences that it has got are not sent again: they may have been counted.
     pub fn lose(&self) {
-        self.lost.store(true, Ordering::Relaxed);
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        let unsent = self.connection.lose();
         let unanswered = std::mem::take(&mut *self.unanswered.lock());
         for (held, verdict) in unanswered.into_values() {
             self.settle(&held, verdict);
+        }
+        for line in unsent.lines() {
+            match FromSubscriber::parse(line) {
+                Ok(FromSubscriber::Offence { address, rules, evidence, .. }) => self.defer(address, rules, 1, evidence),
+                Ok(FromSubscriber::Strike { count, address, rules, evidence }) => self.defer(address, rules, count, evidence),
+                Ok(FromSubscriber::Stats { served, failed_open }) => {
+                    let mut stats = self.state.stats.lock();
+                    stats.served += served;
+                    stats.failed_open += failed_open;
+                }
+                Ok(FromSubscriber::Refused { rule, count }) => {
+                    *self.state.stats.lock().refused.entry(self.state.names.intern(&rule)).or_default() += count;
+                }
+                Ok(FromSubscriber::Overflow { deferred, dropped }) => {
+                    let mut stats = self.state.stats.lock();
+                    stats.deferred += deferred;
+                    stats.dropped += dropped;
+                }
+                // Rates are of this moment. Anything else is the first line.
+                Ok(FromSubscriber::Requests { .. }) | Err(_) => {}
+            }
         }
     }
 
@@ -126,7 +133,7 @@ impl Replica {
             }
             FromDaemon::Error(text) => return Err(invalid(format!("it refuses: {text}"))),
             FromDaemon::BeginConfig { prefix, on_failure } => config.lines = ConfigLines { prefix, on_failure, ..ConfigLines::default() },
-            FromDaemon::Rule(rule) => config.lines.rules.push(rule.into_rule(&self.names)),
+            FromDaemon::Rule(rule) => config.lines.rules.push(rule.into_rule(&self.state.names)),
             FromDaemon::Listed(list, network) => config.lines.listed.push((list, network)),
             FromDaemon::EndConfig => {
                 let replica = Arc::clone(self);
@@ -136,7 +143,7 @@ impl Replica {
             FromDaemon::EndBans => return config.finish().map(|()| true),
             FromDaemon::Ban { client, scope, rule, remaining } => {
                 let until = remaining.map_or(Until::NEVER, |remaining| Until::at(now.after(remaining)));
-                self.bans.ban(client, scope, Ban { until, rule: self.names.intern(&rule), saved: true }, now);
+                self.bans.ban(client, scope, Ban { until, rule: self.state.names.intern(&rule), saved: true }, now);
             }
             FromDaemon::Unban { client, scope } => {
                 self.bans.unban(client, scope);
@@ -153,7 +160,7 @@ impl Replica {
             FromDaemon::Answer { number, refusal } => {
                 let held = self.unanswered.lock().remove(&number);
                 if let Some((held, _)) = held {
-                    held.settle(subscribe::verdict(refusal, &self.names, now));
+                    held.settle(subscribe::verdict(refusal, &self.state.names, now));
                 }
             }
         }
@@ -171,35 +178,73 @@ impl Replica {
         change(&mut Arc::make_mut(&mut self.policy.write()).lists);
     }
 
-    /// Sends the requests counted since the last call.
-    pub fn send_requests(&self) {
-        let counted = std::mem::take(&mut *self.requests.lock());
-        if counted.is_empty() {
-            return;
+    /// Queues the requests counted so far and, if `is_complete`, the answers. What finds no room stays.
+    pub fn queue_reports(&self, is_complete: bool) {
+        if is_complete {
+            self.queue_stats();
         }
-        let lines: String =
-            counted.into_values().map(|(address, count)| format!("{}\n", FromSubscriber::Requests { address, count })).collect();
-        self.send(&lines);
+        self.queue_requests();
+        self.connection.flush();
     }
 
-    /// Sends the counts of answers since the last call.
-    pub fn send_stats(&self) {
-        let stats = std::mem::take(&mut *self.stats.lock());
-        if stats.is_empty() {
+    /// Queues deferred offences, as far as there is room.
+    pub fn queue_deferred(&self) {
+        let mut deferred = self.state.deferred.lock();
+        if deferred.is_empty() {
             return;
         }
-        let HelperStats { served, failed_open, refused } = stats;
-        let mut lines = format!("{}\n", FromSubscriber::Stats { served, failed_open });
-        for (rule, count) in refused {
-            lines.push_str(&format!("{}\n", FromSubscriber::Refused { rule: self.names.name(rule).to_string(), count }));
+        let Some(mut queue) = self.connection.queue() else { return };
+        let now = Instant::now();
+        while queue.has_reserve()
+            && let Some(strike) = deferred.take(now)
+        {
+            queue.push(&strike);
         }
-        self.send(&lines);
+        drop(queue);
+        self.connection.flush();
+    }
+
+    fn queue_requests(&self) {
+        let Some(mut queue) = self.connection.queue() else { return };
+        let mut requests = self.requests.lock();
+        requests.retain(|_, (address, count)| {
+            let fits = queue.has_room();
+            if fits {
+                queue.push(&FromSubscriber::Requests { address: *address, count: *count });
+            }
+            !fits
+        });
+    }
+
+    fn queue_stats(&self) {
+        let dropped = self.state.deferred.lock().take_dropped();
+        let Some(mut queue) = self.connection.queue() else { return };
+        let mut stats = self.state.stats.lock();
+        stats.dropped += dropped;
+        if stats.is_empty() || !queue.has_room() {
+            return;
+        }
+        let HelperStats { served, failed_open, refused, deferred, dropped } = std::mem::take(&mut *stats);
+        queue.push(&FromSubscriber::Stats { served, failed_open });
+        if deferred + dropped > 0 {
+            queue.push(&FromSubscriber::Overflow { deferred, dropped });
+        }
+        for (rule, count) in refused {
+            queue.push(&FromSubscriber::Refused { rule: self.state.names.name(rule).to_string(), count });
+        }
+    }
+
+    /// Keeps offences that the daemon cannot take now.
+    fn defer(&self, address: IpAddr, rules: Vec<String>, count: u32, evidence: Evidence) {
+        self.state.stats.lock().deferred += u64::from(count);
+        let client = Client::of(address, self.policy().prefix);
+        self.state.deferred.lock().add(Instant::now(), client, address, rules, count, evidence);
     }
 
     /// Answers an offence in place of the daemon, unless it was answered already.
     fn settle(&self, held: &HeldReply, verdict: Verdict) {
         if held.settle(verdict.clone()) {
-            self.stats.lock().record(&verdict);
+            self.state.stats.lock().record(&verdict);
         }
     }
 
@@ -229,33 +274,49 @@ impl Backend for Replica {
     }
 
     fn names(&self) -> &RuleNames {
-        &self.names
+        &self.state.names
     }
 
     fn record_offence(&self, now: Time, offence: Offence, reply: Reply) {
         let verdict = self.fallback_verdict(now, &offence.rules);
-        if self.is_lost() {
-            self.stats.lock().record(&verdict);
+        let Offence { address, evidence, .. } = offence;
+        let rules: Vec<String> = offence.rules.iter().map(|rule| rule.name.to_string()).collect();
+        if !self.connection.queue().is_some_and(|queue| queue.has_room()) {
+            self.state.stats.lock().record(&verdict);
+            self.defer(address, rules, 1, evidence);
             return reply.send(verdict);
         }
         let number = self.next_offence.fetch_add(1, Ordering::Relaxed);
-        let (late, stats) = (verdict.clone(), Arc::clone(&self.stats));
+        let (late, state) = (verdict.clone(), Arc::clone(&self.state));
         let held = self.deadlines.hold(reply, move |reply| {
-            stats.lock().record(&late);
+            state.stats.lock().record(&late);
             reply.send(late);
         });
         self.unanswered.lock().insert(number, (held.clone(), verdict.clone()));
-        let rules = offence.rules.iter().map(|rule| rule.name.to_string()).collect();
-        let line = FromSubscriber::Offence { number, address: offence.address, rules, evidence: offence.evidence };
-        if !self.send(&format!("{line}\n")) {
-            self.unanswered.lock().remove(&number);
-            self.settle(&held, verdict);
+        let line = FromSubscriber::Offence { number, address, rules, evidence };
+        // Other threads queue little, so there is still room; but the connection may have been given up.
+        if let Some(mut queue) = self.connection.queue() {
+            queue.push(&line);
+            return;
+        }
+        self.unanswered.lock().remove(&number);
+        self.settle(&held, verdict);
+        if let FromSubscriber::Offence { address, rules, evidence, .. } = line {
+            self.defer(address, rules, 1, evidence);
         }
     }
 
     fn count_offence(&self, _: Time, offence: Offence) {
-        let rules = offence.rules.iter().map(|rule| rule.name.to_string()).collect();
-        self.send(&format!("{}\n", FromSubscriber::Strike { address: offence.address, rules, evidence: offence.evidence }));
+        let Offence { address, evidence, .. } = offence;
+        let rules: Vec<String> = offence.rules.iter().map(|rule| rule.name.to_string()).collect();
+        match self.connection.queue().filter(|queue| queue.has_room()) {
+            Some(mut queue) => queue.push(&FromSubscriber::Strike { count: 1, address, rules, evidence }),
+            None => self.defer(address, rules, 1, evidence),
+        }
+    }
+
+    fn flush(&self) {
+        self.connection.flush();
     }
 
     fn when_persisted(&self, verdict: Verdict, reply: Reply) {
@@ -264,35 +325,31 @@ impl Backend for Replica {
     }
 
     fn count_requests(&self, _: Time, tallies: &mut Vec<RequestTally>) {
-        // Without a connection they are never sent, so they must not accumulate.
-        if self.is_lost() {
-            return;
-        }
         let rules = Arc::clone(&self.policy().rules);
         let Some(lowest_maxretry) = rules.request_rates().iter().map(|rule| rule.maxretry).min() else { return };
-        let mut urgent = String::new();
+        // Without a connection they are never sent, so they must not accumulate.
+        let Some(mut queue) = self.connection.queue() else { return };
         let mut counted = self.requests.lock();
         for RequestTally { address, client, requests, .. } in tallies {
+            if counted.len() >= MAX_REQUEST_CLIENTS && !counted.contains_key(client) {
+                continue;
+            }
             let entry = counted.entry(*client).or_insert((*address, 0));
             entry.1 = entry.1.saturating_add(*requests);
-            if entry.1 >= lowest_maxretry {
-                let line = FromSubscriber::Requests { address: *address, count: entry.1 };
+            if entry.1 >= lowest_maxretry && queue.has_room() {
+                queue.push(&FromSubscriber::Requests { address: *address, count: entry.1 });
                 counted.remove(client);
-                urgent += &format!("{line}\n");
             }
-        }
-        drop(counted);
-        if !urgent.is_empty() {
-            self.send(&urgent);
         }
     }
 
     fn report_stats(&self, stats: &mut HelperStats) {
-        self.stats.lock().take(stats);
+        self.state.stats.lock().take(stats);
     }
 
     fn close(&self) {
-        self.send_requests();
-        self.send_stats();
+        self.queue_deferred();
+        self.queue_reports(true);
+        self.connection.flush_within(LAST_LINES);
     }
 }
