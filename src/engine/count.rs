@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
@@ -141,10 +142,14 @@ impl Engine {
         if rule.mode == Mode::Shadow {
             self.shadow_bans.ban(offence.client, rule.scope, Ban { until: record.until, rule: rule.id, saved: true }, now);
             self.stats.shadow_bans.fetch_add(1, Ordering::Relaxed);
-            log::info!("shadow: would ban {}", text());
+            if self.logs.shadow.lock().has_room(Instant::now(), rule.id) {
+                log::info!("shadow: would ban {}", text());
+            }
         } else {
             self.insert_ban(now, rule, &record);
-            log::info!("banned {}", text());
+            if self.logs.made.lock().has_room(Instant::now(), rule.id) {
+                log::info!("banned {}", text());
+            }
         }
         record
     }
@@ -159,13 +164,15 @@ impl Engine {
         let record = self.new_record(now, rule, offence, Counter::new(last, count));
         let _lock = self.client_locks.lock(&offence.client);
         self.insert_ban(now, rule, &record);
-        log::info!(
-            "banned {} by rule {} ({count} on all machines in {}): {}",
-            offence.client,
-            rule.name,
-            rule.findtime,
-            record.evidence.as_str()
-        );
+        if self.logs.made.lock().has_room(Instant::now(), rule.id) {
+            log::info!(
+                "banned {} by rule {} ({count} on all machines in {}): {}",
+                offence.client,
+                rule.name,
+                rule.findtime,
+                record.evidence.as_str()
+            );
+        }
         self.publish_bans(vec![record], Verdict::Allow(AllowReason::NotApplicable), Reply::new(|_| ()));
     }
 

@@ -1,6 +1,7 @@
 //! The engine: the rules, lists and table of one process. It counts offences, bans at `maxretry`, saves and publishes the bans, and answers.
 
 mod ban;
+mod ban_log;
 mod change;
 mod client_locks;
 mod completion;
@@ -17,6 +18,7 @@ pub mod reply;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use ahash::RandomState;
 use lru::LruCache;
@@ -30,6 +32,7 @@ use crate::rule::{Offence, Rule};
 use crate::rule_id::{RuleId, RuleNames};
 use crate::table::{Ban, Bans, Strikes};
 use crate::time::Time;
+use ban_log::BanLog;
 pub use change::{BanRecord, Change, Journal, OnPersisted, Persisted};
 use client_locks::ClientLocks;
 pub use completion::{Abandoned, Applied, Completion};
@@ -70,6 +73,15 @@ pub struct Engine {
     strike_observer: OnceLock<StrikeObserver>,
     stats: EngineStats,
     false_positives: FalsePositives,
+    logs: BanLogs,
+}
+
+/// The log lines about bans, by kind.
+#[derive(Default)]
+struct BanLogs {
+    made: Mutex<BanLog>,
+    shadow: Mutex<BanLog>,
+    ended: Mutex<BanLog>,
 }
 
 /// Counters for `status` and metrics.
@@ -106,6 +118,7 @@ impl Engine {
             strike_observer: OnceLock::new(),
             stats: EngineStats::default(),
             false_positives: FalsePositives::default(),
+            logs: BanLogs::default(),
         })
     }
 
@@ -182,7 +195,17 @@ impl Engine {
 
     /// Drops expired bans, banned networks and strikes. To be called about once a second.
     pub fn sweep(&self, now: Time) {
-        self.bans.sweep(now, |client, rule| log::info!("ban of {client} by rule {} has ended", self.names.name(rule)));
+        let moment = Instant::now();
+        self.bans.sweep(now, |client, rule| {
+            if self.logs.ended.lock().has_room(moment, rule) {
+                log::info!("ban of {client} by rule {} has ended", self.names.name(rule));
+            }
+        });
+        for (kind, log) in [("banned", &self.logs.made), ("shadow: would ban", &self.logs.shadow), ("bans ended:", &self.logs.ended)] {
+            if let Some(summary) = log.lock().summary(moment, &self.names) {
+                log::info!("{kind} {summary}");
+            }
+        }
         self.shadow_bans.sweep(now, |_, _| ());
         let policy = self.policy();
         for rule in policy.rules.rules() {
