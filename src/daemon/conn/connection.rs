@@ -139,6 +139,12 @@ impl PeerConnection {
         }
     }
 
+    /// Reads on from a subscriber that cannot be written to any more. Returns whether bytes were read.
+    pub fn read_rest(&mut self, now: Instant) -> bool {
+        self.broken = false;
+        self.is_subscriber && self.read(now) && !self.read_closed
+    }
+
     /// The next line, with its request number. The last line of a stream may lack its newline; a subscriber's is ignored then, because it may
     /// be cut off in an address or a rule's name, and the helper reports it again over its next connection.
     pub fn next_line(&mut self, now: Instant) -> Option<(u64, Line)> {

@@ -10,6 +10,9 @@ use crate::control::answer;
 use crate::daemon::conn::replies::{ConnectionId, QueueItem};
 use crate::daemon::subscribers;
 
+/// Maximum number of reads from a connection that is being closed: more than a socket's buffer holds, unless the peer goes on sending.
+const MAX_LAST_READS: usize = 64;
+
 impl EventLoop {
     /// Reads a connection's input, handles it, and writes the answers that are ready.
     pub(super) fn serve(&mut self, id: ConnectionId, flags: epoll::EventFlags, now: Instant) {
@@ -21,8 +24,19 @@ impl EventLoop {
         self.deliver(now);
         // HUP, unlike RDHUP, means that the peer can no longer read an answer either.
         if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
-            self.connections.remove(&id);
+            self.close(id, now);
         }
+    }
+
+    /// Closes a connection. What a subscriber has sent before is handled, because it does not send that again.
+    fn close(&mut self, id: ConnectionId, now: Instant) {
+        for _ in 0..MAX_LAST_READS {
+            if !self.connections.get_mut(&id).is_some_and(|entry| entry.connection.read_rest(now)) {
+                break;
+            }
+            self.process_lines(id, now);
+        }
+        self.connections.remove(&id);
     }
 
     /// Delivers queued items and handles connections that have become ready, until there are none.
@@ -111,8 +125,7 @@ impl EventLoop {
         // `${readsocket}` sends one request and shuts down its side: reading once more finds the end without another epoll_wait.
         let has_input = entry.connection.write(now) && is_new && entry.connection.read(now);
         if entry.connection.is_done() {
-            self.connections.remove(&id);
-            return;
+            return self.close(id, now);
         }
         // An answer that left makes room for the next request.
         if has_input || entry.connection.has_line() {
