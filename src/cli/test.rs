@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::{Failure, test_line};
 use crate::fail2ban::test_filter::{self, FilterTest};
+use crate::log::time::Zone;
 
 /// The arguments of `test`: a filter and a log, or a line for the rules of the configuration.
 #[derive(Debug, clap::Args)]
@@ -19,6 +20,9 @@ pub struct TestArguments {
     /// Complete dates without a year or a day as of this moment (seconds since 1970) instead of now
     #[arg(long, value_name = "EPOCH", requires = "filter")]
     now: Option<f64>,
+    /// The time zone of times without an offset, such as Europe/Berlin or +05:30 [default: this machine's]
+    #[arg(long, value_name = "ZONE", value_parser = Zone::parse, allow_hyphen_values = true)]
+    zone: Option<Zone>,
     /// The configuration whose rules are tested [default: /etc/strikeout/strikeout.toml, if it is there]
     #[arg(long, value_name = "FILE", conflicts_with = "filter")]
     config: Option<PathBuf>,
@@ -38,12 +42,13 @@ pub struct TestArguments {
 
 /// `strikeout test`. Exit code 0: something matched; 1: nothing did; 2: filter, log or configuration cannot be used.
 pub fn run(arguments: TestArguments) -> ExitCode {
-    let TestArguments { filter, options, now, config, method, user_agent, text, json } = arguments;
+    let TestArguments { filter, options, now, zone, config, method, user_agent, text, json } = arguments;
+    let zone = zone.unwrap_or_else(Zone::of_this_machine);
     let matched = match filter {
-        Some(filter) => run_filter(&FilterTest { filter, options, log: text.into(), json, now }),
+        Some(filter) => run_filter(&FilterTest { filter, options, log: text.into(), json, now, local: zone.rules().clone() }),
         None => {
             let line = text.to_string_lossy();
-            let input = test_line::TestInput { line: &line, method: &method, user_agent: user_agent.as_deref() };
+            let input = test_line::TestInput { line: &line, method: &method, user_agent: user_agent.as_deref(), zone };
             test_line::run(config.as_deref(), &input, json)
         }
     };

@@ -21,13 +21,15 @@ use crate::rule_id::RuleNames;
 use crate::table::Bans;
 
 /// What is tested against the rules.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct TestInput<'a> {
     /// A URL, a path, or a line of any log.
     pub line: &'a str,
     /// The method of the request, if the line is a URL.
     pub method: &'a str,
     pub user_agent: Option<&'a str>,
+    /// The zone of times without an offset.
+    pub zone: Zone,
 }
 
 /// A rule that the line offends, with the client and the time if the line is one of a log.
@@ -64,7 +66,7 @@ fn hits(config: &Config, input: &TestInput<'_>) -> Result<Vec<OffendedRule>, Str
     // Empty lists: a rule is tested even on a line whose client is never banned.
     let (lists, bans) = (Lists::default(), Bans::new(1));
     let detector = Detector { rules: &config.rules, lists: &lists, bans: &bans, prefix: config.table.ipv6_prefix };
-    let mut judge = LogJudge::new(config.rules.rules(), &Zone::of_this_machine(), false)?;
+    let mut judge = LogJudge::new(config.rules.rules(), &input.zone, false)?;
     let mut hits = Vec::new();
     judge.judge(line.as_bytes(), Received::late(Clock::start().now()), &detector, &mut |seen| {
         for rule in &seen.offence.rules {
@@ -131,7 +133,7 @@ mod tests {
 
     fn names_with(config: &str, line: &str, user_agent: Option<&str>) -> Vec<(String, Option<String>)> {
         let config = Config::parse(config.as_bytes(), Path::new("test.toml"), &RuleNames::default()).unwrap();
-        let input = TestInput { line, method: "GET", user_agent };
+        let input = TestInput { line, method: "GET", user_agent, zone: Zone::utc() };
         hits(&config, &input).unwrap().into_iter().map(|hit| (hit.rule.name.to_string(), hit.client)).collect()
     }
 
@@ -166,5 +168,16 @@ mod tests {
         let line = r#"203.0.113.9 - - [23/Nov/2026:01:02:03 +0000] "GET /w00tw00t HTTP/1.1" 404 0 "-" "x""#;
         assert!(names_of(line).contains(&("w00tw00t".to_owned(), Some("203.0.113.9".to_owned()))));
         assert!(names_of("nothing to see here").is_empty());
+    }
+
+    #[test]
+    fn a_time_without_an_offset_is_in_the_zone_that_is_asked_for() {
+        let config = Config::parse(b"", Path::new("test.toml"), &RuleNames::default()).unwrap();
+        let line = "2026-11-23 01:02:03 Connection from [203.0.113.9] refused: too many connections from that IP address";
+        let time = |zone: &str| {
+            let input = TestInput { line, method: "GET", user_agent: None, zone: Zone::parse(zone).unwrap() };
+            hits(&config, &input).unwrap().first().and_then(|hit| hit.time)
+        };
+        assert_eq!((time("UTC"), time("+05:30")), (Some(1_795_395_723), Some(1_795_395_723 - 19_800)));
     }
 }

@@ -1,6 +1,6 @@
 //! `[[log]]`: log files to follow, and the rules that look at their lines.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -33,6 +33,21 @@ impl LogConfig {
     pub fn zone(&self) -> Zone {
         // It was checked when the configuration was read; the time zone database may be gone since.
         self.zone.as_ref().and_then(|zone| Zone::parse(zone).ok()).unwrap_or_else(Zone::of_this_machine)
+    }
+
+    /// The configured logs to which a file belongs: those at its path (`mainlog.2.gz` counts as `mainlog`), or if there are none, those with its
+    /// name, as of a copy.
+    #[must_use]
+    pub fn named_like<'a>(file: &Path, configured: &'a [Self]) -> Vec<&'a Self> {
+        let is_like = |whole: &[u8], log: &[u8]| {
+            let suffix = whole.strip_prefix(log).filter(|_| !log.is_empty());
+            suffix.is_some_and(|suffix| suffix.first().is_none_or(|next| !next.is_ascii_alphanumeric()))
+        };
+        let name = |path: &Path| path.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.into());
+        let has_its_name: Vec<&Self> = configured.iter().filter(|log| is_like(&name(&file), &name(&log.path))).collect();
+        let in_its_folder: Vec<&Self> = has_its_name.iter().copied().filter(|log| log.path.parent() == file.parent()).collect();
+        if in_its_folder.is_empty() { has_its_name } else { in_its_folder }
     }
 }
 
@@ -104,4 +119,30 @@ fn check_names(named: Vec<Spanned<String>>, rules: &RuleSet, text: &ConfigText<'
 /// What is wrong with a pattern or with the filter file.
 pub fn judge_of_rule(rule: &Rule) -> Result<LogJudge, String> {
     LogJudge::new(&[Arc::new(rule.clone())], &Zone::utc(), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_belongs_to_the_log_at_its_path_or_else_to_those_with_its_name() {
+        let log = |path: &str| LogConfig { path: path.into(), rules: None, inline: false, optional: false, zone: None };
+        let configured = ["/var/log/squid/access.log", "/var/log/nginx/access.log", "/var/log/exim4/mainlog"].map(log);
+        let like = |file: &str| {
+            LogConfig::named_like(Path::new(file), &configured)
+                .iter()
+                .map(|log| log.path.display().to_string())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(like("/var/log/squid/access.log"), "/var/log/squid/access.log");
+        assert_eq!(like("/var/log/nginx/access.log.2.gz"), "/var/log/nginx/access.log");
+        assert_eq!(like("/var/log/exim4/mainlog-20261123"), "/var/log/exim4/mainlog");
+        assert_eq!(like("mainlog.1"), "/var/log/exim4/mainlog", "a copy");
+        assert_eq!(like("/root/access.log"), "/var/log/squid/access.log /var/log/nginx/access.log");
+        for other in ["/var/log/exim4/mainlogger", "/var/log/exim4/rejectlog", "/var/log/exim4", "-", ""] {
+            assert_eq!(like(other), "", "{other}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use super::forgery::forgeries;
 use super::{Filter, Matcher};
 use anyhow::Context as _;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -25,6 +26,8 @@ pub struct FilterTest {
     pub json: bool,
     /// The time, in seconds since 1970, from which the year or day of incomplete dates is guessed; now if none
     pub now: Option<f64>,
+    /// The time zone of dates without one, unless the filter names it
+    pub local: TimeZone,
 }
 
 /// A matching line.
@@ -59,7 +62,6 @@ pub fn run(test: &FilterTest, output: &mut dyn Write, errors: &mut dyn Write) ->
     for forgery in forgeries(&filter) {
         writeln!(errors, "warning: {forgery}")?;
     }
-    let local = jiff::tz::TimeZone::system();
     let now = test.now.unwrap_or_else(|| {
         #[expect(clippy::cast_precision_loss, reason = "microseconds of this century are far inside what a double counts exactly")]
         let now = jiff::Timestamp::now().as_microsecond() as f64 / 1e6;
@@ -70,7 +72,7 @@ pub fn run(test: &FilterTest, output: &mut dyn Write, errors: &mut dyn Write) ->
     } else {
         Box::new(File::open(&test.log).with_context(|| test.log.display().to_string())?)
     };
-    let mut matcher = Matcher::new(filter, local);
+    let mut matcher = Matcher::new(filter, test.local.clone());
     let summary =
         match_lines(&mut matcher, &mut BufReader::new(log), now, test.json, output).with_context(|| test.log.display().to_string())?;
     output.flush()?;
@@ -154,6 +156,7 @@ mod tests {
             log: directory.path().join("log"),
             json,
             now: Some(1_369_098_172.0),
+            local: TimeZone::UTC,
         };
         std::fs::write(&test.filter, filter).expect("written");
         std::fs::write(&test.log, log).expect("written");
@@ -211,7 +214,8 @@ mod tests {
     fn an_unreadable_filter_or_log_is_an_error_that_names_it() {
         let error = run_on("[Definition]\nfailregex = (\n", b"", true).0.expect_err("no filter");
         assert!(error.contains("x.conf:2: failregex: "), "{error}");
-        let test = FilterTest { filter: "/nowhere".into(), options: vec![], log: "/nowhere".into(), json: true, now: None };
+        let test =
+            FilterTest { filter: "/nowhere".into(), options: vec![], log: "/nowhere".into(), json: true, now: None, local: TimeZone::UTC };
         assert!(run(&test, &mut Vec::new(), &mut Vec::new()).is_err());
     }
 

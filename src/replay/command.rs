@@ -15,11 +15,12 @@ use super::report::{Report, RunInfo};
 use super::run::Replay;
 use super::{page, text};
 use crate::clock::Clock;
-use crate::config::{Config, DEFAULT_FILE};
+use crate::config::{Config, DEFAULT_FILE, LogConfig};
 use crate::list::own::OwnAddresses;
 use crate::log::line::LineParser;
 use crate::log::time::Zone;
 use crate::rule_id::RuleNames;
+use crate::time::Time;
 
 /// Runs the rules over old logs and reports what they would have done. Nothing is banned.
 ///
@@ -36,8 +37,9 @@ pub struct ReplayArguments {
     /// Write the report to FILE as a self-contained HTML page with plots.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// The time zone of log times without an offset, such as Europe/Berlin. [default: this machine's]
-    #[arg(long, value_name = "ZONE")]
+    /// The time zone of times without an offset in all logs, such as Europe/Berlin or +05:30. [default: that of the [[log]] with this path,
+    /// of which a rotated log has the name, else this machine's]
+    #[arg(long, value_name = "ZONE", allow_hyphen_values = true)]
     pub zone: Option<String>,
     /// The logs: plain, .gz or .zst, in any order. "-" is standard input.
     #[arg(required = true, value_name = "LOG")]
@@ -70,19 +72,18 @@ pub fn run_with(args: &ReplayArguments, output: &mut dyn Write, errors: &mut dyn
     let names = Arc::new(RuleNames::default());
     let mut config = Config::load(args.config.as_deref(), &names)?;
     config.lists.set_own(OwnAddresses::read().unwrap_or_default());
-    let mut zone = match &args.zone {
-        Some(name) => Zone::named(name).map_err(anyhow::Error::msg)?,
-        None => Zone::of_this_machine(),
-    };
-    zone.set_latest(Clock::start().now());
+    let zone = args.zone.as_deref().map(Zone::parse).transpose().map_err(anyhow::Error::msg)?;
+    let now = Clock::start().now();
+    let zones: Vec<Zone> = args.logs.iter().map(|log| zone_of(log, zone.as_ref(), &config.logs, now)).collect();
     let mut sources = args.logs.iter().map(|log| LogSource::open(log)).collect::<Result<Vec<_>, _>>()?;
     let info = RunInfo { config: config_name(args.config.as_deref()), false_ban_share: config.false_ban_share, seconds: 0.0 };
-    let mut replay = Replay::new(config, names, &args.logs, &zone).context("cannot replay")?;
+    let mut replay = Replay::new(config, names, &args.logs, &zones).context("cannot replay")?;
+    let mut parsers: Vec<LineParser> = zones.into_iter().map(|zone| LineParser::new(zone, true, true)).collect();
     let bar = progress_bar(&sources);
     let start = Instant::now();
     merge::run(
         &mut sources,
-        &mut LineParser::new(zone, true, true),
+        &mut parsers,
         |log, line, parsed| replay.line(log, line, parsed),
         |sources| bar.set_position(sources.iter().map(|source| source.progress().0).sum()),
     );
@@ -106,6 +107,14 @@ pub fn run_with(args: &ReplayArguments, output: &mut dyn Write, errors: &mut dyn
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(done),
         written => written.map(|()| done).context("standard output"),
     }
+}
+
+/// The zone of the local times in a log: the one that was asked for, or that of the `[[log]]` to which it belongs.
+fn zone_of(log: &Path, asked_for: Option<&Zone>, configured: &[LogConfig], now: Time) -> Zone {
+    let configured = || LogConfig::named_like(log, configured).first().map(|configured| configured.zone());
+    let mut zone = asked_for.cloned().or_else(configured).unwrap_or_else(Zone::of_this_machine);
+    zone.set_latest(now);
+    zone
 }
 
 fn config_name(file: Option<&Path>) -> String {

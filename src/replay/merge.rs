@@ -111,15 +111,16 @@ fn time_of(line: &[u8], parsed: &LogLine<'_>) -> Option<Time> {
 }
 
 /// Passes the lines of all sources to `on_line`, parsed, with the number of their source: in order within a source, by time across sources.
-/// A line is parsed once more only where another source's line goes before it.
+/// Each source has the parser with its number, which knows its zone. A line is parsed once more only where another source's line goes
+/// before it.
 /// `on_read` is called after each run of lines from one source.
 pub fn run(
     sources: &mut [LogSource],
-    parser: &mut LineParser,
+    parsers: &mut [LineParser],
     mut on_line: impl FnMut(usize, &[u8], &LogLine<'_>),
     mut on_read: impl FnMut(&[LogSource]),
 ) {
-    for source in sources.iter_mut() {
+    for (source, parser) in sources.iter_mut().zip(parsers.iter_mut()) {
         if source.fill() {
             source.look_ahead(parser);
         }
@@ -135,7 +136,7 @@ pub fn run(
         heads.sort_unstable();
         let Some((_, number)) = heads.first().copied() else { return };
         let until = heads.get(1).copied();
-        let Some(source) = sources.get_mut(number) else { return };
+        let (Some(source), Some(parser)) = (sources.get_mut(number), parsers.get_mut(number)) else { return };
         // Lines of this source up to the next line of another source.
         while let Some(line) = source.peek() {
             let parsed = parser.parse(line);
@@ -171,8 +172,8 @@ mod tests {
             })
             .collect();
         let mut lines = Vec::new();
-        let mut parser = LineParser::new(Zone::utc(), true, true);
-        run(&mut sources, &mut parser, |_, line, _| lines.push(String::from_utf8_lossy(line).into_owned()), |_| {});
+        let mut parsers: Vec<LineParser> = logs.iter().map(|_| LineParser::new(Zone::utc(), true, true)).collect();
+        run(&mut sources, &mut parsers, |_, line, _| lines.push(String::from_utf8_lossy(line).into_owned()), |_| {});
         assert_eq!(sources.iter().map(|source| source.lines).sum::<u64>(), lines.len() as u64);
         lines
     }

@@ -186,6 +186,35 @@ fn a_damaged_log_is_read_as_far_as_possible_and_reported() {
 }
 
 #[test]
+fn local_times_are_in_the_zone_of_their_log_or_in_the_one_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let line = "2026-11-23 01:02:03 Connection from [203.0.113.9] refused: too many connections from that IP address\n";
+    for name in ["mainlog", "mainlog.1", "other"] {
+        std::fs::write(path(name), line).unwrap();
+    }
+    let config = format!("[[log]]\npath = {:?}\nrules = ['exim-per-host']\nzone = '+05:30'\n", path("mainlog"));
+    std::fs::write(path("strikeout.toml"), config).unwrap();
+    let first = |log: &str, zone: Option<&str>| {
+        let args = ReplayArguments {
+            config: Some(path("strikeout.toml")),
+            json: true,
+            html: None,
+            zone: zone.map(Into::into),
+            logs: vec![path(log)],
+        };
+        let mut output = Vec::new();
+        run_with(&args, &mut output, &mut Vec::new()).unwrap();
+        serde_json::from_slice::<Value>(&output).unwrap()["from"].as_str().unwrap().to_owned()
+    };
+    for log in ["mainlog", "mainlog.1"] {
+        assert_eq!(first(log, None), "2026-11-22T19:32:03Z", "{log}");
+    }
+    assert_eq!(first("mainlog", Some("UTC")), "2026-11-23T01:02:03Z");
+    assert_eq!(first("other", Some("-02:00")), "2026-11-23T03:02:03Z");
+}
+
+#[test]
 fn an_error_names_the_file_or_option_that_cannot_be_used() {
     let world = World::new("[table]\nclients = 0").log("access.log", &[]);
     let config = world.folder.path().join("strikeout.toml");

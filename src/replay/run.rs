@@ -70,16 +70,17 @@ pub struct ReplayResult {
 }
 
 impl Replay {
-    /// A replay of `logs` under a configuration, with an empty table. Local times in the logs are in `zone`.
+    /// A replay of `logs` under a configuration, with an empty table. Local times in each log are in the zone with its number.
     ///
     /// # Errors
     /// A rule over log lines cannot be used, or a thread cannot be started.
-    pub fn new(config: Config, names: Arc<RuleNames>, logs: &[PathBuf], zone: &Zone) -> io::Result<Self> {
+    pub fn new(config: Config, names: Arc<RuleNames>, logs: &[PathBuf], zones: &[Zone]) -> io::Result<Self> {
         let max_clients = config.table.clients.get();
         let bans = config.table.bans.get();
         let configured = config.logs.clone();
         let policy = Arc::new(Policy::from(config));
-        let texts = logs.iter().map(|log| text_rules(policy.rules.rules(), log, &configured, zone)).collect::<Result<Vec<_>, String>>();
+        let rules = policy.rules.rules();
+        let texts = logs.iter().zip(zones).map(|(log, zone)| text_rules(rules, log, &configured, zone)).collect::<Result<Vec<_>, String>>();
         Ok(Self {
             engine: Arc::new(Engine::new(names, Policy::clone(&policy), max_clients, bans)?),
             judge: LineJudge::new(Arc::clone(&policy.rules), false).map_err(io::Error::other)?,
@@ -250,12 +251,10 @@ impl Counts {
     }
 }
 
-/// The rules in fail2ban's language for one log: those that the configuration gives to a log of this name (`mainlog.2.gz` counts as
-/// `mainlog`), or all of them if it configures no log of this name.
+/// The rules in fail2ban's language for one log: those that the configuration gives to a log of this name, or all of them if it configures
+/// no log of this name.
 fn text_rules(rules: &[Arc<Rule>], log: &Path, configured: &[LogConfig], zone: &Zone) -> Result<TextRules, String> {
-    let name = log.file_name().unwrap_or_default().to_string_lossy();
-    let has_this_name = |log: &&LogConfig| log.path.file_name().is_some_and(|configured| name.starts_with(&*configured.to_string_lossy()));
-    let named: Vec<&LogConfig> = configured.iter().filter(has_this_name).collect();
+    let named = LogConfig::named_like(log, configured);
     let is_given =
         |rule: &&Arc<Rule>| named.is_empty() || named.iter().any(|log| log.rules.iter().flatten().any(|name| **name == *rule.name));
     TextRules::new(rules.iter().filter(is_given), zone)
