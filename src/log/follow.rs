@@ -20,6 +20,10 @@ const MAX_ROTATED: usize = 2;
 const MAX_MISSED: usize = 50;
 /// Number of polls without new data after which a deleted file is closed, which frees its disk space.
 const POLLS_BEFORE_CLOSING_DELETED: u32 = 100;
+/// The same for a file that another one replaced (`sed -i`, an editor): its server may go on writing to it until it opens its log again.
+const POLLS_BEFORE_CLOSING_REPLACED: u32 = 1200;
+/// The same once somebody has written to it after that.
+const POLLS_BEFORE_CLOSING_WRITTEN: u32 = 72_000;
 
 pub use super::followed_file::{Counts, Position, Progress};
 
@@ -49,6 +53,8 @@ pub struct Follower {
     is_required: bool,
     /// Number of polls in a row that found no file at the path.
     missing: u32,
+    /// Whether the last lines came from a file that was replaced and deleted.
+    is_written_elsewhere: bool,
     counts: Counts,
     chunk: Vec<u8>,
 }
@@ -73,6 +79,7 @@ impl Follower {
             resume: position,
             is_required: false,
             missing: 0,
+            is_written_elsewhere: false,
             counts: Counts::default(),
             chunk: vec![0; CHUNK],
         }
@@ -97,12 +104,19 @@ impl Follower {
     pub fn poll(&mut self, sink: &mut dyn FnMut(&[u8], bool)) -> io::Result<Progress> {
         let mut progress = Progress::default();
         let checked = self.check_path();
-        for reading in self.rotated.iter_mut().chain(&mut self.current) {
+        for reading in &mut self.rotated {
+            let (offset, was_left) = (reading.offset, reading.is_left);
             reading.read(&mut self.chunk, &mut self.seen, sink, &mut progress, &mut self.counts)?;
+            self.is_written_elsewhere |= was_left && reading.offset > offset;
             if progress.more {
                 // Older lines come first.
                 break;
             }
+        }
+        if let Some(reading) = self.current.as_mut().filter(|_| !progress.more) {
+            let offset = reading.offset;
+            reading.read(&mut self.chunk, &mut self.seen, sink, &mut progress, &mut self.counts)?;
+            self.is_written_elsewhere &= reading.offset == offset;
         }
         self.close_finished();
         checked?;
@@ -122,6 +136,12 @@ impl Follower {
     #[must_use]
     pub fn is_missing(&self) -> bool {
         self.current.is_none() && self.missing > 0
+    }
+
+    /// What is wrong with the file although it can be read, and the remedy.
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        self.is_written_elsewhere.then_some(WRITTEN_ELSEWHERE)
     }
 
     /// Number of unread bytes as of the last poll.
@@ -230,12 +250,14 @@ impl Follower {
         let surplus = self.rotated.len().saturating_sub(MAX_ROTATED);
         let mut number = 0;
         let counts = &mut self.counts;
+        let patience = if self.is_written_elsewhere { POLLS_BEFORE_CLOSING_WRITTEN } else { POLLS_BEFORE_CLOSING_REPLACED };
         self.rotated.retain(|reading| {
             number += 1;
-            let keep = !reading.is_at_end() || (number > surplus && reading.links > 0);
+            let keep = !reading.is_at_end() || (number > surplus && (reading.links > 0 || reading.idle_polls <= patience));
             counts.incomplete_lines += u64::from(!keep && !reading.lines.incomplete().is_empty());
             keep
         });
+        self.is_written_elsewhere &= self.rotated.iter().any(|reading| reading.is_left);
         if let Some(current) = &self.current
             && current.links == 0
             && current.idle_polls > POLLS_BEFORE_CLOSING_DELETED
@@ -248,6 +270,10 @@ impl Follower {
 
 /// The fault of a required log that is missing.
 pub const NO_SUCH_FILE: &str = "found no such file, expected the log's path (or optional = true, if its server may not be here)";
+
+/// The fault of a log whose server writes to a file that is at no path any more.
+const WRITTEN_ELSEWHERE: &str =
+    "lines still come in a file that another one has replaced; expected its server to open the log again (reload or restart it)";
 
 fn missing() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, NO_SUCH_FILE)

@@ -94,6 +94,8 @@ pub(super) struct OpenFile {
     rewriting: Option<Rewriting>,
     /// Whether the last read came to the end, so that what follows has been written since.
     is_caught_up: bool,
+    /// Whether it was read to its end after its last name was gone, so that what follows is written to a deleted file.
+    pub(super) is_left: bool,
     pub(super) lines: LineSplitter,
     /// Number of consecutive polls that found nothing new.
     pub(super) idle_polls: u32,
@@ -121,6 +123,7 @@ impl OpenFile {
             unchecked: None,
             rewriting: None,
             is_caught_up: false,
+            is_left: false,
             lines: LineSplitter::default(),
             idle_polls: 0,
         })
@@ -326,6 +329,7 @@ impl OpenFile {
         }
         if self.is_at_end() {
             self.is_caught_up = true;
+            self.is_left = self.links == 0;
             self.idle_polls = self.idle_polls.saturating_add(1);
             if let Some(rewriting) = &mut self.rewriting {
                 rewriting.idle_polls += 1;
@@ -343,6 +347,7 @@ impl OpenFile {
             let read = self.read_some(chunk, self.offset)?;
             if read == 0 {
                 self.is_caught_up = true;
+                self.is_left = self.links == 0;
                 return Ok(());
             }
             let bytes = chunk.get(..read).unwrap_or_default();

@@ -31,6 +31,8 @@ pub struct LogStatus {
     pub counts: Counts,
     /// Why the log cannot be followed.
     pub fault: Option<String>,
+    /// What is wrong with its file all the same.
+    pub file_fault: Option<&'static str>,
     /// Whether no file was at the path yet.
     pub is_missing: bool,
     pub health: LogHealth,
@@ -40,7 +42,7 @@ impl LogStatus {
     /// Why the log cannot be followed, or what is wrong with its lines.
     #[must_use]
     pub fn any_fault(&self) -> Option<String> {
-        self.fault.clone().or_else(|| self.health.fault())
+        self.fault.clone().or_else(|| self.file_fault.map(str::to_owned)).or_else(|| self.health.fault())
     }
 }
 
@@ -77,6 +79,7 @@ impl LogThread {
             bytes: 0,
             counts: Counts::default(),
             fault: None,
+            file_fault: None,
             is_missing: false,
             health: LogHealth::default(),
         });
@@ -148,6 +151,11 @@ fn update(status: &mut LogStatus, follower: &Follower, polled: io::Result<Progre
     status.counts = follower.counts();
     status.position = follower.position();
     status.is_missing = follower.is_missing();
+    let file_fault = follower.fault();
+    if let Some(fault) = file_fault.filter(|_| status.file_fault.is_none()) {
+        log::warn!("log {}: {fault}", status.path.display());
+    }
+    status.file_fault = file_fault;
     match polled {
         Ok(progress) => {
             status.lines += progress.lines;
