@@ -30,7 +30,7 @@ pub struct Line<'a> {
     pub expression: &'a Expression,
     /// The line without its date, with its line feed.
     pub text: &'a str,
-    /// The lines of a match that joins several, without what the prefregex takes away.
+    /// The lines of a match that joins several, without what the prefregex takes away, behind a line feed if the match begins with one.
     pub joined: Option<&'a str>,
 }
 
@@ -437,8 +437,18 @@ mod tests {
     }
 
     #[test]
-    fn a_match_that_depends_on_a_line_before_its_own_blames_nobody() {
-        assert_eq!(blamed("failregex = \\nfailed .*<ADDR>\nmaxlines = 5", "x\nfailed 198.51.100.56"), None);
+    fn a_match_may_begin_with_the_line_feed_of_the_line_before() {
+        let definition = "failregex = \\nfailed .*<ADDR>\nmaxlines = 5";
+        assert_eq!(blamed(definition, "x\nfailed 198.51.100.56").as_deref(), Some("198.51.100.56"));
+        assert_eq!(blamed(definition, "failed 198.51.100.56"), None, "there is no line before");
+        assert_eq!(blamed(definition, "x\nfailed 198.51.100.9 from 198.51.100.56"), None);
+        let definition = "failregex = \\n+(?:.*\\n)?failed <ADDR>$\nmaxlines = 5";
+        assert_eq!(blamed(definition, "x\n\ny\nfailed 198.51.100.56").as_deref(), Some("198.51.100.56"));
+    }
+
+    #[test]
+    fn a_match_that_depends_on_the_text_of_a_line_before_its_own_blames_nobody() {
+        assert_eq!(blamed("failregex = (?<=x\\n)failed .*<ADDR>\nmaxlines = 5", "x\nfailed 198.51.100.56"), None);
     }
 
     const SLOPPY: [&str; 5] = ["^.*a.*<ADDR>.*$", r"a\S*<ADDR>", "<HOST>", "^[^b]*<ADDR>", "a.*?<ADDR>:"];

@@ -114,7 +114,7 @@ fn forgery(filter: &Arc<Filter>, expression: usize) -> Option<Forgery> {
     unrelated_lines(&mut trial)
 }
 
-/// An offence of one client that the expression joins with the address of the next.
+/// An offence of one client that the expression joins with the address in a line of another.
 fn unrelated_lines(trial: &mut ForgeryTrial<'_>) -> Option<Forgery> {
     let (filter, expression) = (trial.filter, trial.expression);
     if !filter.failregex.get(expression)?.joins_unrelated_lines() {
@@ -126,9 +126,11 @@ fn unrelated_lines(trial: &mut ForgeryTrial<'_>) -> Option<Forgery> {
     if !trial.blames(&whole, line.victim()) {
         return None;
     }
-    let before = line.part(0, line.host, &[], false);
-    let (text, _) = before.rsplit_once('\n')?;
-    Some(trial.forgery(&line, whole, text.to_owned(), Cause::UnrelatedLines))
+    let (before, behind) = (line.part(0, line.host, &[], false), line.part(line.host + 1, line.pieces.len(), &[], false));
+    let lines_before = before.rsplit_once('\n').map(|(lines, _)| lines);
+    let lines_behind = || behind.split_once('\n').map(|(_, lines)| lines);
+    let text = lines_before.or_else(lines_behind).filter(|text| !text.trim().is_empty())?;
+    Some(trial.forgery(&line, whole.clone(), text.to_owned(), Cause::UnrelatedLines))
 }
 
 /// Tries lines on the whole filter, up to a limit.
@@ -414,6 +416,9 @@ mod tests {
         let adjacent = "failregex = ^ failed\\n user \\S+ from <HOST>$\nmaxlines = 2\n";
         assert_eq!(found(adjacent)[0].cause, Cause::UnrelatedLines, "another client may write the next line");
         assert_eq!(found("failregex = ^ \\S+ failed<SKIPLINES>^ client <HOST> left$\nmaxlines = 9\n")[0].cause, Cause::UnrelatedLines);
+        let address_first = found("failregex = ^ client <HOST> came\\n login failed$\nmaxlines = 2\n");
+        assert_eq!((address_first[0].cause, &*address_first[0].text), (Cause::UnrelatedLines, " login failed"));
+        assert_eq!(found("failregex = ^ client <HOST> failed\\n\nmaxlines = 2\n"), [], "no line of another client's takes part");
         let tied = "failregex = ^ (?P<id>\\d+) failed<SKIPLINES>^ (?P=id) client <HOST> left$\nmaxlines = 9\n";
         assert_eq!(found(tied), []);
         assert_eq!(found("failregex = ^ failed\\n .* from <HOST>\nmaxlines = 2\n")[0].cause, Cause::Greedy);

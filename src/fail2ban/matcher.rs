@@ -173,8 +173,13 @@ impl Matcher {
             let Some(spans) = search(expression.pattern(), searched)? else { continue };
             let mut found = before.clone();
             expression.add_to(&mut found, expression.groups(searched, &spans));
+            // The line feed of the line before, if the match begins with it.
+            let mut before_joined = "";
             let matched = match (joined, spans.group(0)) {
-                (Some(lines), Some(place)) => Some(lines.take(place, &expression.skipped(&spans))),
+                (Some(lines), Some(place)) => {
+                    before_joined = if lines.text().as_bytes().get(place.0) == Some(&b'\n') { "\n" } else { "" };
+                    Some(lines.take(place, &expression.skipped(&spans)))
+                }
                 _ => {
                     if let Some(lines) = &mut self.lines {
                         lines.pop();
@@ -186,8 +191,8 @@ impl Matcher {
                 return Ok(None);
             }
             if !self.is_trusting {
-                let line = Line { filter: &filter, expression, text: whole, joined: matched.as_deref() };
-                match client_of(&line)? {
+                let joined = matched.map(|matched| format!("{before_joined}{matched}"));
+                match client_of(&Line { filter: &filter, expression, text: whole, joined: joined.as_deref() })? {
                     ClientOfLine::AsFound => {}
                     ClientOfLine::Is(name, address) => {
                         for other in ADDRESSES {
