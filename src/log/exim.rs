@@ -436,7 +436,7 @@ fn without_interface(text: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 #[path = "exim_composed.rs"]
-mod exim_composed;
+pub(super) mod exim_composed;
 #[cfg(test)]
 #[path = "exim_tests.rs"]
 mod tests;

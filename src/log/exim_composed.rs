@@ -62,6 +62,10 @@ impl Session {
     pub fn lines(&self, text: &str) -> Vec<String> {
         let h = self.host_and_ident();
         let pid = self.pid.map_or(String::new(), |pid| format!("[{pid}] "));
+        let port = self.port.map_or(String::new(), |port| format!(":{port}"));
+        let interface = self.interface.map_or(String::new(), |ip| format!(" I=[{ip}]:25"));
+        // What Exim's daemon writes before the client has sent anything.
+        let socket = format!("[{}]{port}{interface}", self.client);
         let [sender, recipient] = [format!("\"{text}\"@example.org"), format!("\"{text}\"@example.net")];
         [
             format!("plain authenticator failed for {h}: 535 Incorrect authentication data (set_id={text})"),
@@ -80,6 +84,20 @@ impl Session {
             format!(
                 "SMTP protocol synchronization error (next input sent too soon: pipelining was advertised): rejected \"{text}\" H={h} next input=\"{text}\""
             ),
+            format!("Connection from {socket} refused: too many connections"),
+            format!("Connection from {socket} refused: too many connections from that IP address"),
+            format!("Connection from {socket} refused: load average = 12.34"),
+            format!("SMTP connection from {socket} (TCP/IP connection count = 3)"),
+            format!("refused connection from {h} (host_reject_connection)"),
+            format!("temporarily refused connection from {h}: not in reserve list: connected=20 max=20 reserve=5 load=1.00"),
+            format!("H={h} rejected connection in \"connect\" ACL: {text}"),
+            format!("H={h} dropped by 'connect' ACL: listed"),
+            format!("H={h} rejected EHLO or HELO {text}: listed"),
+            format!("H={h} F=<{sender}> rejected MAIL <{sender}>: {text}"),
+            format!("H={h} rejected VRFY {text}: no"),
+            format!("rejected HELO from {h}: syntactically invalid argument(s): {text}"),
+            format!("rejected MAIL from {h}: no HELO/EHLO given"),
+            format!("too many recipients: excess temporarily rejected: sender=<{sender}> H={h}"),
             format!("no MAIL in SMTP connection from {h} D=0s C=EHLO"),
             format!("TLS error on connection from {h} (gnutls_handshake): error"),
             format!("rejected \"EHLO {text}\" from {h}"),
@@ -89,6 +107,7 @@ impl Session {
             format!("rejected MAIL FROM:<{sender}> H={h}: message too big: size=9 max=1"),
             format!("rejected MAIL command H={h}: too many messages in one connection"),
             format!("H={h} X=TLS1.3:ECDHE:256 CV=no SNI=\"{text}\" temporarily rejected AUTH plain: strikeout: defer rule=exim-auth until=1"),
+            format!("1qHd2z-0003Xb-1A <= {sender} H={h} P=esmtp S=123 id={text} T=\"{text}\""),
             format!("1qHd2z-0003Xb-1A <= {sender} H={h} P=esmtpa A=plain:{text} S=123 id={text} T=\"{text}\""),
         ]
         .into_iter()

@@ -13,6 +13,8 @@ pub mod exim;
 pub mod follow;
 mod followed_file;
 pub mod health;
+#[cfg(test)]
+mod hostile_tests;
 pub mod judge;
 pub mod line;
 pub mod lines;
