@@ -652,7 +652,7 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__test)
-            opts="-o -h --filter --option --now --config --method --user-agent --json --help"
+            opts="-o -h --filter --option --now --zone --config --method --user-agent --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -671,6 +671,10 @@ _strikeout() {
                     return 0
                     ;;
                 --now)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --zone)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

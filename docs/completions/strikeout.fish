@@ -93,6 +93,7 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand metrics" -s h -l hel
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l filter -d 'Test this fail2ban filter against a log, such as /etc/fail2ban/filter.d/sshd.conf' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -s o -l option -d 'An option of the filter, such as mode=aggressive; may be given several times' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l now -d 'Complete dates without a year or a day as of this moment (seconds since 1970) instead of now' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l zone -d 'The time zone of times without an offset, such as Europe/Berlin or +05:30 [default: this machine\'s]' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l config -d 'The configuration whose rules are tested [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l method -d 'The method of the request, if the text is a URL' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l user-agent -d 'The User-Agent of the request, "" for none; no rule over it matches if this is not given' -r
@@ -100,7 +101,7 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l json -d 'Pr
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l config -d 'The configuration to try. [default: /etc/strikeout/strikeout.toml, if it exists]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l html -d 'Write the report to FILE as a self-contained HTML page with plots' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l zone -d 'The time zone of log times without an offset, such as Europe/Berlin. [default: this machine\'s]' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l zone -d 'The time zone of times without an offset in all logs, such as Europe/Berlin or +05:30. [default: that of the [[log]] with this path, of which a rotated log has the name, else this machine\'s]' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l json -d 'Write the report as JSON to standard output'
 complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and not __fish_seen_subcommand_from fail2ban help" -s h -l help -d 'Print help'

@@ -3,6 +3,9 @@
 use super::template::{DateMatch, DateTemplate, Years, unbound};
 use crate::fail2ban::regex::Pattern;
 use jiff::tz::TimeZone;
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::num::NonZero;
 use std::sync::{Arc, LazyLock};
 
 /// How long a template must be unused, in seconds, before another takes its place: fail2ban's `__unusedTime`.
@@ -58,9 +61,23 @@ pub struct DatePatterns {
 impl DatePatterns {
     /// The templates of `datepattern`, one pattern per line; fail2ban's defaults without any.
     ///
+    /// Compiling them takes longer than all the rest of a filter, and most filters have the same, so the last few are kept.
+    ///
     /// # Errors
     /// What was found in a pattern, and what was expected.
     pub fn new(datepattern: Option<&str>, years: Years) -> Result<Self, String> {
+        static COMPILED: LazyLock<Mutex<LruCache<(String, Years), DatePatterns>>> =
+            LazyLock::new(|| Mutex::new(LruCache::new(NonZero::<usize>::MIN.saturating_add(15))));
+        let key = (datepattern.unwrap_or_default().to_owned(), years);
+        if let Some(known) = COMPILED.lock().get(&key) {
+            return Ok(known.clone());
+        }
+        let compiled = Self::compile(datepattern, years)?;
+        COMPILED.lock().put(key, compiled.clone());
+        Ok(compiled)
+    }
+
+    fn compile(datepattern: Option<&str>, years: Years) -> Result<Self, String> {
         let mut all = Self { templates: Vec::new() };
         for pattern in datepattern.unwrap_or_default().lines().map(str::trim).filter(|pattern| !pattern.is_empty()) {
             let key = if pattern.contains('%') { pattern.to_owned() } else { pattern.to_uppercase() };

@@ -96,7 +96,7 @@ const FIELDS: [(&str, &str); 39] = [
 ];
 
 /// The years that `%ExY` accepts, to the decade: from 2000 to three years from now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Years {
     last: i32,
 }
