@@ -145,12 +145,12 @@ impl OpenFile {
         }
         let length = u64::from(position.tail_length);
         let tail = self.read_at(position.offset.saturating_sub(length), usize::from(position.tail_length))?;
-        Ok(position.tail_length == 0 || hash(0, &tail) == position.tail_hash)
+        Ok(position.tail_length == 0 || hash(&tail) == position.tail_hash)
     }
 
     pub(super) fn has_head(&self, position: &Position) -> io::Result<bool> {
         let head = self.read_head(usize::from(position.head_length))?;
-        Ok(head.len() == usize::from(position.head_length) && hash(0, &head) == position.head_hash)
+        Ok(head.len() == usize::from(position.head_length) && hash(&head) == position.head_hash)
     }
 
     fn read_head(&self, length: usize) -> io::Result<Vec<u8>> {
@@ -299,9 +299,9 @@ impl OpenFile {
             inode: self.inode,
             offset: self.offset - u64::try_from(incomplete).unwrap_or_default(),
             head_length: u16::try_from(head_length).unwrap_or_default(),
-            head_hash: hash(0, &self.head),
+            head_hash: hash(&self.head),
             tail_length: u16::try_from(tail.len()).unwrap_or_default(),
-            tail_hash: hash(0, tail),
+            tail_hash: hash(tail),
             key,
             recent,
         }
