@@ -306,6 +306,30 @@ fn a_hostile_line_names_nobody_else_however_often_it_repeats_what_exim_writes() 
     }
 }
 
+#[test]
+fn readings_agree_if_they_blame_one_address_and_the_explained_one_counts() {
+    let [a, b] = ["192.0.2.1", "192.0.2.2"].map(|text| ip(text).unwrap());
+    let (one, unexplained) = (Blame::One(a, b"first"), Blame::Unexplained(a, b"second"));
+    let merged = |left: Blame<'_>, right: Blame<'_>| format!("{:?}", left.merge(right));
+    let is = |blame: Blame<'_>| format!("{blame:?}");
+    for blame in [one, unexplained, Blame::Nobody, Blame::Several] {
+        assert_eq!((merged(blame, Blame::Nobody), merged(Blame::Nobody, blame)), (is(blame), is(blame)));
+    }
+    assert_eq!((merged(one, unexplained), merged(unexplained, one)), (is(one), is(one)));
+    assert_eq!(merged(one, Blame::One(a, b"other")), is(one), "the first of two");
+    assert_eq!(merged(unexplained, Blame::Unexplained(a, b"other")), is(Blame::Unexplained(a, b"other")));
+    for (left, right) in [one, unexplained].into_iter().flat_map(|left| [(left, Blame::One(b, b"")), (left, Blame::Unexplained(b, b""))]) {
+        assert_eq!((merged(left, right), merged(right, left)), (is(Blame::Several), is(Blame::Several)));
+    }
+}
+
+#[test]
+fn a_rejection_is_only_one_that_stands_behind_the_address() {
+    let line = |helo: &str, rest: &str| format!("2026-11-23 01:02:03 H=({helo}) [192.0.2.1] F=<a@example.org>{rest}");
+    assert_eq!(blames(&line("x", " rejected RCPT <b@example.org>: no")), (EximKind::RejectedRcpt, ip("192.0.2.1")));
+    assert_eq!(blames(&line("a rejected b", " is something else")), (EximKind::Other, None));
+}
+
 /// Escapes text as Exim's `string_printing` does: octal escapes for bytes that do not print.
 fn printing(text: &[u8]) -> String {
     text.iter()

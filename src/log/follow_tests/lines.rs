@@ -49,6 +49,20 @@ fn a_log_that_appears_late_is_read_from_its_start() {
 }
 
 #[test]
+fn a_log_is_missing_until_a_file_was_found() {
+    let mut log = Log::new();
+    assert!(!log.follower.is_missing(), "nobody has looked");
+    log.poll();
+    assert!(log.follower.is_missing());
+    log.append("log", b"1\n");
+    log.poll();
+    assert!(!log.follower.is_missing());
+    log.rename("log", "log.1");
+    log.poll();
+    assert!(!log.follower.is_missing(), "the old file is still read");
+}
+
+#[test]
 fn an_incomplete_line_waits_for_its_newline() {
     let mut log = Log::new();
     log.poll();
@@ -140,4 +154,17 @@ fn only_lines_that_follow_what_was_read_are_live() {
     log.append("log", format!("{}\n", "z".repeat(100)).repeat(2 * (MAX_PER_POLL as usize / 100)).as_bytes());
     assert!(live(&mut log).iter().all(|is_live| *is_live));
     assert!(live(&mut log).iter().all(|is_live| !is_live), "it lags behind");
+}
+
+#[test]
+fn lines_of_a_new_file_are_live_unless_it_is_too_large_to_have_been_written_since_the_last_poll() {
+    for (rest, is_live) in [("", true), ("\n", false)] {
+        let mut log = Log::new();
+        log.poll();
+        // 64 KiB.
+        log.append("log", (format!("{}\n", "z".repeat(63)).repeat(1024) + rest).as_bytes());
+        let mut live = Vec::new();
+        log.follower.poll(&mut |_, is_live| live.push(is_live)).unwrap();
+        assert!(live.len() >= 1024 && live.iter().all(|live| *live == is_live), "{rest:?}");
+    }
 }

@@ -31,6 +31,10 @@ fn after_a_restart_the_rest_of_a_renamed_log_and_all_later_ones_are_read() {
     log.append("log", b"4\n");
     log.append("log.1.gz", b"no text\n");
     log.append("logger.1", b"another log's\n");
+    for other in ["log.bak", "logs1"] {
+        log.append(other, b"no rotated log's\n");
+        File::options().append(true).open(log.path(other)).unwrap().set_modified(later).unwrap();
+    }
     assert_eq!(log.poll(), ["2", "3", "4"]);
 }
 
@@ -102,4 +106,41 @@ fn a_position_of_an_older_version_is_still_found() {
     log.append("log", b"new\n");
     log.follower = Follower::new(&log.path("log"), serde_json::from_value(position).unwrap());
     assert_eq!(log.poll(), ["new"]);
+}
+
+#[test]
+fn after_a_restart_the_rest_of_a_linked_log_is_read_from_the_folder_of_its_target() {
+    let mut log = Log::new();
+    fs::create_dir(log.path("data")).unwrap();
+    log.append("data/real", b"1\n");
+    std::os::unix::fs::symlink(log.path("data/real"), log.path("log")).unwrap();
+    log.poll();
+    log.append("data/real", b"2\n");
+    log.restart();
+    log.rename("data/real", "data/real.1");
+    log.append("data/real", b"3\n");
+    assert_eq!(log.poll(), ["2", "3"]);
+}
+
+#[test]
+fn after_a_restart_lines_that_come_back_into_an_emptied_log_are_not_read_again() {
+    let mut log = read_log(6);
+    let content = log.content();
+    log.rewrite(Rewrite::InPlace, "");
+    assert!(log.poll().is_empty());
+    log.restart();
+    log.append("log", content.as_bytes());
+    assert!(log.poll().is_empty());
+    log.append("log", b"new\n");
+    assert_eq!(log.poll(), ["new"]);
+}
+
+#[test]
+fn after_a_restart_more_lines_are_remembered_than_a_position_holds() {
+    let mut log = read_log(400);
+    log.restart();
+    assert!(log.poll().is_empty());
+    let content = log.content();
+    log.rewrite(Rewrite::Replaced, &content.split_inclusive('\n').skip(1).take(100).collect::<String>());
+    assert!(log.poll().is_empty(), "an earlier state without its first line");
 }

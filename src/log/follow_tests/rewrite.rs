@@ -112,6 +112,35 @@ fn a_log_that_is_seen_while_it_is_being_rewritten_is_not_read_again() {
 }
 
 #[test]
+fn after_a_poll_without_data_an_earlier_state_that_was_put_back_is_taken_to_be_complete() {
+    let mut log = read_log(crate::log::seen_lines::REMEMBERED + 400);
+    let content = log.content();
+    log.rewrite(Rewrite::InPlace, "");
+    assert!(log.poll().is_empty());
+    log.append("log", content.split_inclusive('\n').take(200).collect::<String>().as_bytes());
+    assert!(log.poll().is_empty() && log.poll().is_empty(), "too old to be remembered, but the start of the log");
+    log.append("log", b"new\n");
+    assert_eq!(log.poll(), ["new"]);
+}
+
+#[test]
+fn an_earlier_state_that_is_put_back_in_too_many_parts_is_taken_to_be_new() {
+    let mut log = read_log(crate::log::seen_lines::REMEMBERED + 400);
+    let content = log.content();
+    log.rewrite(Rewrite::InPlace, "");
+    assert!(log.poll().is_empty());
+    let mut lines = content.split_inclusive('\n');
+    log.append("log", lines.by_ref().take(10).collect::<String>().as_bytes());
+    let mut silent_polls = 0;
+    while log.poll().is_empty() && silent_polls < 100 {
+        silent_polls += 1;
+        log.append("log", lines.next().unwrap().as_bytes());
+    }
+    // The first poll, and 40 more that found something.
+    assert_eq!(silent_polls, 41);
+}
+
+#[test]
 fn a_line_that_repeats_is_read_again_once_the_log_was_quiet_or_has_new_lines() {
     for is_quiet in [true, false] {
         let mut log = read_log(20);

@@ -133,3 +133,18 @@ fn a_symbolic_link_is_followed_to_its_next_target() {
     std::os::unix::fs::symlink(log.path("tuesday"), log.path("log")).unwrap();
     assert_eq!(log.poll(), ["1", "2"]);
 }
+
+#[test]
+fn a_rotated_log_that_is_deleted_is_closed_at_its_end() {
+    let mut log = Log::new();
+    log.poll();
+    log.append("log", b"1\n");
+    log.poll();
+    log.rename("log", "log.1");
+    log.append("log", b"2\n");
+    log.poll();
+    assert_eq!(log.follower.rotated.len(), 1);
+    fs::remove_file(log.path("log.1")).unwrap();
+    log.poll();
+    assert!(log.follower.rotated.is_empty());
+}
