@@ -136,7 +136,7 @@ fn on_daemon(offenders: u32) -> Result<Attack> {
 }
 
 /// The daemon's answer to `status`.
-fn status(world: &World) -> Result<serde_json::Value> {
+pub(super) fn status(world: &World) -> Result<serde_json::Value> {
     let mut stream = UnixStream::connect(world.path("strikeout.sock"))?;
     stream.write_all(b"status\n")?;
     stream.shutdown(Shutdown::Write)?;

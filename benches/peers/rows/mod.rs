@@ -1,5 +1,6 @@
 //! The rows of the table in BENCHMARKS.md, one file each.
 
+mod attack;
 mod exim;
 mod growth;
 mod load;
@@ -24,7 +25,7 @@ pub struct Row {
     pub run: fn(&Options, &mut Report) -> Result<()>,
 }
 
-pub const ROWS: [Row; 11] = [
+pub const ROWS: [Row; 12] = [
     Row { name: "lookups", about: "CPU and lookups/s over a socket pair, beside the echo helper and a Python helper", run: lookups::run },
     Row { name: "userip", about: "the same without channel IDs, beside Squid's ext_file_userip_acl", run: userip::run },
     Row { name: "growth", about: "CPU per lookup as rules, tracked clients and URLs grow", run: growth::run },
@@ -35,6 +36,11 @@ pub const ROWS: [Row; 11] = [
         run: load::run,
     },
     Row { name: "squid", about: "requests/s and latency through Squid (cached hits, wrk) with each helper", run: squid::run },
+    Row {
+        name: "attack",
+        about: "innocents at a Squid with two workers, beside a botnet and beside as many ordinary clients",
+        run: attack::run,
+    },
     Row { name: "exim", about: "CPU per SMTP connection and connections/s with each connect ACL", run: exim::run },
     Row { name: "logs", about: "lines/s of replay beside grep -c and fail2ban-regex", run: logs::run },
     Row { name: "offences", about: "requests of an offender that are served after its offence", run: offences::run },

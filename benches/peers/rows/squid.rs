@@ -19,7 +19,7 @@ use crate::{Options, programs};
 const FORMAT: &str = "%>a %>rm %#>ru %#.300{User-Agent}>h %#{Sec-Fetch-Site}>h";
 
 /// A different client for each request: loopback is never banned, so no rule would be evaluated for it.
-const SCRIPT: &str = "
+pub(super) const SCRIPT: &str = "
 request = function()
   local n = math.random(0, 67108863)
   wrk.headers['X-Forwarded-For'] = string.format('%d.%d.%d.%d', 64 + math.floor(n / 16777216), math.floor(n / 65536) % 256, math.floor(n / 256) % 256, n % 256)
@@ -28,11 +28,12 @@ end
 ";
 
 /// The result of one run of wrk.
-struct Run {
-    per_second: f64,
-    p50: f64,
-    p99: f64,
-    refused: f64,
+pub(super) struct Run {
+    pub(super) per_second: f64,
+    /// Microseconds.
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+    pub(super) refused: f64,
 }
 
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
@@ -123,7 +124,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
 }
 
 /// Starts a server with one page that may be cached for an hour, and returns its port.
-fn origin() -> Result<u16> {
+pub(super) fn origin() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
     std::thread::spawn(move || {
@@ -181,7 +182,7 @@ fn start(world: &World, squid: &Path, number: usize, helper: Option<&str>, origi
     Ok((process, port))
 }
 
-fn get(port: u16) -> Result<String> {
+pub(super) fn get(port: u16) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(stream, "GET /index.html HTTP/1.1\r\nHost: www.example.org\r\nX-Forwarded-For: 64.1.2.3\r\nConnection: close\r\n\r\n")?;
@@ -190,7 +191,7 @@ fn get(port: u16) -> Result<String> {
     Ok(answer)
 }
 
-fn drive(wrk: &Path, script: &Path, port: u16, connections: u32, seconds: u32) -> Result<Run> {
+pub(super) fn drive(wrk: &Path, script: &Path, port: u16, connections: u32, seconds: u32) -> Result<Run> {
     let output = Command::new(wrk)
         .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "--latency", "-s"])
         .arg(script)
