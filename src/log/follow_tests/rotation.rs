@@ -135,7 +135,7 @@ fn a_symbolic_link_is_followed_to_its_next_target() {
 }
 
 #[test]
-fn a_rotated_log_that_is_deleted_is_closed_at_its_end() {
+fn a_rotated_log_that_is_deleted_is_closed_when_nobody_writes_to_it() {
     let mut log = Log::new();
     log.poll();
     log.append("log", b"1\n");
@@ -146,5 +146,7 @@ fn a_rotated_log_that_is_deleted_is_closed_at_its_end() {
     assert_eq!(log.follower.rotated.len(), 1);
     fs::remove_file(log.path("log.1")).unwrap();
     log.poll();
+    assert_eq!(log.follower.rotated.len(), 1, "its server may not have opened the new one yet");
+    (0..POLLS_BEFORE_CLOSING_REPLACED).for_each(|_| assert!(log.poll().is_empty()));
     assert!(log.follower.rotated.is_empty());
 }
