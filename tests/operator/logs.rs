@@ -99,6 +99,25 @@ fn nothing_counts_twice_when_a_log_is_rewritten() {
 }
 
 #[test]
+fn what_a_server_writes_to_a_log_that_was_replaced_counts_and_status_says_so() {
+    let stage = Stage::new();
+    let (daemon, log) = start(&stage, "UTC", "rules = ['guesses']\noptional = true");
+    append(&log, &attempt(0));
+    wait_until("the line is read", || lines(&daemon) == Some(1));
+    let mut server = fs::File::options().append(true).open(&log).unwrap();
+    let done = Command::new("sed").args(["-i", "/other/d"]).arg(&log).status().unwrap();
+    assert!(done.success());
+    append(&log, &line("something else"));
+    wait_until("the new file is read", || lines(&daemon) == Some(2));
+    server.write_all(attempt(1).as_bytes()).unwrap();
+    wait_until("the fault is named", || fault(&daemon).contains("a file that another one has replaced"));
+    assert_eq!((strikes(&daemon), lines(&daemon)), (2, Some(3)));
+    append(&log, &attempt(2));
+    wait_until("the server has opened its log again", || fault(&daemon).is_empty());
+    assert_eq!(strikes(&daemon), 3);
+}
+
+#[test]
 fn a_removed_ban_does_not_come_back_with_a_copy_of_the_log() {
     let stage = Stage::new();
     let (daemon, log) = start(&stage, "UTC", "rules = ['exim-per-host']\noptional = true");
