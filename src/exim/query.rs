@@ -433,6 +433,15 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_the_maximum_length_is_not_cut_and_a_shorter_one_with_text_is_not_reported_whole() {
+        let line = [&vec![b'x'; MAX_LINE - 10], b" 192.0.2.1".as_slice()].concat();
+        assert_eq!(EximQuery::from_line(&line).requests.len(), 1, "its last word is looked up");
+        let read = EximQuery::from_line(b"check 192.0.2.1 port=25 -- a helo");
+        let report = read.ignored.report().unwrap();
+        assert!(read.requests.len() == 1 && report.starts_with("found \"a\", \"helo\", expected "), "{report}");
+    }
+
+    #[test]
     fn a_report_is_short_and_printable_and_names_no_value() {
         let report = query(&["check", "\x1b[31m\u{e4}", "auth=c2VjcmV0", &"x".repeat(100_000), "\"", "\n"]).ignored.report().unwrap();
         assert!(report.len() < 400 && report.chars().all(is_printable_ascii) && !report.contains("c2VjcmV0"), "{report}");

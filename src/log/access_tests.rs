@@ -137,7 +137,9 @@ fn the_combined_format_may_have_a_host_or_a_port_around_the_address() {
 
 #[test]
 fn a_quote_in_a_path_that_squid_does_not_escape_does_not_end_the_request() {
-    for url in [r#"http://site/missing"a"#, r#"http://site/""#, r#"http://site/"404"x"#, r#"http://site/a" HTTP/1.1""#] {
+    for url in
+        [r#"http://site/missing"a"#, r#"http://site/""#, r#"http://site/"404"x"#, r#"http://site/a" HTTP/1.1""#, r#"http://site/a" b c"#]
+    {
         let text = format!(r#"192.0.2.1 - - [23/Nov/2026:01:02:03 +0000] "GET {url} HTTP/1.1" 404 345 "-" "x" TCP_MISS:HIER_DIRECT"#);
         let line = parsed(&text);
         assert_eq!((line.client, line.url, line.status), (ip("192.0.2.1"), url.as_bytes(), Some(404)), "{url}");

@@ -409,3 +409,32 @@ impl Rewriting {
         is_seen
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_lines_of_a_part_are_those_that_begin_and_end_in_it() {
+        let (folder, content) = (tempfile::tempdir().unwrap(), b"ab\ncd\n\nefg\nhi");
+        let path = folder.path().join("log");
+        std::fs::write(&path, content).unwrap();
+        let file = OpenFile::open(&path).unwrap();
+        for (start, end) in (0..=content.len()).flat_map(|start| (start..=content.len()).map(move |end| (start, end))) {
+            let (mut expected, mut begin) = (Vec::new(), 0);
+            for line in content.split_inclusive(|byte| *byte == b'\n') {
+                let next = begin + line.len();
+                if begin >= start && next <= end && line.ends_with(b"\n") {
+                    expected.push((line.trim_ascii_end().to_vec(), next as u64));
+                }
+                begin = next;
+            }
+            for chunk in 1..5 {
+                let mut lines = Vec::new();
+                let mut add = |line: &[u8], end: u64| lines.push((line.to_vec(), end));
+                file.whole_lines(start as u64, end as u64, &mut vec![0; chunk], &mut add).unwrap();
+                assert_eq!(lines, expected, "{start} to {end} in parts of {chunk}");
+            }
+        }
+    }
+}

@@ -125,6 +125,18 @@ fn in_the_hour_that_occurs_twice_a_live_line_is_of_now() {
 }
 
 #[test]
+fn in_the_hour_that_occurs_twice_a_line_in_fail2bans_language_is_no_fault_either() {
+    let world = World::new("[[rule]]\nname = 'ftp'\nfailregex = 'ftp: bad login from <HOST>$'\nmaxretry = 2");
+    let rules = [Arc::clone(world.policy.rules.by_name("ftp").unwrap())];
+    let mut judge = LogJudge::new(&rules, &Zone::parse("Europe/Berlin").unwrap(), false).unwrap();
+    let detector = Detector { rules: &world.policy.rules, lists: &world.policy.lists, bans: &world.bans, prefix: Ipv6Prefix::default() };
+    let (second, mut times) = (Time::from_secs(1_792_891_800), Vec::new());
+    let line = b"2026-10-25 02:30:00 ftp: bad login from 192.0.2.1";
+    judge.judge(line, Received::live(second), &detector, &mut |offence| times.push(offence.time));
+    assert_eq!((times, judge.health().fault()), (vec![second], None));
+}
+
+#[test]
 fn an_expression_in_fail2bans_language_is_of_now_too_if_the_zone_does_not_fit() {
     let world = World::new("[[rule]]\nname = 'ftp'\nfailregex = 'ftp: bad login from <HOST>$'\nmaxretry = 2");
     let rules = [Arc::clone(world.policy.rules.by_name("ftp").unwrap())];

@@ -142,21 +142,53 @@ fn an_earlier_state_that_is_put_back_in_too_many_parts_is_taken_to_be_new() {
 
 #[test]
 fn a_line_that_repeats_is_read_again_once_the_log_was_quiet_or_has_new_lines() {
-    for is_quiet in [true, false] {
+    // Idle polls, new lines, and how many of the old lines are read again. The first of them may be the same as an old one by chance.
+    for (idle_polls, new_lines, read_again) in [(40, 1, 1), (41, 1, 20), (0, 32, 1), (0, 33, 20)] {
         let mut log = read_log(20);
         let content = log.content();
         log.rename("log", "log.1");
-        log.append("log", b"first\n");
-        assert_eq!(log.poll(), ["first"]);
-        if is_quiet {
-            (0..50).for_each(|_| assert!(log.poll().is_empty()));
-        } else {
-            (0..50).for_each(|number| log.append("log", format!("other {number}\n").as_bytes()));
-            assert_eq!(log.poll().len(), 50);
-        }
+        (0..new_lines).for_each(|number| log.append("log", format!("other {number}\n").as_bytes()));
+        assert_eq!(log.poll().len(), new_lines);
+        (0..idle_polls).for_each(|_| assert!(log.poll().is_empty()));
         log.append("log", content.as_bytes());
-        assert_eq!(log.poll().len(), 20, "{is_quiet}");
+        assert_eq!(log.poll().len(), read_again, "{idle_polls} idle polls, {new_lines} new lines");
     }
+}
+
+#[test]
+fn lines_that_are_not_read_again_are_not_counted() {
+    let mut log = read_log(20);
+    let content = log.content();
+    log.rewrite(Rewrite::InPlace, "");
+    assert!(log.poll().is_empty());
+    let lines: Vec<&str> = content.split_inclusive('\n').collect();
+    for part in lines.chunks(10) {
+        log.append("log", part.concat().as_bytes());
+        assert_eq!(log.follower.poll(&mut |_, _| ()).unwrap().lines, 0);
+    }
+    log.append("log", (lines.concat() + "new\n").as_bytes());
+    assert_eq!(log.poll().last().map(String::as_str), Some("new"));
+}
+
+#[test]
+fn a_log_that_is_rewritten_in_place_is_noticed_by_its_start_by_its_end_and_by_its_length() {
+    let count = |how: &str| {
+        let mut log = read_log(20);
+        let content = log.content();
+        let modified = fs::metadata(log.path("log")).unwrap().modified().unwrap();
+        match how {
+            "start" => log.rewrite(Rewrite::InPlace, &content.replacen("line 0", "LINE 0", 1)),
+            "end" => log.rewrite(Rewrite::InPlace, &content.replacen("line 19", "LINE 19", 1)),
+            "length" => {
+                log.rewrite(Rewrite::InPlace, &(content.replacen("line 0", "LINE 0", 1) + "new\n"));
+                OpenOptions::new().append(true).open(log.path("log")).unwrap().set_modified(modified).unwrap();
+            }
+            _ => log.rewrite(Rewrite::InPlace, &content),
+        }
+        log.poll();
+        log.follower.counts().truncations
+    };
+    assert_eq!(["start", "end", "length", "not at all"].map(count), [1, 1, 1, 0]);
 }
 
 #[test]
