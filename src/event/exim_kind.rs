@@ -113,3 +113,25 @@ pub fn unknown_kind(name: &str) -> String {
     let known: Vec<&str> = EximKind::NAMED.iter().map(|(name, _)| *name).collect();
     format!("found exim = {name:?}, expected one of {}", known.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_description_of_its_own() {
+        let unnamed = [
+            EximKind::OurRefusal,
+            EximKind::Connection,
+            EximKind::Accepted,
+            EximKind::AcceptedAuthenticated,
+            EximKind::Ambiguous,
+            EximKind::Other,
+        ];
+        let kinds: Vec<EximKind> = EximKind::NAMED.iter().map(|(_, kind)| *kind).chain(unnamed).collect();
+        let descriptions: std::collections::BTreeSet<&str> = kinds.iter().map(|kind| kind.description()).collect();
+        assert_eq!(descriptions.len(), kinds.len());
+        assert!(EximKind::NAMED.iter().all(|(name, kind)| kind.description() == *name && EximKind::from_name(name) == Some(*kind)));
+        assert!(unnamed.iter().all(|kind| EximKind::from_name(kind.description()).is_none()));
+    }
+}

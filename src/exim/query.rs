@@ -450,6 +450,9 @@ mod tests {
         let unreadable = Ignored { config: Some(format!("/\u{e4}\n{}: missing", "x".repeat(1000))), ..Ignored::default() };
         let report = unreadable.report().unwrap();
         assert!(report.len() < 400 && report.chars().all(is_printable_ascii), "{report}");
+        let mut everything = unreadable;
+        (0..9).for_each(|_| everything.add(&[b'\xff'; 300]));
+        assert_eq!(everything.report().unwrap().len(), MAX_REPORT, "as long as a report may be");
     }
 
     #[test]

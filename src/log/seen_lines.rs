@@ -177,7 +177,8 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let mut lines = SeenLines::new();
+        assert!(lines.is_empty());
         (0..2 * REMEMBERED).for_each(|number| lines.push(&number.to_le_bytes()));
-        assert_eq!((lines.hashes.len(), lines.saved().1.len()), (REMEMBERED, SAVED));
+        assert_eq!((lines.is_empty(), lines.hashes.len(), lines.saved().1.len()), (false, REMEMBERED, SAVED));
     }
 }
