@@ -1,12 +1,13 @@
 //! A botnet: hundreds of offences in flight at each helper, of a new client each, while the daemon or a helper is slow, stops, or is killed.
 
 use std::collections::HashSet;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
-use crate::harness::{Daemon, SquidHelper, Stage, long, wait_until};
+use crate::harness::{Daemon, SquidHelper, Stage, long, median, wait_until};
 
 /// The `concurrency` of `conf-examples`.
 const IN_FLIGHT: usize = 500;
@@ -175,6 +176,36 @@ fn offences_of_the_time_without_a_daemon_are_counted_when_it_is_back() {
     assert!(answers.iter().all(|answer| answer.starts_with("OK ")), "a one-strike offence is refused without the daemon");
     daemon = Daemon::start_again(&stage);
     wait_until("all are banned", || bans(&daemon) == IN_FLIGHT);
+}
+
+#[test]
+fn exim_is_answered_in_time_over_thousands_of_connections_while_the_web_makes_bans() {
+    let files = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
+    let stage = Stage::new();
+    let daemon = Daemon::start_on(&stage, "", "");
+    let mut helper = SquidHelper::attach(&stage);
+    let connections: Vec<UnixStream> = (0..3000).map(|_| UnixStream::connect(stage.socket()).unwrap()).collect();
+    let queries: Vec<String> = (0..long(6000, 60_000)).map(offence).collect();
+    let progress = AtomicUsize::new(0);
+    let mut spans = Vec::new();
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| ask_all(&mut helper, &queries, &progress));
+        wait_until("the attack has begun", || progress.load(Ordering::Relaxed) > 0);
+        while !flood.is_finished() || spans.is_empty() {
+            let (answer, took) = stage.exim_helper(&["check", "192.0.2.1", "port=465"]);
+            assert_eq!(answer, "accept");
+            spans.push(took);
+        }
+        assert!(flood.join().unwrap().iter().all(|answer| answer.starts_with("OK ")), "an offence was served");
+    });
+    wait_until("all are banned", || bans(&daemon) == queries.len());
+    let (count, longest) = (spans.len(), spans.iter().max().copied());
+    let median = median(spans);
+    eprintln!("{count} checks beside {} bans took {median:?} (median), {longest:?} at most", queries.len());
+    assert!(median < Duration::from_millis(200), "{median:?}");
+    assert_eq!(helper.breaks(), 0);
+    drop(connections);
 }
 
 #[test]
