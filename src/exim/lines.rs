@@ -85,6 +85,14 @@ mod tests {
         assert_eq!(answers(&input).lines().collect::<Vec<_>>(), expected);
     }
 
+    #[test]
+    fn a_line_of_any_length_ends_at_its_own_newline() {
+        for length in MAX_LINE - 2..MAX_LINE + 4 {
+            let input = [&vec![b'x'; length], b"\ncheck 192.0.2.1\n".as_slice()].concat();
+            assert_eq!(answers(&input), "accept\ndeny check 192.0.2.1 via=lines\n", "{length}");
+        }
+    }
+
     proptest! {
         #[test]
         fn there_are_as_many_answers_as_lines(lines in proptest::collection::vec(proptest::collection::vec(any::<u8>().prop_filter("newline", |byte| *byte != b'\n'), 0..40), 0..20)) {

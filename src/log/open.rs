@@ -171,6 +171,27 @@ mod tests {
     }
 
     #[test]
+    fn a_read_that_a_signal_interrupts_is_repeated_and_another_error_ends_the_log() {
+        struct Failing(Vec<io::Result<&'static [u8]>>);
+        impl Read for Failing {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let part = if self.0.is_empty() { Ok(&b""[..]) } else { self.0.remove(0) }?;
+                buffer[..part.len()].copy_from_slice(part);
+                Ok(part.len())
+            }
+        }
+        let read = |error: io::ErrorKind| {
+            let parts: Vec<io::Result<&[u8]>> = vec![Ok(b"1\n2\n"), Err(error.into()), Ok(b"3\n")];
+            let (mut reader, mut lines) = (LogReader::new(Failing(parts), None).unwrap(), Vec::new());
+            let mut next = || reader.next_chunk(&mut |line| lines.push(line.to_vec()));
+            let results = [1, 2, 3].map(|_| next().map_err(|error| error.kind()));
+            (results, lines.concat())
+        };
+        assert_eq!(read(io::ErrorKind::Interrupted), ([Ok(true), Ok(true), Ok(false)], b"123".to_vec()));
+        assert_eq!(read(io::ErrorKind::TimedOut), ([Ok(true), Err(io::ErrorKind::TimedOut), Ok(false)], b"12".to_vec()));
+    }
+
+    #[test]
     fn an_empty_log_has_no_lines() {
         assert!(lines_of(b"").unwrap().is_empty());
         assert!(lines_of(&gzip(b"")).unwrap().is_empty());

@@ -175,6 +175,18 @@ mod tests {
     }
 
     #[test]
+    fn one_line_of_three_that_was_read_before_is_chance() {
+        assert_eq!(seen(&["a"], &["x", "y", "a"]), 0);
+        assert_eq!(seen(&["a"], &["x", "a"]), 2);
+    }
+
+    #[test]
+    fn the_hash_of_a_part_is_fnv_1a() {
+        // Published test vectors of FNV-1a with 64 bits.
+        assert_eq!([&b""[..], b"a", b"foobar"].map(hash), [0xcbf2_9ce4_8422_2325, 0xaf63_dc4c_8601_ec8c, 0x8594_4171_f739_67e8]);
+    }
+
+    #[test]
     fn memory_is_bounded() {
         let mut lines = SeenLines::new();
         assert!(lines.is_empty());
