@@ -114,6 +114,8 @@ struct Server {
     port: u16,
     /// For attackers, who are named by the PROXY protocol.
     proxied: u16,
+    /// Whether [`IPC_DIRECTORY`] was made here, and must be removed.
+    made_directory: bool,
 }
 
 impl Server {
@@ -126,7 +128,8 @@ impl Server {
         let directory = world.path("squid");
         std::fs::create_dir(&directory)?;
         std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777))?;
-        if !Path::new(IPC_DIRECTORY).exists() {
+        let made_directory = !Path::new(IPC_DIRECTORY).exists();
+        if made_directory {
             std::fs::create_dir(IPC_DIRECTORY).context("Squid's workers need /run/squid, which only root can make")?;
             std::fs::set_permissions(IPC_DIRECTORY, std::fs::Permissions::from_mode(0o1777))?;
         }
@@ -151,9 +154,9 @@ impl Server {
             ),
         )?;
         let mut command = Command::new(squid);
-        command.args(["--foreground", "-n", &format!("bench{}", std::process::id()), "-f"]).arg(config);
+        command.args(["--foreground", "-n", &service(), "-f"]).arg(config);
         let process = Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(world.log("squid")?))?;
-        let server = Self { process, port, proxied };
+        let server = Self { process, port, proxied, made_directory };
         wait_for("Squid's workers", || {
             let log = std::fs::read_to_string(directory.join("cache.log")).unwrap_or_default();
             // Each of two ports.
@@ -196,7 +199,23 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.stop(Duration::from_secs(10));
+        // What Squid leaves outside its own directory.
+        for directory in [IPC_DIRECTORY, "/dev/shm"] {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().starts_with(&format!("{}-", service())) {
+                    let _ = std::fs::remove_file(entry.path());
+                }
+            }
+        }
+        if self.made_directory {
+            let _ = std::fs::remove_dir(IPC_DIRECTORY);
+        }
     }
+}
+
+/// Squid's service name, which names its shared memory.
+fn service() -> String {
+    format!("bench{}", std::process::id())
 }
 
 fn free_port() -> Result<u16> {
