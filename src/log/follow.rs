@@ -20,9 +20,11 @@ const MAX_ROTATED: usize = 2;
 const MAX_MISSED: usize = 50;
 /// Number of polls without new data after which a deleted file is closed, which frees its disk space.
 const POLLS_BEFORE_CLOSING_DELETED: u32 = 100;
-/// The same for a file that another one replaced (`sed -i`, an editor): its server may go on writing to it until it opens its log again.
+/// The same for a file that another one replaced (`sed -i`, an editor) and that was not written to after that, once the new one has grown: a
+/// minute. It is also for how long nothing may be written to a replaced file before the server is taken to write to the new one.
 const POLLS_BEFORE_CLOSING_REPLACED: u32 = 1200;
-/// The same once somebody has written to it after that.
+/// The same for a replaced file that was written to after that, or while the new one has not grown: an hour. Its server may go on writing to
+/// it until it opens its log again, and a quiet one may not do so for a long time.
 const POLLS_BEFORE_CLOSING_WRITTEN: u32 = 72_000;
 
 pub use super::followed_file::{Counts, Position, Progress};
@@ -53,8 +55,8 @@ pub struct Follower {
     is_required: bool,
     /// Number of polls in a row that found no file at the path.
     missing: u32,
-    /// Whether the last lines came from a file that was replaced and deleted.
-    is_written_elsewhere: bool,
+    /// What is wrong with the file at the path although it can be read.
+    fault: Option<&'static str>,
     counts: Counts,
     chunk: Vec<u8>,
 }
@@ -79,7 +81,7 @@ impl Follower {
             resume: position,
             is_required: false,
             missing: 0,
-            is_written_elsewhere: false,
+            fault: None,
             counts: Counts::default(),
             chunk: vec![0; CHUNK],
         }
@@ -107,18 +109,23 @@ impl Follower {
         for reading in &mut self.rotated {
             let (offset, was_left) = (reading.offset, reading.is_left);
             reading.read(&mut self.chunk, &mut self.seen, sink, &mut progress, &mut self.counts)?;
-            self.is_written_elsewhere |= was_left && reading.offset > offset;
+            if was_left && reading.offset > offset {
+                self.fault = Some(WRITTEN_ELSEWHERE);
+                reading.is_written_late = true;
+                if let Some(current) = &mut self.current {
+                    current.has_grown = false;
+                }
+            }
             if progress.more {
                 // Older lines come first.
                 break;
             }
         }
         if let Some(reading) = self.current.as_mut().filter(|_| !progress.more) {
-            let offset = reading.offset;
             reading.read(&mut self.chunk, &mut self.seen, sink, &mut progress, &mut self.counts)?;
-            self.is_written_elsewhere &= reading.offset == offset;
         }
         self.close_finished();
+        self.end_fault();
         checked?;
         Ok(progress)
     }
@@ -141,7 +148,7 @@ impl Follower {
     /// What is wrong with the file although it can be read, and the remedy.
     #[must_use]
     pub fn fault(&self) -> Option<&'static str> {
-        self.is_written_elsewhere.then_some(WRITTEN_ELSEWHERE)
+        self.fault
     }
 
     /// Number of unread bytes as of the last poll.
@@ -198,8 +205,9 @@ impl Follower {
             opened.check(self.current.as_ref().map(|before| before.position(&self.seen)), true);
         }
         self.start = None;
-        if let Some(before) = self.current.replace(opened) {
+        if let Some(mut before) = self.current.replace(opened) {
             self.counts.rotations += 1;
+            before.was_current = true;
             self.rotated.push_back(before);
         }
         Ok(())
@@ -250,20 +258,36 @@ impl Follower {
         let surplus = self.rotated.len().saturating_sub(MAX_ROTATED);
         let mut number = 0;
         let counts = &mut self.counts;
-        let patience = if self.is_written_elsewhere { POLLS_BEFORE_CLOSING_WRITTEN } else { POLLS_BEFORE_CLOSING_REPLACED };
+        let has_grown = self.current.as_ref().is_some_and(|current| current.has_grown);
+        let is_copy = self.current.as_ref().is_some_and(|current| current.is_rewritten_copy);
+        let fault = &mut self.fault;
         self.rotated.retain(|reading| {
             number += 1;
-            let keep = !reading.is_at_end() || (number > surplus && (reading.links > 0 || reading.idle_polls <= patience));
+            let is_needed = reading.is_written_late || (reading.was_current && !has_grown);
+            let patience = if is_needed { POLLS_BEFORE_CLOSING_WRITTEN } else { POLLS_BEFORE_CLOSING_REPLACED };
+            let is_idle = reading.links == 0 && reading.idle_polls > patience;
+            let keep = !reading.is_at_end() || (number > surplus && !is_idle);
+            // An ordinary rotation leaves an empty file, and a log may be quiet for a day: that is no fault.
+            if !keep && is_idle && !has_grown && (reading.is_written_late || (reading.was_current && is_copy)) {
+                *fault = Some(GIVEN_UP);
+            }
             counts.incomplete_lines += u64::from(!keep && !reading.lines.incomplete().is_empty());
             keep
         });
-        self.is_written_elsewhere &= self.rotated.iter().any(|reading| reading.is_left);
         if let Some(current) = &self.current
             && current.links == 0
             && current.idle_polls > POLLS_BEFORE_CLOSING_DELETED
         {
             counts.incomplete_lines += u64::from(!current.lines.incomplete().is_empty());
             self.current = None;
+        }
+    }
+
+    /// Withdraws the fault once the file at the path has grown and no other one has for a while: two processes may write to one each.
+    fn end_fault(&mut self) {
+        let is_quiet = |reading: &OpenFile| !reading.is_written_late || reading.idle_polls > POLLS_BEFORE_CLOSING_REPLACED;
+        if self.current.as_ref().is_some_and(|current| current.has_grown) && self.rotated.iter().all(is_quiet) {
+            self.fault = None;
         }
     }
 }
@@ -274,6 +298,10 @@ pub const NO_SUCH_FILE: &str = "found no such file, expected the log's path (or 
 /// The fault of a log whose server writes to a file that is at no path any more.
 const WRITTEN_ELSEWHERE: &str =
     "lines still come in a file that another one has replaced; expected its server to open the log again (reload or restart it)";
+
+/// The fault of a log whose replaced file was given up although nobody is known to write to the new one.
+const GIVEN_UP: &str = "another file has replaced this log, and no line has come in either for an hour (the old one is no longer read); \
+     expected its server to open the log again (reload or restart it)";
 
 fn missing() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, NO_SUCH_FILE)

@@ -96,6 +96,14 @@ pub(super) struct OpenFile {
     is_caught_up: bool,
     /// Whether it was read to its end after its last name was gone, so that what follows is written to a deleted file.
     pub(super) is_left: bool,
+    /// Whether something was written to it after that, and after another file took its place.
+    pub(super) is_written_late: bool,
+    /// Whether it was at the log's path before another file was, rather than found beside it.
+    pub(super) was_current: bool,
+    /// Whether a whole line was added to it since it was first read, or since the follower reset this.
+    pub(super) has_grown: bool,
+    /// Whether it held nothing but lines that were read before when it took the place of another file.
+    pub(super) is_rewritten_copy: bool,
     pub(super) lines: LineSplitter,
     /// Number of consecutive polls that found nothing new.
     pub(super) idle_polls: u32,
@@ -124,6 +132,10 @@ impl OpenFile {
             rewriting: None,
             is_caught_up: false,
             is_left: false,
+            is_written_late: false,
+            was_current: false,
+            has_grown: false,
+            is_rewritten_copy: false,
             lines: LineSplitter::default(),
             idle_polls: 0,
         })
@@ -236,6 +248,7 @@ impl OpenFile {
             }
         }
         self.rewriting = Some(Rewriting { search, unseen: 0, idle_polls: 0 });
+        self.is_rewritten_copy = end_of_seen > 0 && end_of_seen == self.size;
         if end_of_seen > 0 {
             self.is_caught_up = false;
             self.seek(end_of_seen)?;
@@ -320,6 +333,8 @@ impl OpenFile {
         self.links = metadata.nlink();
         self.size = metadata.len();
         self.modified = (metadata.mtime(), metadata.mtime_nsec());
+        // What a file has when it is first seen may come from whoever put it there.
+        let is_known = self.unchecked.as_ref().is_none_or(|unchecked| unchecked.was_empty);
         if let Some(unchecked) = self.unchecked.clone() {
             self.unchecked = None;
             if let Err(error) = self.skip_seen(unchecked.clone(), chunk, seen) {
@@ -368,6 +383,7 @@ impl OpenFile {
                 sink(line, is_live);
             });
             progress.lines += lines - repeated;
+            self.has_grown |= is_known && is_live && lines > repeated;
             if self.rewriting.as_ref().is_some_and(|rewriting| rewriting.unseen > MAX_UNSEEN) {
                 self.rewriting = None;
             }

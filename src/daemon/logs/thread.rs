@@ -86,7 +86,7 @@ impl LogThread {
         let status = Arc::new(Mutex::new(status.collect::<Vec<_>>()));
         let (stopped, shown) = (Arc::clone(&stop), Arc::clone(&status));
         let thread = std::thread::Builder::new().name("logs".into()).spawn(move || {
-            let mut reminders = vec![None; followers.len()];
+            let mut reminders = vec![Reminders::default(); followers.len()];
             while !stopped.load(Ordering::Acquire) {
                 let mut more = false;
                 for (number, (follower, reminder)) in followers.iter_mut().zip(&mut reminders).enumerate() {
@@ -96,7 +96,7 @@ impl LogThread {
                     if polled.as_ref().is_ok_and(|progress| progress.lines > 0) {
                         update_health(status, sink.health(number));
                     }
-                    more |= update(status, follower, polled, reminder);
+                    more |= update(status, follower, polled, reminder, Instant::now());
                 }
                 if !more {
                     std::thread::park_timeout(INTERVAL);
@@ -145,14 +145,35 @@ fn update_health(status: &mut LogStatus, health: LogHealth) {
     status.health = health;
 }
 
-/// Enters the result of a poll into `status` and returns whether to poll again at once. Logs a fault when it begins, and each minute.
-fn update(status: &mut LogStatus, follower: &Follower, polled: io::Result<Progress>, reminder: &mut Option<Instant>) -> bool {
+/// When the faults of a log were last logged.
+#[derive(Debug, Clone, Default)]
+struct Reminders {
+    /// That it cannot be followed; none while it can.
+    unfollowed: Option<Instant>,
+    file: Option<(&'static str, Instant)>,
+}
+
+impl Reminders {
+    /// Whether a fault of a file is to be logged, which has just begun: not if it is the one that was logged within the last minute.
+    fn is_due(&mut self, fault: &'static str, now: Instant) -> bool {
+        let is_recent = |(logged, at): (&str, Instant)| logged == fault && now.saturating_duration_since(at) < REMINDER_INTERVAL;
+        if self.file.is_some_and(is_recent) {
+            return false;
+        }
+        self.file = Some((fault, now));
+        true
+    }
+}
+
+/// Enters the result of a poll into `status` and returns whether to poll again at once. Logs when a fault begins, and each minute that a log
+/// cannot be followed.
+fn update(status: &mut LogStatus, follower: &Follower, polled: io::Result<Progress>, reminders: &mut Reminders, now: Instant) -> bool {
     status.lag = follower.lag();
     status.counts = follower.counts();
     status.position = follower.position();
     status.is_missing = follower.is_missing();
     let file_fault = follower.fault();
-    if let Some(fault) = file_fault.filter(|_| status.file_fault.is_none()) {
+    if let Some(fault) = file_fault.filter(|fault| status.file_fault != Some(fault) && reminders.is_due(fault, now)) {
         log::warn!("log {}: {fault}", status.path.display());
     }
     status.file_fault = file_fault;
@@ -161,15 +182,16 @@ fn update(status: &mut LogStatus, follower: &Follower, polled: io::Result<Progre
             status.lines += progress.lines;
             status.bytes += progress.bytes;
             if status.fault.take().is_some() {
-                *reminder = None;
+                reminders.unfollowed = None;
                 log::info!("log {}: followed again", status.path.display());
             }
             progress.more
         }
         Err(error) => {
             let fault = error.to_string();
-            if status.fault.as_ref() != Some(&fault) || reminder.is_none_or(|since| since.elapsed() >= REMINDER_INTERVAL) {
-                *reminder = Some(Instant::now());
+            let is_due = |logged| now.saturating_duration_since(logged) >= REMINDER_INTERVAL;
+            if status.fault.as_ref() != Some(&fault) || reminders.unfollowed.is_none_or(is_due) {
+                reminders.unfollowed = Some(now);
                 log::warn!("log {}: cannot be followed, will try again: {fault}", status.path.display());
             }
             status.fault = Some(fault);
@@ -210,6 +232,14 @@ mod tests {
         let status = thread.stop();
         assert_eq!(status.iter().map(|log| (log.lines, log.lag)).collect::<Vec<_>>(), [(1, 0), (1, 0)]);
         assert!(status[0].position.is_some() && status[0].fault.is_none());
+    }
+
+    #[test]
+    fn a_fault_of_a_file_that_comes_and_goes_is_logged_once_a_minute() {
+        let (mut reminders, start) = (Reminders::default(), Instant::now());
+        let logged = (0..300).filter(|second| reminders.is_due("written elsewhere", start + Duration::from_secs(*second)));
+        assert_eq!(logged.collect::<Vec<_>>(), [0, 60, 120, 180, 240]);
+        assert!(reminders.is_due("given up", start + Duration::from_secs(241)), "another fault");
     }
 
     #[test]

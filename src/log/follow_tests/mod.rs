@@ -2,6 +2,7 @@
 
 mod lines;
 mod random;
+mod replaced;
 mod restart;
 mod rewrite;
 mod rotation;

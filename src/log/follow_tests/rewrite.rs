@@ -201,28 +201,3 @@ fn a_new_installation_does_not_judge_the_past_when_a_log_is_rewritten() {
         assert!(log.poll().is_empty(), "{how:?}");
     }
 }
-
-#[test]
-fn lines_that_a_server_writes_to_a_file_that_was_replaced_are_read_and_the_fault_is_named() {
-    let mut log = Log::new();
-    assert!(log.poll().is_empty());
-    log.append("log", b"1\n2\n");
-    let mut server = OpenOptions::new().append(true).open(log.path("log")).unwrap();
-    assert_eq!(log.poll(), ["1", "2"]);
-    // As `sed -i` does, with a line that came meanwhile.
-    log.append("new", b"2\n");
-    server.write_all(b"3\n").unwrap();
-    log.rename("new", "log");
-    assert_eq!(log.poll(), ["3"]);
-    assert_eq!(log.follower.fault(), None, "it was written before");
-    for line in ["4", "5"] {
-        (0..POLLS_BEFORE_CLOSING_REPLACED).for_each(|_| assert!(log.poll().is_empty()));
-        server.write_all(format!("{line}\n").as_bytes()).unwrap();
-        assert_eq!(log.poll(), [line]);
-        assert!(log.follower.fault().unwrap().contains("another one has replaced"));
-    }
-    log.append("log", b"6\n");
-    assert_eq!((log.poll(), log.follower.fault()), (vec!["6".to_owned()], None), "the server has opened its log again");
-    (0..POLLS_BEFORE_CLOSING_REPLACED).for_each(|_| assert!(log.poll().is_empty()));
-    assert!(log.follower.rotated.is_empty(), "which frees the disk space");
-}
