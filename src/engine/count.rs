@@ -8,7 +8,7 @@ use parking_lot::MutexGuard;
 
 use super::reply::Reply;
 use super::{BanRecord, EarlierBans, Engine};
-use crate::client::{Client, Ipv6Prefix};
+use crate::client::Client;
 use crate::clock::timestamp;
 use crate::detector::Detector;
 use crate::event::Service;
@@ -56,7 +56,6 @@ impl Engine {
 
     /// Also returns the client's lock if it is banned now, to be held until its bans are passed to the journal.
     fn count_locked(&self, now: Time, offence: &Offence, service: Service, strikes: u32) -> (CountResult, Option<MutexGuard<'_, ()>>) {
-        let prefix = self.policy().prefix;
         let mut lock = None;
         let (mut banned, mut shadowed) = (Vec::new(), Vec::new());
         let mut refusal = None;
@@ -66,11 +65,11 @@ impl Engine {
             let Some(counter) = self.strike(now, rule, offence.client, strikes) else { continue };
             if counter.count() >= rule.maxretry {
                 if is_shadow {
-                    shadowed.push(self.ban_by_rule(now, rule, offence, counter, prefix));
+                    shadowed.push(self.ban_by_rule(now, rule, offence, counter));
                     continue;
                 }
                 lock.get_or_insert_with(|| self.client_locks.lock(&offence.client));
-                let record = self.ban_by_rule(now, rule, offence, counter, prefix);
+                let record = self.ban_by_rule(now, rule, offence, counter);
                 if refusal.is_none() && rule.scope.services().contains(&service) {
                     refusal = Some(Refusal { rule: rule.id, until: record.until, reason: DenyReason::Struck });
                 }
@@ -125,12 +124,12 @@ impl Engine {
     }
 
     /// Bans the offence's client as `rule` says, in memory, and logs it; in shadow mode only among the shadow bans.
-    pub(super) fn ban_by_rule(&self, now: Time, rule: &Rule, offence: &Offence, counter: Counter, prefix: Ipv6Prefix) -> BanRecord {
+    pub(super) fn ban_by_rule(&self, now: Time, rule: &Rule, offence: &Offence, counter: Counter) -> BanRecord {
         let record = self.new_record(now, rule, offence, counter);
         let text = || {
             format!(
                 "{} {} by rule {} ({} in {}): {}",
-                offence.client.display(prefix),
+                offence.client.display(self.policy().prefix),
                 record.until.time().map_or_else(|| "forever".into(), |until| format!("until {}", timestamp(until))),
                 rule.name,
                 counter.count(),

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use super::Engine;
 use super::reply::Reply;
 use crate::event::Service;
-use crate::policy::Policy;
 use crate::rule::{Evidence, Mode, Offence, Rule};
 use crate::table::{Counter, RateLimit, RequestTally};
 use crate::time::Time;
@@ -28,7 +27,7 @@ impl Engine {
         tallies.retain(|tally| self.bans.get(tally.client, Service::Web, now).is_none());
         for rule in rules {
             for (tally, counter) in self.count_under(now, rule, tallies) {
-                self.ban_by_rate(now, rule, &policy, tally, counter);
+                self.ban_by_rate(now, rule, tally, counter);
             }
         }
     }
@@ -63,16 +62,16 @@ impl Engine {
         reached
     }
 
-    fn ban_by_rate(self: &Arc<Self>, now: Time, rule: &Arc<Rule>, policy: &Policy, tally: RequestTally, counter: Counter) {
+    fn ban_by_rate(self: &Arc<Self>, now: Time, rule: &Arc<Rule>, tally: RequestTally, counter: Counter) {
         let RequestTally { address, client, requests, .. } = tally;
         let evidence = Evidence::new(&[b"requests in one read:", requests.to_string().as_bytes()]);
         let offence = Offence { address, client, rules: vec![Arc::clone(rule)], evidence };
         if rule.mode == Mode::Shadow {
-            self.ban_by_rule(now, rule, &offence, counter, policy.prefix);
+            self.ban_by_rule(now, rule, &offence, counter);
             return;
         }
         let _lock = self.client_locks.lock(&client);
-        let record = self.ban_by_rule(now, rule, &offence, counter, policy.prefix);
+        let record = self.ban_by_rule(now, rule, &offence, counter);
         self.publish_bans(vec![record], Verdict::Allow(AllowReason::NotApplicable), Reply::new(|_| ()));
     }
 }

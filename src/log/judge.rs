@@ -116,7 +116,7 @@ impl LogJudge {
         line: &[u8],
         received: Received,
         detector: &Detector<'_>,
-        count: &mut dyn FnMut(LogOffence),
+        count: &mut dyn FnMut(&LogOffence),
     ) -> Option<LineJudgement> {
         self.parser.set_latest(received.at);
         self.parser.take_is_local();
@@ -130,7 +130,7 @@ impl LogJudge {
                 self.note_time(time.shifted(-behind.millis()), *behind);
             }
         }
-        texts.into_iter().for_each(count);
+        texts.iter().for_each(count);
         judgement
     }
 
@@ -189,6 +189,8 @@ pub struct LineJudge {
     statuses: Vec<u16>,
     inline: bool,
     scratch: Scratch,
+    /// An ordinary request, which is most lines: kept to allocate nothing for each.
+    one_of_many: Option<LogOffence>,
 }
 
 impl LineJudge {
@@ -215,7 +217,7 @@ impl LineJudge {
             }
         }
         statuses.sort_unstable();
-        Ok(Self { rules, exim, statuses, inline, scratch: Scratch::default() })
+        Ok(Self { rules, exim, statuses, inline, scratch: Scratch::default(), one_of_many: None })
     }
 
     /// Judges a parsed line and hands each offence to `count`.
@@ -227,7 +229,7 @@ impl LineJudge {
         line: &LogLine<'_>,
         received: Received,
         detector: &Detector<'_>,
-        count: &mut dyn FnMut(LogOffence),
+        count: &mut dyn FnMut(&LogOffence),
     ) -> Option<LineJudgement> {
         let (address, _) = line.client().filter(|_| !line.is_our_refusal())?;
         let time = received.counted_at(line.time()?);
@@ -246,7 +248,7 @@ impl LineJudge {
         subject: Subject,
         line: &AccessLine<'_>,
         detector: &Detector<'_>,
-        count: &mut dyn FnMut(LogOffence),
+        count: &mut dyn FnMut(&LogOffence),
     ) -> LineJudgement {
         let Subject { time, address, client } = subject;
         let mut judgement = subject.judgement(Outcome::from_status(line.status), line.is_authenticated());
@@ -254,7 +256,7 @@ impl LineJudge {
         let user_agent = user_agent.as_deref().map(Header::plain).unwrap_or_default();
         let request = Request { method: line.method, url: &url, user_agent, sec_fetch_site: line.sec_fetch_site.unwrap_or_default() };
         let detector = Detector { rules: &self.rules, ..*detector };
-        let mut count = |kind, offence| count(LogOffence { time, behind: None, service: Service::Web, kind, offence });
+        let of_line = |kind, offence| LogOffence { time, behind: None, service: Service::Web, kind, offence };
         let has_counted = match line.asked {
             Asked::Unknown => self.inline && !line.is_refused_unasked(),
             Asked::Yes => true,
@@ -265,7 +267,7 @@ impl LineJudge {
                 Judgement::Offence(offence) => {
                     judgement.outcome = judgement.outcome.as_offence();
                     let is_refused = offence.rules.iter().any(|rule| rule.mode == Mode::Enforce && rule.refuses_offence);
-                    count(OffenceKind::Request, offence);
+                    count(&of_line(OffenceKind::Request, offence));
                     if is_refused {
                         return judgement;
                     }
@@ -280,19 +282,18 @@ impl LineJudge {
                         judgement.outcome = judgement.outcome.as_offence();
                     }
                     if let Some(offence) = detector.page_probe(address, &request, &verdict) {
-                        count(OffenceKind::Request, offence);
+                        count(&of_line(OffenceKind::Request, offence));
                     }
                     return judgement;
                 }
-                Judgement::Settled { counts: true, .. } if !self.rules.request_rates().is_empty() => count(
-                    OffenceKind::Rate,
-                    Offence {
-                        address,
-                        client,
-                        rules: self.rules.request_rates().to_vec(),
-                        evidence: Evidence::new(&[b"one request of many:", request.method, request.url]),
-                    },
-                ),
+                Judgement::Settled { counts: true, .. } if !self.rules.request_rates().is_empty() => {
+                    let rates = self.rules.request_rates();
+                    let event = self.one_of_many.get_or_insert_with(|| one_of_many(rates, subject));
+                    event.time = time;
+                    (event.offence.address, event.offence.client) = (address, client);
+                    event.offence.evidence.replace(&[b"one request of many:", request.method, request.url]);
+                    count(event);
+                }
                 Judgement::Settled { .. } | Judgement::Unsaved(_) => {}
             }
         }
@@ -302,13 +303,13 @@ impl LineJudge {
             && let Judgement::Offence(offence) = detector.judge(time, address, &Event::Response { request, status }, &mut self.scratch)
         {
             judgement.outcome = Outcome::Offence;
-            count(OffenceKind::Response, offence);
+            count(&of_line(OffenceKind::Response, offence));
         }
         judgement
     }
 
     /// Judges a line of Exim's.
-    fn exim(&mut self, subject: Subject, line: &EximLine, detector: &Detector<'_>, count: &mut dyn FnMut(LogOffence)) -> LineJudgement {
+    fn exim(&mut self, subject: Subject, line: &EximLine, detector: &Detector<'_>, count: &mut dyn FnMut(&LogOffence)) -> LineJudgement {
         let Subject { time, address, client } = subject;
         let rules: Vec<Arc<Rule>> = self.exim.iter().filter(|(kind, _)| *kind == line.kind).map(|(_, rule)| Arc::clone(rule)).collect();
         let outcome = match line.kind {
@@ -319,7 +320,7 @@ impl LineJudge {
         };
         let mut judgement = subject.judgement(outcome, line.kind == EximKind::AcceptedAuthenticated);
         let detector = Detector { rules: &self.rules, ..*detector };
-        let mut count = |kind, offence| count(LogOffence { time, behind: None, service: Service::Mail, kind, offence });
+        let mut count = |kind, offence| count(&LogOffence { time, behind: None, service: Service::Mail, kind, offence });
         if detector.lists.never_banned(address).is_some() {
             judgement.spared = rules;
         } else if let Some((refusal, _)) = detector.active_refusal(time, address, client, Service::Mail) {
@@ -338,6 +339,12 @@ impl LineJudge {
         }
         judgement
     }
+}
+
+/// An event that counts under `rates`, without evidence yet.
+fn one_of_many(rates: &[Arc<Rule>], Subject { time, address, client }: Subject) -> LogOffence {
+    let offence = Offence { address, client, rules: rates.to_vec(), evidence: Evidence::new(&[]) };
+    LogOffence { time, behind: None, service: Service::Web, kind: OffenceKind::Rate, offence }
 }
 
 /// When a line's event happened, and to which client.

@@ -27,7 +27,7 @@ impl World {
         Self { policy, bans: Bans::new(10), names }
     }
 
-    fn judge(&self, line: &str, inline: bool, count: &mut dyn FnMut(LogOffence)) -> Option<LineJudgement> {
+    fn judge(&self, line: &str, inline: bool, count: &mut dyn FnMut(&LogOffence)) -> Option<LineJudgement> {
         let mut judge = LogJudge::new(self.policy.rules.rules(), &Zone::utc(), inline).unwrap();
         let detector = Detector { rules: &self.policy.rules, lists: &self.policy.lists, bans: &self.bans, prefix: Ipv6Prefix::default() };
         judge.judge(line.as_bytes(), Received::live(NOW), &detector, count)

@@ -110,12 +110,12 @@ impl Replay {
         }
         let detector = Detector::new(policy, engine.bans());
         let mut refused_by = None;
-        let mut count = |offence: LogOffence| match offence.kind {
-            OffenceKind::Rate => counts.rate(engine, &offence),
+        let mut count = |offence: &LogOffence| match offence.kind {
+            OffenceKind::Rate => counts.rate(engine, offence),
             // Only a request can be refused for its own content: a response is already on its way, and Exim has decided about its event.
-            OffenceKind::Request => refused_by = counts.offence(engine, &offence),
+            OffenceKind::Request => refused_by = counts.offence(engine, offence),
             OffenceKind::Response | OffenceKind::Mail | OffenceKind::Text => {
-                counts.offence(engine, &offence);
+                counts.offence(engine, offence);
             }
         };
         if let Some(judgement) = judge.judge(line, Received::replayed(self.now), &detector, &mut count) {

@@ -177,15 +177,22 @@ impl Evidence {
     /// Joins `parts` with spaces. Escapes everything but printable ASCII, and truncates at [`Evidence::MAX`].
     #[must_use]
     pub fn new(parts: &[&[u8]]) -> Self {
-        let mut text = Vec::with_capacity(parts.iter().map(|part| part.len() + 1).sum::<usize>().min(Self::MAX));
+        let mut evidence = Self(Vec::with_capacity(parts.iter().map(|part| part.len() + 1).sum::<usize>().min(Self::MAX)));
+        evidence.replace(parts);
+        evidence
+    }
+
+    /// Becomes what [`Evidence::new`] returns for `parts`, in the same memory.
+    pub fn replace(&mut self, parts: &[&[u8]]) {
+        let text = &mut self.0;
+        text.clear();
         for (number, part) in parts.iter().enumerate() {
             let separator: &[u8] = if number > 0 { b" " } else { b"" };
-            if !append(&mut text, separator) || !append(&mut text, part) {
+            if !append(text, separator) || !append(text, part) {
                 text.extend(b"...");
                 break;
             }
         }
-        Self(text)
     }
 
     /// Evidence from a state file or another node, which is already escaped and truncated. Any other text is escaped again.

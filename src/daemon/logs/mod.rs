@@ -134,10 +134,9 @@ impl FollowedLog {
         let policy = engine.policy();
         let Some(judge) = self.judge(&policy) else { return };
         let mut counted = false;
-        let mut count = |offence: LogOffence| {
-            let LogOffence { time, service, kind, offence, .. } = offence;
+        let mut count = |LogOffence { time, service, kind, offence, .. }: &LogOffence| {
             counted |= !matches!(kind, OffenceKind::Rate | OffenceKind::Text);
-            engine.record_offence(time.shifted(drift.saturating_neg()), &offence, service, Reply::new(|_| ()));
+            engine.record_offence(time.shifted(drift.saturating_neg()), offence, *service, Reply::new(|_| ()));
         };
         let detector = Detector::new(&policy, engine.bans());
         let wall = now.shifted(drift);
