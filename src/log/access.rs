@@ -134,7 +134,8 @@ pub fn native_with_readable_time<'a>(line: &'a [u8], zone: &mut Zone) -> Option<
 /// of Exim's message IDs, in which there are hyphens.
 #[must_use]
 pub fn may_be_native(text: &[u8]) -> bool {
-    word(text).is_some_and(|(first, _)| first.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':' | b'[' | b']')))
+    let mut word = text.iter().skip_while(|byte| **byte == b' ');
+    word.find(|byte| !(byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':' | b'[' | b']'))) == Some(&b' ')
 }
 
 fn without_client_of_no_request(line: AccessLine<'_>) -> AccessLine<'_> {

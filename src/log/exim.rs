@@ -26,6 +26,12 @@ pub struct EximLine {
     pub local_port: Option<u16>,
 }
 
+impl EximLine {
+    const fn new(kind: EximKind, client: Option<IpAddr>) -> Self {
+        Self { time: None, client, kind, local_port: None }
+    }
+}
+
 /// What Exim appends to a line that did not fit into its buffer. The true address may be in the part that was dropped.
 const OVERFLOWED: &[u8] = b"**** log string overflowed log buffer ****";
 
@@ -37,7 +43,7 @@ const OUR_MARK: &[u8] = b"strikeout";
 pub fn parse(line: &[u8], zone: &mut Zone) -> EximLine {
     match exim_time(line, zone) {
         Some((time, text)) => message(Some(time), text),
-        None => EximLine { time: None, client: None, kind: EximKind::Other, local_port: None },
+        None => OTHER,
     }
 }
 
@@ -45,9 +51,17 @@ pub fn parse(line: &[u8], zone: &mut Zone) -> EximLine {
 #[must_use]
 pub fn message(time: Option<Time>, text: &[u8]) -> EximLine {
     let text = without_id(without_pid(without_program(text.trim_ascii_end())));
-    let (kind, client) = parse_text(text);
-    let local_port = if kind == EximKind::Connection { local_port(text) } else { None };
-    EximLine { time, client: client.filter(|_| !text.ends_with(OVERFLOWED)), kind, local_port }
+    // Nothing borrows `line`, so the compiler writes it where the caller wants it. A copy would stall the processor for longer than most
+    // lines take: it has just written the address in parts, and would read it whole.
+    let mut line = parse_text(text);
+    line.time = time;
+    if matches!(line.kind, EximKind::Connection) {
+        line.local_port = local_port(text);
+    }
+    if matches!(line.client, Some(_)) && text.ends_with(OVERFLOWED) {
+        line.client = None;
+    }
+    line
 }
 
 /// Strips `mx1 exim[29786]: `, which a syslog daemon may put behind a time of its own. No text of the client's comes this early.
@@ -83,7 +97,8 @@ fn without_id(text: &[u8]) -> &[u8] {
     text
 }
 
-fn parse_text(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+/// The kind and the client of a line, without its time.
+fn parse_text(text: &[u8]) -> EximLine {
     // The most frequent prefixes first. Each test compares a few bytes, so lines about no client, most of a log, end here at once.
     if let Some(rest) = text.strip_prefix(b"H=") {
         rejected(rest)
@@ -120,15 +135,15 @@ fn parse_text(text: &[u8]) -> (EximKind, Option<IpAddr>) {
 }
 
 /// A line that blames nobody.
-const OTHER: (EximKind, Option<IpAddr>) = (EximKind::Other, None);
+const OTHER: EximLine = EximLine::new(EximKind::Other, None);
 
 /// A host behind `words`, which are all Exim's own.
-fn after(text: &[u8], words: &[u8], kind: EximKind, follows: impl Fn(&[u8]) -> bool) -> (EximKind, Option<IpAddr>) {
+fn after(text: &[u8], words: &[u8], kind: EximKind, follows: impl Fn(&[u8]) -> bool) -> EximLine {
     text.strip_prefix(words).map_or(OTHER, |host| host_address(host, follows).into_kind(|_| kind))
 }
 
 /// What follows `rejected ` at the start of a line: a HELO that was not accepted, or a MAIL command.
-fn rejected_command(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+fn rejected_command(text: &[u8]) -> EximLine {
     if let Some(rest) = text.strip_prefix(b"\"") {
         helo_not_verified(rest)
     } else if let Some(rest) = text.strip_prefix(b"MAIL FROM:<") {
@@ -145,13 +160,13 @@ fn rejected_command(text: &[u8]) -> (EximKind, Option<IpAddr>) {
 }
 
 /// `EHLO name" from H`: `helo_verify_hosts` asks for a HELO that belongs to the client.
-fn helo_not_verified(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+fn helo_not_verified(text: &[u8]) -> EximLine {
     let is_helo = text.starts_with(b"EHLO ") || text.starts_with(b"HELO ");
     if is_helo { behind(text, b"\" from ", <[u8]>::is_empty).into_kind(|_| EximKind::RejectedHelo) } else { OTHER }
 }
 
 /// `plain authenticator failed for H: 535 Incorrect authentication data (set_id=login)`.
-fn authenticator(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+fn authenticator(text: &[u8]) -> EximLine {
     let failed =
         memchr::memchr(b' ', text).and_then(|name| text.get(name..)).and_then(|rest| rest.strip_prefix(b" authenticator failed for "));
     let Some(host) = failed else { return OTHER };
@@ -160,18 +175,18 @@ fn authenticator(text: &[u8]) -> (EximKind, Option<IpAddr>) {
 }
 
 /// `Connection from [IP] refused: …`. Exim's daemon writes it before the client has sent anything: the whole line is Exim's own.
-fn refused(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+fn refused(text: &[u8]) -> EximLine {
     let Some((client, tail)) = address(text) else { return OTHER };
     match without_interface(tail) {
-        b" refused: too many connections" => (EximKind::ConnectionRefusedGlobal, Some(client)),
-        b" refused: too many connections from that IP address" => (EximKind::ConnectionRefusedPerHost, Some(client)),
-        tail if tail.starts_with(b" refused: load average = ") => (EximKind::LoadRefused, Some(client)),
+        b" refused: too many connections" => EximLine::new(EximKind::ConnectionRefusedGlobal, Some(client)),
+        b" refused: too many connections from that IP address" => EximLine::new(EximKind::ConnectionRefusedPerHost, Some(client)),
+        tail if tail.starts_with(b" refused: load average = ") => EximLine::new(EximKind::LoadRefused, Some(client)),
         _ => OTHER,
     }
 }
 
 /// What follows `SMTP `.
-fn smtp(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+fn smtp(text: &[u8]) -> EximLine {
     if let Some(host) = text.strip_prefix(b"call from ") {
         return host_address(host, |tail| too_many(tail).is_some()).into_kind(|tail| too_many(tail).unwrap_or(EximKind::Other));
     }
@@ -187,7 +202,7 @@ fn smtp(text: &[u8]) -> (EximKind, Option<IpAddr>) {
     if let Some((client, tail)) = text.strip_prefix(b"connection from ").and_then(address)
         && without_interface(tail).starts_with(b" (TCP/IP connection count = ")
     {
-        return (EximKind::Connection, Some(client));
+        return EximLine::new(EximKind::Connection, Some(client));
     }
     let some_message = |tail: &[u8]| tail.starts_with(b" ");
     if let Some(rest) = text.strip_prefix(b"syntax error in \"") {
@@ -216,7 +231,7 @@ fn too_many(text: &[u8]) -> Option<EximKind> {
 /// What follows `H=` at the start of a line: `(helo) [IP] F=<sender> rejected RCPT <recipient>: message`.
 ///
 /// Lines about hosts to which Exim connects also start with `H=`, but none of them continues like this after the address.
-fn rejected(text: &[u8]) -> (EximKind, Option<IpAddr>) {
+fn rejected(text: &[u8]) -> EximLine {
     let last = memmem::rfind(text, b" rejected ");
     let has_rejected = |tail: &[u8]| last.is_some_and(|last| last + tail.len() >= text.len());
     let is_rejected = |tail: &[u8]| starts_with_any(tail, &BEFORE_REJECTED) && has_rejected(tail);
@@ -282,8 +297,8 @@ fn is_our_answer(text: &[u8]) -> bool {
 }
 
 /// What follows `<= `: `sender H=… P=esmtpsa A=plain:login S=…`.
-fn accepted(text: &[u8]) -> (EximKind, Option<IpAddr>) {
-    let blame = behind(text, b" H=", |tail| starts_with_any(tail, &[b" P=", b" X=", b" U=", b" L "]));
+fn accepted(text: &[u8]) -> EximLine {
+    let blame = behind(text, b" H=", |tail| matches!(tail, [b' ', b'P' | b'X' | b'U', b'=', ..] | [b' ', b'L', b' ', ..]));
     blame.into_kind(|tail| if memmem::find(tail, b" A=").is_some() { EximKind::AcceptedAuthenticated } else { EximKind::Accepted })
 }
 
@@ -326,11 +341,11 @@ impl<'a> Blame<'a> {
     }
 
     /// The address, and the kind that `kind` returns for the text behind it.
-    fn into_kind(self, kind: impl FnOnce(&'a [u8]) -> EximKind) -> (EximKind, Option<IpAddr>) {
+    fn into_kind(self, kind: impl FnOnce(&'a [u8]) -> EximKind) -> EximLine {
         match self {
-            Self::One(client, tail) => (kind(tail), Some(client)),
+            Self::One(client, tail) => EximLine::new(kind(tail), Some(client)),
             Self::Nobody | Self::Unexplained(..) => OTHER,
-            Self::Several => (EximKind::Ambiguous, None),
+            Self::Several => EximLine::new(EximKind::Ambiguous, None),
         }
     }
 }

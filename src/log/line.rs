@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::access::{self, AccessLine};
 use super::exim::{self, EximLine};
 use super::syslog;
-use super::time::Zone;
+use super::time::{Zone, exim as exim_time};
 use crate::event::Service;
 use crate::event::exim_kind::EximKind;
 use crate::time::Time;
@@ -102,13 +102,17 @@ impl LineParser {
     #[must_use]
     pub fn parse<'a>(&mut self, line: &'a [u8]) -> LogLine<'a> {
         if is_exim(line) {
-            let parsed = self.reads_exim.then(|| exim::parse(line, &mut self.zone));
             // Squid can be told to write such a time as well.
-            let is_other = parsed.is_none_or(|line| line.kind == EximKind::Other);
-            if is_other && let Some(line) = self.access(|zone| squids_with_iso_time(line, zone)) {
-                return line;
+            if self.reads_access && may_be_squids(line) {
+                let parsed = self.reads_exim.then(|| exim::parse(line, &mut self.zone));
+                if parsed.is_none_or(|line| line.kind == EximKind::Other)
+                    && let Some(line) = access::native_with_readable_time(line, &mut self.zone)
+                {
+                    return LogLine::Access(line);
+                }
+                return parsed.map_or(LogLine::Unknown, LogLine::Exim);
             }
-            return parsed.map_or(LogLine::Unknown, LogLine::Exim);
+            return if self.reads_exim { exims(line, &mut self.zone) } else { LogLine::Unknown };
         }
         let parsed = match syslog::header(line, &mut self.zone) {
             Some(header) if is_exims_program(header.program) => {
@@ -134,15 +138,25 @@ fn is_exim(line: &[u8]) -> bool {
     matches!(line, [b'0'..=b'9', _, _, _, b'-', _, _, b'-', _, _, b' ', ..])
 }
 
-/// A line of Squid's native format whose time is written as Exim writes it.
-fn squids_with_iso_time<'a>(line: &'a [u8], zone: &mut Zone) -> Option<AccessLine<'a>> {
-    // Behind `2026-11-23 01:02:03`, most lines of Exim's have a message ID or a word: they end here, before anything is parsed.
-    let behind = line.get(19..)?;
-    let has_more_time = !matches!(behind, [b' ', next, ..] if !matches!(next, b'+' | b'-'));
-    if !has_more_time && !access::may_be_native(behind) {
-        return None;
+/// A line of Exim's.
+fn exims<'a>(line: &[u8], zone: &mut Zone) -> LogLine<'a> {
+    // By itself, so that the compiler writes the result where the caller wants it; see `exim::message`.
+    #[inline(never)]
+    fn behind_time<'a>(time: Time, text: &[u8]) -> LogLine<'a> {
+        LogLine::Exim(exim::message(Some(time), text))
     }
-    access::native_with_readable_time(line, zone)
+    match exim_time(line, zone) {
+        Some((time, text)) => behind_time(time, text),
+        None => LogLine::Exim(exim::parse(b"", zone)),
+    }
+}
+
+/// Whether a line that starts with Exim's time may be of Squid's native format all the same.
+fn may_be_squids(line: &[u8]) -> bool {
+    // Behind `2026-11-23 01:02:03`, most lines of Exim's have a message ID or a word: they end here, before anything is parsed.
+    let Some(behind) = line.get(19..) else { return false };
+    let has_more_time = !matches!(behind, [b' ', next, ..] if !matches!(next, b'+' | b'-'));
+    has_more_time || access::may_be_native(behind)
 }
 
 /// Whether syslog lines of this program are Exim's. Those of others may start with a client's text that looks like Exim's.

@@ -16,11 +16,13 @@ pub struct Zone {
     latest: Option<Time>,
     /// Whether a time was converted since [`Zone::take_is_used`].
     is_used: bool,
+    /// The date that was last read, `2026-11-23`, and its days since 1970: nearly every line is of the same day as the one before.
+    date: ([u8; 10], i64),
 }
 
 impl Zone {
     fn of(rules: TimeZone) -> Self {
-        Self { rules, cached: None, latest: None, is_used: false }
+        Self { rules, cached: None, latest: None, is_used: false, date: (*b"1970-01-01", 0) }
     }
 
     /// The zone that is always `seconds` east of UTC; none for more than 26 hours.
@@ -104,6 +106,15 @@ impl Zone {
             .filter_map(|year| Some(days_of_year(year)? * DAY + seconds_of_day))
             .find(|local| *local <= latest + DAY)?;
         self.utc_time(latest_local, 0)
+    }
+
+    /// Days from 1970-01-01 to a date such as `2026-11-23`.
+    fn days_of(&mut self, date: &[u8; 10]) -> Option<i64> {
+        if self.date.0 != *date {
+            let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = *date else { return None };
+            self.date = (*date, days(number(&[y1, y2, y3, y4])?, number(&[m1, m2])?, number(&[d1, d2])?)?);
+        }
+        Some(self.date.1)
     }
 
     /// Whether a time without an offset was converted since this was last asked.
@@ -197,9 +208,8 @@ pub(super) fn offset(sign: u8, hours: &[u8], minutes: &[u8]) -> Option<i64> {
 #[must_use]
 pub fn exim<'a>(line: &'a [u8], zone: &mut Zone) -> Option<(Time, &'a [u8])> {
     let (date, rest) = line.split_first_chunk::<19>()?;
-    let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b' ', h1, h2, b':', i1, i2, b':', s1, s2] = *date else { return None };
-    let days = days(number(&[y1, y2, y3, y4])?, number(&[m1, m2])?, number(&[d1, d2])?)?;
-    let local = days * 86_400 + clock(&[h1, h2], &[i1, i2], &[s1, s2])?;
+    let (day, &[b' ', h1, h2, b':', i1, i2, b':', s1, s2]) = date.split_first_chunk()? else { return None };
+    let local = zone.days_of(day)? * 86_400 + clock(&[h1, h2], &[i1, i2], &[s1, s2])?;
     let (millis, rest) = match rest {
         [b'.', a, b, c, rest @ ..] => (u64::try_from(number(&[*a, *b, *c])?).ok()?, rest),
         _ => (0, rest),
