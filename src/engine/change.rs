@@ -1,5 +1,6 @@
 //! Changes of the bans, as the journal and the observers receive them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -50,6 +51,13 @@ pub struct BanRecord {
     pub evidence: Evidence,
     /// The node that made it; empty for this one.
     pub node: Arc<str>,
+}
+
+/// Runs a callback of another module, whose panic must stop nothing else. `caller` is named in the log.
+pub fn contain_panic(caller: &str, callback: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(callback)).is_err() {
+        log::error!("a callback of {caller} panicked");
+    }
 }
 
 /// Called once a change is saved, or saving has failed.

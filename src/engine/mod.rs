@@ -16,7 +16,7 @@ mod records;
 pub mod reply;
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -33,11 +33,12 @@ use crate::rule_id::{RuleId, RuleNames};
 use crate::table::{Ban, Bans, Strikes};
 use crate::time::Time;
 use ban_log::BanLog;
-pub use change::{BanRecord, Change, Journal, OnPersisted, Persisted};
+pub use change::{BanRecord, Change, Journal, OnPersisted, Persisted, contain_panic};
 use client_locks::ClientLocks;
 pub use completion::{Abandoned, Applied, Completion};
 use deadline::{DISK_LIMIT, Deadlines};
 use false_positives::FalsePositives;
+use publish::DiskProgress;
 pub use records::EarlierBans;
 
 /// Maximum number of bans of rules in shadow mode.
@@ -67,8 +68,7 @@ pub struct Engine {
     records: Mutex<LruCache<Client, BanRecord, RandomState>>,
     journal: OnceLock<Box<dyn Journal>>,
     deadlines: Deadlines,
-    /// Whether an answer's time limit passed before its ban was saved, and nothing has been saved since.
-    disk_stalls: AtomicBool,
+    disk: DiskProgress,
     observers: RwLock<Vec<Observer>>,
     strike_observer: OnceLock<StrikeObserver>,
     stats: EngineStats,
@@ -113,7 +113,7 @@ impl Engine {
             records: Mutex::new(LruCache::with_hasher(MAX_RECORDS, RandomState::new())),
             journal: OnceLock::new(),
             deadlines: Deadlines::start(DISK_LIMIT)?,
-            disk_stalls: AtomicBool::new(false),
+            disk: DiskProgress::default(),
             observers: RwLock::default(),
             strike_observer: OnceLock::new(),
             stats: EngineStats::default(),
@@ -182,7 +182,8 @@ impl Engine {
         let _ = self.journal.set(journal);
     }
 
-    /// Calls `observer` with every change from now on, once it is saved. It must not block or change the table.
+    /// Calls `observer` with every change from now on: once it is saved, or once the disk has been too slow for its
+    /// answer. It must not block or change the table.
     pub fn observe(&self, observer: impl Fn(&Change) + Send + Sync + 'static) {
         self.observers.write().push(Box::new(observer));
     }

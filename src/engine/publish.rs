@@ -2,12 +2,12 @@
 //! saved in time is published and answered all the same.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use super::reply::Reply;
-use super::{BanRecord, Change, Engine, Persisted};
+use super::{BanRecord, Change, Engine, Persisted, contain_panic};
 use crate::verdict::Verdict;
 
 /// Number of answers sent before their ban was saved for each warning in the log.
@@ -21,6 +21,36 @@ pub(super) struct Publication {
     change: Change,
     /// Held while observers are told, so that a later change saved meanwhile does not overtake this one.
     is_published: Mutex<bool>,
+}
+
+/// Whether the disk stalls: an answer's time limit has passed, and nothing has been saved since the answer began to wait.
+#[derive(Debug, Default)]
+pub(super) struct DiskProgress {
+    /// Number of times that the journal said something is saved.
+    saved: AtomicU64,
+    /// One more than `saved` was when the last answer whose time limit passed began to wait; 0 if there is none.
+    stalled_at: AtomicU64,
+}
+
+impl DiskProgress {
+    fn saved(&self) -> u64 {
+        self.saved.load(Ordering::Relaxed)
+    }
+
+    fn acknowledge(&self, persisted: &Persisted) {
+        // A change that the journal's full queue turns away says nothing about the disk.
+        if *persisted == Persisted::Yes {
+            self.saved.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn nothing_saved_since(&self, saved: u64) {
+        self.stalled_at.store(saved + 1, Ordering::Relaxed);
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.stalled_at.load(Ordering::Relaxed) == self.saved() + 1
+    }
 }
 
 impl Publication {
@@ -42,14 +72,14 @@ impl Engine {
     /// answered unsaved already.
     pub fn when_persisted(self: &Arc<Self>, verdict: Verdict, reply: Reply) {
         let Some(journal) = self.journal.get() else { return reply.send(verdict) };
-        if self.disk_stalls.load(Ordering::Relaxed) {
+        if self.disk.is_stalled() {
             self.count_unsaved_answer();
             return reply.send(verdict);
         }
         let held = self.deadlines.hold(reply, self.answer_unsaved(verdict.clone()));
         let engine = Arc::clone(self);
-        journal.flush(Box::new(move |_| {
-            engine.disk_stalls.store(false, Ordering::Relaxed);
+        journal.flush(Box::new(move |persisted| {
+            engine.disk.acknowledge(&persisted);
             held.settle(verdict);
         }));
     }
@@ -102,7 +132,7 @@ impl Engine {
         journal.persist(
             publication.change.clone(),
             Box::new(move |persisted| {
-                engine.disk_stalls.store(false, Ordering::Relaxed);
+                engine.disk.acknowledge(&persisted);
                 match &publication.change {
                     Change::Banned(record) if persisted == Persisted::Yes => engine.bans.mark_saved(record.client, record.until),
                     // A ban made since may have been marked as saved by the same `until`, and the unban removed it from the disk.
@@ -132,15 +162,17 @@ impl Engine {
 
     pub(super) fn notify_observers(&self, change: &Change) {
         for observer in self.observers.read().iter() {
-            observer(change);
+            // A fault of one must neither keep the change from the others nor turn the refusal that follows into an answer that serves.
+            contain_panic("the table", || observer(change));
         }
     }
 
     /// Sends the verdict on a query whose time limit passed before the ban was saved: the client is refused anyway.
     fn answer_unsaved(self: &Arc<Self>, verdict: Verdict) -> impl FnOnce(Reply) + Send + 'static {
         let engine = Arc::clone(self);
+        let saved = engine.disk.saved();
         move |reply| {
-            engine.disk_stalls.store(true, Ordering::Relaxed);
+            engine.disk.nothing_saved_since(saved);
             engine.count_unsaved_answer();
             reply.send(verdict);
         }

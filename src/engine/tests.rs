@@ -231,11 +231,23 @@ fn while_the_disk_stalls_the_queries_of_a_client_that_was_refused_do_not_wait() 
         assert_eq!(reason(&ask(&engine, at(1), "192.0.2.1", &get("/"))), Some(DenyReason::Banned));
         journal.0.lock().len() > before
     };
-    assert_eq!(reason(&ask(&engine, at(0), "192.0.2.1", &get("/w00tw00t"))), Some(DenyReason::Struck));
-    assert!(!waits(), "the ban was answered unsaved");
+    for client in ["192.0.2.2", "192.0.2.1"] {
+        assert_eq!(reason(&ask(&engine, at(0), client, &get("/w00tw00t"))), Some(DenyReason::Struck));
+    }
+    assert!(!waits(), "its ban was answered unsaved");
     let on_persisted = journal.0.lock().remove(0);
-    on_persisted(Persisted::No("full".into()));
-    assert!(waits(), "the disk takes part again");
+    on_persisted(Persisted::Yes);
+    assert!(waits(), "the disk has saved another ban meanwhile");
+}
+
+#[test]
+fn a_panic_in_one_observer_keeps_a_ban_neither_from_the_others_nor_from_its_answer() {
+    let engine = engine("");
+    let (sender, observed) = channel();
+    engine.observe(|_| panic!("a fault of the hook"));
+    engine.observe(move |_| sender.send(()).unwrap());
+    assert_eq!(reason(&ask(&engine, at(0), "192.0.2.1", &get("/w00tw00t"))), Some(DenyReason::Struck));
+    assert_eq!(observed.try_iter().count(), 1);
 }
 
 #[test]

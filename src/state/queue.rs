@@ -1,6 +1,5 @@
 //! What the writer's handle and its thread share: requests, their acknowledgements, and the thread's status.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Instant;
@@ -8,7 +7,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::{StoredStrikes, WriteItem, WriterEvent};
-use crate::engine::{OnPersisted, Persisted};
+use crate::engine::{OnPersisted, Persisted, contain_panic};
 
 /// The callback of one request. It is called exactly once: if it is dropped, it reports that the request was not saved.
 pub(super) struct Acknowledgement(Option<OnPersisted>);
@@ -20,7 +19,7 @@ impl Acknowledgement {
 
     pub(super) fn send(mut self, persisted: Persisted) {
         if let Some(on_persisted) = self.0.take() {
-            contain_panic(|| on_persisted(persisted));
+            contain_panic("the state file's writer", || on_persisted(persisted));
         }
     }
 }
@@ -28,7 +27,9 @@ impl Acknowledgement {
 impl Drop for Acknowledgement {
     fn drop(&mut self) {
         if let Some(on_persisted) = self.0.take() {
-            contain_panic(|| on_persisted(Persisted::No(String::from("the writer of the state file has ended"))));
+            contain_panic("the state file's writer", || {
+                on_persisted(Persisted::No(String::from("the writer of the state file has ended")))
+            });
         }
     }
 }
@@ -74,13 +75,6 @@ impl EventPublisher {
     }
 
     pub(super) fn publish(&mut self, event: WriterEvent) {
-        contain_panic(|| (self.0)(event));
-    }
-}
-
-/// Runs a callback of another module, whose panic must not end the writer.
-fn contain_panic(callback: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(callback)).is_err() {
-        log::error!("a callback of the state file's writer panicked");
+        contain_panic("the state file's writer", || (self.0)(event));
     }
 }

@@ -15,7 +15,7 @@ pub use from_daemon::{FromDaemon, List, verdict};
 pub use from_subscriber::FromSubscriber;
 pub use rule_line::RuleLine;
 
-/// The version of the protocol that this program speaks.
+/// The version of the protocol that this program speaks. Raised by the first change after a release.
 pub const VERSION: u32 = 1;
 
 /// A line that is not part of the protocol.

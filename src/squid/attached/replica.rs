@@ -320,7 +320,7 @@ impl Backend for Replica {
     }
 
     fn when_persisted(&self, verdict: Verdict, reply: Reply) {
-        // The daemon only sends bans that are saved.
+        // A ban that comes from the daemon is saved, or was answered before it could be.
         reply.send(verdict);
     }
 
