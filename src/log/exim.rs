@@ -58,7 +58,7 @@ pub fn message(time: Option<Time>, text: &[u8]) -> EximLine {
     if matches!(line.kind, EximKind::Connection) {
         line.local_port = local_port(text);
     }
-    if matches!(line.client, Some(_)) && text.ends_with(OVERFLOWED) {
+    if matches!(text, [.., b'*']) && text.ends_with(OVERFLOWED) {
         line.client = None;
     }
     line
