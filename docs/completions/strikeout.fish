@@ -101,7 +101,7 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l json -d 'Pr
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l config -d 'The configuration to try. [default: /etc/strikeout/strikeout.toml, if it exists]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l html -d 'Write the report to FILE as a self-contained HTML page with plots' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l zone -d 'The time zone of times without an offset in all logs, such as Europe/Berlin or +05:30. [default: that of the [[log]] with this path, of which a rotated log has the name, else this machine\'s]' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l zone -d 'The time zone of times without an offset in all logs, such as Europe/Berlin or +05:30. [default: that of the [[log]] with this path, of which a rotated log has the name, else this machine\'s; it must be given for a copy that may belong to logs of different zones]' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l json -d 'Write the report as JSON to standard output'
 complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and not __fish_seen_subcommand_from fail2ban help" -s h -l help -d 'Print help'

@@ -36,7 +36,7 @@ impl LogConfig {
     }
 
     /// The configured logs to which a file belongs: those at its path (`mainlog.2.gz` counts as `mainlog`), or if there are none, those with its
-    /// name, as of a copy.
+    /// name, as of a copy. The longest name counts: `mail.log.exim` is no rotated `mail.log` if there is a log of that name.
     #[must_use]
     pub fn named_like<'a>(file: &Path, configured: &'a [Self]) -> Vec<&'a Self> {
         let is_like = |whole: &[u8], log: &[u8]| {
@@ -47,7 +47,9 @@ impl LogConfig {
         let file = std::path::absolute(file).unwrap_or_else(|_| file.into());
         let has_its_name: Vec<&Self> = configured.iter().filter(|log| is_like(&name(&file), &name(&log.path))).collect();
         let in_its_folder: Vec<&Self> = has_its_name.iter().copied().filter(|log| log.path.parent() == file.parent()).collect();
-        if in_its_folder.is_empty() { has_its_name } else { in_its_folder }
+        let like = if in_its_folder.is_empty() { has_its_name } else { in_its_folder };
+        let longest = like.iter().map(|log| name(&log.path).len()).max();
+        like.into_iter().filter(|log| Some(name(&log.path).len()) == longest).collect()
     }
 }
 
@@ -143,6 +145,25 @@ mod tests {
         assert_eq!(like("/root/access.log"), "/var/log/squid/access.log /var/log/nginx/access.log");
         for other in ["/var/log/exim4/mainlogger", "/var/log/exim4/rejectlog", "/var/log/exim4", "-", ""] {
             assert_eq!(like(other), "", "{other}");
+        }
+    }
+
+    #[test]
+    fn of_two_logs_whose_names_a_file_has_the_one_with_the_longer_name_is_its() {
+        let log = |path: &str| LogConfig { path: path.into(), rules: None, inline: false, optional: false, zone: None };
+        for paths in [["/var/log/mail.log", "/var/log/mail.log.exim"], ["/var/log/mail.log.exim", "/var/log/mail.log"]] {
+            let configured = paths.map(log);
+            for (file, expected) in [
+                ("/var/log/mail.log", "/var/log/mail.log"),
+                ("/var/log/mail.log.1", "/var/log/mail.log"),
+                ("/var/log/mail.log.exim", "/var/log/mail.log.exim"),
+                ("/var/log/mail.log.exim.2.gz", "/var/log/mail.log.exim"),
+                ("/root/mail.log.exim", "/var/log/mail.log.exim"),
+                ("/root/mail.log-20261123", "/var/log/mail.log"),
+            ] {
+                let like: Vec<_> = LogConfig::named_like(Path::new(file), &configured).iter().map(|log| log.path.clone()).collect();
+                assert_eq!(like, [PathBuf::from(expected)], "{file}");
+            }
         }
     }
 }

@@ -38,7 +38,7 @@ pub struct ReplayArguments {
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
     /// The time zone of times without an offset in all logs, such as Europe/Berlin or +05:30. [default: that of the [[log]] with this path,
-    /// of which a rotated log has the name, else this machine's]
+    /// of which a rotated log has the name, else this machine's; it must be given for a copy that may belong to logs of different zones]
     #[arg(long, value_name = "ZONE", allow_hyphen_values = true)]
     pub zone: Option<String>,
     /// The logs: plain, .gz or .zst, in any order. "-" is standard input.
@@ -74,7 +74,7 @@ pub fn run_with(args: &ReplayArguments, output: &mut dyn Write, errors: &mut dyn
     config.lists.set_own(OwnAddresses::read().unwrap_or_default());
     let zone = args.zone.as_deref().map(Zone::parse).transpose().map_err(anyhow::Error::msg)?;
     let now = Clock::start().now();
-    let zones: Vec<Zone> = args.logs.iter().map(|log| zone_of(log, zone.as_ref(), &config.logs, now)).collect();
+    let zones: Vec<Zone> = args.logs.iter().map(|log| zone_of(log, zone.as_ref(), &config.logs, now)).collect::<anyhow::Result<_>>()?;
     let mut sources = args.logs.iter().map(|log| LogSource::open(log)).collect::<Result<Vec<_>, _>>()?;
     let info = RunInfo { config: config_name(args.config.as_deref()), false_ban_share: config.false_ban_share, seconds: 0.0 };
     let mut replay = Replay::new(config, names, &args.logs, &zones).context("cannot replay")?;
@@ -110,11 +110,33 @@ pub fn run_with(args: &ReplayArguments, output: &mut dyn Write, errors: &mut dyn
 }
 
 /// The zone of the local times in a log: the one that was asked for, or that of the `[[log]]` to which it belongs.
-fn zone_of(log: &Path, asked_for: Option<&Zone>, configured: &[LogConfig], now: Time) -> Zone {
-    let configured = || LogConfig::named_like(log, configured).first().map(|configured| configured.zone());
-    let mut zone = asked_for.cloned().or_else(configured).unwrap_or_else(Zone::of_this_machine);
+///
+/// # Errors
+/// It may belong to several logs, which have different zones.
+fn zone_of(log: &Path, asked_for: Option<&Zone>, configured: &[LogConfig], now: Time) -> anyhow::Result<Zone> {
+    let mut zone = match asked_for {
+        Some(zone) => zone.clone(),
+        None => configured_zone(log, &LogConfig::named_like(log, configured))?,
+    };
     zone.set_latest(now);
-    zone
+    Ok(zone)
+}
+
+/// The zone that all of the logs have to which a file may belong; without any, this machine's.
+fn configured_zone(log: &Path, like: &[&LogConfig]) -> anyhow::Result<Zone> {
+    let Some(one) = like.first() else { return Ok(Zone::of_this_machine()) };
+    if let Some(other) = like.iter().find(|other| other.zone != one.zone) {
+        let zone = |log: &LogConfig| log.zone.clone().unwrap_or_else(|| "this machine's".into());
+        anyhow::bail!(
+            "{}: found the name of {} (zone: {}) and of {} (zone: {}), expected --zone or the log's own path",
+            log.display(),
+            one.path.display(),
+            zone(one),
+            other.path.display(),
+            zone(other)
+        );
+    }
+    Ok(one.zone())
 }
 
 fn config_name(file: Option<&Path>) -> String {

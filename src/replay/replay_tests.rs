@@ -215,6 +215,30 @@ fn local_times_are_in_the_zone_of_their_log_or_in_the_one_that_is_asked_for() {
 }
 
 #[test]
+fn a_copy_that_may_belong_to_logs_of_different_zones_needs_a_zone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("mainlog"), "").unwrap();
+    let fails = |zones: [&str; 2], asked_for: Option<&str>| {
+        let log = |(folder, zone)| format!("[[log]]\npath = '/nowhere/{folder}/mainlog'\nrules = ['exim-per-host']\n{zone}\n");
+        std::fs::write(path("strikeout.toml"), ["a", "b"].into_iter().zip(zones).map(log).collect::<String>()).unwrap();
+        let args = ReplayArguments {
+            config: Some(path("strikeout.toml")),
+            json: true,
+            html: None,
+            zone: asked_for.map(Into::into),
+            logs: vec![path("mainlog")],
+        };
+        run_with(&args, &mut Vec::new(), &mut Vec::new()).err().map(|error| error.to_string())
+    };
+    let error = fails(["zone = 'UTC'", ""], None).unwrap();
+    let expected = "found the name of /nowhere/a/mainlog (zone: UTC) and of /nowhere/b/mainlog (zone: this machine's), expected --zone or the log's own path";
+    assert!(error.ends_with(expected), "{error}");
+    assert_eq!(fails(["zone = 'UTC'", ""], Some("UTC")), None);
+    assert_eq!(fails(["zone = '+05:30'"; 2], None), None);
+}
+
+#[test]
 fn an_error_names_the_file_or_option_that_cannot_be_used() {
     let world = World::new("[table]\nclients = 0").log("access.log", &[]);
     let config = world.folder.path().join("strikeout.toml");
