@@ -187,7 +187,7 @@ impl Receiver {
         }
     }
 
-    /// Removes the bans of what another node unbanned. A ban of another node always follows, because Redis's messages come in the order of its decisions. An own
+    /// Removes the ban of a target that another node unbanned. A ban of another node always follows, because Redis's messages come in the order of its decisions. An own
     /// ban stays if it was made after the unban, as it does in Redis; an own unban does not touch it, because that took effect when it was made.
     fn unban(&self, engine: &Arc<Engine>, is_own_unban: bool, at: Time, scope: Scope, target: IpNet) {
         let (now, at) = (self.local.clock.now(), self.local.to_local(at));
