@@ -152,6 +152,17 @@ fn only_an_incident_rule_can_be_reported() {
 }
 
 #[test]
+fn how_many_bans_have_no_line_in_the_log_is_told_at_the_end() {
+    let stage = Stage::new();
+    let daemon = Daemon::start_on(&stage, "", INCIDENT);
+    let lines: String = (0..103).map(|number| format!("strike 203.0.113.{number} helo\n").repeat(2)).collect();
+    assert_eq!(daemon.ask(&lines).matches("defer rule=helo").count(), 103);
+    assert!(daemon.end(Signal::TERM).success());
+    let log = fs::read_to_string(stage.path("log")).unwrap();
+    assert!(log.matches(" banned 203.0.113.").count() == 100 && log.contains(" banned 3 more: helo 3\n"), "{log}");
+}
+
+#[test]
 fn too_many_reported_strikes_get_errors_and_others_are_served() {
     let daemon = Daemon::start("[[rule]]\nname = 'helo'\nevent = 'incident'\nmaxretry = 1000000\n");
     let lines: String = (0..4000).map(|number| format!("strike 203.0.{}.{} helo\n", number / 250, number % 250)).collect();

@@ -30,6 +30,17 @@ fn without_concurrency_answers_have_no_channel_id() {
 }
 
 #[test]
+fn how_many_bans_have_no_line_in_the_log_is_told_at_the_end() {
+    let mut helper = SquidHelper::embedded();
+    for client in 0..103 {
+        assert!(is_ban(&helper.ask(&probe(&format!("203.0.113.{client}")))));
+    }
+    let (_, log) = helper.close();
+    assert_eq!(log.matches(" banned 203.0.113.").count(), 100, "{log}");
+    assert!(log.contains("info: banned 3 more: w00tw00t 3"), "{log}");
+}
+
+#[test]
 fn with_concurrency_each_answer_has_its_channel_id() {
     let mut helper = SquidHelper::embedded();
     helper.send(format!("1 203.0.113.9 GET http://example.test/ curl - -\n2 {}\n3 203.0.113.9 -\n", probe("198.51.100.1")).as_bytes());

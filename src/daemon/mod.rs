@@ -150,6 +150,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
         persistence.save_positions();
         persistence.state.finish(clock.now(), LAST_SAVE);
     }
+    engine.finish_log();
     log::info!("ended");
     ended
 }

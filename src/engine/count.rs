@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
@@ -141,12 +140,12 @@ impl Engine {
         if rule.mode == Mode::Shadow {
             self.shadow_bans.ban(offence.client, rule.scope, Ban { until: record.until, rule: rule.id, saved: true }, now);
             self.stats.shadow_bans.fetch_add(1, Ordering::Relaxed);
-            if self.logs.shadow.lock().has_room(Instant::now(), rule.id) {
+            if self.logs.shadow.lock().has_room(rule.id) {
                 log::info!("shadow: would ban {}", text());
             }
         } else {
             self.insert_ban(now, rule, &record);
-            if self.logs.made.lock().has_room(Instant::now(), rule.id) {
+            if self.logs.made.lock().has_room(rule.id) {
                 log::info!("banned {}", text());
             }
         }
@@ -163,7 +162,7 @@ impl Engine {
         let record = self.new_record(now, rule, offence, Counter::new(last, count));
         let _lock = self.client_locks.lock(&offence.client);
         self.insert_ban(now, rule, &record);
-        if self.logs.made.lock().has_room(Instant::now(), rule.id) {
+        if self.logs.made.lock().has_room(rule.id) {
             log::info!(
                 "banned {} by rule {} ({count} on all machines in {}): {}",
                 offence.client,

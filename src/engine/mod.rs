@@ -18,7 +18,6 @@ pub mod reply;
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use ahash::RandomState;
 use lru::LruCache;
@@ -194,19 +193,27 @@ impl Engine {
         let _ = self.strike_observer.set(Box::new(observer));
     }
 
-    /// Drops expired bans, banned networks and strikes. To be called about once a second.
-    pub fn sweep(&self, now: Time) {
-        let moment = Instant::now();
-        self.bans.sweep(now, |client, rule| {
-            if self.logs.ended.lock().has_room(moment, rule) {
-                log::info!("ban of {client} by rule {} has ended", self.names.name(rule));
-            }
-        });
+    /// Logs how many lines about bans were left out lately. To be called when the process ends.
+    pub fn finish_log(&self) {
+        self.log_summaries(|log| log.rest(&self.names));
+    }
+
+    fn log_summaries(&self, summary: impl Fn(&mut BanLog) -> Option<String>) {
         for (kind, log) in [("banned", &self.logs.made), ("shadow: would ban", &self.logs.shadow), ("bans ended:", &self.logs.ended)] {
-            if let Some(summary) = log.lock().summary(moment, &self.names) {
+            if let Some(summary) = summary(&mut log.lock()) {
                 log::info!("{kind} {summary}");
             }
         }
+    }
+
+    /// Drops expired bans, banned networks and strikes. To be called about once a second.
+    pub fn sweep(&self, now: Time) {
+        self.bans.sweep(now, |client, rule| {
+            if self.logs.ended.lock().has_room(rule) {
+                log::info!("ban of {client} by rule {} has ended", self.names.name(rule));
+            }
+        });
+        self.log_summaries(|log| log.summary(now, &self.names));
         self.shadow_bans.sweep(now, |_, _| ());
         let policy = self.policy();
         for rule in policy.rules.rules() {

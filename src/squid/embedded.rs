@@ -116,6 +116,7 @@ impl Backend for Embedded {
     }
 
     fn close(&self) {
+        self.engine.finish_log();
         if let Some(state) = &self.state {
             state.finish(self.clock.now(), LAST_SAVE);
         }

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,6 +23,8 @@ pub(crate) struct SquidHelper {
     stdin: Option<ChildStdin>,
     stdout: UnixDatagram,
     log: Arc<Mutex<String>>,
+    /// Reads its stderr to the end.
+    reader: Option<JoinHandle<()>>,
     /// Only held, so that the directory lives as long as the helper.
     own_stage: Option<Stage>,
 }
@@ -60,13 +63,13 @@ impl SquidHelper {
         let mut child = command.stdin(Stdio::piped()).stdout(OwnedFd::from(theirs)).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (mut stderr, sink) = (child.stderr.take().unwrap(), Arc::clone(&log));
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(length @ 1..) = stderr.read(&mut bytes) {
                 sink.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..length]));
             }
         });
-        Self { stdin: child.stdin.take(), child, stdout, log, own_stage: None }
+        Self { stdin: child.stdin.take(), child, stdout, log, reader: Some(reader), own_stage: None }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
@@ -168,7 +171,9 @@ impl SquidHelper {
     #[track_caller]
     pub(crate) fn close(mut self) -> (ExitStatus, String) {
         drop(self.stdin.take());
-        (self.status(), self.log())
+        let status = self.status();
+        self.reader.take().unwrap().join().unwrap();
+        (status, self.log())
     }
 
     /// Ends it as `kill -9` does.
