@@ -168,6 +168,11 @@ impl Daemon {
             self.outlast_a_stall();
         }
         self.signal(signal);
+        self.wait()
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
 

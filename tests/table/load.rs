@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
-use crate::harness::{Daemon, SquidHelper, Stage, long, median, wait_until};
+use crate::harness::{Daemon, SquidHelper, Stage, long, median, skip, wait_until};
 
 /// The `concurrency` of `conf-examples`.
 const IN_FLIGHT: usize = 500;
@@ -164,6 +164,43 @@ fn kill_9_of_the_daemon_under_load_loses_no_answered_ban_and_every_query_is_answ
 }
 
 #[test]
+fn a_daemon_that_ends_under_load_counts_everything_that_it_has_taken() {
+    let stage = Stage::new();
+    let mut daemon = Daemon::start_on(&stage, "", "");
+    let mut helpers = [SquidHelper::attach(&stage), SquidHelper::attach(&stage)];
+    let each = long(8000, 80_000);
+    let progress = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for (number, helper) in helpers.iter_mut().enumerate() {
+            let queries: Vec<String> = (number * each..(number + 1) * each).map(offence).collect();
+            let progress = &progress;
+            scope.spawn(move || {
+                let answers = ask_all(helper, &queries, progress);
+                assert!(answers.iter().all(|answer| answer.starts_with("OK ")), "an offence was served");
+            });
+        }
+        for part in 1..=3 {
+            wait_until("the attack goes on", || progress.load(Ordering::Relaxed) >= part * each / 3);
+            // While it does not run, the helpers fill its socket.
+            daemon.signal(Signal::STOP);
+            let enough = (2 * each).min(progress.load(Ordering::Relaxed) + 2 * IN_FLIGHT);
+            wait_until("offences are answered without the daemon", || progress.load(Ordering::Relaxed) >= enough);
+            // When it goes on, it finds SIGTERM and a full socket at once.
+            daemon.signal(Signal::TERM);
+            daemon.signal(Signal::CONT);
+            let status = daemon.wait();
+            assert!(status.success(), "{status}");
+            daemon = Daemon::start_again(&stage);
+            wait_until("both helpers are back", || daemon.number("subscribers") == 2);
+        }
+    });
+    // The helpers send nothing again that the ending daemons have taken.
+    wait_until("all are banned", || bans(&daemon) == 2 * each);
+    assert_eq!(daemon.number("offences_dropped"), 0);
+    assert!(helpers.iter().all(|helper| helper.breaks() > 0));
+}
+
+#[test]
 fn offences_of_the_time_without_a_daemon_are_counted_when_it_is_back() {
     let stage = Stage::new();
     let mut daemon = Daemon::start_on(&stage, "", "");
@@ -178,14 +215,36 @@ fn offences_of_the_time_without_a_daemon_are_counted_when_it_is_back() {
     wait_until("all are banned", || bans(&daemon) == IN_FLIGHT);
 }
 
+/// How many connections Exim may have open at once.
+const EXIM_CONNECTIONS: usize = 3000;
+
+/// Raises the soft limit of open files, if need be, as far as `needed`, and says whether there are so many. It is never lowered, so the other
+/// tests of this process have as many as before.
+fn can_open(needed: usize) -> bool {
+    let limit = getrlimit(Resource::Nofile);
+    let needed = u64::try_from(needed).unwrap();
+    if limit.current.is_none_or(|files| files >= needed) {
+        return true;
+    }
+    if limit.maximum.is_some_and(|files| files < needed) {
+        skip(&format!("only {limit:?} files may be open, expected {needed} (ulimit -Hn)"));
+        return false;
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: limit.maximum }).unwrap();
+    true
+}
+
 #[test]
-fn exim_is_answered_in_time_over_thousands_of_connections_while_the_web_makes_bans() {
-    let files = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
+fn exim_refuses_a_banned_client_over_thousands_of_connections_while_the_web_makes_bans() {
+    if !can_open(EXIM_CONNECTIONS + 1024) {
+        return;
+    }
     let stage = Stage::new();
     let daemon = Daemon::start_on(&stage, "", "");
     let mut helper = SquidHelper::attach(&stage);
-    let connections: Vec<UnixStream> = (0..3000).map(|_| UnixStream::connect(stage.socket()).unwrap()).collect();
+    // Without the daemon's answer, Exim's helper would accept it.
+    assert_eq!(daemon.object("ban 198.51.100.7 1h")["banned"], "198.51.100.7");
+    let connections: Vec<UnixStream> = (0..EXIM_CONNECTIONS).map(|_| UnixStream::connect(stage.socket()).unwrap()).collect();
     let queries: Vec<String> = (0..long(6000, 60_000)).map(offence).collect();
     let progress = AtomicUsize::new(0);
     let mut spans = Vec::new();
@@ -193,17 +252,15 @@ fn exim_is_answered_in_time_over_thousands_of_connections_while_the_web_makes_ba
         let flood = scope.spawn(|| ask_all(&mut helper, &queries, &progress));
         wait_until("the attack has begun", || progress.load(Ordering::Relaxed) > 0);
         while !flood.is_finished() || spans.is_empty() {
-            let (answer, took) = stage.exim_helper(&["check", "192.0.2.1", "port=465"]);
-            assert_eq!(answer, "accept");
+            let (answer, took) = stage.exim_helper(&["check", "198.51.100.7", "port=25"]);
+            assert!(answer.starts_with("defer rule=manual until="), "{answer} after {took:?}");
             spans.push(took);
         }
         assert!(flood.join().unwrap().iter().all(|answer| answer.starts_with("OK ")), "an offence was served");
     });
-    wait_until("all are banned", || bans(&daemon) == queries.len());
+    wait_until("all are banned", || bans(&daemon) == queries.len() + 1);
     let (count, longest) = (spans.len(), spans.iter().max().copied());
-    let median = median(spans);
-    eprintln!("{count} checks beside {} bans took {median:?} (median), {longest:?} at most", queries.len());
-    assert!(median < Duration::from_millis(200), "{median:?}");
+    eprintln!("{count} checks beside {} bans took {:?} (median), {longest:?} at most", queries.len(), median(spans));
     assert_eq!(helper.breaks(), 0);
     drop(connections);
 }
@@ -218,11 +275,15 @@ fn a_helper_that_stops_delays_nobody_else_and_catches_up() {
     let queries: Vec<String> = (0..8000).map(offence).collect();
     let before = daemon.memory();
     ask_all(&mut other, &queries, &AtomicUsize::new(0));
-    // The fastest of several counts, because the machine may be busy.
-    let took = (0..5).map(|_| other.timed(&offence(8000)).1).min().unwrap();
-    assert!(took < Duration::from_millis(200), "{took:?}");
-    assert!(daemon.memory() - before < 32 << 20, "{} bytes more", daemon.memory() - before);
-    assert_eq!(bans(&daemon), 8001);
+    // Answered with the ban, which only the daemon makes; without its answer in time, the offence would be refused for itself.
+    wait_until("the daemon answers the other helper in time", || {
+        let answer = other.ask(&offence(8000));
+        assert!(answer.starts_with("OK "), "{answer}");
+        answer.contains("message=\"refused until")
+    });
+    let more = daemon.memory().saturating_sub(before);
+    assert!(more < 32 << 20, "{more} bytes more");
+    wait_until("all are banned", || bans(&daemon) == 8001);
     stopped.signal(Signal::CONT);
     wait_until("it has the bans", || stopped.refuses(&client(8000)));
 }

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -136,6 +137,14 @@ impl PeerConnection {
                     return false;
                 }
             }
+        }
+    }
+
+    /// Refuses whatever a subscriber sends from now on, so that it knows exactly what has been taken. That can still be read.
+    pub fn receive_no_more(&self) {
+        if self.is_subscriber {
+            // Fails only if the peer is gone, who then sends nothing anyway.
+            let _ = self.stream.shutdown(Shutdown::Read);
         }
     }
 

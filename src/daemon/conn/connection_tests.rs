@@ -281,6 +281,18 @@ fn half_a_line_of_a_subscriber_has_time_and_is_ignored_at_the_end() {
 }
 
 #[test]
+fn what_a_subscriber_has_sent_can_be_read_after_it_can_send_no_more() {
+    let mut fixture = Fixture::new();
+    fixture.connection.subscribe(Box::new(std::iter::empty()));
+    fixture.send(b"stats 1 0\nstats 2 0\n");
+    fixture.connection.receive_no_more();
+    assert_eq!(fixture.client.write(b"stats 3 0\n").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    assert!(fixture.connection.read_rest(fixture.now));
+    assert_eq!(fixture.lines().len(), 2);
+    assert!(!fixture.connection.read_rest(fixture.now));
+}
+
+#[test]
 fn a_subscriber_that_does_not_read_times_out_and_one_that_reads_slowly_has_a_minute() {
     let endless = || Box::new(std::iter::repeat_with(|| "ban 192.0.2.1 all x 60\n".repeat(100)));
     let mut silent = Fixture::new();

@@ -10,7 +10,7 @@ use crate::control::answer;
 use crate::daemon::conn::replies::{ConnectionId, QueueItem};
 use crate::daemon::subscribers;
 
-/// Maximum number of reads from a connection that is being closed: more than a socket's buffer holds, unless the peer goes on sending.
+/// Maximum number of reads from a connection that is being closed: more than a socket's buffer holds.
 const MAX_LAST_READS: usize = 64;
 
 impl EventLoop {
@@ -28,8 +28,17 @@ impl EventLoop {
         }
     }
 
+    /// Closes all subscribers' connections.
+    pub(super) fn close_subscribers(&mut self, now: Instant) {
+        let ids: Vec<ConnectionId> = self.subscribers.open(|_| true).to_vec();
+        ids.into_iter().for_each(|id| self.close(id, now));
+    }
+
     /// Closes a connection. What a subscriber has sent before is handled, because it does not send that again.
-    fn close(&mut self, id: ConnectionId, now: Instant) {
+    pub(super) fn close(&mut self, id: ConnectionId, now: Instant) {
+        if let Some(entry) = self.connections.get(&id) {
+            entry.connection.receive_no_more();
+        }
         for _ in 0..MAX_LAST_READS {
             if !self.connections.get_mut(&id).is_some_and(|entry| entry.connection.read_rest(now)) {
                 break;
@@ -151,7 +160,7 @@ impl EventLoop {
         };
         if let Err(error) = watched {
             log::warn!("a connection cannot be watched and is closed: {error}");
-            self.connections.remove(&id);
+            self.close(id, now);
         }
     }
 }

@@ -147,11 +147,17 @@ impl EventLoop {
         })
     }
 
-    /// Serves until SIGTERM or SIGINT.
+    /// Serves until SIGTERM or SIGINT, and then handles what subscribers have sent.
     ///
     /// # Errors
     /// epoll failed.
     pub fn run(&mut self) -> io::Result<()> {
+        let ended = self.serve_until_end();
+        self.close_subscribers(Instant::now());
+        ended
+    }
+
+    fn serve_until_end(&mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(EVENT_BATCH);
         let mut last_tick = Instant::now();
         loop {
@@ -264,7 +270,9 @@ impl EventLoop {
     fn tick(&mut self, now: Instant) {
         self.smtp.processes().forget_ended();
         self.send_new_config(now);
-        self.connections.retain(|_, entry| !entry.connection.is_overdue(now));
+        let overdue = self.connections.iter().filter(|(_, entry)| entry.connection.is_overdue(now));
+        let overdue: Vec<ConnectionId> = overdue.map(|(id, _)| *id).collect();
+        overdue.into_iter().for_each(|id| self.close(id, now));
         self.subscribers.open(|id| self.connections.contains_key(&id));
         if self.accept_paused_until.is_some_and(|until| until <= now) {
             self.accept_paused_until = None;
