@@ -33,6 +33,12 @@ impl TextRules {
         rules.into_iter().filter_map(compile).collect::<Result<_, _>>().map(Self)
     }
 
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The offences that a line records. None of them is counted before all rules have judged the line, so each rule counts it.
     #[must_use]
     pub fn judge(&mut self, line: &[u8], received: Received, detector: &Detector<'_>) -> Vec<LogOffence> {

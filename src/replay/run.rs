@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -102,13 +103,20 @@ impl Replay {
         if let Some(time) = line.time() {
             self.advance_to(time);
         }
-        let Self { engine, policy, judge, counts, .. } = self;
-        let mut shadow = None;
         if let Some((address, service)) = line.client() {
-            counts.event(service, line.is_our_refusal());
-            shadow = counts.shadow_ban(engine, Client::of(address, policy.prefix), service, self.now);
+            self.event(line, address, service);
         }
-        let detector = Detector::new(policy, engine.bans());
+        let offends = self.text(log, text);
+        if !line.is_understood() && !offends {
+            self.counts.tally.unread += 1;
+        }
+    }
+
+    /// Judges a line that names a client. Most lines of a mail server's log do not.
+    fn event(&mut self, line: &LogLine<'_>, address: IpAddr, service: Service) {
+        let Self { engine, policy, judge, counts, .. } = self;
+        counts.event(service, line.is_our_refusal());
+        let shadow = counts.shadow_ban(engine, Client::of(address, policy.prefix), service, self.now);
         let mut refused_by = None;
         let mut count = |offence: &LogOffence| match offence.kind {
             OffenceKind::Rate => counts.rate(engine, offence),
@@ -118,12 +126,9 @@ impl Replay {
                 counts.offence(engine, offence);
             }
         };
-        if let Some(judgement) = judge.judge(line, Received::replayed(self.now), &detector, &mut count) {
+        let judgement = judge.judge(line, Received::replayed(self.now), &Detector::new(policy, engine.bans()), &mut count);
+        if let Some(judgement) = judgement {
             counts.judged(&judgement, refused_by, shadow);
-        }
-        let offends = self.text(log, text);
-        if !line.is_understood() && !offends {
-            self.counts.tally.unread += 1;
         }
     }
 
@@ -143,7 +148,7 @@ impl Replay {
 
     /// Judges a line by the rules in fail2ban's language and returns whether it offends any.
     fn text(&mut self, log: usize, line: &[u8]) -> bool {
-        let Some(rules) = self.texts.get_mut(log) else { return false };
+        let Some(rules) = self.texts.get_mut(log).filter(|rules| !rules.is_empty()) else { return false };
         let offences = rules.judge(line, Received::replayed(self.now), &Detector::new(&self.policy, self.engine.bans()));
         for offence in &offences {
             if self.now == Time::default() || offence.time > self.now {
