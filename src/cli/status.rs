@@ -125,7 +125,7 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
         0 => String::new(),
         number => format!(", {} counted late", counted(number, "offence")),
     };
-    let dropped = lost(status.offences_dropped, "never counted because too many waited");
+    let dropped = lost(status.offences_dropped, "never counted, because the daemon could not take them in time");
     line("squid", &format!("{helpers} attached; {queries} answered there, {offences} here{deferred}{dropped}"));
     line(
         "exim",
@@ -286,7 +286,7 @@ mod tests {
             "/x: cannot be read: no such file",
             "/y: no such file yet",
             "/z: 9 lines read; 1 % of 9",
-            "0 offences here, 4 offences counted late, 1 never counted because too many waited\n",
+            "0 offences here, 4 offences counted late, 1 never counted, because the daemon could not take them in time\n",
             "cut off: no connection; 7 changes published, 0 received, 2 dropped\n",
             "false bans rule helo: 2 of the last 9",
         ] {

@@ -36,9 +36,9 @@ pub struct DaemonStatus {
     pub answers_before_saved: u64,
     /// Answers that served the client because of a fault.
     pub answers_failed_open: u64,
-    /// Offences that exceeded a Squid helper's queue, so that the helper answered them and they were counted later.
+    /// Offences that a Squid helper answered because the daemon could not take them, and reported later.
     pub offences_deferred: u64,
-    /// Offences that a Squid helper could not report in time: they were answered and never counted.
+    /// Offences that a Squid helper could not report within 10 seconds, or had no room for: they were answered and never counted.
     pub offences_dropped: u64,
     /// Queries of Squid that its helpers answered without asking the daemon.
     pub answers_by_helpers: u64,

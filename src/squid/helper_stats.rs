@@ -13,7 +13,7 @@ pub struct HelperStats {
     /// Queries answered `ERR` because there was no verdict.
     pub failed_open: u64,
     pub refused: BTreeMap<RuleId, u64>,
-    /// Offences, also among the answers above, that exceeded the queue to the daemon: they are counted later, merged by client.
+    /// Offences, also among the answers above, that the daemon could not take at once, and has taken later.
     pub deferred: u64,
     /// Offences, also among the answers above, that are never counted.
     pub dropped: u64,

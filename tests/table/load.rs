@@ -122,6 +122,9 @@ fn a_daemon_that_takes_nothing_for_five_seconds_is_given_up_and_gets_what_waited
     daemon.signal(Signal::CONT);
     wait_until("all are banned", || bans(&daemon) == 2001);
     wait_until("the helper has them", || helper.refuses(&client(1999)));
+    wait_until("what waited is shown", || daemon.number("offences_deferred") > 0);
+    assert!(daemon.number("offences_deferred") <= 4001, "each is counted at most once");
+    assert_eq!(daemon.number("offences_dropped"), 0);
 }
 
 #[test]

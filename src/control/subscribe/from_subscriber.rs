@@ -47,11 +47,11 @@ pub enum FromSubscriber {
         /// Further queries whose client was served because the daemon could not be asked.
         failed_open: u64,
     },
-    /// Offences since the last report that exceeded the subscriber's queue, so that it answered them itself.
+    /// Offences that the daemon could not take when they happened, so that the subscriber answered them itself.
     Overflow {
-        /// Offences that are reported later, as strikes.
+        /// Offences that were reported later, as strikes, since the last report.
         deferred: u64,
-        /// Offences that are never reported.
+        /// Offences that were given up since the last report: they are never reported.
         dropped: u64,
     },
     /// Queries that the subscriber refused without asking the daemon since the last report.

@@ -105,9 +105,9 @@ pub struct Counters {
     answered_by_helpers: AtomicU64,
     /// Answers that accept because of a fault.
     pub failed_open: AtomicU64,
-    /// Offences that exceeded a helper's queue to the daemon, and are counted later.
+    /// Offences that the daemon could not take at once, and that a helper has reported later.
     pub offences_deferred: AtomicU64,
-    /// Offences that exceeded everything in which a helper keeps them, and are never counted.
+    /// Offences that a helper could not report in time or had no room for, and that are never counted.
     pub offences_dropped: AtomicU64,
     /// Open connections to the socket.
     pub connections: AtomicUsize,
@@ -163,7 +163,7 @@ impl Counters {
         *sum = sum.saturating_add(count);
     }
 
-    /// Counts offences that exceeded a helper's queue.
+    /// Counts offences that a helper has reported late, and those that it never will.
     pub fn record_overflow(&self, deferred: u64, dropped: u64) {
         add(&self.offences_deferred, deferred);
         add(&self.offences_dropped, dropped);

@@ -97,7 +97,7 @@ impl MetricsReport {
         for (name, help, counter) in [
             (
                 "offences_deferred_total",
-                "Offences that exceeded a Squid helper's queue and were counted later.",
+                "Offences that the daemon could not take at once and that a Squid helper reported later.",
                 &counters.offences_deferred,
             ),
             (

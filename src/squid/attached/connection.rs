@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
-use super::send_queue::{STALL_LIMIT, SendQueue};
+use super::send_queue::{STALL_LIMIT, SendQueue, Unsent};
 use crate::control::client;
 
 /// How long connecting may take. A daemon that is stopped still has a queue of connections, which may be full.
@@ -121,11 +121,12 @@ impl DaemonConnection {
         }
     }
 
-    /// Gives the connection up, and returns the lines that the daemon certainly has not handled.
-    pub fn lose(&self) -> String {
+    /// Gives the connection up. Returns the lines that the daemon certainly has not handled, and how many deferred offences it has taken since
+    /// [`SendQueue::take_deferred`].
+    pub fn lose(&self) -> (Vec<Unsent>, u64) {
         let mut queue = self.queue.lock();
         self.lost.store(true, Ordering::Relaxed);
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
-        queue.take_unsent()
+        (queue.take_unsent(), queue.take_deferred())
     }
 }

@@ -10,6 +10,7 @@ mod connection;
 mod deferred;
 mod line_reader;
 mod replica;
+mod request_counts;
 mod send_queue;
 
 use std::io;

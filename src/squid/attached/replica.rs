@@ -3,7 +3,6 @@
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::config_builder::{ConfigBuilder, ConfigLines, invalid};
 use super::connection::DaemonConnection;
-use super::deferred::DeferredOffences;
+use super::deferred::{Deferred, DeferredOffences};
+use super::request_counts::RequestCounts;
+use super::send_queue::Unsent;
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::control::subscribe::{self, FromDaemon, FromSubscriber};
@@ -19,7 +20,7 @@ use crate::engine::deadline::{DAEMON_LIMIT, Deadlines, HeldReply};
 use crate::engine::reply::Reply;
 use crate::list::{BannedNetwork, Lists};
 use crate::policy::{OnFailure, Policy};
-use crate::rule::{Evidence, Mode, Offence, Rule};
+use crate::rule::{Mode, Offence, Rule};
 use crate::rule_id::{RuleId, RuleNames};
 use crate::squid::Backend;
 use crate::squid::helper_stats::HelperStats;
@@ -32,8 +33,6 @@ const MAX_BANS: usize = 200_000_000;
 
 /// How long the helper waits at its end for the daemon to take what is queued.
 const LAST_LINES: Duration = Duration::from_millis(500);
-/// Maximum number of clients whose requests are counted between two reports; requests of others are not counted meanwhile.
-const MAX_REQUEST_CLIENTS: usize = 100_000;
 
 /// What outlives a connection to the daemon.
 #[derive(Default)]
@@ -56,8 +55,8 @@ pub struct Replica {
     next_offence: AtomicU64,
     /// Offences sent but not answered, each with the verdict in case the daemon does not answer.
     unanswered: Mutex<HashMap<u64, (HeldReply, Verdict)>>,
-    /// Requests counted per client, with one of its addresses, since they were last sent.
-    requests: Mutex<HashMap<Client, (IpAddr, u32), ahash::RandomState>>,
+    /// Requests counted since they were last sent.
+    requests: Mutex<RequestCounts>,
 }
 
 impl Replica {
@@ -74,7 +73,7 @@ impl Replica {
             requests: Mutex::default(),
         };
         if let Some(mut queue) = replica.connection.queue() {
-            queue.push(&format_args!("subscribe {}", subscribe::VERSION));
+            queue.push(Instant::now(), &format_args!("subscribe {}", subscribe::VERSION));
         }
         replica.connection.flush();
         Ok(replica)
@@ -91,15 +90,21 @@ impl Replica {
     /// Gives the connection up, answers all offences that still wait for the daemon, and keeps for the next connection what the daemon has not
     /// got. Offences that it has got are not sent again: they may have been counted.
     pub fn lose(&self) {
-        let unsent = self.connection.lose();
+        let (unsent, deferred) = self.connection.lose();
+        self.state.stats.lock().deferred += deferred;
         let unanswered = std::mem::take(&mut *self.unanswered.lock());
         for (held, verdict) in unanswered.into_values() {
             self.settle(&held, verdict);
         }
-        for line in unsent.lines() {
-            match FromSubscriber::parse(line) {
-                Ok(FromSubscriber::Offence { address, rules, evidence, .. }) => self.defer(address, rules, 1, evidence),
-                Ok(FromSubscriber::Strike { count, address, rules, evidence }) => self.defer(address, rules, count, evidence),
+        for Unsent { text, since } in unsent {
+            let rules = |names: &[String]| names.iter().map(|name| self.state.names.intern(name)).collect();
+            match FromSubscriber::parse(&text) {
+                Ok(FromSubscriber::Offence { address, rules: names, evidence, .. }) => {
+                    self.defer(Deferred { address, rules: rules(&names), count: 1, evidence, since });
+                }
+                Ok(FromSubscriber::Strike { count, address, rules: names, evidence }) => {
+                    self.defer(Deferred { address, rules: rules(&names), count, evidence, since });
+                }
                 Ok(FromSubscriber::Stats { served, failed_open }) => {
                     let mut stats = self.state.stats.lock();
                     stats.served += served;
@@ -195,10 +200,11 @@ impl Replica {
         }
         let Some(mut queue) = self.connection.queue() else { return };
         let now = Instant::now();
-        while queue.has_reserve()
-            && let Some(strike) = deferred.take(now)
+        while queue.has_room_for_deferred()
+            && let Some(Deferred { address, rules, count, evidence, since }) = deferred.take(now)
         {
-            queue.push(&strike);
+            let rules = rules.iter().map(|rule| self.state.names.name(*rule).to_string()).collect();
+            queue.push_deferred(since, count, &FromSubscriber::Strike { count, address, rules, evidence });
         }
         drop(queue);
         self.connection.flush();
@@ -206,39 +212,43 @@ impl Replica {
 
     fn queue_requests(&self) {
         let Some(mut queue) = self.connection.queue() else { return };
-        let mut requests = self.requests.lock();
-        requests.retain(|_, (address, count)| {
+        let now = Instant::now();
+        self.requests.lock().report(now, |address, count| {
             let fits = queue.has_room();
             if fits {
-                queue.push(&FromSubscriber::Requests { address: *address, count: *count });
+                queue.push(now, &FromSubscriber::Requests { address, count });
             }
-            !fits
+            fits
         });
     }
 
     fn queue_stats(&self) {
         let dropped = self.state.deferred.lock().take_dropped();
-        let Some(mut queue) = self.connection.queue() else { return };
+        let Some(mut queue) = self.connection.queue() else {
+            self.state.stats.lock().dropped += dropped;
+            return;
+        };
         let mut stats = self.state.stats.lock();
         stats.dropped += dropped;
+        stats.deferred += queue.take_deferred();
         if stats.is_empty() || !queue.has_room() {
             return;
         }
         let HelperStats { served, failed_open, refused, deferred, dropped } = std::mem::take(&mut *stats);
-        queue.push(&FromSubscriber::Stats { served, failed_open });
+        let now = Instant::now();
+        queue.push(now, &FromSubscriber::Stats { served, failed_open });
         if deferred + dropped > 0 {
-            queue.push(&FromSubscriber::Overflow { deferred, dropped });
+            queue.push(now, &FromSubscriber::Overflow { deferred, dropped });
         }
         for (rule, count) in refused {
-            queue.push(&FromSubscriber::Refused { rule: self.state.names.name(rule).to_string(), count });
+            queue.push(now, &FromSubscriber::Refused { rule: self.state.names.name(rule).to_string(), count });
         }
     }
 
     /// Keeps offences that the daemon cannot take now.
-    fn defer(&self, address: IpAddr, rules: Vec<String>, count: u32, evidence: Evidence) {
-        self.state.stats.lock().deferred += u64::from(count);
-        let client = Client::of(address, self.policy().prefix);
-        self.state.deferred.lock().add(Instant::now(), client, address, rules, count, evidence);
+    fn defer(&self, offences: Deferred) {
+        let client = Client::of(offences.address, self.policy().prefix);
+        self.state.deferred.lock().add(Instant::now(), client, offences);
     }
 
     /// Answers an offence in place of the daemon, unless it was answered already.
@@ -279,11 +289,10 @@ impl Backend for Replica {
 
     fn record_offence(&self, now: Time, offence: Offence, reply: Reply) {
         let verdict = self.fallback_verdict(now, &offence.rules);
-        let Offence { address, evidence, .. } = offence;
-        let rules: Vec<String> = offence.rules.iter().map(|rule| rule.name.to_string()).collect();
+        let since = Instant::now();
         if !self.connection.queue().is_some_and(|queue| queue.has_room()) {
             self.state.stats.lock().record(&verdict);
-            self.defer(address, rules, 1, evidence);
+            self.defer(deferred(offence, since));
             return reply.send(verdict);
         }
         let number = self.next_offence.fetch_add(1, Ordering::Relaxed);
@@ -293,26 +302,27 @@ impl Backend for Replica {
             reply.send(late);
         });
         self.unanswered.lock().insert(number, (held.clone(), verdict.clone()));
-        let line = FromSubscriber::Offence { number, address, rules, evidence };
         // Other threads queue little, so there is still room; but the connection may have been given up.
         if let Some(mut queue) = self.connection.queue() {
-            queue.push(&line);
+            let rules = names(&offence);
+            let Offence { address, evidence, .. } = offence;
+            queue.push(since, &FromSubscriber::Offence { number, address, rules, evidence });
             return;
         }
         self.unanswered.lock().remove(&number);
         self.settle(&held, verdict);
-        if let FromSubscriber::Offence { address, rules, evidence, .. } = line {
-            self.defer(address, rules, 1, evidence);
-        }
+        self.defer(deferred(offence, since));
     }
 
     fn count_offence(&self, _: Time, offence: Offence) {
-        let Offence { address, evidence, .. } = offence;
-        let rules: Vec<String> = offence.rules.iter().map(|rule| rule.name.to_string()).collect();
-        match self.connection.queue().filter(|queue| queue.has_room()) {
-            Some(mut queue) => queue.push(&FromSubscriber::Strike { count: 1, address, rules, evidence }),
-            None => self.defer(address, rules, 1, evidence),
+        let since = Instant::now();
+        if let Some(mut queue) = self.connection.queue().filter(|queue| queue.has_room()) {
+            let rules = names(&offence);
+            let Offence { address, evidence, .. } = offence;
+            queue.push(since, &FromSubscriber::Strike { count: 1, address, rules, evidence });
+            return;
         }
+        self.defer(deferred(offence, since));
     }
 
     fn flush(&self) {
@@ -329,16 +339,13 @@ impl Backend for Replica {
         let Some(lowest_maxretry) = rules.request_rates().iter().map(|rule| rule.maxretry).min() else { return };
         // Without a connection they are never sent, so they must not accumulate.
         let Some(mut queue) = self.connection.queue() else { return };
+        let now = Instant::now();
         let mut counted = self.requests.lock();
         for RequestTally { address, client, requests, .. } in tallies {
-            if counted.len() >= MAX_REQUEST_CLIENTS && !counted.contains_key(client) {
-                continue;
-            }
-            let entry = counted.entry(*client).or_insert((*address, 0));
-            entry.1 = entry.1.saturating_add(*requests);
-            if entry.1 >= lowest_maxretry && queue.has_room() {
-                queue.push(&FromSubscriber::Requests { address: *address, count: entry.1 });
-                counted.remove(client);
+            let count = counted.add(now, *client, *address, *requests);
+            if count >= lowest_maxretry && queue.has_room() {
+                queue.push(now, &FromSubscriber::Requests { address: *address, count });
+                counted.remove(*client);
             }
         }
     }
@@ -351,5 +358,19 @@ impl Backend for Replica {
         self.queue_deferred();
         self.queue_reports(true);
         self.connection.flush_within(LAST_LINES);
+        // What has just been taken may be deferred offences.
+        self.queue_stats();
+        self.connection.flush();
     }
+}
+
+/// An offence that the daemon cannot take now.
+fn deferred(offence: Offence, since: Instant) -> Deferred {
+    let rules = offence.rules.iter().map(|rule| rule.id).collect();
+    Deferred { address: offence.address, rules, count: 1, evidence: offence.evidence, since }
+}
+
+/// The names of the rules that an offence is under.
+fn names(offence: &Offence) -> Vec<String> {
+    offence.rules.iter().map(|rule| rule.name.to_string()).collect()
 }

@@ -1,17 +1,37 @@
 //! Lines on their way to the daemon. They wait here while its socket is full, and are written together as soon as there is room.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-/// Bytes above which no further line is queued, except what is due for longest: [`SendQueue::has_reserve`]. Several thousand offences: the
-/// daemon works them off within the 190 ms that an answer may take, so a longer queue would only hold offences that are answered already.
+/// Bytes above which no further line is queued. Several thousand offences: the daemon works them off within the 190 ms that an answer may
+/// take, so a longer queue would only hold offences that are answered already.
 const CAPACITY: usize = 768 * 1024;
-/// Bytes above [`CAPACITY`] for offences that were deferred. So they get a share of the room as it comes, whatever else is queued meanwhile.
+/// Bytes below [`CAPACITY`] that lines of deferred offences leave to others. Deferred offences are answered already, but those that happen
+/// now wait for their answer, and reports must not wait for long either.
 const RESERVE: usize = 256 * 1024;
 /// A daemon that takes nothing for this long while lines wait is given up.
 pub const STALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// A line that the daemon's socket has not taken whole.
+struct Waiting {
+    /// With its newline.
+    length: usize,
+    since: Instant,
+    /// How many deferred offences it reports.
+    deferred: u32,
+}
+
+/// A line that the daemon certainly has not handled.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unsent {
+    /// Without its newline.
+    pub text: String,
+    /// When that happened which it reports.
+    pub since: Instant,
+}
 
 /// Whole lines, oldest first. The time is an argument.
 #[derive(Default)]
@@ -19,6 +39,12 @@ pub struct SendQueue {
     lines: String,
     /// How many bytes of `lines` the daemon's socket has taken.
     taken: usize,
+    /// How many of these bytes are whole lines.
+    taken_whole: usize,
+    /// The lines behind these.
+    waiting: VecDeque<Waiting>,
+    /// Deferred offences that the daemon's socket has taken since this number was last taken.
+    deferred: u64,
     /// Since when the socket has taken nothing although lines wait.
     stalled_since: Option<Instant>,
 }
@@ -38,15 +64,27 @@ impl SendQueue {
         self.len() < CAPACITY
     }
 
-    /// Whether there is room for another line that was deferred.
-    pub fn has_reserve(&self) -> bool {
-        self.len() < CAPACITY + RESERVE
+    /// Whether there is room for another line of deferred offences.
+    pub fn has_room_for_deferred(&self) -> bool {
+        self.len() < CAPACITY - RESERVE
     }
 
     /// Appends a line, which must not hold a newline. The caller sees to it that there is room.
-    pub fn push(&mut self, line: &impl std::fmt::Display) {
+    pub fn push(&mut self, now: Instant, line: &impl std::fmt::Display) {
+        self.push_deferred(now, 0, line);
+    }
+
+    /// Appends a line that reports `count` offences, the first of which happened at `since`.
+    pub fn push_deferred(&mut self, since: Instant, count: u32, line: &impl std::fmt::Display) {
+        let start = self.lines.len();
         // Writing to a string cannot fail.
         let _ = writeln!(self.lines, "{line}");
+        self.waiting.push_back(Waiting { length: self.lines.len() - start, since, deferred: count });
+    }
+
+    /// Takes the number of deferred offences that the daemon's socket has taken since the last call.
+    pub fn take_deferred(&mut self) -> u64 {
+        std::mem::take(&mut self.deferred)
     }
 
     /// Gives what waits to `write`, which returns how much it has taken, until nothing is left or it takes no more. Returns whether it has
@@ -68,7 +106,10 @@ impl SendQueue {
                     self.stalled_since.get_or_insert(now);
                     break;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.forget_taken();
+                    return Err(error);
+                }
             }
         }
         self.forget_taken();
@@ -82,24 +123,26 @@ impl SendQueue {
 
     /// Takes the lines that the daemon certainly has not handled: those that its socket has not taken whole, because a subscriber's line
     /// without its newline is ignored.
-    pub fn take_unsent(&mut self) -> String {
-        let mut lines = std::mem::take(&mut self.lines);
-        let taken = std::mem::take(&mut self.taken);
-        self.stalled_since = None;
-        let start = lines.as_bytes().get(..taken).and_then(|taken| memchr::memrchr(b'\n', taken)).map_or(0, |end| end + 1);
-        lines.drain(..start);
-        lines
+    pub fn take_unsent(&mut self) -> Vec<Unsent> {
+        let rest = Self { deferred: self.deferred, ..Self::default() };
+        let Self { lines, taken_whole, waiting, .. } = std::mem::replace(self, rest);
+        let texts = lines.get(taken_whole..).unwrap_or_default().lines();
+        texts.zip(waiting).map(|(text, line)| Unsent { text: text.to_owned(), since: line.since }).collect()
     }
 
     /// Drops lines that were taken whole, once they are the larger part: so each byte is moved at most once.
     fn forget_taken(&mut self) {
-        if self.is_empty() {
-            self.lines.clear();
-            self.taken = 0;
-        } else if self.taken > self.len() {
-            let whole = self.lines.as_bytes().get(..self.taken).and_then(|taken| memchr::memrchr(b'\n', taken)).map_or(0, |end| end + 1);
-            self.lines.drain(..whole);
-            self.taken -= whole;
+        while let Some(line) = self.waiting.front()
+            && self.taken_whole + line.length <= self.taken
+        {
+            self.taken_whole += line.length;
+            self.deferred += u64::from(line.deferred);
+            self.waiting.pop_front();
+        }
+        if self.taken > self.len() {
+            self.lines.drain(..self.taken_whole);
+            self.taken -= self.taken_whole;
+            self.taken_whole = 0;
         }
     }
 }
@@ -111,7 +154,7 @@ mod tests {
 
     fn queue(lines: &[&str]) -> SendQueue {
         let mut queue = SendQueue::default();
-        lines.iter().for_each(|line| queue.push(line));
+        lines.iter().for_each(|line| queue.push(Instant::now(), line));
         queue
     }
 
@@ -149,16 +192,32 @@ mod tests {
     }
 
     #[test]
-    fn deferred_offences_have_room_of_their_own() {
-        let mut queue = SendQueue::default();
+    fn deferred_offences_leave_room_to_those_that_happen_now() {
+        let (mut queue, now) = (SendQueue::default(), Instant::now());
+        let line = "x".repeat(300);
+        while queue.has_room_for_deferred() {
+            queue.push_deferred(now, 1, &line);
+        }
+        let before = queue.len();
         while queue.has_room() {
-            queue.push(&"x".repeat(300));
+            queue.push(now, &line);
         }
-        assert!(queue.has_reserve());
-        while queue.has_reserve() {
-            queue.push(&"x".repeat(300));
-        }
-        assert!(queue.len() <= CAPACITY + RESERVE + 301);
+        assert!(queue.len() - before > RESERVE - 301 && queue.len() < CAPACITY + 301);
+        assert!(!queue.has_room_for_deferred());
+    }
+
+    #[test]
+    fn deferred_offences_are_counted_when_their_line_is_taken_whole_and_keep_their_time_until_then() {
+        let (start, mut queue) = (Instant::now(), SendQueue::default());
+        let later = start + Duration::from_secs(1);
+        queue.push(later, &"1234");
+        queue.push_deferred(start, 7, &"1234");
+        queue.push_deferred(start, 5, &"1234");
+        let mut room = 14;
+        let write = |_: &[u8]| if room > 0 { Ok(std::mem::take(&mut room)) } else { Err(Errno::AGAIN) };
+        assert_eq!(queue.write(later, write), Ok(true));
+        assert_eq!(queue.take_unsent(), [Unsent { text: "1234".into(), since: start }]);
+        assert_eq!([queue.take_deferred(), queue.take_deferred()], [7, 0]);
     }
 
     proptest! {
@@ -171,7 +230,7 @@ mod tests {
             let (mut queue, mut received) = (SendQueue::default(), Vec::new());
             let mut takes = takes.into_iter();
             for line in &lines {
-                queue.push(line);
+                queue.push(Instant::now(), line);
                 let mut room = takes.next().unwrap_or(0);
                 let write = |bytes: &[u8]| {
                     let taken = room.min(bytes.len());
@@ -186,7 +245,7 @@ mod tests {
             prop_assert_eq!(queue.len(), all.len() - received.len());
             let whole = received.iter().filter(|byte| **byte == b'\n').count();
             let unsent = queue.take_unsent();
-            prop_assert_eq!(unsent.lines().collect::<Vec<_>>(), &lines[whole..]);
+            prop_assert_eq!(unsent.iter().map(|line| &line.text).collect::<Vec<_>>(), lines[whole..].iter().collect::<Vec<_>>());
             prop_assert!(queue.is_empty());
         }
     }
