@@ -176,3 +176,15 @@ fn another_protocol_version_is_refused_by_both_sides() {
     helper.logs("it speaks version 2 of the subscribe protocol, expected 1: helper and daemon must be upgraded together");
     assert!(!helper.refuses("203.0.113.9"), "nothing of it is applied");
 }
+
+#[test]
+fn a_request_under_more_rules_than_a_line_may_name_is_counted_and_no_fault() {
+    let rules: String = (0..100).map(|number| format!("[[rule]]\nname = 'rule-{number}'\npath = '^/many$'\nmaxretry = 2\n")).collect();
+    let daemon = Daemon::start(&rules);
+    let mut helper = SquidHelper::attach(daemon.stage());
+    assert!(!helper.refuses("203.0.113.7"));
+    helper.get("203.0.113.7", "/many");
+    helper.get("203.0.113.7", "/many");
+    wait_until("its client is banned", || helper.refuses("203.0.113.7"));
+    assert_eq!(helper.breaks(), 0, "{}", helper.log());
+}

@@ -8,7 +8,7 @@ use crate::client::parse_address;
 use crate::rule::Evidence;
 
 /// Maximum number of rules that one offence names.
-const MAX_RULES: usize = 32;
+pub const MAX_RULES: usize = 32;
 
 /// A line from a subscriber.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ mod rule_line;
 use std::fmt;
 
 pub use from_daemon::{FromDaemon, List, verdict};
-pub use from_subscriber::FromSubscriber;
+pub use from_subscriber::{FromSubscriber, MAX_RULES};
 pub use rule_line::RuleLine;
 
 /// The version of the protocol that this program speaks. Raised by the first change after a release.

@@ -366,11 +366,12 @@ impl Backend for Replica {
 
 /// An offence that the daemon cannot take now.
 fn deferred(offence: Offence, since: Instant) -> Deferred {
-    let rules = offence.rules.iter().map(|rule| rule.id).collect();
+    let rules = offence.rules.iter().take(subscribe::MAX_RULES).map(|rule| rule.id).collect();
     Deferred { address: offence.address, rules, count: 1, evidence: offence.evidence, since }
 }
 
-/// The names of the rules that an offence is under.
+/// The names of the rules that an offence is under, the strictest ones if a line cannot name all: the daemon hangs up over a longer list, and
+/// a client could write a request that matches many patterns.
 fn names(offence: &Offence) -> Vec<String> {
-    offence.rules.iter().map(|rule| rule.name.to_string()).collect()
+    offence.rules.iter().take(subscribe::MAX_RULES).map(|rule| rule.name.to_string()).collect()
 }
