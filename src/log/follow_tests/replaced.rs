@@ -64,6 +64,8 @@ fn lines_that_a_server_writes_to_a_file_that_was_replaced_are_read_and_the_fault
     assert_eq!(log.follower.fault(), None, "the server has opened its log again");
     log.write(&mut server, "7");
     assert_eq!(log.follower.fault(), Some(WRITTEN_ELSEWHERE), "not all of it has");
+    log.idle(2 * POLLS_BEFORE_CLOSING_REPLACED);
+    assert_eq!(log.follower.fault(), Some(WRITTEN_ELSEWHERE), "the new file must grow after the last line in the old one");
 }
 
 #[test]
@@ -178,4 +180,46 @@ fn a_program_that_puts_a_new_file_in_place_for_each_line_is_no_fault_when_it_is_
     }
     log.idle(POLLS_BEFORE_CLOSING_WRITTEN + 1);
     assert_eq!((log.open_files(), log.follower.fault()), (1, None));
+}
+
+#[test]
+fn lines_that_a_new_file_brings_along_do_not_show_that_its_server_writes_to_it() {
+    let (mut log, mut server) = log_and_server();
+    // Each line was changed, as to anonymise them.
+    log.rewrite(Rewrite::Replaced, "one\ntwo\n");
+    assert_eq!(log.poll(), ["one", "two"]);
+    log.idle(POLLS_BEFORE_CLOSING_WRITTEN - 1);
+    log.write(&mut server, "3");
+    assert_eq!(log.follower.fault(), Some(WRITTEN_ELSEWHERE));
+}
+
+#[test]
+fn a_copy_beside_the_log_is_closed_a_minute_after_it_was_deleted() {
+    let mut log = Log::new();
+    assert!(log.poll().is_empty());
+    let line = long("1");
+    log.append("log", format!("{line}\n").as_bytes());
+    assert_eq!(log.poll(), [line]);
+    fs::copy(log.path("log"), log.path("log.1")).unwrap();
+    log.rewrite(Rewrite::InPlace, "");
+    log.idle(1);
+    assert_eq!(log.open_files(), 2);
+    fs::remove_file(log.path("log.1")).unwrap();
+    log.idle(POLLS_BEFORE_CLOSING_REPLACED);
+    assert_eq!((log.open_files(), log.follower.fault()), (1, None));
+}
+
+#[test]
+fn one_of_two_replaced_files_is_given_up_without_a_word_while_lines_come_in_the_other_and_the_new_one() {
+    let (mut log, mut first) = replaced();
+    let mut second = OpenOptions::new().append(true).open(log.path("log")).unwrap();
+    log.rewrite(Rewrite::Replaced, "2\n");
+    log.write(&mut first, "3");
+    for number in (4..).take(POLLS_BEFORE_CLOSING_WRITTEN as usize / 1000 + 1) {
+        log.idle(998);
+        log.write(&mut second, &format!("second {number}"));
+        log.grow(&format!("new {number}"));
+        assert_eq!(log.follower.fault(), Some(WRITTEN_ELSEWHERE));
+    }
+    assert_eq!(log.open_files(), 2);
 }
