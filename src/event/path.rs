@@ -249,6 +249,14 @@ mod tests {
     }
 
     #[test]
+    fn a_path_with_the_same_disguise_twice_has_another_form() {
+        for part in ["//", "/./", "\\", ";x/", "%2f", "./", " /"] {
+            let path = format!("/a{part}b{part}c");
+            assert!(!has_one_form(path.as_bytes()), "{path}");
+        }
+    }
+
+    #[test]
     fn the_canonical_form_is_what_a_lenient_server_opens() {
         for (path, expected) in [
             ("/a/b", "/a/b"),
