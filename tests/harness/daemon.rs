@@ -160,6 +160,19 @@ impl Daemon {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+        if signal == Signal::STOP {
+            // A thread that runs on another core goes on until the kernel interrupts it.
+            wait_until("the daemon has stopped", || self.has_stopped());
+        }
+    }
+
+    /// Whether each of its threads is stopped (`T` behind the name in `/proc/PID/task/TID/stat`).
+    fn has_stopped(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        threads.map(|thread| thread.unwrap().path().join("stat")).all(|stat| {
+            let stat = fs::read_to_string(stat).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        })
     }
 
     /// Ends it by `signal`; [`Daemon::start_again`] starts another one on the same stage.
