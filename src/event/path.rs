@@ -127,6 +127,11 @@ impl Resolver {
     }
 }
 
+/// Whether `byte` stands before a slash, `next`, and [`canonicalise`] removes it there.
+fn ends_a_segment(byte: u8, next: u8) -> bool {
+    (next == b'/') & ((byte == b'/') | (byte == b'.') | (byte == b' '))
+}
+
 /// Number of bytes of a path that are looked at together.
 const BLOCK: usize = 32;
 
@@ -140,8 +145,7 @@ fn has_one_form(path: &[u8]) -> bool {
         let mut shifted = [before; BLOCK];
         shifted.iter_mut().skip(1).zip(&block).for_each(|(to, from)| *to = *from);
         found |= shifted.iter().zip(&block).fold(false, |found, (byte, next)| {
-            let ends_a_segment = (*next == b'/') & ((*byte == b'/') | (*byte == b'.') | (*byte == b' '));
-            found | ends_a_segment | (*next == b'\\') | (*next == b';') | (*next == b'%') | (*next == b'#')
+            found | ends_a_segment(*byte, *next) | (*next == b'\\') | (*next == b';') | (*next == b'%') | (*next == b'#')
         });
         before = chunk.last().copied().unwrap_or_default();
     }
@@ -155,10 +159,10 @@ fn is_canonical(path: &[u8]) -> bool {
     }
     let next = path.get(1..).unwrap_or_default();
     // Because this loop has no early exit, it is compiled to vector instructions.
-    !path.iter().zip(next).fold(false, |found, (byte, next)| {
-        let ends_a_segment = (*next == b'/') & ((*byte == b'/') | (*byte == b'.') | (*byte == b' '));
-        found | ends_a_segment | (*byte == b'\\') | (*next == b'\\') | (*next == b';')
-    })
+    !path
+        .iter()
+        .zip(next)
+        .fold(false, |found, (byte, next)| found | ends_a_segment(*byte, *next) | (*byte == b'\\') | (*next == b'\\') | (*next == b';'))
 }
 
 /// Whether `path` may have empty or dot segments; false only if it has none.

@@ -135,7 +135,7 @@ fn parse_text(text: &[u8]) -> EximLine {
 }
 
 /// A line that blames nobody.
-const OTHER: EximLine = EximLine::new(EximKind::Other, None);
+pub(super) const OTHER: EximLine = EximLine::new(EximKind::Other, None);
 
 /// A host behind `words`, which are all Exim's own.
 fn after(text: &[u8], words: &[u8], kind: EximKind, follows: impl Fn(&[u8]) -> bool) -> EximLine {

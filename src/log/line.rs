@@ -147,7 +147,7 @@ fn exims<'a>(line: &[u8], zone: &mut Zone) -> LogLine<'a> {
     }
     match exim_time(line, zone) {
         Some((time, text)) => behind_time(time, text),
-        None => LogLine::Exim(exim::parse(b"", zone)),
+        None => LogLine::Exim(exim::OTHER),
     }
 }
 

@@ -346,24 +346,11 @@ impl StateWorker {
 mod tests {
     use super::*;
     use crate::client::{Client, Ipv6Prefix};
-    use crate::engine::BanRecord;
-    use crate::event::Scope;
-    use crate::rule::Evidence;
-    use crate::table::Until;
+    use crate::engine::fixtures::record;
 
     fn ban(address: &str, now: crate::time::Time) -> WriteItem {
-        WriteItem::Change(Change::Banned(BanRecord {
-            client: Client::of(address.parse().unwrap(), Ipv6Prefix::default()),
-            scope: Scope::All,
-            rule: Arc::from("w00tw00t"),
-            first: now,
-            since: now,
-            until: Until::NEVER,
-            count: 1,
-            times: 1,
-            evidence: Evidence::new(&[]),
-            node: Arc::from(""),
-        }))
+        let client = Client::of(address.parse().unwrap(), Ipv6Prefix::default());
+        WriteItem::Change(Change::Banned(record(client, now)))
     }
 
     #[test]
