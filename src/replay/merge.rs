@@ -63,12 +63,18 @@ impl LogSource {
         self.block.get(self.start..*self.ends.get(self.next)?)
     }
 
-    fn advance(&mut self) {
-        if let Some(end) = self.ends.get(self.next) {
-            self.lines += 1;
-            self.start = *end;
-            self.next += 1;
-        }
+    /// The next lines of the chunk, at most `most` of them, without taking them.
+    fn peek_many(&self, most: usize) -> impl Iterator<Item = &[u8]> {
+        let ends = self.ends.iter().skip(self.next).take(most);
+        ends.scan(self.start, |start, end| self.block.get(std::mem::replace(start, *end)..*end))
+    }
+
+    /// Takes this number of lines.
+    fn advance(&mut self, lines: usize) {
+        let next = (self.next + lines).min(self.ends.len());
+        self.lines += (next - self.next) as u64;
+        self.next = next;
+        self.start = next.checked_sub(1).and_then(|last| self.ends.get(last)).copied().unwrap_or(0);
     }
 
     /// Reads until there is a line and returns whether there is one.
@@ -110,9 +116,13 @@ fn time_of(line: &[u8], parsed: &LogLine<'_>) -> Option<Time> {
     parsed.time().or_else(|| epoch(line).map(|(time, _)| time))
 }
 
+/// Maximum number of lines that are parsed before they are passed on. Parsing and judging together are more code than the processor's cache
+/// for instructions holds, so doing one after the other for each line would load all of it again and again.
+const MAX_BATCH: usize = 16;
+
 /// Passes the lines of all sources to `on_line`, parsed, with the number of their source: in order within a source, by time across sources.
 /// Each source has the parser with its number, which knows its zone. A line is parsed once more only where another source's line goes
-/// before it.
+/// before it; the batches start small at such places, so that these are no more than the lines passed on.
 /// `on_read` is called after each run of lines from one source.
 pub fn run(
     sources: &mut [LogSource],
@@ -138,16 +148,25 @@ pub fn run(
         let until = heads.get(1).copied();
         let (Some(source), Some(parser)) = (sources.get_mut(number), parsers.get_mut(number)) else { return };
         // Lines of this source up to the next line of another source.
-        while let Some(line) = source.peek() {
-            let parsed = parser.parse(line);
-            let head = time_of(line, &parsed).unwrap_or(source.head);
-            if until.is_some_and(|until| (head, number) > until) {
-                source.head = head;
+        let mut batch_size = 1;
+        loop {
+            let batch: Vec<_> = source.peek_many(batch_size).map(|line| (line, parser.parse(line))).collect();
+            let (mut head, mut passed) = (source.head, 0);
+            for (line, parsed) in &batch {
+                head = time_of(line, parsed).unwrap_or(head);
+                if until.is_some_and(|until| (head, number) > until) {
+                    break;
+                }
+                on_line(number, line, parsed);
+                passed += 1;
+            }
+            let is_whole = passed == batch.len() && passed > 0;
+            source.head = head;
+            source.advance(passed);
+            if !is_whole {
                 break;
             }
-            on_line(number, line, &parsed);
-            source.head = head;
-            source.advance();
+            batch_size = (batch_size * 2).min(MAX_BATCH);
         }
         if source.peek().is_none() && source.fill() {
             source.look_ahead(parser);
