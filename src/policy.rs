@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::client::Ipv6Prefix;
 use crate::list::Lists;
 use crate::rule::RuleSet;
+use crate::time::Time;
+use crate::verdict::{AllowReason, Verdict};
 
 /// The default of [`Policy::false_ban_share`].
 pub const DEFAULT_FALSE_BAN_SHARE: f64 = 0.01;
@@ -22,6 +24,30 @@ pub struct Policy {
     pub on_failure: OnFailure,
     /// A rule is reported when more than this share of its bans hits clients that look legitimate.
     pub false_ban_share: f64,
+    /// The pause in force, or one that has just ended.
+    pub pause: Option<Pause>,
+}
+
+/// An operator's pause: until its end everybody is served. Counting goes on, and so do bans, which refuse again from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    pub since: Time,
+    /// Exclusive.
+    pub until: Time,
+}
+
+impl Policy {
+    /// The pause, if it is in force at `now`.
+    #[must_use]
+    pub fn active_pause(&self, now: Time) -> Option<&Pause> {
+        self.pause.as_ref().filter(|pause| now < pause.until)
+    }
+
+    /// The answer to give at `now` in place of `verdict`: while a pause is in force, one that serves the client.
+    #[must_use]
+    pub fn answer(&self, now: Time, verdict: Verdict) -> Verdict {
+        if verdict.refusal().is_some() && self.active_pause(now).is_some() { Verdict::Allow(AllowReason::Paused) } else { verdict }
+    }
 }
 
 /// The answer when the table cannot be reached in time.
@@ -69,6 +95,30 @@ impl Policy {
             prefix: Ipv6Prefix::default(),
             on_failure: OnFailure::Allow,
             false_ban_share: DEFAULT_FALSE_BAN_SHARE,
+            pause: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule_id::{RuleId, RuleNames};
+    use crate::table::Until;
+    use crate::verdict::{DenyReason, Refusal};
+
+    #[test]
+    fn a_pause_serves_everybody_until_its_end_and_changes_no_other_answer() {
+        let time = Time::from_secs;
+        let mut policy = Policy::for_tests("", &RuleNames::default());
+        let refusal = Refusal { rule: RuleId::MANUAL, until: Until::NEVER, reason: DenyReason::Banned };
+        let counted = Verdict::Allow(AllowReason::Counted { rule: RuleId::MANUAL, count: 2 });
+        assert_eq!(policy.answer(time(10), Verdict::Defer(refusal)), Verdict::Defer(refusal), "no pause");
+        policy.pause = Some(Pause { since: time(10), until: time(20) });
+        for refused in [Verdict::Deny(refusal), Verdict::Defer(refusal)] {
+            assert_eq!(policy.answer(time(19), refused.clone()), Verdict::Allow(AllowReason::Paused));
+            assert_eq!(policy.answer(time(20), refused.clone()), refused);
+        }
+        assert_eq!(policy.answer(time(19), counted.clone()), counted);
     }
 }

@@ -31,6 +31,8 @@ pub enum AllowReason {
     },
     /// Only rules in shadow mode matched.
     Shadow(RuleId),
+    /// The client would be refused, but a pause is in force.
+    Paused,
     /// There is no client to judge: the address is empty, or the reply carries no verdict.
     NotApplicable,
     /// The table could not be reached in time, and `on_failure = "allow"`.

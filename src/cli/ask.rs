@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::{DaemonArguments, Failure};
 use crate::client::parse_address;
 use crate::control::client;
-use crate::control::request::AdminRequest;
+use crate::control::admin::AdminRequest;
 use crate::event::Scope;
 use crate::list::file::parse_network;
 

@@ -9,7 +9,7 @@ use super::terminal::{moment, now, span};
 use super::why::undo;
 use super::{DaemonArguments, Failure, print, print_json};
 use crate::control::bans::{BanReport, UnbanReport};
-use crate::control::request::{AdminRequest, BanLength, BanRequest, check_scope, length};
+use crate::control::admin::{AdminRequest, BanLength, BanRequest, check_scope, length};
 use crate::event::Scope;
 
 /// Maximum length of a reason, in characters.
@@ -41,7 +41,7 @@ fn ban_text(report: &BanReport, now: i64, zone: &TimeZone) -> String {
 }
 
 /// A line of text, with the reason why the change may not survive a restart.
-fn with_warning(text: String, not_saved: Option<&str>) -> String {
+pub(super) fn with_warning(text: String, not_saved: Option<&str>) -> String {
     match not_saved {
         Some(reason) => format!("{text}, not saved: {reason}\n"),
         None => text + "\n",

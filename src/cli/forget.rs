@@ -4,7 +4,7 @@ use super::ask::ask;
 use super::{DaemonArguments, Failure, print, print_json};
 use crate::config::fleet::{NODE_NAME, is_node};
 use crate::control::bans::ForgetReport;
-use crate::control::request::AdminRequest;
+use crate::control::admin::AdminRequest;
 
 /// Drops everything that a node published to the fleet.
 ///

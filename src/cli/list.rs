@@ -10,7 +10,7 @@ use super::ask::{ask_list, scope, target};
 use super::terminal::{Align, Colours, columns, counted, moment, now, span};
 use super::{DaemonArguments, Failure, print, print_json};
 use crate::control::bans::ListedBan;
-use crate::control::request::{AdminRequest, BanFilter};
+use crate::control::admin::{AdminRequest, BanFilter};
 use crate::list::file::parse_network;
 use crate::rule_id::{RULE_NAME, is_rule_name};
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::ask::ask_text;
 use super::{DaemonArguments, Failure, print, print_json};
-use crate::control::request::AdminRequest;
+use crate::control::admin::AdminRequest;
 
 /// Prints the daemon's metrics in Prometheus' text format, or as one JSON object.
 ///

@@ -8,6 +8,7 @@ mod forget;
 mod import;
 mod list;
 mod metrics;
+mod pause;
 mod reload;
 mod status;
 mod terminal;
@@ -80,6 +81,15 @@ enum Command {
         #[command(flatten)]
         daemon: DaemonArguments,
     },
+    /// Serve everybody for a while: stop refusing at once, on the web and in mail. Counting goes on, and the pause ends by itself.
+    Pause {
+        /// How long, such as 30m or 2h. [default: 1h]
+        duration: Option<String>,
+        #[command(flatten)]
+        daemon: DaemonArguments,
+    },
+    /// End the pause: refuse banned clients again.
+    Resume(DaemonArguments),
     /// Drop every ban that another machine of the fleet published.
     Forget {
         /// The machine's name in the fleet.
@@ -185,6 +195,8 @@ pub fn run() -> ExitCode {
         Command::Why { address, daemon } => why::run(&address, &daemon),
         Command::Ban { target, duration, scope, reason, daemon } => ban::ban(&daemon, &target, duration.as_deref(), &scope, &reason),
         Command::Unban { target, scope, daemon } => ban::unban(&daemon, &target, &scope),
+        Command::Pause { duration, daemon } => pause::pause(&daemon, duration.as_deref()),
+        Command::Resume(daemon) => pause::resume(&daemon),
         Command::Forget { node, daemon } => forget::run(&daemon, &node),
         Command::Reload(daemon) => reload::run(&daemon),
         Command::Metrics(daemon) => metrics::run(&daemon),

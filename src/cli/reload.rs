@@ -3,7 +3,7 @@
 use super::ask::ask;
 use super::{DaemonArguments, Failure, print, print_json};
 use crate::control::bans::ReloadReport;
-use crate::control::request::AdminRequest;
+use crate::control::admin::AdminRequest;
 
 /// Makes the daemon read its configuration again.
 ///

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::ask::ask;
 use super::terminal::{Align, Colours, bytes, columns, counted, span};
 use super::{DaemonArguments, Failure, print, print_json};
-use crate::control::request::AdminRequest;
+use crate::control::admin::AdminRequest;
 use crate::control::status::{DaemonStatus, FalseBans, FleetStatus, RuleStatus, StateStatus};
 use crate::rule::Mode;
 
@@ -99,6 +99,10 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
     };
     let DaemonStatus { version, pid, socket, .. } = status;
     line("strikeout", &format!("{version}, up {}, {}, pid {pid}, {socket}", span(status.uptime), bytes(status.memory)));
+    if let Some(pause) = &status.paused {
+        let left = span(u64::try_from(pause.remaining).unwrap_or(0));
+        line("PAUSED", &colours.bad(&format!("everybody is served for another {left}; to end that: strikeout resume")));
+    }
     line(
         "bans",
         &format!(

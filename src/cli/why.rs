@@ -9,7 +9,7 @@ use super::ask::{address, ask};
 use super::terminal::{Colours, moment, now, span};
 use super::{DaemonArguments, Failure, print, print_json};
 use crate::control::explanation::{ActiveRefusal, ClientBan, Explanation, NetworkBan, RefusedBy, StrikeCount};
-use crate::control::request::AdminRequest;
+use crate::control::admin::AdminRequest;
 use crate::event::Service;
 use crate::rule::Mode;
 
@@ -45,7 +45,7 @@ impl Explained {
 /// this daemon.
 pub(super) fn undo(explanation: &Explanation, daemon: &str) -> Vec<String> {
     let mut undo = Vec::new();
-    if !explanation.refused {
+    if explanation.services.refusals().next().is_none() {
         return undo;
     }
     if explanation.services.refusals().any(|(_, refusal)| refusal.by == RefusedBy::Client) {
@@ -101,7 +101,7 @@ impl Printer {
         let explanation = &explained.explanation;
         self.heading(explanation);
         let is_banned = explanation.ban.as_ref().is_some_and(|ban| ban.active);
-        if !explanation.refused && explanation.never_banned.is_none() && explanation.strikes.is_empty() && !is_banned {
+        if explanation.services.refusals().next().is_none() && explanation.never_banned.is_none() && explanation.strikes.is_empty() && !is_banned {
             self.line("now", "it has no active ban, no entry in a list and no strikes");
         }
         if let Some(reason) = &explanation.never_banned {
@@ -139,6 +139,9 @@ impl Printer {
         let places: Vec<&str> = explanation.services.refusals().map(|(service, _)| place(service)).collect();
         let _ = if places.is_empty() {
             writeln!(self.text, "{who} is {}", colours.good("not refused"))
+        } else if let Some(pause) = &explanation.paused {
+            let would = format!("without it, it would be refused {}", places.join(" and "));
+            writeln!(self.text, "{who} is {}: {would}", colours.bad(&format!("served because of a pause {}", self.end(pause.remaining))))
         } else {
             writeln!(self.text, "{who} is {} {}", colours.bad("refused"), places.join(" and "))
         };

@@ -131,6 +131,7 @@ impl From<Config> for Policy {
             prefix: config.table.ipv6_prefix,
             on_failure: config.table.on_failure,
             false_ban_share: config.false_ban_share,
+            pause: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pause::PauseStatus;
 use crate::event::{Scope, Service};
 use crate::rule::Mode;
 
@@ -13,6 +14,9 @@ pub struct Explanation {
     pub client: String,
     /// Whether any service refuses it.
     pub refused: bool,
+    /// The pause in force: until its end, nobody is refused.
+    #[serde(default)]
+    pub paused: Option<PauseStatus>,
     pub services: Services,
     /// Why it is never banned.
     #[serde(default)]
@@ -33,7 +37,7 @@ pub struct Explanation {
     pub strikes: Vec<StrikeCount>,
 }
 
-/// What each service answers the client.
+/// What each service answers the client, unless a pause is in force.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Services {

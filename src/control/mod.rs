@@ -11,18 +11,21 @@
 //! ban TARGET [LENGTH] [scope=SCOPE] [reason=…]     likewise
 //! unban TARGET [scope=SCOPE]                       likewise
 //! forget NODE                                      likewise
+//! pause [LENGTH], resume                           likewise
 //! reload                                           likewise
 //! list [rule=NAME] [network=CIDR] [scope=SCOPE]    a JSON object per ban, each on a line, then the line "."
 //! subscribe VERSION                                a stream
 //! ```
 //!
-//! Anything else is answered `error TEXT`, and the connection is closed. The JSON is that of the types in [`status`], [`bans`] and
+//! Anything else is answered `error TEXT`, and the connection is closed. The JSON is that of the types in [`status`], [`bans`], [`pause`] and
 //! [`explanation`], which the daemon and the operator's program share. Readers ignore keys that they do not know.
 
+pub mod admin;
 pub mod answer;
 pub mod bans;
 pub mod client;
 pub mod explanation;
+pub mod pause;
 pub mod request;
 pub mod status;
 pub mod subscribe;

@@ -4,15 +4,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
-use super::answer::one_line;
+use super::admin::{AdminRequest, ban, filter, pause_length, unban};
 use crate::client::parse_address;
 use crate::config::fleet::is_node;
-use crate::event::Scope;
-use crate::list::file::parse_network;
-use crate::rule_id::is_rule_name;
-use crate::time::Span;
 
 /// Maximum length of a line in bytes, without its newline.
 pub const MAX_LINE: usize = 8 * 1024;
@@ -34,76 +28,6 @@ pub enum SocketRequest<'a> {
     Subscribe(u32),
     /// A request by an operator's program.
     Admin(AdminRequest),
-}
-
-/// A request by an operator's program. It owns its data, because another thread of the daemon answers it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AdminRequest {
-    /// Explains why an address is refused or served.
-    Why(IpAddr),
-    List(BanFilter),
-    Status,
-    /// Reports metrics in Prometheus' text format.
-    Metrics,
-    /// Bans a client or a network by hand.
-    Ban(BanRequest),
-    /// Unbans clients and networks.
-    Unban {
-        target: IpNet,
-        scope: Scope,
-    },
-    /// Drops everything that a node of the fleet published.
-    Forget(String),
-    /// Reads the configuration again.
-    Reload,
-}
-
-impl AdminRequest {
-    /// Whether only root and the daemon's own user may send this request.
-    #[must_use]
-    pub fn needs_privilege(&self) -> bool {
-        matches!(self, Self::Ban(_) | Self::Unban { .. } | Self::Forget(_) | Self::Reload)
-    }
-}
-
-/// The line that the daemon parses as this request, without its newline. Control characters in the reason become spaces.
-impl fmt::Display for AdminRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Why(address) => write!(f, "why {address}"),
-            Self::List(filter) => {
-                f.write_str("list")?;
-                filter.rule.as_ref().map_or(Ok(()), |rule| write!(f, " rule={rule}"))?;
-                filter.network.map_or(Ok(()), |network| write!(f, " network={network}"))?;
-                filter.scope.map_or(Ok(()), |scope| write!(f, " scope={}", scope.as_str()))
-            }
-            Self::Status => f.write_str("status"),
-            Self::Metrics => f.write_str("metrics"),
-            Self::Ban(ban) => {
-                write!(f, "ban {} scope={}", ban.target, ban.scope.as_str())?;
-                match ban.length {
-                    BanLength::Default => {}
-                    BanLength::For(span) => write!(f, " for={}", span.secs_ceil())?,
-                    BanLength::Permanent => f.write_str(" for=-1")?,
-                }
-                if ban.reason.is_empty() { Ok(()) } else { write!(f, " reason={}", one_line(&ban.reason)) }
-            }
-            Self::Unban { target, scope } => write!(f, "unban {target} scope={}", scope.as_str()),
-            Self::Forget(node) => write!(f, "forget {node}"),
-            Self::Reload => f.write_str("reload"),
-        }
-    }
-}
-
-/// Which bans `list` returns: those that match every condition given.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct BanFilter {
-    /// The name of the rule that banned.
-    pub rule: Option<String>,
-    /// Selects clients and networks inside this network, and banned networks that contain it.
-    pub network: Option<IpNet>,
-    /// Selects bans that refuse in this scope: `Some(Web)` includes bans of scope `all`, `Some(All)` only those.
-    pub scope: Option<Scope>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,30 +133,15 @@ pub enum Via {
     Lines,
 }
 
-/// A ban by an operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BanRequest {
-    /// The client or network.
-    pub target: IpNet,
-    pub length: BanLength,
-    /// Always `all` for a network.
-    pub scope: Scope,
-    /// The operator's reason; empty if none was given.
-    pub reason: String,
-}
-
-/// How long a ban by hand lasts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BanLength {
-    /// The daemon's default for bans by hand.
-    Default,
-    For(Span),
-    Permanent,
-}
-
 /// Why a line is not a request: what was found, escaped and truncated, and what was expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestError(String);
+
+impl RequestError {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
 
 impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -242,7 +151,7 @@ impl fmt::Display for RequestError {
 
 impl std::error::Error for RequestError {}
 
-const VERBS: &str = "check, strike, why, list, status, metrics, ban, unban, forget, reload or subscribe";
+const VERBS: &str = "check, strike, why, list, status, metrics, ban, unban, pause, resume, forget, reload or subscribe";
 
 /// Parses a line without its newline. A carriage return at the end is ignored.
 ///
@@ -269,6 +178,8 @@ pub fn parse(line: &[u8]) -> Result<SocketRequest<'_>, RequestError> {
         "list" => filter(rest.unwrap_or_default()).map(|filter| SocketRequest::Admin(AdminRequest::List(filter))),
         "status" => without_arguments(rest, AdminRequest::Status),
         "metrics" => without_arguments(rest, AdminRequest::Metrics),
+        "pause" => Ok(SocketRequest::Admin(AdminRequest::Pause(pause_length(rest.unwrap_or_default().trim())?))),
+        "resume" => without_arguments(rest, AdminRequest::Resume),
         "reload" => without_arguments(rest, AdminRequest::Reload),
         "forget" => {
             let node = rest.unwrap_or_default().trim();
@@ -293,20 +204,6 @@ fn without_arguments(rest: Option<&str>, request: AdminRequest) -> Result<Socket
         None | Some("") => Ok(SocketRequest::Admin(request)),
         Some(more) => Err(expected(more, "nothing more in this request")),
     }
-}
-
-/// `[rule=NAME] [network=CIDR] [scope=SCOPE]`.
-fn filter(text: &str) -> Result<BanFilter, RequestError> {
-    let mut filter = BanFilter::default();
-    for word in text.split_ascii_whitespace() {
-        match word.split_once('=') {
-            Some(("rule", name)) if is_rule_name(name) => filter.rule = Some(name.to_owned()),
-            Some(("network", text)) => filter.network = Some(target(text)?),
-            Some(("scope", name)) => filter.scope = Some(scope(name)?),
-            _ => return Err(expected(word, "rule=NAME, network=CIDR or scope=SCOPE")),
-        }
-    }
-    Ok(filter)
 }
 
 /// `ADDRESS [pid=N] [port=N] [via=run|lines] [count=no]`. Exim's ACL sends an empty address for local mail.
@@ -353,78 +250,8 @@ fn strike(text: &str) -> Result<SocketRequest<'_>, RequestError> {
     Ok(SocketRequest::Strike { address, rule })
 }
 
-/// `TARGET [LENGTH] [for=LENGTH] [scope=SCOPE] [reason=…]`; the reason is the rest of the line.
-fn ban(text: &str) -> Result<BanRequest, RequestError> {
-    let (words, reason) = text.split_once(" reason=").unwrap_or((text, ""));
-    let mut words = words.split_ascii_whitespace();
-    let mut ban = BanRequest {
-        target: target(words.next().unwrap_or_default())?,
-        length: BanLength::Default,
-        scope: Scope::All,
-        reason: reason.to_owned(),
-    };
-    for word in words {
-        match word.split_once('=') {
-            Some(("for", text)) => ban.length = length(text)?,
-            Some(("scope", name)) => ban.scope = scope(name)?,
-            Some(_) => return Err(expected(word, "for=LENGTH, scope=SCOPE or reason=TEXT")),
-            None => ban.length = length(word)?,
-        }
-    }
-    check_scope(ban.target, ban.scope)?;
-    Ok(ban)
-}
-
-/// `TARGET [scope=SCOPE]`.
-fn unban(text: &str) -> Result<AdminRequest, RequestError> {
-    let mut words = text.split_ascii_whitespace();
-    let target = target(words.next().unwrap_or_default())?;
-    let scope = match words.next() {
-        None => Scope::All,
-        Some(word) => scope(word.strip_prefix("scope=").ok_or_else(|| expected(word, "scope=SCOPE"))?)?,
-    };
-    check_scope(target, scope)?;
-    match words.next() {
-        None => Ok(AdminRequest::Unban { target, scope }),
-        Some(word) => Err(expected(word, "nothing more in this request")),
-    }
-}
-
-/// Checks that `scope` is possible for `target`: a network is always banned on every service.
-///
-/// # Errors
-/// The target is a network, and the scope is narrower than `all`.
-pub fn check_scope(target: IpNet, scope: Scope) -> Result<(), RequestError> {
-    if scope == Scope::All || target.prefix_len() == target.max_prefix_len() {
-        return Ok(());
-    }
-    let scope = scope.as_str();
-    Err(RequestError(format!(
-        "found the scope {scope} for the network {target}, expected all: the ban of a network refuses on every service"
-    )))
-}
-
 fn address(word: &str) -> Result<IpAddr, RequestError> {
     parse_address(word).map_err(|_| expected(word, "an IP address"))
-}
-
-fn target(word: &str) -> Result<IpNet, RequestError> {
-    parse_network(word).map_err(|_| expected(word, "an IP address or a network"))
-}
-
-/// How long a ban by hand lasts: a duration, or -1 for one without an end.
-///
-/// # Errors
-/// It is neither.
-pub fn length(text: &str) -> Result<BanLength, RequestError> {
-    match text {
-        "-1" => Ok(BanLength::Permanent),
-        _ => Span::parse(text).map(BanLength::For).map_err(|_| expected(text, "a duration such as 600 or 10m, or -1")),
-    }
-}
-
-fn scope(name: &str) -> Result<Scope, RequestError> {
-    Scope::from_name(name).ok_or_else(|| expected(name, "the scope web, mail or all"))
 }
 
 /// Parses a number of only digits; `parse` alone would also accept a sign.
@@ -432,7 +259,7 @@ fn digits<N: std::str::FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-fn expected(found: &str, expected: &str) -> RequestError {
+pub(super) fn expected(found: &str, expected: &str) -> RequestError {
     RequestError(format!("found {}, expected {expected}", quoted(found.as_bytes())))
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the requests on the socket.
 
 use super::*;
+use crate::control::admin::*;
 use proptest::prelude::*;
 
 fn check_of(line: &str) -> Check {

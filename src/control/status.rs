@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pause::PauseStatus;
 use crate::event::Scope;
 use crate::rule::Mode;
 
@@ -16,6 +17,8 @@ pub struct DaemonStatus {
     /// Memory that the daemon occupies (RSS), in bytes.
     pub memory: u64,
     pub socket: String,
+    /// The pause in force.
+    pub paused: Option<PauseStatus>,
     /// Number of rules in force.
     pub rules: usize,
     /// Banned clients.

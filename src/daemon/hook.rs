@@ -90,7 +90,7 @@ impl Hook {
     pub fn notify(&self, change: &Change, prefix: Ipv6Prefix) {
         let workers = self.workers.lock();
         let Some(workers) = workers.as_ref() else { return };
-        let call = arguments(change, prefix);
+        let Some(call) = arguments(change, prefix) else { return };
         let mut hasher = self.hasher.build_hasher();
         hasher.write(call.get(1).map(String::as_bytes).unwrap_or_default());
         let worker = usize::try_from(hasher.finish() >> 32).unwrap_or(0) % workers.queues.len().max(1);
@@ -128,16 +128,17 @@ impl Hook {
     }
 }
 
-/// `ban TARGET RULE UNTIL` or `unban TARGET`, with UNTIL in seconds since 1970, or -1 for never.
-fn arguments(change: &Change, prefix: Ipv6Prefix) -> Call {
-    match change {
+/// `ban TARGET RULE UNTIL` or `unban TARGET`, with UNTIL in seconds since 1970, or -1 for never. `None` for a change that makes no call.
+fn arguments(change: &Change, prefix: Ipv6Prefix) -> Option<Call> {
+    Some(match change {
         Change::Banned(record) => {
             vec!["ban".into(), record.client.display(prefix).to_string(), record.rule.to_string(), record.until.to_string()]
         }
         Change::NetworkBanned { network, until, .. } => vec!["ban".into(), network.to_string(), "manual".into(), until.to_string()],
         Change::Unbanned { client, .. } => vec!["unban".into(), client.display(prefix).to_string()],
         Change::NetworkUnbanned { network, .. } => vec!["unban".into(), network.to_string()],
-    }
+        Change::Paused(_) | Change::Resumed => return None,
+    })
 }
 
 /// Makes the calls of one queue in order.

@@ -56,7 +56,7 @@ impl Engine {
     }
 
     /// Persists a change and completes it when it is saved, has failed, or the disk is too slow.
-    fn persist_and_complete(self: &Arc<Self>, change: Change, changed: bool, completion: Completion) {
+    pub(super) fn persist_and_complete(self: &Arc<Self>, change: Change, changed: bool, completion: Completion) {
         let publication = Publication::new(change);
         let (engine, unsaved) = (Arc::clone(self), Arc::clone(&publication));
         let held = self.deadlines.hold(completion, move |completion: Completion| {
@@ -74,8 +74,9 @@ impl Engine {
     /// Applies a change that another process made and saved: only observers are notified.
     pub fn apply(&self, change: &Change, now: Time) {
         let _lock = match change {
-            Change::Banned(BanRecord { client, .. }) | Change::Unbanned { client, .. } => self.client_locks.lock(client),
-            Change::NetworkBanned { network, .. } | Change::NetworkUnbanned { network, .. } => self.client_locks.lock(network),
+            Change::Banned(BanRecord { client, .. }) | Change::Unbanned { client, .. } => Some(self.client_locks.lock(client)),
+            Change::NetworkBanned { network, .. } | Change::NetworkUnbanned { network, .. } => Some(self.client_locks.lock(network)),
+            Change::Paused(_) | Change::Resumed => None,
         };
         match change {
             Change::Banned(record) => self.restore(record, now),
@@ -94,6 +95,8 @@ impl Engine {
             Change::NetworkUnbanned { network, .. } => self.change_lists(|lists| {
                 lists.banned.remove(*network);
             }),
+            Change::Paused(pause) => self.restore_pause(*pause, now),
+            Change::Resumed => self.set_pause(None),
         }
         self.notify_observers(change);
     }

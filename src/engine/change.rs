@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::client::Client;
 use crate::event::Scope;
+use crate::policy::Pause;
 use crate::rule::Evidence;
 use crate::table::Until;
 use crate::time::Time;
@@ -31,6 +32,10 @@ pub enum Change {
         network: IpNet,
         at: Time,
     },
+    /// An operator's pause begins, in place of an earlier one.
+    Paused(Pause),
+    /// An operator ended the pause.
+    Resumed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod completion;
 mod count;
 pub mod deadline;
 mod false_positives;
+mod pause;
 #[cfg(test)]
 pub mod fixtures;
 mod publish;
@@ -131,11 +132,12 @@ impl Engine {
         Arc::clone(&self.policy.read())
     }
 
-    /// Replaces the policy. Strikes and bans stay, and so do the lists that are not from the configuration: own addresses and banned networks.
+    /// Replaces the policy. Strikes and bans stay, and so does what is not from the configuration: own addresses, banned networks, the pause.
     pub fn set_policy(&self, mut policy: Policy) {
         let mut current = self.policy.write();
         policy.lists.set_own(current.lists.own().clone());
         policy.lists.banned = current.lists.banned.clone();
+        policy.pause = current.pause;
         *current = Arc::new(policy);
     }
 
@@ -215,6 +217,7 @@ impl Engine {
         });
         self.log_summaries(|log| log.summary(now, &self.names));
         self.shadow_bans.sweep(now, |_, _| ());
+        self.end_pause(now);
         let policy = self.policy();
         for rule in policy.rules.rules() {
             if rule.maxretry > 1 {

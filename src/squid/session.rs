@@ -260,14 +260,15 @@ impl Session {
                         _ => self.tallies.push(RequestTally::new(query.address, client, 1)),
                     }
                 }
-                log::debug!("{} gets {verdict:?}", query.address);
-                self.stats.record(&verdict);
-                self.output.format(id, &verdict, batch.backend.names(), batch.now, &mut self.out);
                 if let Event::Request(request) = &query.event
                     && let Some(offence) = batch.detector.page_probe(query.address, request, &verdict)
                 {
                     batch.backend.count_offence(batch.now, offence);
                 }
+                let answer = batch.policy.answer(batch.now, verdict);
+                log::debug!("{} gets {answer:?}", query.address);
+                self.stats.record(&answer);
+                self.output.format(id, &answer, batch.backend.names(), batch.now, &mut self.out);
             }
             Judgement::Unsaved(verdict) => {
                 let (reply, answered) = self.deferred(batch, id, false);
@@ -303,7 +304,7 @@ impl Session {
         let reply = Reply::new(move |verdict: Verdict| {
             log::debug!("an offence or unsaved ban gets {verdict:?}");
             let mut line = Vec::with_capacity(answer::MAX_LEN);
-            let verdict = if only_counts { Verdict::Allow(AllowReason::NothingFound) } else { verdict };
+            let verdict = if only_counts { Verdict::Allow(AllowReason::NothingFound) } else { backend.policy().answer(now, verdict) };
             output.format(id.as_deref(), &verdict, backend.names(), now, &mut line);
             output.write_expected(&line);
             drop(sender);

@@ -227,7 +227,11 @@ fn resend(engine: &Arc<Engine>, writer: &Writer, now: Time, all: bool) {
     if !all {
         return;
     }
-    for network in engine.policy().lists.banned.iter() {
+    let policy = engine.policy();
+    if let Some(pause) = policy.active_pause(now) {
+        writer.persist(Change::Paused(*pause), Box::new(|_| ()));
+    }
+    for network in policy.lists.banned.iter() {
         let change = Change::NetworkBanned {
             network: network.network,
             since: network.since,

@@ -7,6 +7,7 @@ use super::Loaded;
 use super::rows::{self, BAN_COLUMNS, HISTORY_COLUMNS, NETWORK_COLUMNS, NameCache, STRIKE_COLUMNS, blob, stored};
 use crate::client::Client;
 use crate::engine::{BanRecord, Change};
+use crate::policy::Pause;
 use crate::rule::Evidence;
 use crate::time::Time;
 
@@ -59,6 +60,9 @@ pub(super) fn load(connection: &Connection, names: &mut NameCache, now: Time, si
         let (client, rule, earlier) = rows::earlier_bans(row, names, now)?;
         sink(Loaded::EarlierBans { client, rule, earlier });
     }
+    if let Some(pause) = pause(&snapshot)? {
+        sink(Loaded::Change(Change::Paused(pause)));
+    }
     let mut statement = snapshot.prepare("SELECT path, position FROM position")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -68,6 +72,15 @@ pub(super) fn load(connection: &Connection, names: &mut NameCache, now: Time, si
         }
     }
     Ok(cursor)
+}
+
+/// The operator's pause. A file on a disk that takes no writes may lack the table.
+fn pause(connection: &Connection) -> rusqlite::Result<Option<Pause>> {
+    if !connection.table_exists(None, "pause")? {
+        return Ok(None);
+    }
+    let pause = |row: &rusqlite::Row<'_>| Ok(Pause { since: rows::time(row, 0)?, until: rows::time(row, 1)? });
+    connection.query_row("SELECT since, until FROM pause", [], pause).optional()
 }
 
 /// The changes after `cursor` that were made by a writer other than `own`. Advances the cursor.

@@ -73,6 +73,9 @@ CREATE TABLE position (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// An operator's pause: one row, or none. Not among [`TABLES`], because files of version 1 without it exist.
+const PAUSE_TABLE: &str = "CREATE TABLE IF NOT EXISTS pause (since INTEGER NOT NULL, until INTEGER NOT NULL) STRICT";
+
 /// One query for each table, to check that the file has the tables and columns of this version and that their first pages can be read.
 const PROBES: [&str; 6] = [
     "SELECT id, client, scope, rule, first, since, until, count, times, node, writer FROM ban LIMIT 1",
@@ -101,6 +104,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, StateError> {
     if !check(&connection, path)? {
         create(&connection).map_err(failed)?;
     }
+    connection.execute_batch(PAUSE_TABLE).map_err(failed)?;
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0)).map_err(failed)?;
     if mode != "wal" {
         return Err(StateError::Unavailable(format!("{}: found journal mode {mode}, expected wal", path.display())));

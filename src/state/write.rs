@@ -31,6 +31,13 @@ pub(super) fn write(transaction: &Transaction<'_>, item: &WriteItem, writer: i64
             write_network(transaction, *network, *since, until.time().map(stored_end), reason.as_str(), writer)
         }
         WriteItem::Change(Change::NetworkUnbanned { network, at }) => write_network(transaction, *network, *at, Some(REMOVED), "", writer),
+        WriteItem::Change(Change::Paused(pause)) => {
+            transaction.execute("DELETE FROM pause", [])?;
+            transaction
+                .execute("INSERT INTO pause (since, until) VALUES (?, ?)", [stored(pause.since), stored(pause.until)])
+                .map(drop)
+        }
+        WriteItem::Change(Change::Resumed) => transaction.execute("DELETE FROM pause", []).map(drop),
         WriteItem::Position(path, position) => write_position(transaction, path, position),
     }
 }

@@ -71,6 +71,10 @@ pub enum FromDaemon {
         remaining: Option<Span>,
     },
     UnbanNetwork(IpNet),
+    /// Everybody is served for so long, in place of an earlier pause.
+    Pause(Span),
+    /// The pause ends.
+    Resume,
     /// All bans are sent; changes follow.
     EndBans,
     /// The answer to an offence.
@@ -128,6 +132,8 @@ impl fmt::Display for FromDaemon {
             Self::Unban { client, scope } => write!(f, "unban {client} {}", scope.as_str()),
             Self::BanNetwork { network, remaining } => write!(f, "ban-network {network} {}", Remaining(*remaining)),
             Self::UnbanNetwork(network) => write!(f, "unban-network {network}"),
+            Self::Pause(remaining) => write!(f, "pause {}", remaining.secs_ceil()),
+            Self::Resume => f.write_str("resume"),
             Self::EndBans => f.write_str("end bans"),
             Self::Answer { number, refusal: None } => write!(f, "answer {number} accept"),
             Self::Answer { number, refusal: Some((rule, remaining, reason)) } => {
@@ -155,6 +161,9 @@ impl FromDaemon {
     }
 
     fn read(line: &str) -> Option<Self> {
+        if line == "resume" {
+            return Some(Self::Resume);
+        }
         let (verb, rest) = line.split_once(' ')?;
         let mut words = rest.split(' ');
         let parsed = match verb {
@@ -190,6 +199,7 @@ impl FromDaemon {
             "unban" => Self::Unban { client: client(words.next()?)?, scope: Scope::from_name(words.next()?)? },
             "ban-network" => Self::BanNetwork { network: words.next()?.parse().ok()?, remaining: parse_remaining(words.next()?)? },
             "unban-network" => Self::UnbanNetwork(words.next()?.parse().ok()?),
+            "pause" => Self::Pause(Span::from_secs(words.next()?.parse().ok()?)),
             "answer" => {
                 let number = words.next()?.parse().ok()?;
                 let refusal = match words.next()? {
@@ -258,6 +268,8 @@ mod tests {
             FromDaemon::Unban { client, scope: Scope::All },
             FromDaemon::BanNetwork { network: "2001:db8::/32".parse().unwrap(), remaining: hour },
             FromDaemon::UnbanNetwork("2001:db8::/32".parse().unwrap()),
+            FromDaemon::Pause(Span::from_secs(3600)),
+            FromDaemon::Resume,
             FromDaemon::EndBans,
             FromDaemon::Answer { number: 7, refusal: None },
             FromDaemon::Answer { number: u64::MAX, refusal: Some(("w00tw00t".into(), hour, DenyReason::Struck)) },

@@ -9,7 +9,7 @@ use crate::client::{Client, Ipv6Prefix};
 use crate::clock::timestamp;
 use crate::control::answer::{error, object};
 use crate::control::bans::{BanReport, UnbanReport, epoch, remaining};
-use crate::control::request::{BanLength, BanRequest};
+use crate::control::admin::{BanLength, BanRequest};
 use crate::daemon::conn::replies::ReplyHandle;
 use crate::engine::{Abandoned, Applied, BanRecord, Completion, Engine, Persisted};
 use crate::event::Scope;
@@ -76,7 +76,7 @@ pub fn unban(engine: &Arc<Engine>, now: Time, target: IpNet, scope: Scope, to: &
 }
 
 /// A completion that answers the operator, with an error if the change was dropped and its outcome is unknown.
-fn answering<T: Serialize>(to: &ReplyHandle, report: impl FnOnce(Applied) -> T + Send + 'static) -> Completion {
+pub(super) fn answering<T: Serialize>(to: &ReplyHandle, report: impl FnOnce(Applied) -> T + Send + 'static) -> Completion {
     let to = to.clone();
     Completion::new(move |result| match result {
         Ok(applied) => to.answer(object(&report(applied))),
@@ -84,7 +84,7 @@ fn answering<T: Serialize>(to: &ReplyHandle, report: impl FnOnce(Applied) -> T +
     })
 }
 
-fn not_saved(persisted: Persisted) -> Option<String> {
+pub(super) fn not_saved(persisted: Persisted) -> Option<String> {
     match persisted {
         Persisted::Yes => None,
         Persisted::No(reason) => Some(reason),

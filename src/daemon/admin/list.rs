@@ -10,7 +10,7 @@ use super::context::AdminContext;
 use crate::client::Client;
 use crate::control::answer::{END, error, line};
 use crate::control::bans::{ListedBan, epoch, remaining, seconds};
-use crate::control::request::BanFilter;
+use crate::control::admin::BanFilter;
 use crate::daemon::conn::replies::ReplyText;
 use crate::event::{Scope, Service};
 use crate::rule::Evidence;

@@ -3,6 +3,7 @@
 mod ban;
 pub mod context;
 mod list;
+mod pause;
 mod reload;
 mod status;
 mod why;

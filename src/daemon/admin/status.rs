@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::context::AdminContext;
+use crate::control::pause::PauseStatus;
 use crate::control::status::{DaemonStatus, FalseBans, FleetStatus, FollowedLog, RuleStatus, StateStatus};
 use crate::daemon::metrics::counters::Question;
 use crate::daemon::metrics::report::resident_memory;
@@ -21,6 +22,7 @@ impl AdminContext {
             uptime: now.since(self.started).secs(),
             memory: resident_memory(),
             socket: self.table.socket.display().to_string(),
+            paused: policy.active_pause(now).map(|pause| PauseStatus::of(pause, now)),
             rules: policy.rules.rules().len(),
             bans: engine.bans().len(),
             banned_networks: policy.lists.banned.len(),

@@ -8,6 +8,7 @@ use crate::control::bans::{epoch, remaining, seconds};
 use crate::control::explanation::{
     ActiveRefusal, ClientBan, Explanation, NetworkBan, RefusedBy, RuleSettings, Services, ShadowBan, StrikeCount,
 };
+use crate::control::pause::PauseStatus;
 use crate::detector::Detector;
 use crate::engine::BanRecord;
 use crate::event::Service;
@@ -31,11 +32,13 @@ impl AdminContext {
                 remaining: remaining(ban.until, now),
             })
         });
-        let refused = services.web.is_some() || services.mail.is_some();
+        let paused = policy.active_pause(now).map(|pause| PauseStatus::of(pause, now));
+        let refused = paused.is_none() && (services.web.is_some() || services.mail.is_some());
         Explanation {
             address: address.to_string(),
             client: client.display(policy.prefix).to_string(),
             refused,
+            paused,
             services,
             never_banned: policy.lists.never_banned(address).map(|reason| reason.to_string()),
             denied: policy.lists.denied(address).map(|entry| entry.to_string()),

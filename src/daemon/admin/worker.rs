@@ -12,7 +12,7 @@ use crate::control::answer::{END, error, object};
 #[cfg(feature = "fleet")]
 use crate::control::bans::ForgetReport;
 use crate::control::bans::ReloadReport;
-use crate::control::request::AdminRequest;
+use crate::control::admin::AdminRequest;
 use crate::daemon::conn::peer::Peer;
 use crate::daemon::conn::replies::{ReplyHandle, ReplyText};
 
@@ -85,7 +85,7 @@ impl AdminContext {
     fn answer(&mut self, request: AdminRequest, peer: Peer, to: &ReplyHandle) -> Option<ReplyText> {
         let own = rustix::process::geteuid().as_raw();
         if request.needs_privilege() && !peer.is_privileged(own) {
-            let fault = format!("{} may not do this: ban, unban, forget and reload are for root and {}", user(peer.user), user(own));
+            let fault = format!("{} may not do this: ban, unban, pause, resume, forget and reload are for root and {}", user(peer.user), user(own));
             return Some(error(&fault).into());
         }
         Some(match request {
@@ -99,6 +99,14 @@ impl AdminContext {
             },
             AdminRequest::Unban { target, scope } => {
                 ban::unban(&self.engine, self.clock.now(), target, scope, to);
+                return None;
+            }
+            AdminRequest::Pause(length) => {
+                self.pause(length, &user(peer.user), to);
+                return None;
+            }
+            AdminRequest::Resume => {
+                self.resume(&user(peer.user), to);
                 return None;
             }
             AdminRequest::Forget(node) => self.forget(&node).into(),

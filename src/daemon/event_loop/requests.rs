@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::EventLoop;
+use crate::clock::Clock;
 use crate::control::request::{MAX_LINE, SocketRequest, parse};
 use crate::control::{answer, subscribe};
 use crate::daemon::admin::worker::AdminTask;
@@ -12,6 +13,7 @@ use crate::daemon::conn::connection::Line;
 use crate::daemon::conn::replies::{ConnectionId, ReplyHandle};
 use crate::daemon::metrics::counters::{Counters, Question};
 use crate::daemon::subscribers::{self, MAX_SUBSCRIBERS};
+use crate::engine::Engine;
 use crate::engine::reply::Reply;
 use crate::verdict::{AllowReason, Verdict};
 
@@ -52,6 +54,7 @@ impl EventLoop {
             }
         };
         let peer = entry.connection.peer;
+        let answering = Answering { counters: &self.counters, engine: &self.engine, clock: self.clock };
         match request {
             SocketRequest::Subscribe(subscribe::VERSION) if self.subscribers.len() >= MAX_SUBSCRIBERS => {
                 self.reject(id, to, &format!("{MAX_SUBSCRIBERS} helpers are subscribed already, expected fewer"));
@@ -68,11 +71,11 @@ impl EventLoop {
                 self.reject(id, to, &fault);
             }
             SocketRequest::Check(check) => {
-                let reply = counted(&self.counters, Question::Check, now, to.reply());
+                let reply = answering.reply(Question::Check, now, to.reply());
                 self.smtp.check(self.clock.now(), (id, number), &check, &peer, entry.connection.stream(), reply);
             }
             SocketRequest::Strike { address, rule } => {
-                let reply = counted(&self.counters, Question::Strike, now, to.reply());
+                let reply = answering.reply(Question::Strike, now, to.reply());
                 if let Err(rejected) = self.smtp.strike(self.clock.now(), address, rule, &peer, now, reply) {
                     self.not_understood.warn(|| format!("a strike by user {} is not counted: {}", peer.user, rejected.fault));
                     if let Some(reply) = rejected.reply {
@@ -121,11 +124,21 @@ impl EventLoop {
     }
 }
 
-/// Wraps `reply` so that the answer to `question`, asked at `since`, is counted when it is sent.
-fn counted(counters: &Arc<Counters>, question: Question, since: Instant, reply: Reply) -> Reply {
-    let counters = Arc::clone(counters);
-    Reply::new(move |verdict| {
-        counters.record_answer(question, since.elapsed(), &verdict);
-        reply.send(verdict);
-    })
+/// What the answers to Exim depend on besides the verdict.
+struct Answering<'a> {
+    counters: &'a Arc<Counters>,
+    engine: &'a Arc<Engine>,
+    clock: Clock,
+}
+
+impl Answering<'_> {
+    /// Wraps `reply` so that a pause serves the client, and that the answer to `question`, asked at `since`, is counted when it is sent.
+    fn reply(&self, question: Question, since: Instant, reply: Reply) -> Reply {
+        let (counters, engine, clock) = (Arc::clone(self.counters), Arc::clone(self.engine), self.clock);
+        Reply::new(move |verdict| {
+            let answer = engine.policy().answer(clock.now(), verdict);
+            counters.record_answer(question, since.elapsed(), &answer);
+            reply.send(answer);
+        })
+    }
 }

@@ -114,6 +114,8 @@ impl MetricsReport {
             "Ordinary requests reported by Squid's helpers, where a rule limits their rate.",
             counters.requests.load(Ordering::Relaxed),
         );
+        let is_paused = engine.policy().active_pause(self.clock.now()).is_some();
+        page.single("paused", "gauge", "1 while a pause serves everybody.", is_paused.into());
         self.answers(&mut page);
         self.rules(&mut page);
         page.single("subscribers", "gauge", "Attached Squid helpers.", count(counters.subscribers.load(Ordering::Relaxed)));

@@ -46,11 +46,11 @@ pub fn receive(
             }
         }
         FromSubscriber::Offence { number, address, rules, evidence } => {
-            let names = Arc::clone(engine.names());
-            let (counters, since) = (Arc::clone(counters), Instant::now());
+            let (counters, since, answering) = (Arc::clone(counters), Instant::now(), Arc::clone(engine));
             let reply = Reply::new(move |verdict| {
-                counters.record_answer(Question::Offence, since.elapsed(), &verdict);
-                send(format!("{}\n", FromDaemon::answer(number, &verdict, &names, now)));
+                let answer = answering.policy().answer(now, verdict);
+                counters.record_answer(Question::Offence, since.elapsed(), &answer);
+                send(format!("{}\n", FromDaemon::answer(number, &answer, answering.names(), now)));
             });
             let policy = engine.policy();
             let client = Client::of(address, policy.prefix);

@@ -50,6 +50,8 @@ pub fn snapshot(
                 .collect()
         })
     };
+    let policy = engine.policy();
+    let pause = policy.active_pause(now()).map(|pause| line(&FromDaemon::Pause(pause.until.since(now()))));
     let names = Arc::clone(engine.names());
     let clients = ranges(bans.clients.len()).map(move |range| {
         let now = now();
@@ -66,7 +68,7 @@ pub fn snapshot(
     let hello = [line(&FromDaemon::Hello(subscribe::VERSION))];
     let begin = [line(&FromDaemon::BeginBans)];
     let end = [line(&FromDaemon::EndBans)];
-    hello.into_iter().chain(config_lines(engine.policy())).chain(begin).chain(networks).chain(clients).chain(end)
+    hello.into_iter().chain(config_lines(policy)).chain(pause).chain(begin).chain(networks).chain(clients).chain(end)
 }
 
 /// The configuration as subscribers need it. It holds on to the policy instead of its text until the last piece is made: in memory a
@@ -126,6 +128,8 @@ pub fn change_line(change: &Change, now: Time) -> String {
         Change::Unbanned { client, scope, .. } => FromDaemon::Unban { client: *client, scope: *scope },
         Change::NetworkBanned { network, until, .. } => FromDaemon::BanNetwork { network: *network, remaining: until.remaining(now) },
         Change::NetworkUnbanned { network, .. } => FromDaemon::UnbanNetwork(*network),
+        Change::Paused(pause) => FromDaemon::Pause(pause.until.since(now)),
+        Change::Resumed => FromDaemon::Resume,
     })
 }
 

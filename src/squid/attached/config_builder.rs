@@ -75,6 +75,7 @@ impl ConfigLines {
             prefix: self.prefix,
             on_failure: self.on_failure,
             false_ban_share: DEFAULT_FALSE_BAN_SHARE,
+            pause: None,
         })
     }
 }

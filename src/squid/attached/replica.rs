@@ -19,7 +19,7 @@ use crate::control::subscribe::{self, FromDaemon, FromSubscriber};
 use crate::engine::deadline::{DAEMON_LIMIT, Deadlines, HeldReply};
 use crate::engine::reply::Reply;
 use crate::list::{BannedNetwork, Lists};
-use crate::policy::{OnFailure, Policy};
+use crate::policy::{OnFailure, Pause, Policy};
 use crate::rule::{Mode, Offence, Rule};
 use crate::rule_id::{RuleId, RuleNames};
 use crate::squid::Backend;
@@ -162,6 +162,8 @@ impl Replica {
             FromDaemon::UnbanNetwork(network) => self.change_lists(|lists| {
                 lists.banned.remove(network);
             }),
+            FromDaemon::Pause(remaining) => self.set_pause(Some(Pause { since: now, until: now.after(remaining) })),
+            FromDaemon::Resume => self.set_pause(None),
             FromDaemon::Answer { number, refusal } => {
                 let held = self.unanswered.lock().remove(&number);
                 if let Some((held, _)) = held {
@@ -172,15 +174,20 @@ impl Replica {
         Ok(false)
     }
 
-    /// Puts a policy in force. Banned networks are not part of it and stay.
+    /// Puts a policy in force. Banned networks and the pause are not part of it and stay.
     pub fn set_policy(&self, mut policy: Policy) {
         let mut current = self.policy.write();
         policy.lists.banned = current.lists.banned.clone();
+        policy.pause = current.pause;
         *current = Arc::new(policy);
     }
 
     fn change_lists(&self, change: impl FnOnce(&mut Lists)) {
         change(&mut Arc::make_mut(&mut self.policy.write()).lists);
+    }
+
+    fn set_pause(&self, pause: Option<Pause>) {
+        Arc::make_mut(&mut self.policy.write()).pause = pause;
     }
 
     /// Queues the requests counted so far and, if `is_complete`, the answers. What finds no room stays.

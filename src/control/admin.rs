@@ -1,0 +1,209 @@
+//! The requests that an operator's program sends to the daemon, a line each.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::answer::one_line;
+use super::request::{RequestError, expected};
+use crate::event::Scope;
+use crate::list::file::parse_network;
+use crate::rule_id::is_rule_name;
+use crate::time::Span;
+
+/// A request by an operator's program. It owns its data, because another thread of the daemon answers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminRequest {
+    /// Explains why an address is refused or served.
+    Why(IpAddr),
+    List(BanFilter),
+    Status,
+    /// Reports metrics in Prometheus' text format.
+    Metrics,
+    /// Bans a client or a network by hand.
+    Ban(BanRequest),
+    /// Unbans clients and networks.
+    Unban {
+        target: IpNet,
+        scope: Scope,
+    },
+    /// Serves everybody for so long.
+    Pause(Span),
+    /// Ends the pause.
+    Resume,
+    /// Drops everything that a node of the fleet published.
+    Forget(String),
+    /// Reads the configuration again.
+    Reload,
+}
+
+impl AdminRequest {
+    /// Whether only root and the daemon's own user may send this request.
+    #[must_use]
+    pub fn needs_privilege(&self) -> bool {
+        matches!(self, Self::Ban(_) | Self::Unban { .. } | Self::Pause(_) | Self::Resume | Self::Forget(_) | Self::Reload)
+    }
+}
+
+/// The line that the daemon parses as this request, without its newline. Control characters in the reason become spaces.
+impl fmt::Display for AdminRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Why(address) => write!(f, "why {address}"),
+            Self::List(filter) => {
+                f.write_str("list")?;
+                filter.rule.as_ref().map_or(Ok(()), |rule| write!(f, " rule={rule}"))?;
+                filter.network.map_or(Ok(()), |network| write!(f, " network={network}"))?;
+                filter.scope.map_or(Ok(()), |scope| write!(f, " scope={}", scope.as_str()))
+            }
+            Self::Status => f.write_str("status"),
+            Self::Metrics => f.write_str("metrics"),
+            Self::Ban(ban) => {
+                write!(f, "ban {} scope={}", ban.target, ban.scope.as_str())?;
+                match ban.length {
+                    BanLength::Default => {}
+                    BanLength::For(span) => write!(f, " for={}", span.secs_ceil())?,
+                    BanLength::Permanent => f.write_str(" for=-1")?,
+                }
+                if ban.reason.is_empty() { Ok(()) } else { write!(f, " reason={}", one_line(&ban.reason)) }
+            }
+            Self::Unban { target, scope } => write!(f, "unban {target} scope={}", scope.as_str()),
+            Self::Pause(length) => write!(f, "pause {}", length.secs_ceil()),
+            Self::Resume => f.write_str("resume"),
+            Self::Forget(node) => write!(f, "forget {node}"),
+            Self::Reload => f.write_str("reload"),
+        }
+    }
+}
+
+/// Which bans `list` returns: those that match every condition given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BanFilter {
+    /// The name of the rule that banned.
+    pub rule: Option<String>,
+    /// Selects clients and networks inside this network, and banned networks that contain it.
+    pub network: Option<IpNet>,
+    /// Selects bans that refuse in this scope: `Some(Web)` includes bans of scope `all`, `Some(All)` only those.
+    pub scope: Option<Scope>,
+}
+
+/// A ban by an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BanRequest {
+    /// The client or network.
+    pub target: IpNet,
+    pub length: BanLength,
+    /// Always `all` for a network.
+    pub scope: Scope,
+    /// The operator's reason; empty if none was given.
+    pub reason: String,
+}
+
+/// How long a ban by hand lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BanLength {
+    /// The daemon's default for bans by hand.
+    Default,
+    For(Span),
+    Permanent,
+}
+
+/// `[rule=NAME] [network=CIDR] [scope=SCOPE]`.
+pub(super) fn filter(text: &str) -> Result<BanFilter, RequestError> {
+    let mut filter = BanFilter::default();
+    for word in text.split_ascii_whitespace() {
+        match word.split_once('=') {
+            Some(("rule", name)) if is_rule_name(name) => filter.rule = Some(name.to_owned()),
+            Some(("network", text)) => filter.network = Some(target(text)?),
+            Some(("scope", name)) => filter.scope = Some(scope(name)?),
+            _ => return Err(expected(word, "rule=NAME, network=CIDR or scope=SCOPE")),
+        }
+    }
+    Ok(filter)
+}
+
+/// `TARGET [LENGTH] [for=LENGTH] [scope=SCOPE] [reason=…]`; the reason is the rest of the line.
+pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
+    let (words, reason) = text.split_once(" reason=").unwrap_or((text, ""));
+    let mut words = words.split_ascii_whitespace();
+    let mut ban = BanRequest {
+        target: target(words.next().unwrap_or_default())?,
+        length: BanLength::Default,
+        scope: Scope::All,
+        reason: reason.to_owned(),
+    };
+    for word in words {
+        match word.split_once('=') {
+            Some(("for", text)) => ban.length = length(text)?,
+            Some(("scope", name)) => ban.scope = scope(name)?,
+            Some(_) => return Err(expected(word, "for=LENGTH, scope=SCOPE or reason=TEXT")),
+            None => ban.length = length(word)?,
+        }
+    }
+    check_scope(ban.target, ban.scope)?;
+    Ok(ban)
+}
+
+/// Length of a pause if the operator gives none.
+pub const DEFAULT_PAUSE: Span = Span::from_secs(3600);
+
+/// `[LENGTH]`: how long a pause lasts. It always has an end, so that nobody can forget to resume.
+///
+/// # Errors
+/// It is no duration of at least a second.
+pub fn pause_length(text: &str) -> Result<Span, RequestError> {
+    if text.is_empty() {
+        return Ok(DEFAULT_PAUSE);
+    }
+    let length = Span::parse(text).ok().filter(|length| *length >= Span::from_secs(1));
+    length.ok_or_else(|| expected(text, "a duration such as 30m or 2h: a pause always ends by itself"))
+}
+
+/// `TARGET [scope=SCOPE]`.
+pub(super) fn unban(text: &str) -> Result<AdminRequest, RequestError> {
+    let mut words = text.split_ascii_whitespace();
+    let target = target(words.next().unwrap_or_default())?;
+    let scope = match words.next() {
+        None => Scope::All,
+        Some(word) => scope(word.strip_prefix("scope=").ok_or_else(|| expected(word, "scope=SCOPE"))?)?,
+    };
+    check_scope(target, scope)?;
+    match words.next() {
+        None => Ok(AdminRequest::Unban { target, scope }),
+        Some(word) => Err(expected(word, "nothing more in this request")),
+    }
+}
+
+/// Checks that `scope` is possible for `target`: a network is always banned on every service.
+///
+/// # Errors
+/// The target is a network, and the scope is narrower than `all`.
+pub fn check_scope(target: IpNet, scope: Scope) -> Result<(), RequestError> {
+    if scope == Scope::All || target.prefix_len() == target.max_prefix_len() {
+        return Ok(());
+    }
+    let scope = scope.as_str();
+    Err(RequestError::new(format!(
+        "found the scope {scope} for the network {target}, expected all: the ban of a network refuses on every service"
+    )))
+}
+
+fn target(word: &str) -> Result<IpNet, RequestError> {
+    parse_network(word).map_err(|_| expected(word, "an IP address or a network"))
+}
+
+/// How long a ban by hand lasts: a duration, or -1 for one without an end.
+///
+/// # Errors
+/// It is neither.
+pub fn length(text: &str) -> Result<BanLength, RequestError> {
+    match text {
+        "-1" => Ok(BanLength::Permanent),
+        _ => Span::parse(text).map(BanLength::For).map_err(|_| expected(text, "a duration such as 600 or 10m, or -1")),
+    }
+}
+
+fn scope(name: &str) -> Result<Scope, RequestError> {
+    Scope::from_name(name).ok_or_else(|| expected(name, "the scope web, mail or all"))
+}
