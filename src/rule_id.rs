@@ -77,6 +77,12 @@ impl RuleNames {
         id
     }
 
+    /// The ids of all names.
+    #[must_use]
+    pub fn all(&self) -> Vec<RuleId> {
+        (0..self.0.read().names.len()).filter_map(|number| u32::try_from(number).ok()).map(RuleId).collect()
+    }
+
     /// Returns the id of `name`, if it has one.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<RuleId> {

@@ -99,6 +99,13 @@ fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usiz
         let _ =
             writeln!(text, "rule {}: {} in {}, ban {bantime}, {}{shadow}", rule.name, rule.maxretry, rule.findtime, rule.scope.as_str());
     }
+    let (unfed, named_unfed) = unfed(rules, &logs).into_iter().partition::<Vec<_>, _>(|name| !named.contains(*name));
+    if !unfed.is_empty() {
+        let _ = writeln!(text, "no log names these rules, so they count nothing: {}", unfed.join(", "));
+    }
+    for rule in named_unfed {
+        let _ = writeln!(text, "rule {rule}: WARNING: no log names it, so it counts nothing; expected it among the rules of a [[log]]");
+    }
     for (rule, forgery) in forgeries {
         let _ = writeln!(text, "rule {rule}: WARNING: {forgery}");
     }
@@ -112,6 +119,13 @@ fn lone_page_probes<'a>(log: &LogConfig, rules: &'a RuleSet) -> Option<&'a Rule>
     let has_probes =
         named.iter().any(|rule| matches!(rule.trigger, Trigger::Request(_)) && rule.mode == Mode::Enforce && rule.refuses_offence);
     named.into_iter().find(|rule| rule.trigger == Trigger::PageProbe && !has_probes).map(|rule| &**rule)
+}
+
+/// The rules over log lines that no log names.
+fn unfed<'a>(rules: &'a [Arc<Rule>], logs: &[LogConfig]) -> Vec<&'a str> {
+    let fed: BTreeSet<&str> = logs.iter().flat_map(|log| log.rules.iter().flatten()).map(String::as_str).collect();
+    let over_lines = rules.iter().filter(|rule| matches!(rule.trigger, Trigger::Line(_)));
+    over_lines.map(|rule| &*rule.name).filter(|name| !fed.contains(name)).collect()
 }
 
 /// The names of the rules in the configuration file itself. The file was checked before, so an error now can be ignored.
@@ -156,6 +170,22 @@ mod tests {
         std::fs::write(&file, "[table]\nsocet = 1").unwrap();
         let Err(Failure::Usage(fault)) = summary(Some(&file), NAMED) else { panic!("expected a fault") };
         assert!(fault.starts_with(&format!("{}:2: unknown field `socet`", file.display())), "{fault}");
+    }
+
+    #[test]
+    fn a_rule_over_lines_that_no_log_names_is_warned_about_if_the_file_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("strikeout.toml");
+        let summary = |rules: &str| {
+            let text = format!("[[rule]]\nname = 'sshd'\nfailregex = '^bad <HOST>$'\n[[log]]\npath = '/a'\nrules = [{rules}]");
+            std::fs::write(&file, text).unwrap();
+            summary(Some(&file), CheckOptions { no_logs: true, ..NAMED }).unwrap().0
+        };
+        let text = summary("'exim-per-host'");
+        assert!(text.contains("\nrule sshd: WARNING: no log names it, so it counts nothing; "), "{text}");
+        let built_in = text.lines().find(|line| line.starts_with("no log names these rules")).unwrap();
+        assert!(built_in.contains("exim-global") && !built_in.contains("exim-per-host") && !built_in.contains("sshd"), "{text}");
+        assert!(!summary("'sshd'").contains("rule sshd: WARNING"), "{text}");
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! `strikeout reload`.
 
+use std::fmt::Write as _;
+
 use super::ask::ask;
+use super::terminal::counted;
 use super::{DaemonArguments, Failure, print, print_json};
-use crate::control::bans::ReloadReport;
 use crate::control::admin::AdminRequest;
+use crate::control::config::ReloadReport;
 
 /// Makes the daemon read its configuration again.
 ///
@@ -14,5 +17,37 @@ pub fn run(daemon: &DaemonArguments) -> Result<(), Failure> {
     if daemon.json {
         return print_json(&report);
     }
-    print(&report.notes.iter().fold("reloaded\n".to_owned(), |text, note| format!("{text}warning: {note}\n")))
+    print(&text(&report))
+}
+
+fn text(report: &ReloadReport) -> String {
+    let config = &report.config;
+    let mut text =
+        format!("reloaded: {} is in force, with {} and {} in shadow\n", config.file, counted(config.enforced, "rule"), config.shadow);
+    // Writing to a string cannot fail.
+    for lifted in &report.lifted {
+        let _ = writeln!(text, "{} of rule {} ended: it is {}", counted(lifted.bans, "ban"), lifted.rule, lifted.because);
+    }
+    for note in &report.notes {
+        let _ = writeln!(text, "warning: {note}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::config::{ConfigStatus, LiftedRule};
+
+    #[test]
+    fn a_reload_is_reported_with_what_is_in_force_and_the_bans_that_ended() {
+        let config = ConfigStatus { file: "/etc/s.toml".into(), enforced: 12, shadow: 3, ..ConfigStatus::default() };
+        let lifted = vec![LiftedRule { rule: "login".into(), because: "in shadow mode".into(), bans: 1 }];
+        let report = ReloadReport { reloaded: true, notes: vec!["[fleet] waits".into()], lifted, config };
+        assert_eq!(
+            text(&report),
+            "reloaded: /etc/s.toml is in force, with 12 rules and 3 in shadow\n1 ban of rule login ended: it is in shadow mode\n\
+             warning: [fleet] waits\n"
+        );
+    }
 }

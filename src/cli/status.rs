@@ -153,8 +153,12 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
         },
     );
     line("faults", &faults(status, colours));
-    let refused = lost(status.reloads_refused, "refused for a fault: the old configuration is in force, see strikeout check");
-    line("rules", &format!("{} in force, {}{refused}", status.rules, counted(status.reloads, "reload")));
+    let config = &status.config;
+    let since = format!("{}, read {} ago", config.file, span(config.since_ago));
+    line("rules", &format!("{} in force, {} of them in shadow: {since}", status.rules, config.shadow));
+    if let Some(refused) = &config.refused {
+        line("REFUSED", &colours.bad(&format!("the configuration of {} ago: {}; what was read before stays in force", span(refused.at_ago), refused.fault)));
+    }
     for log in &status.logs {
         let state = match (&log.fault, log.lag) {
             (Some(fault), _) => colours.bad(fault),

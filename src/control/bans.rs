@@ -1,4 +1,4 @@
-//! The lines of `list`, and the answers to `ban`, `unban`, `forget` and `reload`, as the daemon and the operator's program exchange them.
+//! The lines of `list`, and the answers to `ban`, `unban` and `forget`, as the daemon and the operator's program exchange them.
 
 use serde::{Deserialize, Serialize};
 
@@ -56,15 +56,6 @@ pub struct ForgetReport {
     /// Why that has to wait for Redis; the request is lost if the daemon ends before it has reached Redis.
     #[serde(default)]
     pub waiting: Option<String>,
-}
-
-/// The answer to `reload`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReloadReport {
-    pub reloaded: bool,
-    /// The changes of the configuration that are not in force yet.
-    #[serde(default)]
-    pub notes: Vec<String>,
 }
 
 /// The end of a ban in seconds since 1970; -1 if permanent.

@@ -17,13 +17,14 @@
 //! subscribe VERSION                                a stream
 //! ```
 //!
-//! Anything else is answered `error TEXT`, and the connection is closed. The JSON is that of the types in [`status`], [`bans`], [`pause`] and
-//! [`explanation`], which the daemon and the operator's program share. Readers ignore keys that they do not know.
+//! Anything else is answered `error TEXT`, and the connection is closed. The JSON is that of the types in [`status`], [`bans`], [`pause`],
+//! [`config`] and [`explanation`], which the daemon and the operator's program share. Readers ignore keys that they do not know.
 
 pub mod admin;
 pub mod answer;
 pub mod bans;
 pub mod client;
+pub mod config;
 pub mod explanation;
 pub mod pause;
 pub mod request;

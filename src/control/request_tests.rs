@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::control::admin::*;
+use crate::event::Scope;
+use crate::time::Span;
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 fn check_of(line: &str) -> Check {
@@ -86,6 +89,8 @@ fn an_error_says_what_was_found_and_what_was_expected() {
         (b"strike 192.0.2.1", "found \"\", expected the name of one rule after the address"),
         (b"strike 192.0.2.1 a b", "found \"a b\", expected the name of one rule"),
         (b"why", "found \"\", expected an IP address"),
+        (b"pause -1", "found \"-1\", expected a duration such as 30m or 2h: a pause always ends by itself"),
+        (b"resume now", "found \"now\", expected nothing more"),
         (b"status all", "found \"all\", expected nothing more"),
         (b"ban 192.0.2.1 for=soon", "found \"soon\", expected a duration"),
         (b"ban everybody", "found \"everybody\", expected an IP address or a network"),
@@ -116,7 +121,7 @@ proptest! {
     fn what_a_program_writes_is_what_the_daemon_parses(
         bits in any::<u128>(),
         prefix in 0_u8..=32,
-        which in 0..9,
+        which in 0..11,
         scope in prop::sample::select(vec![Scope::Web, Scope::Mail, Scope::All]),
         seconds in 1_u64..100_000_000,
         name in "[a-z0-9-]{1,64}",
@@ -136,6 +141,8 @@ proptest! {
             5 => AdminRequest::Ban(BanRequest { target, length, scope, reason }),
             6 => AdminRequest::Unban { target, scope },
             7 => AdminRequest::Forget(name),
+            8 => AdminRequest::Pause(Span::from_secs(seconds)),
+            9 => AdminRequest::Resume,
             _ => AdminRequest::Reload,
         };
         let line = request.to_string();
@@ -151,7 +158,7 @@ proptest! {
 
     #[test]
     fn any_words_parse_without_a_panic(
-        verb in "check|strike|why|list|status|metrics|ban|unban|reload|subscribe",
+        verb in "check|strike|why|list|status|metrics|ban|unban|pause|resume|reload|subscribe",
         rest in "[ =.:/0-9a-f\u{e4}-]{0,60}|( ?(192\\.0\\.2\\.1|pid=|port=|for=|scope=|reason=|via=|\\PC{0,9})){0,8}"
     ) {
         let _ = parse(format!("{verb} {rest}").as_bytes());

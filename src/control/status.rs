@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::config::ConfigStatus;
 use super::pause::PauseStatus;
 use crate::event::Scope;
 use crate::rule::Mode;
@@ -17,6 +18,7 @@ pub struct DaemonStatus {
     /// Memory that the daemon occupies (RSS), in bytes.
     pub memory: u64,
     pub socket: String,
+    pub config: ConfigStatus,
     /// The pause in force.
     pub paused: Option<PauseStatus>,
     /// Number of rules in force.

@@ -137,7 +137,7 @@ fn arguments(change: &Change, prefix: Ipv6Prefix) -> Option<Call> {
         Change::NetworkBanned { network, until, .. } => vec!["ban".into(), network.to_string(), "manual".into(), until.to_string()],
         Change::Unbanned { client, .. } => vec!["unban".into(), client.display(prefix).to_string()],
         Change::NetworkUnbanned { network, .. } => vec!["unban".into(), network.to_string()],
-        Change::Paused(_) | Change::Resumed => return None,
+        Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => return None,
     })
 }
 

@@ -131,6 +131,8 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
         fleet_config,
         fleet,
         started,
+        config_since: started,
+        refused_config: None,
         lists: Arc::default(),
     };
     let worker = AdminWorker::start(admin).map_err(system("a thread cannot be started"))?;
@@ -216,6 +218,7 @@ fn open_state(engine: &Arc<Engine>, clock: Clock, path: &Path) -> std::io::Resul
         log::warn!("{}: the directory of the state file cannot be created: {error}", directory.display());
     }
     let state = StateFile::open(engine, clock, path)?;
+    state.lift_bans(clock.now());
     if let Some(reason) = state.health().degraded {
         log::error!("serving without a state file, bans are in memory only: {reason}");
     }

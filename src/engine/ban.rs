@@ -9,7 +9,7 @@ use super::{Applied, BanRecord, Change, Completion, Engine, Persisted};
 use crate::client::Client;
 use crate::event::Scope;
 use crate::list::BannedNetwork;
-use crate::rule::Evidence;
+use crate::rule::{Evidence, Standing};
 use crate::rule_id::RuleId;
 use crate::table::{Ban, Until};
 use crate::time::Time;
@@ -76,7 +76,7 @@ impl Engine {
         let _lock = match change {
             Change::Banned(BanRecord { client, .. }) | Change::Unbanned { client, .. } => Some(self.client_locks.lock(client)),
             Change::NetworkBanned { network, .. } | Change::NetworkUnbanned { network, .. } => Some(self.client_locks.lock(network)),
-            Change::Paused(_) | Change::Resumed => None,
+            Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
         };
         match change {
             Change::Banned(record) => self.restore(record, now),
@@ -95,13 +95,17 @@ impl Engine {
             Change::NetworkUnbanned { network, .. } => self.change_lists(|lists| {
                 lists.banned.remove(*network);
             }),
+            Change::RuleLifted(name) => {
+                let rule = self.names.find(name);
+                self.bans.unban_rules(|of| Some(of) == rule);
+            }
             Change::Paused(pause) => self.restore_pause(*pause, now),
             Change::Resumed => self.set_pause(None),
         }
         self.notify_observers(change);
     }
 
-    /// Puts a saved ban into the table, unless it is over.
+    /// Puts a saved ban into the table, unless it is over or its rule refuses nobody.
     ///
     /// From now on it lasts at most its original length: a clock that was ahead when the ban was made must not prolong it.
     fn restore(&self, record: &BanRecord, now: Time) {
@@ -110,6 +114,8 @@ impl Engine {
             return;
         }
         let rule = self.names.intern(&record.rule);
-        self.bans.ban(record.client, record.scope, Ban { until, rule, saved: true }, now);
+        if !matches!(self.policy().rules.standing(Some(rule), &record.rule), Standing::Shadow | Standing::Off) {
+            self.bans.ban(record.client, record.scope, Ban { until, rule, saved: true }, now);
+        }
     }
 }

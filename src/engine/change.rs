@@ -32,6 +32,8 @@ pub enum Change {
         network: IpNet,
         at: Time,
     },
+    /// All bans of a rule ended, because the configuration of this machine says that it refuses nobody. Banned networks are changes of their own.
+    RuleLifted(Arc<str>),
     /// An operator's pause begins, in place of an earlier one.
     Paused(Pause),
     /// An operator ended the pause.

@@ -8,6 +8,7 @@ mod completion;
 mod count;
 pub mod deadline;
 mod false_positives;
+mod lift;
 mod pause;
 #[cfg(test)]
 pub mod fixtures;
@@ -16,6 +17,7 @@ mod rates;
 mod records;
 pub mod reply;
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -71,6 +73,8 @@ pub struct Engine {
     disk: DiskProgress,
     observers: RwLock<Vec<Observer>>,
     strike_observer: OnceLock<StrikeObserver>,
+    /// Rules whose bans were lifted since the last sweep.
+    lifted: Mutex<HashSet<RuleId>>,
     stats: EngineStats,
     false_positives: FalsePositives,
     logs: BanLogs,
@@ -116,6 +120,7 @@ impl Engine {
             disk: DiskProgress::default(),
             observers: RwLock::default(),
             strike_observer: OnceLock::new(),
+            lifted: Mutex::default(),
             stats: EngineStats::default(),
             false_positives: FalsePositives::default(),
             logs: BanLogs::default(),
@@ -133,6 +138,8 @@ impl Engine {
     }
 
     /// Replaces the policy. Strikes and bans stay, and so does what is not from the configuration: own addresses, banned networks, the pause.
+    ///
+    /// The bans of rules that it switches off stay as well: see [`Engine::reload`].
     pub fn set_policy(&self, mut policy: Policy) {
         let mut current = self.policy.write();
         policy.lists.set_own(current.lists.own().clone());
@@ -209,7 +216,7 @@ impl Engine {
     }
 
     /// Drops expired bans, banned networks and strikes. To be called about once a second.
-    pub fn sweep(&self, now: Time) {
+    pub fn sweep(self: &Arc<Self>, now: Time) {
         self.bans.sweep(now, |client, rule| {
             if self.logs.ended.lock().has_room(rule) {
                 log::info!("ban of {client} by rule {} has ended", self.names.name(rule));
@@ -218,6 +225,7 @@ impl Engine {
         self.log_summaries(|log| log.summary(now, &self.names));
         self.shadow_bans.sweep(now, |_, _| ());
         self.end_pause(now);
+        self.lift_again(now);
         let policy = self.policy();
         for rule in policy.rules.rules() {
             if rule.maxretry > 1 {

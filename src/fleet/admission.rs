@@ -16,6 +16,7 @@ use crate::engine::{BanRecord, Completion, Engine};
 use crate::event::{Scope, Service};
 use crate::list::BannedNetwork;
 use crate::logging::ThrottledLog;
+use crate::rule::Standing;
 use crate::rule_id::RuleId;
 use crate::table::Until;
 use crate::time::{Span, Time};
@@ -35,7 +36,7 @@ const ROUNDING: Span = Span::from_secs(3);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     Made,
-    /// It is already active here, or over.
+    /// It is already active here, or over, or of a rule that refuses nobody here.
     Redundant,
     Refused,
 }
@@ -63,6 +64,9 @@ impl Admissions {
             return Admission::Redundant;
         }
         let rule = engine.names().find(&ban.record.rule);
+        if matches!(engine.policy().rules.standing(rule, &ban.record.rule), Standing::Shadow | Standing::Off) {
+            return Admission::Redundant;
+        }
         let admission = if !self.limit.admits(&ban.node, ban.accepted) {
             self.too_many.warn(|| format!("rejected bans of node {}: more than {} per minute", ban.node, self.limit.bans_per_minute));
             Admission::Refused

@@ -97,8 +97,8 @@ fn to_publish(change: &Change, engine: &Engine, origins: &Mutex<Origins>) -> Opt
             scope: Scope::All,
             at: SentTime::new(*at),
         }),
-        // Each machine is paused by itself.
-        Change::Paused(_) | Change::Resumed => None,
+        // Each machine has its own configuration, and is paused by itself.
+        Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
     }
 }
 

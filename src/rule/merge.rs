@@ -33,7 +33,7 @@ pub fn rule_set(
 ) -> Result<RuleSet, RulesError> {
     let is_wanted = |family: &str| families.is_none_or(|families| families.iter().any(|wanted| wanted == family));
     let mut builtin = builtin::specs_in_force(is_wanted).map_err(RulesError::Whole)?;
-    let mut seen = HashSet::new();
+    let (mut seen, mut off) = (HashSet::new(), HashSet::new());
     let mut rules: Vec<Rule> = Vec::new();
     for spec in own {
         if !seen.insert(spec.name.get_ref().clone()) {
@@ -46,6 +46,9 @@ pub fn rule_set(
             None => spec,
         };
         let enabled = spec.enabled != Some(false);
+        if !enabled {
+            off.insert(spec.name.get_ref().clone());
+        }
         let pattern = spec.failregex.as_ref().map(Spanned::span).or_else(|| spec.filter.as_ref().map(Spanned::span));
         let offset = pattern.map_or(spec.name.span().start, |span| span.start);
         let rule = spec.check(names, defaults).map_err(RulesError::At)?;
@@ -55,11 +58,13 @@ pub fn rule_set(
         }
     }
     for spec in builtin {
-        if spec.enabled != Some(false) {
+        if spec.enabled == Some(false) {
+            off.insert(spec.name.into_inner());
+        } else {
             rules.push(spec.check(names, defaults).map_err(|error| RulesError::Whole(format!("built-in rule: {}", error.message)))?);
         }
     }
-    RuleSet::new(rules).map_err(|message| RulesError::Whole(format!("the rules do not compile together: {message}")))
+    RuleSet::new(rules).map(|rules| rules.with_off(off)).map_err(|message| RulesError::Whole(format!("the rules do not compile together: {message}")))
 }
 
 #[cfg(test)]

@@ -7,12 +7,14 @@ pub mod merge;
 mod seen_cache;
 pub mod set;
 pub mod spec;
+mod standing;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use bantime::{Bantime, BantimeSpec};
 pub use set::RuleSet;
+pub use standing::Standing;
 
 use crate::client::Client;
 use crate::event::Scope;

@@ -1,6 +1,6 @@
 //! The compiled rules. An innocent request costs one pass over each of its texts, however many rules there are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,6 +19,8 @@ static NEXT_MATCHER_ID: AtomicU64 = AtomicU64::new(1);
 pub struct RuleSet {
     rules: Vec<Arc<Rule>>,
     by_id: HashMap<RuleId, Arc<Rule>>,
+    /// The names of rules that are defined, but not in force.
+    pub(super) off: HashSet<String>,
     requests: RequestMatcher,
     response_paths: PathMatcher,
     responses: Vec<ResponseRule>,
@@ -156,7 +158,8 @@ impl RuleSet {
         let response_paths = PathMatcher::new(&response_paths)?;
         let requests = RequestMatcher::new(&rules)?;
         let by_id = rules.iter().map(|rule| (rule.id, Arc::clone(rule))).collect();
-        Ok(Self { rules, by_id, requests, response_paths, responses, request_rates, page_probes, connection_rates, simultaneous })
+        let off = HashSet::new();
+        Ok(Self { rules, by_id, off, requests, response_paths, responses, request_rates, page_probes, connection_rates, simultaneous })
     }
 
     /// All rules, strictest (lowest `maxretry`) first, and shadow rules last.

@@ -49,6 +49,7 @@ impl Embedded {
         let engine = Arc::new(Engine::new(names, policy, clients, bans).map_err(no_thread)?);
         let clock = Clock::start();
         let state = state.map(|file| StateFile::open(&engine, clock, file)).transpose().map_err(no_thread)?;
+        state.iter().for_each(|state| state.lift_bans(clock.now()));
         Ok(Self { clock, engine, config: config.map(Path::to_path_buf), state })
     }
 
@@ -70,7 +71,7 @@ impl Embedded {
     /// A message: the configuration is wrong, and the old one stays in force.
     pub fn reload(&self) -> Result<(), String> {
         let loaded = Config::load(self.config.as_deref(), self.engine.names()).map_err(|error| error.to_string())?;
-        self.engine.set_policy(Policy::from(loaded));
+        self.engine.reload(self.clock.now(), Policy::from(loaded));
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Connects an engine with its state file: loads it at start, saves every change, and applies what other processes write.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct StateFile {
     reader: Mutex<Reader>,
     /// Where reading of each log had stopped when the file was loaded.
     positions: Mutex<Vec<(String, Position)>>,
+    /// The rules by which this machine had made the bans in the file.
+    own_rules: HashSet<Arc<str>>,
 }
 
 /// The engine's reference to the writer.
@@ -60,7 +63,7 @@ impl StateFile {
     /// # Errors
     /// A thread could not be started.
     pub fn open(engine: &Arc<Engine>, clock: Clock, path: &Path) -> std::io::Result<Self> {
-        let mut positions = Vec::new();
+        let (mut positions, mut own_rules) = (Vec::new(), HashSet::new());
         let late_writer = LateWriter::default();
         let on_event = {
             let (engine, late_writer) = (Arc::clone(engine), Arc::clone(&late_writer));
@@ -70,6 +73,12 @@ impl StateFile {
             if let Loaded::Position { path, position } = loaded {
                 positions.push((path, position));
             } else {
+                if let Loaded::Change(Change::Banned(record)) = &loaded
+                    && record.node.is_empty()
+                    && !own_rules.contains(&record.rule)
+                {
+                    own_rules.insert(Arc::clone(&record.rule));
+                }
                 apply(engine, clock.now(), loaded);
             }
         })?;
@@ -82,7 +91,13 @@ impl StateFile {
             writer,
             reader: Mutex::new(Reader::new(path.to_path_buf())),
             positions: Mutex::new(positions),
+            own_rules,
         })
+    }
+
+    /// Ends the loaded bans of rules that refuse nobody under the configuration of this start.
+    pub fn lift_bans(&self, now: Time) {
+        self.engine.lift(now, self.own_rules.iter().map(|rule| &**rule));
     }
 
     /// Where reading of each log had stopped when the file was loaded. A second call returns nothing.

@@ -31,6 +31,10 @@ pub(super) fn write(transaction: &Transaction<'_>, item: &WriteItem, writer: i64
             write_network(transaction, *network, *since, until.time().map(stored_end), reason.as_str(), writer)
         }
         WriteItem::Change(Change::NetworkUnbanned { network, at }) => write_network(transaction, *network, *at, Some(REMOVED), "", writer),
+        WriteItem::Change(Change::RuleLifted(rule)) => {
+            transaction.execute("DELETE FROM evidence WHERE ban IN (SELECT id FROM ban WHERE rule = ?)", [&**rule])?;
+            transaction.execute("DELETE FROM ban WHERE rule = ?", [&**rule]).map(drop)
+        }
         WriteItem::Change(Change::Paused(pause)) => {
             transaction.execute("DELETE FROM pause", [])?;
             transaction

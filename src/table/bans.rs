@@ -1,5 +1,6 @@
 //! Bans by client: on which service, until when, under which rule. One lookup answers a query.
 
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -215,6 +216,28 @@ impl Bans {
             }
         }
         found
+    }
+
+    /// Removes all bans of rules for which `is_lifted`. Returns the number of clients that each of them had banned.
+    pub fn unban_rules(&self, is_lifted: impl Fn(RuleId) -> bool) -> HashMap<RuleId, usize> {
+        let mut lifted: HashMap<RuleId, usize> = HashMap::new();
+        self.map.retain(|_, bans| {
+            let mut last = None;
+            for slot in [&mut bans.web, &mut bans.mail] {
+                let Some(rule) = slot.ban().map(|ban| ban.rule).filter(|rule| is_lifted(*rule)) else { continue };
+                *slot = Slot::default();
+                // A client that one rule bans on both services counts once.
+                if last.replace(rule) != Some(rule) {
+                    *lifted.entry(rule).or_default() += 1;
+                }
+            }
+            let stays = bans.web.until != 0 || bans.mail.until != 0;
+            if !stays {
+                self.len.fetch_sub(1, Ordering::Relaxed);
+            }
+            stays
+        });
+        lifted
     }
 
     /// Calls [`Bans::expire`] if the last call is long enough ago: ten seconds for a million bans. May be called at any rate.

@@ -8,6 +8,7 @@ mod bans;
 mod hook;
 mod logs;
 mod metrics;
+mod pause;
 mod reload;
 mod status;
 mod why;

@@ -65,6 +65,8 @@ pub enum FromDaemon {
         /// The services on which it is unbanned.
         scope: Scope,
     },
+    /// All bans of a rule end, except those of networks.
+    UnbanRule(Arc<str>),
     BanNetwork {
         network: IpNet,
         /// `None` if the ban is permanent.
@@ -130,6 +132,7 @@ impl fmt::Display for FromDaemon {
             Self::BeginBans => f.write_str("begin bans"),
             Self::Ban { client, scope, rule, remaining } => write!(f, "ban {client} {} {rule} {}", scope.as_str(), Remaining(*remaining)),
             Self::Unban { client, scope } => write!(f, "unban {client} {}", scope.as_str()),
+            Self::UnbanRule(rule) => write!(f, "unban-rule {rule}"),
             Self::BanNetwork { network, remaining } => write!(f, "ban-network {network} {}", Remaining(*remaining)),
             Self::UnbanNetwork(network) => write!(f, "unban-network {network}"),
             Self::Pause(remaining) => write!(f, "pause {}", remaining.secs_ceil()),
@@ -197,6 +200,7 @@ impl FromDaemon {
                 remaining: parse_remaining(words.next()?)?,
             },
             "unban" => Self::Unban { client: client(words.next()?)?, scope: Scope::from_name(words.next()?)? },
+            "unban-rule" => Self::UnbanRule(words.next()?.into()),
             "ban-network" => Self::BanNetwork { network: words.next()?.parse().ok()?, remaining: parse_remaining(words.next()?)? },
             "unban-network" => Self::UnbanNetwork(words.next()?.parse().ok()?),
             "pause" => Self::Pause(Span::from_secs(words.next()?.parse().ok()?)),
@@ -266,6 +270,7 @@ mod tests {
             FromDaemon::Ban { client, scope: Scope::All, rule: "w00tw00t".into(), remaining: hour },
             FromDaemon::Ban { client, scope: Scope::Mail, rule: "manual".into(), remaining: None },
             FromDaemon::Unban { client, scope: Scope::All },
+            FromDaemon::UnbanRule("w00tw00t".into()),
             FromDaemon::BanNetwork { network: "2001:db8::/32".parse().unwrap(), remaining: hour },
             FromDaemon::UnbanNetwork("2001:db8::/32".parse().unwrap()),
             FromDaemon::Pause(Span::from_secs(3600)),

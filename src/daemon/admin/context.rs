@@ -32,6 +32,10 @@ pub struct AdminContext {
     /// The fleet, if this machine is part of one.
     pub fleet: Option<Fleet>,
     pub started: Time,
+    /// When the configuration in force was read.
+    pub config_since: Time,
+    /// When the last configuration was read, and its error; none if it is in force.
+    pub refused_config: Option<(Time, String)>,
     /// Counts the lists that are being read: each holds a clone.
     pub lists: Arc<()>,
 }

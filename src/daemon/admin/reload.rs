@@ -1,19 +1,33 @@
 //! `reload`: puts a changed configuration in force.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::context::AdminContext;
-use crate::config::Config;
+use crate::clock::timestamp;
+use crate::config::{Config, DEFAULT_FILE};
+use crate::control::bans::seconds;
+use crate::control::config::{ConfigStatus, LiftedRule, RefusedConfig, ReloadReport};
 use crate::policy::Policy;
+use crate::rule::Mode;
 
 impl AdminContext {
-    /// Reads the configuration again. One with an error changes nothing. Returns notes on the changes that are not in force yet.
-    pub(super) fn reload(&mut self) -> Result<Vec<String>, String> {
-        let counters = &self.metrics.counters;
-        let config = Config::load(self.config_file.as_deref(), self.engine.names()).map_err(|fault| {
-            counters.refused_reloads.fetch_add(1, Ordering::Relaxed);
-            fault.to_string()
-        })?;
+    /// Reads the configuration again, and says what is in force then.
+    ///
+    /// # Errors
+    /// The error in the configuration, and what stays in force.
+    pub(super) fn reload(&mut self) -> Result<ReloadReport, String> {
+        let now = self.clock.now();
+        let config = match Config::load(self.config_file.as_deref(), self.engine.names()) {
+            Ok(config) => config,
+            Err(fault) => {
+                self.metrics.counters.refused_reloads.fetch_add(1, Ordering::Relaxed);
+                let fault = fault.to_string();
+                let text = format!("{fault}; what was read at {} stays in force", timestamp(self.config_since));
+                self.refused_config = Some((now, fault));
+                return Err(text);
+            }
+        };
         let (old, new) = (&self.table, &config.table);
         let needs_restart = (&old.socket, old.mode, &old.group, &old.state, old.clients, old.bans)
             != (&new.socket, new.mode, &new.group, &new.state, new.clients, new.bans);
@@ -33,11 +47,36 @@ impl AdminContext {
         for note in &notes {
             log::warn!("{note}");
         }
-        counters.reloads.fetch_add(1, Ordering::Relaxed);
+        self.metrics.counters.reloads.fetch_add(1, Ordering::Relaxed);
         let logs = config.logs.clone();
-        self.engine.set_policy(Policy::from(config));
+        let lifted = self.engine.reload(now, Policy::from(config)).into_iter();
+        let lifted = lifted.map(|lifted| LiftedRule {
+            rule: lifted.rule.to_string(),
+            because: lifted.standing.to_string(),
+            bans: lifted.bans,
+        });
         self.logs.lock().follow(&logs);
+        (self.config_since, self.refused_config) = (now, None);
         log::info!("the configuration was read again and is in force");
-        Ok(notes)
+        Ok(ReloadReport { reloaded: true, notes, lifted: lifted.collect(), config: self.config_status() })
+    }
+
+    /// The configuration in force.
+    pub(super) fn config_status(&self) -> ConfigStatus {
+        let (now, policy) = (self.clock.now(), self.engine.policy());
+        let shadow = policy.rules.rules().iter().filter(|rule| rule.mode == Mode::Shadow).count();
+        let refused = self.refused_config.as_ref();
+        ConfigStatus {
+            file: self.config_file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).display().to_string(),
+            since: seconds(self.config_since),
+            since_ago: now.since(self.config_since).secs(),
+            enforced: policy.rules.rules().len() - shadow,
+            shadow,
+            refused: refused.map(|(at, fault)| RefusedConfig {
+                at: seconds(*at),
+                at_ago: now.since(*at).secs(),
+                fault: fault.clone(),
+            }),
+        }
     }
 }

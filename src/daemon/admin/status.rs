@@ -22,6 +22,7 @@ impl AdminContext {
             uptime: now.since(self.started).secs(),
             memory: resident_memory(),
             socket: self.table.socket.display().to_string(),
+            config: self.config_status(),
             paused: policy.active_pause(now).map(|pause| PauseStatus::of(pause, now)),
             rules: policy.rules.rules().len(),
             bans: engine.bans().len(),

@@ -11,7 +11,6 @@ use super::context::AdminContext;
 use crate::control::answer::{END, error, object};
 #[cfg(feature = "fleet")]
 use crate::control::bans::ForgetReport;
-use crate::control::bans::ReloadReport;
 use crate::control::admin::AdminRequest;
 use crate::daemon::conn::peer::Peer;
 use crate::daemon::conn::replies::{ReplyHandle, ReplyText};
@@ -69,7 +68,7 @@ impl AdminContext {
             match task {
                 AdminTask::Reload => {
                     if let Err(fault) = self.reload() {
-                        log::error!("the configuration is refused, the old one stays in force: {fault}");
+                        log::error!("the configuration is refused: {fault}");
                     }
                 }
                 AdminTask::Answer { request, peer, to } => match catch_unwind(AssertUnwindSafe(|| self.answer(request, peer, &to))) {
@@ -111,7 +110,7 @@ impl AdminContext {
             }
             AdminRequest::Forget(node) => self.forget(&node).into(),
             AdminRequest::Reload => match self.reload() {
-                Ok(notes) => object(&ReloadReport { reloaded: true, notes }).into(),
+                Ok(report) => object(&report).into(),
                 Err(fault) => error(&fault).into(),
             },
         })

@@ -128,6 +128,7 @@ pub fn change_line(change: &Change, now: Time) -> String {
         Change::Unbanned { client, scope, .. } => FromDaemon::Unban { client: *client, scope: *scope },
         Change::NetworkBanned { network, until, .. } => FromDaemon::BanNetwork { network: *network, remaining: until.remaining(now) },
         Change::NetworkUnbanned { network, .. } => FromDaemon::UnbanNetwork(*network),
+        Change::RuleLifted(rule) => FromDaemon::UnbanRule(Arc::clone(rule)),
         Change::Paused(pause) => FromDaemon::Pause(pause.until.since(now)),
         Change::Resumed => FromDaemon::Resume,
     })

@@ -1,9 +1,10 @@
 //! Tests of what happens to the table besides answers to events: reloads, sweeps, saving, and counts over a fleet.
 
+use super::super::lift::LiftedBans;
 use super::*;
 use crate::event::behaviour::Outcome;
 use crate::list::{BannedNetwork, OwnAddresses};
-use crate::rule::Evidence;
+use crate::rule::{Evidence, Standing};
 use crate::table::Ban;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -27,6 +28,9 @@ fn observed(engine: &Engine) -> Arc<Mutex<Vec<&'static str>>> {
             Change::Unbanned { .. } => "unbanned",
             Change::NetworkBanned { .. } => "network banned",
             Change::NetworkUnbanned { .. } => "network unbanned",
+            Change::RuleLifted(_) => "rule lifted",
+            Change::Paused(_) => "paused",
+            Change::Resumed => "resumed",
         });
     });
     kinds
@@ -51,6 +55,38 @@ fn a_new_policy_replaces_the_rules_and_keeps_bans_own_addresses_and_banned_netwo
     assert_eq!(reason(&ask(&engine, at(1), "192.0.2.3", &get("/login"))), Some(DenyReason::Struck));
     assert_eq!(reason(&ask(&engine, at(1), "198.51.100.7", &get("/"))), Some(DenyReason::Banned));
     assert!(matches!(ask(&engine, at(1), "203.0.113.1", &get("/login")), Verdict::Allow(AllowReason::NeverBanned(_))));
+}
+
+#[test]
+fn a_reload_lifts_the_bans_of_rules_that_refuse_nobody_and_only_those() {
+    let rules = |login: &str| {
+        format!("[[rule]]\nname = 'admin'\npath = '/admin'\nmaxretry = 1\n[[rule]]\nname = 'login'\npath = '/login'\nmaxretry = 1\n{login}")
+    };
+    for (login, standing) in [("mode = 'shadow'", Standing::Shadow), ("enabled = false", Standing::Off)] {
+        let engine = engine(&rules(""));
+        let changes = observed(&engine);
+        ask(&engine, at(0), "192.0.2.1", &get("/admin"));
+        ask(&engine, at(0), "192.0.2.2", &get("/login"));
+        engine.ban(BanRecord { rule: "of-another-machine".into(), ..record(client(), at(0)) }, Completion::ignored());
+        changes.lock().clear();
+        let lifted = engine.reload(at(1), Policy::for_tests(&rules(login), engine.names()));
+        assert_eq!(lifted, [LiftedBans { rule: "login".into(), standing, bans: 1 }]);
+        assert_eq!(*changes.lock(), ["rule lifted"]);
+        assert_eq!(reason(&ask(&engine, at(1), "192.0.2.1", &get("/"))), Some(DenyReason::Banned));
+        assert_eq!(reason(&ask(&engine, at(1), "192.0.2.2", &get("/"))), None);
+        assert_eq!(engine.bans().len(), 2, "a rule that only another machine has still refuses");
+    }
+}
+
+#[test]
+fn an_event_that_was_being_judged_during_a_reload_bans_for_a_second_at_most() {
+    let engine = engine("[[rule]]\nname = 'login'\npath = '/login'\nmaxretry = 1");
+    let late = offence(&engine, "login");
+    assert!(engine.reload(at(0), Policy::for_tests("", engine.names())).is_empty());
+    engine.record_offence(at(0), &late, Service::Web, Reply::new(|_| ()));
+    assert_eq!(engine.bans().len(), 1);
+    engine.sweep(at(1));
+    assert_eq!(engine.bans().len(), 0);
 }
 
 #[test]

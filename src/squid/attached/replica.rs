@@ -153,6 +153,10 @@ impl Replica {
             FromDaemon::Unban { client, scope } => {
                 self.bans.unban(client, scope);
             }
+            FromDaemon::UnbanRule(name) => {
+                let rule = self.state.names.intern(&name);
+                self.bans.unban_rules(|of| of == rule);
+            }
             FromDaemon::BanNetwork { network, remaining } => {
                 let until = remaining.map(|remaining| now.after(remaining));
                 self.change_lists(|lists| {
