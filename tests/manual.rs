@@ -14,7 +14,8 @@ mod harness;
 const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs");
 
 /// Sections that clap cannot know.
-const EXIT_STATUS: &str = ".SH \"EXIT STATUS\"\n0: done.  1: failed.  2: the arguments or the configuration cannot be used.\n";
+const EXIT_STATUS: &str = ".SH \"EXIT STATUS\"\n0: done.  1: failed.  2: the arguments or the configuration cannot be used.\n\
+    3 (of why and unban alone): done, and a client that was asked about is refused.\n";
 const SEE_ALSO: &str = ".SH \"SEE ALSO\"\n\
     .BR strikeout (8),\n.BR strikeout.toml (5),\n.BR ext_strikeout_acl (8),\n.BR exim_strikeout_acl (8),\n.I /usr/share/doc/strikeout\n";
 

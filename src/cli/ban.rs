@@ -1,14 +1,12 @@
-//! `strikeout ban` and `strikeout unban`.
+//! `strikeout ban`.
 
 use ipnet::IpNet;
 use jiff::tz::TimeZone;
-use serde::Serialize;
 
-use super::ask::{address, ask, scope, target};
+use super::ask::{ask, scope, target};
 use super::terminal::{moment, now, span};
-use super::why::undo;
 use super::{DaemonArguments, Failure, print, print_json};
-use crate::control::bans::{BanReport, UnbanReport};
+use crate::control::bans::BanReport;
 use crate::control::admin::{AdminRequest, BanLength, BanRequest, check_scope, length};
 use crate::event::Scope;
 
@@ -59,42 +57,6 @@ fn target_and_scope(argument: &str, on: &str) -> Result<(IpNet, Scope), Failure>
     let (target, scope) = (target(argument)?, scope(on)?);
     check_scope(target, scope).map_err(|fault| Failure::Usage(fault.to_string()))?;
     Ok((target, scope))
-}
-
-/// The daemon's answer, and what its answer to `why` adds.
-#[derive(Debug, Serialize)]
-struct Unbanned {
-    #[serde(flatten)]
-    report: UnbanReport,
-    /// Whether a banned network or a list still refuses it.
-    still_refused: bool,
-    /// The commands that end that.
-    undo: Vec<String>,
-}
-
-/// `strikeout unban`. Also reports what still refuses the client: a banned network, or a list.
-///
-/// # Errors
-/// An argument cannot be used, the daemon cannot be asked or refuses, or the client is still refused.
-pub fn unban(daemon: &DaemonArguments, client: &str, on: &str) -> Result<(), Failure> {
-    let (target, scope) = target_and_scope(client, on)?;
-    let report: UnbanReport = ask(daemon, &AdminRequest::Unban { target, scope })?;
-    let undo = match address(client) {
-        Ok(address) if scope == Scope::All => undo(&ask(daemon, &AdminRequest::Why(address))?, &daemon.repeated()),
-        _ => Vec::new(),
-    };
-    let unbanned = Unbanned { still_refused: !undo.is_empty(), report, undo };
-    if daemon.json {
-        print_json(&unbanned)?;
-    } else {
-        let target = &unbanned.report.target;
-        let text = if unbanned.report.found { format!("unbanned {target}") } else { format!("{target} was not banned") };
-        print(&with_warning(text, unbanned.report.not_saved.as_deref()))?;
-    }
-    if unbanned.still_refused {
-        return Err(Failure::Failed(format!("{client} is still refused; to change that: {}", unbanned.undo.join("; "))));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -26,6 +26,12 @@ pub struct ListArguments {
     /// Only bans that refuse on this service: web, mail, or all for those that refuse everywhere.
     #[arg(long)]
     scope: Option<String>,
+    /// Show the evidence of each ban: the last offence, or the operator's reason.
+    #[arg(long)]
+    evidence: bool,
+    /// Show the bans that rules in shadow mode would have made, instead of those in force.
+    #[arg(long)]
+    shadow: bool,
     /// What to sort by.
     #[arg(long, value_enum, default_value_t = Sort::Client)]
     sort: Sort,
@@ -61,6 +67,8 @@ pub fn run(arguments: &ListArguments) -> Result<(), Failure> {
         rule: arguments.rule.clone(),
         network: arguments.network.as_deref().map(target).transpose()?,
         scope: arguments.scope.as_deref().map(scope).transpose()?,
+        evidence: arguments.evidence,
+        shadow: arguments.shadow,
     };
     let mut bans: Vec<ListedBan> = ask_list(&arguments.daemon, &AdminRequest::List(filter))?;
     sort(&mut bans, arguments.sort);
@@ -68,7 +76,7 @@ pub fn run(arguments: &ListArguments) -> Result<(), Failure> {
         (true, true) => print_json(&json!({ "bans": bans.len() })),
         (true, false) => print(&format!("{}\n", bans.len())),
         (false, true) => print_json(&bans),
-        (false, false) => print(&text(&bans, now(), &TimeZone::system(), Colours::of_stdout())),
+        (false, false) => print(&text(&bans, arguments.evidence, now(), &TimeZone::system(), Colours::of_stdout())),
     }
 }
 
@@ -85,11 +93,11 @@ fn sort(bans: &mut [ListedBan], by: Sort) {
     bans.sort_by(compare);
 }
 
-fn text(bans: &[ListedBan], now: i64, zone: &TimeZone, colours: Colours) -> String {
+fn text(bans: &[ListedBan], with_evidence: bool, now: i64, zone: &TimeZone, colours: Colours) -> String {
     if bans.is_empty() {
         return "no bans\n".into();
     }
-    let heading = [
+    let mut heading = vec![
         ("CLIENT", Align::Left),
         ("SCOPE", Align::Left),
         ("RULE", Align::Left),
@@ -97,6 +105,9 @@ fn text(bans: &[ListedBan], now: i64, zone: &TimeZone, colours: Colours) -> Stri
         ("UNTIL", Align::Left),
         ("LEFT", Align::Right),
     ];
+    if with_evidence {
+        heading.push(("EVIDENCE", Align::Left));
+    }
     let cells: Vec<Vec<String>> = bans
         .iter()
         .map(|ban| {
@@ -106,7 +117,11 @@ fn text(bans: &[ListedBan], now: i64, zone: &TimeZone, colours: Colours) -> Stri
                 Err(_) => ("forever".to_owned(), "-".to_owned()),
             };
             let since = ban.since.map_or_else(|| "-".to_owned(), |since| moment(since, zone));
-            vec![ban.client.clone(), ban.scope.as_str().to_owned(), ban.rule.clone(), since, until, left]
+            let mut row = vec![ban.client.clone(), ban.scope.as_str().to_owned(), ban.rule.clone(), since, until, left];
+            if with_evidence {
+                row.push(ban.evidence.clone().filter(|evidence| !evidence.is_empty()).unwrap_or_else(|| "-".to_owned()));
+            }
+            row
         })
         .collect();
     let number = u64::try_from(bans.len()).unwrap_or(u64::MAX);
@@ -145,7 +160,9 @@ mod tests {
 
     #[test]
     fn bans_are_shown_in_columns_and_as_json_with_every_key() {
-        let text = text(&bans(), 1_800_000_000, &TimeZone::UTC, Colours::NONE);
+        let text = |with_evidence| text(&bans(), with_evidence, 1_800_000_000, &TimeZone::UTC, Colours::NONE);
+        assert!(text(true).lines().next().unwrap().ends_with("LEFT  EVIDENCE") && text(true).lines().nth(1).unwrap().ends_with("10 min  -"));
+        let text = text(false);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), ["CLIENT", "SCOPE", "RULE", "SINCE", "UNTIL", "LEFT"]);
         assert!(lines[1].contains("2027-01-15 08:10:00") && lines[1].ends_with("10 min"), "{text}");

@@ -14,7 +14,9 @@ mod status;
 mod terminal;
 mod test;
 mod test_line;
+mod unban;
 mod why;
+mod why_network;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -48,10 +50,11 @@ enum Command {
     Status(status::StatusArguments),
     /// Show the bans.
     List(list::ListArguments),
-    /// Show why an address is refused, or why it is not.
+    /// Show why an address is refused, or why it is not; of a network also what is banned inside. Exit code 0 if it is served, 3 if it is
+    /// refused.
     Why {
-        /// The client's IP address.
-        address: String,
+        /// An IP address, or a network such as 192.0.2.0/24.
+        target: String,
         #[command(flatten)]
         daemon: DaemonArguments,
     },
@@ -71,16 +74,8 @@ enum Command {
         #[command(flatten)]
         daemon: DaemonArguments,
     },
-    /// Unban an address or a network.
-    Unban {
-        /// An IP address, or a network exactly as it was banned.
-        target: String,
-        /// Where to unban: web, mail or all.
-        #[arg(long, default_value = "all")]
-        scope: String,
-        #[command(flatten)]
-        daemon: DaemonArguments,
-    },
+    /// Unban addresses and networks, and forget their earlier bans. Exit code 0 if they are served then, 3 if something still refuses one.
+    Unban(unban::UnbanArguments),
     /// Serve everybody for a while: stop refusing at once, on the web and in mail. Counting goes on, and the pause ends by itself.
     Pause {
         /// How long, such as 30m or 2h. [default: 1h]
@@ -173,6 +168,8 @@ pub enum Failure {
     Failed(String),
     /// The arguments or the configuration cannot be used: exit code 2.
     Usage(String),
+    /// The command is done, and a client that it is about is refused: exit code 3. The text is for standard error; empty if there is none.
+    Refused(String),
 }
 
 /// The program's arguments, for its manual pages and completions.
@@ -192,9 +189,9 @@ pub fn run() -> ExitCode {
         Command::Check { config: ConfigArgument { config }, options } => check::run(config.as_deref(), options),
         Command::Status(arguments) => status::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
-        Command::Why { address, daemon } => why::run(&address, &daemon),
+        Command::Why { target, daemon } => why::run(&target, &daemon),
         Command::Ban { target, duration, scope, reason, daemon } => ban::ban(&daemon, &target, duration.as_deref(), &scope, &reason),
-        Command::Unban { target, scope, daemon } => ban::unban(&daemon, &target, &scope),
+        Command::Unban(arguments) => unban::run(&arguments),
         Command::Pause { duration, daemon } => pause::pause(&daemon, duration.as_deref()),
         Command::Resume(daemon) => pause::resume(&daemon),
         Command::Forget { node, daemon } => forget::run(&daemon, &node),
@@ -216,9 +213,12 @@ impl Failure {
         let (text, code) = match self {
             Self::Failed(text) => (text, 1),
             Self::Usage(text) => (text, 2),
+            Self::Refused(text) => (text, 3),
         };
-        // A failure to write on standard error cannot be reported anywhere.
-        let _ = writeln!(std::io::stderr().lock(), "strikeout: {text}");
+        if !text.is_empty() {
+            // A failure to write on standard error cannot be reported anywhere.
+            let _ = writeln!(std::io::stderr().lock(), "strikeout: {text}");
+        }
         ExitCode::from(code)
     }
 }

@@ -60,7 +60,7 @@ fn watch(daemon: &DaemonArguments) -> Result<(), Failure> {
         let frame = match ask(daemon, &AdminRequest::Status) {
             Ok(status) => text(&status, colours),
             // The view goes on: the daemon may come back.
-            Err(Failure::Failed(fault) | Failure::Usage(fault)) => colours.bad(&fault) + "\n",
+            Err(Failure::Failed(fault) | Failure::Usage(fault) | Failure::Refused(fault)) => colours.bad(&fault) + "\n",
         };
         let frame = frame.replace('\n', "\x1b[K\r\n");
         drawn = write!(out, "\x1b[H{frame}\x1b[K\r\n{}\x1b[K\x1b[J", colours.weak("Ctrl-C ends this view")).and_then(|()| out.flush());

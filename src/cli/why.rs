@@ -5,25 +5,43 @@ use std::fmt::Write;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::ask::{address, ask};
+use super::ask::{ask, target};
 use super::terminal::{Colours, moment, now, span};
 use super::{DaemonArguments, Failure, print, print_json};
-use crate::control::explanation::{ActiveRefusal, ClientBan, Explanation, NetworkBan, RefusedBy, StrikeCount};
+use super::why_network::ExplainedNetwork;
+use crate::control::explanation::{ActiveRefusal, ClientBan, Explanation, NetworkBan, NetworkExplanation, RefusedBy, StrikeCount};
 use crate::control::admin::AdminRequest;
 use crate::event::Service;
 use crate::rule::Mode;
 
+/// The answer about a network, or about a client.
+#[derive(Debug, serde::Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Network(NetworkExplanation),
+    Client(Explanation),
+}
+
 /// `strikeout why`.
 ///
 /// # Errors
-/// The argument is not an address, or the daemon cannot be asked.
+/// The argument is no address or network, the daemon cannot be asked, or the client is refused: that is told by the exit code alone.
 pub fn run(text: &str, daemon: &DaemonArguments) -> Result<(), Failure> {
-    let address = address(text)?;
-    let explanation = Explained::of(ask(daemon, &AdminRequest::Why(address))?, daemon);
-    if daemon.json {
-        return print_json(&explanation);
-    }
-    print(&Printer::new(now(), TimeZone::system(), Colours::of_stdout()).explain(&explanation))
+    let answer: Answer = ask(daemon, &AdminRequest::Why(target(text)?))?;
+    let printer = Printer::new(now(), TimeZone::system(), Colours::of_stdout());
+    let is_refused = match answer {
+        Answer::Client(explanation) => {
+            let (is_refused, explained) = (explanation.refused, Explained::of(explanation, daemon));
+            if daemon.json { print_json(&explained)? } else { print(&printer.explain(&explained))? }
+            is_refused
+        }
+        Answer::Network(explanation) => {
+            let (is_refused, explained) = (explanation.refused, ExplainedNetwork::of(explanation, &daemon.repeated()));
+            if daemon.json { print_json(&explained)? } else { print(&printer.explain_network(&explained))? }
+            is_refused
+        }
+    };
+    if is_refused { Err(Failure::Refused(String::new())) } else { Ok(()) }
 }
 
 /// The daemon's explanation, and what only this program knows: how to reach that daemon.
@@ -69,19 +87,19 @@ fn place(service: Service) -> &'static str {
 }
 
 /// Builds the text, a titled line at a time.
-struct Printer {
-    text: String,
+pub(super) struct Printer {
+    pub(super) text: String,
     now: i64,
     zone: TimeZone,
-    colours: Colours,
+    pub(super) colours: Colours,
 }
 
 impl Printer {
-    fn new(now: i64, zone: TimeZone, colours: Colours) -> Self {
+    pub(super) fn new(now: i64, zone: TimeZone, colours: Colours) -> Self {
         Self { text: String::new(), now, zone, colours }
     }
 
-    fn line(&mut self, title: &str, rest: &str) {
+    pub(super) fn line(&mut self, title: &str, rest: &str) {
         // Writing to a string cannot fail.
         let _ = writeln!(self.text, "  {} {rest}", self.colours.weak(&format!("{title:<9}")));
     }
@@ -90,7 +108,7 @@ impl Printer {
         format!("{} ({} ago)", moment(self.now.saturating_sub_unsigned(seconds), &self.zone), span(seconds))
     }
 
-    fn end(&self, remaining: i64) -> String {
+    pub(super) fn end(&self, remaining: i64) -> String {
         match u64::try_from(remaining) {
             Ok(left) => format!("until {} (in {})", moment(self.now.saturating_add_unsigned(left), &self.zone), span(left)),
             Err(_) => "forever".to_owned(),
@@ -147,7 +165,7 @@ impl Printer {
         };
     }
 
-    fn network(&mut self, ban: &NetworkBan) {
+    pub(super) fn network(&mut self, ban: &NetworkBan) {
         let by = if ban.rule == "manual" { "by hand".to_owned() } else { format!("by {}", ban.rule) };
         let (since, end) = (self.ago(ban.since_ago), self.end(ban.remaining));
         self.line("network", &format!("{} is banned {by} since {since}, {end}", ban.network));

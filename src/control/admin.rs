@@ -1,7 +1,6 @@
 //! The requests that an operator's program sends to the daemon, a line each.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -15,8 +14,8 @@ use crate::time::Span;
 /// A request by an operator's program. It owns its data, because another thread of the daemon answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminRequest {
-    /// Explains why an address is refused or served.
-    Why(IpAddr),
+    /// Explains why an address is refused or served, or what is banned in a network.
+    Why(IpNet),
     List(BanFilter),
     Status,
     /// Reports metrics in Prometheus' text format.
@@ -24,10 +23,7 @@ pub enum AdminRequest {
     /// Bans a client or a network by hand.
     Ban(BanRequest),
     /// Unbans clients and networks.
-    Unban {
-        target: IpNet,
-        scope: Scope,
-    },
+    Unban(UnbanRequest),
     /// Serves everybody for so long.
     Pause(Span),
     /// Ends the pause.
@@ -42,7 +38,7 @@ impl AdminRequest {
     /// Whether only root and the daemon's own user may send this request.
     #[must_use]
     pub fn needs_privilege(&self) -> bool {
-        matches!(self, Self::Ban(_) | Self::Unban { .. } | Self::Pause(_) | Self::Resume | Self::Forget(_) | Self::Reload)
+        matches!(self, Self::Ban(_) | Self::Unban(_) | Self::Pause(_) | Self::Resume | Self::Forget(_) | Self::Reload)
     }
 }
 
@@ -50,12 +46,14 @@ impl AdminRequest {
 impl fmt::Display for AdminRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Why(address) => write!(f, "why {address}"),
+            Self::Why(target) => write!(f, "why {target}"),
             Self::List(filter) => {
                 f.write_str("list")?;
                 filter.rule.as_ref().map_or(Ok(()), |rule| write!(f, " rule={rule}"))?;
                 filter.network.map_or(Ok(()), |network| write!(f, " network={network}"))?;
-                filter.scope.map_or(Ok(()), |scope| write!(f, " scope={}", scope.as_str()))
+                filter.scope.map_or(Ok(()), |scope| write!(f, " scope={}", scope.as_str()))?;
+                f.write_str(if filter.evidence { " evidence" } else { "" })?;
+                f.write_str(if filter.shadow { " shadow" } else { "" })
             }
             Self::Status => f.write_str("status"),
             Self::Metrics => f.write_str("metrics"),
@@ -68,7 +66,15 @@ impl fmt::Display for AdminRequest {
                 }
                 if ban.reason.is_empty() { Ok(()) } else { write!(f, " reason={}", one_line(&ban.reason)) }
             }
-            Self::Unban { target, scope } => write!(f, "unban {target} scope={}", scope.as_str()),
+            Self::Unban(UnbanRequest { what, scope }) => {
+                match what {
+                    UnbanTarget::One(target) => write!(f, "unban {target}"),
+                    UnbanTarget::Inside(network) => write!(f, "unban {network} inside"),
+                    UnbanTarget::Rule(rule) => write!(f, "unban rule={rule}"),
+                    UnbanTarget::All => f.write_str("unban all"),
+                }?;
+                write!(f, " scope={}", scope.as_str())
+            }
             Self::Pause(length) => write!(f, "pause {}", length.secs_ceil()),
             Self::Resume => f.write_str("resume"),
             Self::Forget(node) => write!(f, "forget {node}"),
@@ -86,6 +92,30 @@ pub struct BanFilter {
     pub network: Option<IpNet>,
     /// Selects bans that refuse in this scope: `Some(Web)` includes bans of scope `all`, `Some(All)` only those.
     pub scope: Option<Scope>,
+    /// Whether to tell the evidence of each ban.
+    pub evidence: bool,
+    /// Selects the bans that rules in shadow mode would have made instead of those in force.
+    pub shadow: bool,
+}
+
+/// An unban by an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnbanRequest {
+    pub what: UnbanTarget,
+    /// Where clients are unbanned. Networks are always unbanned on every service.
+    pub scope: Scope,
+}
+
+/// What is unbanned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnbanTarget {
+    /// A client, or exactly this network.
+    One(IpNet),
+    /// This network, and all clients and networks inside it.
+    Inside(IpNet),
+    /// All clients and networks that a rule banned; `manual` for those banned by hand.
+    Rule(String),
+    All,
 }
 
 /// A ban by an operator.
@@ -109,7 +139,7 @@ pub enum BanLength {
     Permanent,
 }
 
-/// `[rule=NAME] [network=CIDR] [scope=SCOPE]`.
+/// `[rule=NAME] [network=CIDR] [scope=SCOPE] [evidence] [shadow]`.
 pub(super) fn filter(text: &str) -> Result<BanFilter, RequestError> {
     let mut filter = BanFilter::default();
     for word in text.split_ascii_whitespace() {
@@ -117,7 +147,9 @@ pub(super) fn filter(text: &str) -> Result<BanFilter, RequestError> {
             Some(("rule", name)) if is_rule_name(name) => filter.rule = Some(name.to_owned()),
             Some(("network", text)) => filter.network = Some(target(text)?),
             Some(("scope", name)) => filter.scope = Some(scope(name)?),
-            _ => return Err(expected(word, "rule=NAME, network=CIDR or scope=SCOPE")),
+            None if word == "evidence" => filter.evidence = true,
+            None if word == "shadow" => filter.shadow = true,
+            _ => return Err(expected(word, "rule=NAME, network=CIDR, scope=SCOPE, evidence or shadow")),
         }
     }
     Ok(filter)
@@ -160,17 +192,27 @@ pub fn pause_length(text: &str) -> Result<Span, RequestError> {
     length.ok_or_else(|| expected(text, "a duration such as 30m or 2h: a pause always ends by itself"))
 }
 
-/// `TARGET [scope=SCOPE]`.
+/// `TARGET [inside] [scope=SCOPE]`, `rule=NAME [scope=SCOPE]` or `all [scope=SCOPE]`.
 pub(super) fn unban(text: &str) -> Result<AdminRequest, RequestError> {
-    let mut words = text.split_ascii_whitespace();
-    let target = target(words.next().unwrap_or_default())?;
+    let mut words = text.split_ascii_whitespace().peekable();
+    let first = words.next().unwrap_or_default();
+    let what = match first.split_once('=') {
+        Some(("rule", name)) if is_rule_name(name) => UnbanTarget::Rule(name.to_owned()),
+        None if first == "all" => UnbanTarget::All,
+        _ => {
+            let target = parse_network(first).map_err(|_| expected(first, "an IP address, a network, rule=NAME or all"))?;
+            if words.next_if(|word| *word == "inside").is_some() { UnbanTarget::Inside(target) } else { UnbanTarget::One(target) }
+        }
+    };
     let scope = match words.next() {
         None => Scope::All,
         Some(word) => scope(word.strip_prefix("scope=").ok_or_else(|| expected(word, "scope=SCOPE"))?)?,
     };
-    check_scope(target, scope)?;
+    if let UnbanTarget::One(target) = what {
+        check_scope(target, scope)?;
+    }
     match words.next() {
-        None => Ok(AdminRequest::Unban { target, scope }),
+        None => Ok(AdminRequest::Unban(UnbanRequest { what, scope })),
         Some(word) => Err(expected(word, "nothing more in this request")),
     }
 }
@@ -189,7 +231,7 @@ pub fn check_scope(target: IpNet, scope: Scope) -> Result<(), RequestError> {
     )))
 }
 
-fn target(word: &str) -> Result<IpNet, RequestError> {
+pub(super) fn target(word: &str) -> Result<IpNet, RequestError> {
     parse_network(word).map_err(|_| expected(word, "an IP address or a network"))
 }
 

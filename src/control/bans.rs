@@ -20,6 +20,9 @@ pub struct ListedBan {
     /// Seconds since 1970; `None` if it is not known.
     #[serde(default)]
     pub since: Option<i64>,
+    /// The last offence, or the operator's reason: if it was asked for and is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
 }
 
 /// The answer to `ban`.
@@ -40,9 +43,15 @@ pub struct BanReport {
 /// The answer to `unban`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnbanReport {
-    /// The client or network.
+    /// The client or network, or which ones.
     pub target: String,
     pub found: bool,
+    /// How many clients and networks were unbanned.
+    #[serde(default)]
+    pub unbanned: usize,
+    /// How many clients and networks inside the target are still banned.
+    #[serde(default)]
+    pub inside: usize,
     /// Why the change is only in memory.
     #[serde(default)]
     pub not_saved: Option<String>,

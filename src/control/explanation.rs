@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bans::ListedBan;
 use super::pause::PauseStatus;
 use crate::event::{Scope, Service};
 use crate::rule::Mode;
@@ -156,4 +157,34 @@ pub struct StrikeCount {
     pub last_ago: u64,
     /// Whether the rule is in shadow mode.
     pub shadow: bool,
+}
+
+/// The answer to `why` about a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkExplanation {
+    pub network: String,
+    /// Whether all of it is refused.
+    pub refused: bool,
+    #[serde(default)]
+    pub paused: Option<PauseStatus>,
+    /// The bans of this network and of larger ones around it, the smallest first.
+    pub bans: Vec<NetworkBan>,
+    /// What is banned inside it.
+    pub inside: BannedInside,
+    /// Why addresses in it are never banned.
+    #[serde(default)]
+    pub never_banned: Option<String>,
+    /// An entry of a deny list that contains it, or is inside it.
+    #[serde(default)]
+    pub denied: Option<String>,
+}
+
+/// The bans inside a network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BannedInside {
+    pub clients: usize,
+    pub networks: usize,
+    /// Some of them: the clients and networks that come first.
+    pub first: Vec<ListedBan>,
 }

@@ -7,13 +7,13 @@
 //! strike ADDRESS RULE                              the same
 //! metrics                                          metrics in Prometheus' text format, then the line "."
 //! status                                           a JSON object on one line, then the line "."
-//! why ADDRESS                                      likewise
+//! why TARGET                                       likewise
 //! ban TARGET [LENGTH] [scope=SCOPE] [reason=…]     likewise
-//! unban TARGET [scope=SCOPE]                       likewise
+//! unban TARGET [inside] [scope=SCOPE]              likewise; rule=NAME or all instead of a target
 //! forget NODE                                      likewise
 //! pause [LENGTH], resume                           likewise
 //! reload                                           likewise
-//! list [rule=NAME] [network=CIDR] [scope=SCOPE]    a JSON object per ban, each on a line, then the line "."
+//! list [rule=NAME] [network=CIDR] [scope=SCOPE] [evidence] [shadow]   a JSON object per ban, each on a line, then the line "."
 //! subscribe VERSION                                a stream
 //! ```
 //!

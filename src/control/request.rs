@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::admin::{AdminRequest, ban, filter, pause_length, unban};
+use super::admin::{AdminRequest, ban, filter, pause_length, target, unban};
 use crate::client::parse_address;
 use crate::config::fleet::is_node;
 
@@ -174,7 +174,7 @@ pub fn parse(line: &[u8]) -> Result<SocketRequest<'_>, RequestError> {
         "check" => check(rest.unwrap_or_default()).map(SocketRequest::Check),
         "strike" => strike(rest.unwrap_or_default()),
         "report" => report(rest.unwrap_or_default()),
-        "why" => Ok(SocketRequest::Admin(AdminRequest::Why(address(rest.unwrap_or_default().trim())?))),
+        "why" => Ok(SocketRequest::Admin(AdminRequest::Why(target(rest.unwrap_or_default().trim())?))),
         "list" => filter(rest.unwrap_or_default()).map(|filter| SocketRequest::Admin(AdminRequest::List(filter))),
         "status" => without_arguments(rest, AdminRequest::Status),
         "metrics" => without_arguments(rest, AdminRequest::Metrics),

@@ -61,15 +61,17 @@ fn a_ban_has_a_length_a_scope_and_a_reason_up_to_the_end_of_the_line() {
     assert_eq!(length(b"ban 192.0.2.1 10m"), BanLength::For(Span::from_secs(600)));
     assert_eq!(length(b"ban 192.0.2.1 for=-1"), BanLength::Permanent);
     assert_eq!(length(b"ban 192.0.2.1"), BanLength::Default);
-    assert!(matches!(parse(b"unban 192.0.2.1 scope=web"), Ok(SocketRequest::Admin(AdminRequest::Unban { scope: Scope::Web, .. }))));
+    assert!(matches!(parse(b"unban 192.0.2.1 scope=web"), Ok(SocketRequest::Admin(AdminRequest::Unban(UnbanRequest { scope: Scope::Web, .. })))));
 }
 
 #[test]
 fn list_takes_conditions() {
     assert_eq!(parse(b"list"), Ok(SocketRequest::Admin(AdminRequest::List(BanFilter::default()))));
-    let filter = BanFilter { rule: Some("helo".to_owned()), network: "198.51.100.0/24".parse().ok(), scope: Some(Scope::Web) };
+    let filter = BanFilter { rule: Some("helo".to_owned()), network: "198.51.100.0/24".parse().ok(), scope: Some(Scope::Web), ..BanFilter::default() };
     assert_eq!(parse(b"list rule=helo scope=web network=198.51.100.0/24"), Ok(SocketRequest::Admin(AdminRequest::List(filter))));
-    assert!(fault(b"list all").contains("expected rule=NAME, network=CIDR or scope=SCOPE"));
+    let filter = BanFilter { evidence: true, shadow: true, ..BanFilter::default() };
+    assert_eq!(parse(b"list shadow evidence"), Ok(SocketRequest::Admin(AdminRequest::List(filter))));
+    assert!(fault(b"list all").contains("expected rule=NAME, network=CIDR, scope=SCOPE, evidence or shadow"));
 }
 
 #[test]
@@ -88,7 +90,7 @@ fn an_error_says_what_was_found_and_what_was_expected() {
         (b"report caf\xc3\xa9", "found \"caf\\xc3\\xa9\", expected 1 to 400 bytes"),
         (b"strike 192.0.2.1", "found \"\", expected the name of one rule after the address"),
         (b"strike 192.0.2.1 a b", "found \"a b\", expected the name of one rule"),
-        (b"why", "found \"\", expected an IP address"),
+        (b"why", "found \"\", expected an IP address or a network"),
         (b"pause -1", "found \"-1\", expected a duration such as 30m or 2h: a pause always ends by itself"),
         (b"resume now", "found \"now\", expected nothing more"),
         (b"status all", "found \"all\", expected nothing more"),
@@ -96,6 +98,9 @@ fn an_error_says_what_was_found_and_what_was_expected() {
         (b"ban everybody", "found \"everybody\", expected an IP address or a network"),
         (b"ban 192.0.2.0/24 scope=web", "found the scope web for the network 192.0.2.0/24, expected all"),
         (b"unban 2001:db8::/32 scope=mail", "found the scope mail for the network 2001:db8::/32, expected all"),
+        (b"unban everybody", "found \"everybody\", expected an IP address, a network, rule=NAME or all"),
+        (b"unban rule=a_b", "found \"rule=a_b\", expected an IP address, a network, rule=NAME or all"),
+        (b"unban 192.0.2.0/24 outside", "found \"outside\", expected scope=SCOPE"),
         (b"unban 192.0.2.1 scope=ftp", "found \"ftp\", expected the scope web, mail or all"),
         (b"subscribe", "found \"\", expected the number of a version"),
         (b"report ", "found \"\", expected 1 to 400 bytes of printable ASCII"),
@@ -130,16 +135,24 @@ proptest! {
         let address = IpAddr::from(std::net::Ipv6Addr::from_bits(bits)).to_canonical();
         let target = if prefix % 2 == 0 { IpNet::from(address) } else { IpNet::new(address, prefix).unwrap().trunc() };
         let scope = if prefix % 2 == 0 { scope } else { Scope::All };
-        let filter = |rule, network, scope| AdminRequest::List(BanFilter { rule, network, scope });
+        let filter = |rule, network, scope| AdminRequest::List(BanFilter { rule, network, scope, evidence: prefix % 3 == 0, shadow: prefix % 5 == 0 });
         let length = [BanLength::Default, BanLength::For(Span::from_secs(seconds)), BanLength::Permanent][usize::from(prefix) % 3];
         let request = match which {
-            0 => AdminRequest::Why(address),
+            0 => AdminRequest::Why(target),
             1 => filter(None, None, None),
             2 => filter(Some(name), Some(target), Some(scope)),
             3 => AdminRequest::Status,
             4 => AdminRequest::Metrics,
             5 => AdminRequest::Ban(BanRequest { target, length, scope, reason }),
-            6 => AdminRequest::Unban { target, scope },
+            6 => {
+                let what = match prefix % 4 {
+                    1 => UnbanTarget::Inside(target),
+                    2 => UnbanTarget::Rule(name),
+                    3 => UnbanTarget::All,
+                    _ => UnbanTarget::One(target),
+                };
+                AdminRequest::Unban(UnbanRequest { what, scope })
+            }
             7 => AdminRequest::Forget(name),
             8 => AdminRequest::Pause(Span::from_secs(seconds)),
             9 => AdminRequest::Resume,

@@ -25,13 +25,14 @@ impl Engine {
         self.persist_and_complete(Change::Banned(record), changed, completion);
     }
 
-    /// Unbans `client` on the services of `scope`.
+    /// Unbans `client` on the services of `scope`, and forgets its earlier bans, so that its next ban is as long as a first one.
     ///
     /// Persisted and published even if there is no ban here: another process or machine may know of one.
     pub fn unban(self: &Arc<Self>, now: Time, client: Client, scope: Scope, completion: Completion) {
         let _lock = self.client_locks.lock(&client);
         let changed = scope.services().iter().any(|service| self.bans.get(client, *service, now).is_some());
         self.bans.unban(client, scope);
+        self.forget_earlier_bans(client);
         self.persist_and_complete(Change::Unbanned { client, scope, at: now }, changed, completion);
     }
 
@@ -82,6 +83,7 @@ impl Engine {
             Change::Banned(record) => self.restore(record, now),
             Change::Unbanned { client, scope, .. } => {
                 self.bans.unban(*client, *scope);
+                self.forget_earlier_bans(*client);
             }
             Change::NetworkBanned { network, since, until, .. } => {
                 let rule = self.names.name(RuleId::MANUAL);

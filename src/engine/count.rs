@@ -139,6 +139,7 @@ impl Engine {
         self.false_positives.record_ban(rule.id, offence.client);
         if rule.mode == Mode::Shadow {
             self.shadow_bans.ban(offence.client, rule.scope, Ban { until: record.until, rule: rule.id, saved: true }, now);
+            self.shadow_records.lock().put(offence.client, record.clone());
             self.stats.shadow_bans.fetch_add(1, Ordering::Relaxed);
             if self.logs.shadow.lock().has_room(rule.id) {
                 log::info!("shadow: would ban {}", text());

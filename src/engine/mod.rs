@@ -68,6 +68,8 @@ pub struct Engine {
     earlier_bans: Mutex<LruCache<(Client, RuleId), EarlierBans, RandomState>>,
     /// The latest ban of each client.
     records: Mutex<LruCache<Client, BanRecord, RandomState>>,
+    /// The latest ban of each client by a rule in shadow mode.
+    shadow_records: Mutex<LruCache<Client, BanRecord, RandomState>>,
     journal: OnceLock<Box<dyn Journal>>,
     deadlines: Deadlines,
     disk: DiskProgress,
@@ -115,6 +117,7 @@ impl Engine {
             shadow_bans: Bans::new(MAX_SHADOW_BANS),
             earlier_bans: Mutex::new(LruCache::with_hasher(max_earlier_bans, RandomState::new())),
             records: Mutex::new(LruCache::with_hasher(MAX_RECORDS, RandomState::new())),
+            shadow_records: Mutex::new(LruCache::with_hasher(MAX_RECORDS, RandomState::new())),
             journal: OnceLock::new(),
             deadlines: Deadlines::start(DISK_LIMIT)?,
             disk: DiskProgress::default(),

@@ -53,6 +53,20 @@ impl Engine {
         }
     }
 
+    /// The record of the latest ban of `client` that a rule in shadow mode would have made, if it is still in memory.
+    #[must_use]
+    pub fn shadow_record(&self, client: Client) -> Option<BanRecord> {
+        self.shadow_records.lock().peek(&client).cloned()
+    }
+
+    /// Forgets the bans of `client` that would make its next one longer.
+    pub(super) fn forget_earlier_bans(&self, client: Client) {
+        let policy = self.policy();
+        let growing = policy.rules.rules().iter().filter(|rule| rule.bantime.increment.is_some());
+        let mut earlier_bans = self.earlier_bans.lock();
+        growing.for_each(|rule| _ = earlier_bans.pop(&(client, rule.id)));
+    }
+
     /// Restores the earlier bans of a client under a rule, as a state file has them.
     pub fn restore_earlier_bans(&self, client: Client, rule: &str, earlier: EarlierBans) {
         let rule = self.names.intern(rule);

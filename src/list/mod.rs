@@ -127,6 +127,15 @@ impl Lists {
     }
 }
 
+impl Lists {
+    /// A deny list entry that contains `network` or an address of it.
+    #[must_use]
+    pub fn deny_overlap(&self, network: IpNet) -> Option<ListMatch> {
+        let network = networks::canonical(network);
+        listed(&self.deny, |networks| networks.overlap(network))
+    }
+}
+
 fn listed(sources: &[ListSource], find: impl Fn(&Networks) -> Option<IpNet>) -> Option<ListMatch> {
     sources.iter().find_map(|source| find(&source.networks).map(|network| ListMatch { network, origin: Arc::clone(&source.origin) }))
 }

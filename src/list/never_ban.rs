@@ -57,6 +57,17 @@ impl Lists {
         }
     }
 
+    /// Whether no address of `network` can ever be banned, so that a ban of it refuses nobody.
+    #[must_use]
+    pub fn protects_all_of(&self, network: IpNet) -> bool {
+        let network = networks::canonical(network);
+        if network.prefix_len() == network.max_prefix_len() {
+            return self.never_banned(network.addr()).is_some();
+        }
+        let contains = |listed: Option<ListMatch>| listed.is_some_and(|listed| listed.network.contains(&network));
+        [&self.ignoreip, &self.trusted_proxies].into_iter().any(|sources| contains(listed(sources, |list| list.lookup(network.addr()))))
+    }
+
     /// Why `network` must not be banned by hand: it contains an address that is never banned. An IPv6 client, too, is a network.
     #[must_use]
     pub fn overlaps_never_banned(&self, network: IpNet) -> Option<NeverBanReason> {
@@ -130,6 +141,16 @@ mod tests {
         assert_eq!(offender, Client::of(ip("2001:db8:1::10"), Ipv6Prefix::default()), "same /64, same client");
         assert!(lists().never_banned(ip("2001:db8:1::bad")).is_none());
         assert!(lists().never_banned(ip("2001:db8:1::10")).is_some());
+    }
+
+    #[test]
+    fn a_network_is_protected_as_a_whole_only_inside_one_entry_of_a_list() {
+        for network in ["198.51.100.9/32", "198.51.100.128/25", "2001:db8:7:1::/64", "192.0.2.10/32", "127.0.0.1/32"] {
+            assert!(lists().protects_all_of(net(network)), "{network}");
+        }
+        for network in ["198.51.100.0/23", "2001:db8:1::/64", "203.0.113.0/29", "192.0.2.11/32", "2001:db8::/32"] {
+            assert!(!lists().protects_all_of(net(network)), "{network}");
+        }
     }
 
     #[test]

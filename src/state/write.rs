@@ -97,7 +97,7 @@ fn write_ban(transaction: &Transaction<'_>, ban: &BanRecord, writer: i64) -> rus
     Ok(())
 }
 
-/// Removes the bans on the services of `scope`. A ban on all services that is removed on one stays on the other.
+/// Removes the bans on the services of `scope`, and the earlier bans. A ban on all services that is removed on one stays on the other.
 fn unban(transaction: &Transaction<'_>, client: Client, scope: Scope, writer: i64, at: Time) -> rusqlite::Result<()> {
     let other = match scope {
         Scope::Web => Some(Scope::Mail),
@@ -111,6 +111,7 @@ fn unban(transaction: &Transaction<'_>, client: Client, scope: Scope, writer: i6
             write_ban(transaction, &ban, writer)?;
         }
     }
+    transaction.prepare_cached("DELETE FROM history WHERE client = ?")?.execute([blob(client)])?;
     const REMOVED_BANS: &str = "client = ?1 AND (scope IN (?2, 'all') OR ?2 = 'all')";
     let key = params![blob(client), scope.as_str()];
     transaction.prepare_cached(&format!("DELETE FROM evidence WHERE ban IN (SELECT id FROM ban WHERE {REMOVED_BANS})"))?.execute(key)?;

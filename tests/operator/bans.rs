@@ -1,9 +1,10 @@
 //! `list`, `ban` and `unban`.
 
+use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::Daemon;
-use crate::{RULES, row};
+use crate::harness::{Daemon, wait_until};
+use crate::{RULES, attach, row};
 
 #[test]
 fn list_filters_sorts_and_counts() {
@@ -62,14 +63,14 @@ fn ban_and_unban_report_what_they_did_and_did_not_do() {
     assert_eq!(daemon.text(&["unban", "203.0.113.10"]), "203.0.113.10 was not banned\n");
     assert_eq!(
         daemon.json(&["unban", "203.0.113.10"]),
-        json!({"target": "203.0.113.10", "found": false, "still_refused": false, "undo": [], "not_saved": null})
+        json!({"target": "203.0.113.10", "found": false, "unbanned": 0, "inside": 0, "still_refused": false, "undo": [], "not_saved": null})
     );
     assert_eq!(
         daemon.json(&["ban", "198.51.100.0/24", "-1"]),
         json!({"banned": "198.51.100.0/24", "until": -1, "remaining": -1, "scope": "all", "not_saved": null})
     );
     let (stdout, stderr, code) = daemon.run(&["unban", "198.51.100.7"]);
-    assert_eq!((stdout.as_str(), code), ("198.51.100.7 was not banned\n", Some(1)));
+    assert_eq!((stdout.as_str(), code), ("198.51.100.7 was not banned\n", Some(3)));
     assert!(stderr.contains("still refused; to change that: strikeout unban 198.51.100.0/24"), "{stderr}");
     for arguments in [&["ban", "everybody"][..], &["ban", "203.0.113.1", "soon"], &["unban", "203.0.113.1", "--scope", "ftp"]] {
         assert_eq!(daemon.run(arguments).2, Some(2), "{arguments:?}");
@@ -100,4 +101,110 @@ fn a_ban_reports_the_end_of_the_ban_in_force() {
     daemon.text(&["ban", "203.0.113.11", "1h", "--scope", "mail"]);
     assert_eq!(daemon.text(&["unban", "203.0.113.11", "--scope", "web"]), "203.0.113.11 was not banned\n");
     assert_eq!(daemon.json(&["list", "--count"]), json!({ "bans": 2 }));
+}
+
+/// The clients and networks that are banned.
+fn banned(daemon: &Daemon) -> Vec<String> {
+    let bans = daemon.json(&["list"]);
+    bans.as_array().unwrap().iter().map(|ban| ban["client"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn unban_takes_back_whatever_list_why_and_the_journal_show() {
+    let daemon = Daemon::start(RULES);
+    let mut helper = attach(&daemon);
+    let bans = ["203.0.113.10", "2001:db8:1:2::7", "198.51.100.0/24", "2001:db8:9::/48"];
+    for form in 0..3 {
+        bans.iter().for_each(|target| _ = daemon.text(&["ban", target]));
+        let listed = banned(&daemon);
+        assert_eq!(listed, ["198.51.100.0/24", "203.0.113.10", "2001:db8:1:2::/64", "2001:db8:9::/48"]);
+        let shown: Vec<String> = match form {
+            0 => listed,
+            1 => ["203.0.113.10", "2001:db8:1:2::7", "198.51.100.7", "2001:db8:9::1"]
+                .iter()
+                .map(|address| {
+                    let why = daemon.json(&["why", address]);
+                    let undo = why["undo"][0].as_str().unwrap().split(' ').nth(2).unwrap().to_owned();
+                    undo
+                })
+                .collect(),
+            _ => daemon.log().lines().filter_map(|line| Some(line.split_once("banned ")?.1.split(' ').next()?.to_owned())).collect(),
+        };
+        let (_, stderr, code) = daemon.run(&[&["unban"], &*shown.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+        assert_eq!((stderr.as_str(), code), ("", Some(0)), "{shown:?}");
+        assert!(banned(&daemon).is_empty(), "{form}: {shown:?}");
+    }
+    wait_until("the helper serves", || ["203.0.113.10", "2001:db8:1:2::9", "198.51.100.7"].iter().all(|client| !helper.refuses(client)));
+}
+
+#[test]
+fn unban_of_a_network_says_what_is_still_banned_inside_it_and_how_to_end_that() {
+    let daemon = Daemon::start(RULES);
+    for target in ["198.51.100.0/24", "198.51.100.7", "198.51.100.8", "198.51.100.128/25", "198.51.101.1"] {
+        daemon.text(&["ban", target]);
+    }
+    let (stdout, stderr, code) = daemon.run(&["unban", "198.51.100.0/24"]);
+    assert_eq!((stdout.as_str(), code), ("unbanned 198.51.100.0/24\n", Some(3)));
+    assert!(stderr.contains("3 clients inside 198.51.100.0/24 are still banned; to change that: strikeout unban 198.51.100.0/24 --inside"), "{stderr}");
+    assert_eq!(daemon.text(&["unban", "198.51.100.0/24", "--inside"]), "unbanned 198.51.100.0/24: 3 clients and networks\n");
+    assert_eq!(banned(&daemon), ["198.51.101.1"]);
+    assert_eq!(daemon.text(&["unban", "198.51.100.0/24", "--inside"]), "198.51.100.0/24 was not banned\n");
+}
+
+#[test]
+fn unban_by_rule_and_of_all_reaches_helpers_and_survives_a_restart() {
+    let daemon = Daemon::start(RULES);
+    let stage = daemon.stage().clone();
+    let mut helper = attach(&daemon);
+    daemon.ask("strike 203.0.113.11 helo\nstrike 203.0.113.11 helo\n");
+    daemon.ask("strike 203.0.113.12 helo\nstrike 203.0.113.12 helo\n");
+    helper.ask("203.0.113.51 GET http://a.example/w00tw00t -");
+    for target in ["203.0.113.10", "198.51.100.0/24"] {
+        daemon.text(&["ban", target]);
+    }
+    assert_eq!(daemon.text(&["unban", "--rule", "helo"]), "unbanned rule helo: 2 clients and networks\n");
+    assert_eq!(banned(&daemon), ["198.51.100.0/24", "203.0.113.10", "203.0.113.51"]);
+    assert_eq!(daemon.text(&["unban", "--rule", "manual"]), "unbanned rule manual: 2 clients and networks\n");
+    assert_eq!(banned(&daemon), ["203.0.113.51"]);
+    let (_, stderr, code) = daemon.run(&["unban", "--rule", "hello"]);
+    assert!(code == Some(1) && stderr.contains("did you mean \"helo\"?"), "{stderr}");
+    daemon.text(&["ban", "203.0.113.10", "--scope", "web"]);
+    assert_eq!(daemon.text(&["unban", "--all"]), "unbanned all: 2 clients and networks\n");
+    wait_until("the helper serves", || !helper.refuses("203.0.113.51") && !helper.refuses("203.0.113.10"));
+    daemon.end(Signal::KILL);
+    assert!(banned(&Daemon::start_again(&stage)).is_empty());
+}
+
+#[test]
+fn list_tells_the_evidence_and_the_bans_in_shadow() {
+    let daemon = Daemon::start(RULES);
+    let stage = daemon.stage().clone();
+    daemon.text(&["ban", "203.0.113.10", "--reason", "floods us"]);
+    daemon.text(&["ban", "198.51.100.0/24", "--reason", "a botnet"]);
+    daemon.ask("strike 203.0.113.13 quiet\n");
+    assert!(!daemon.text(&["list"]).contains("floods us"));
+    assert!(daemon.json(&["list"])[0].get("evidence").is_none());
+    daemon.end(Signal::TERM);
+    let daemon = Daemon::start_again(&stage);
+    let text = daemon.text(&["list", "--evidence"]);
+    assert!(row(&text, "203.0.113.10").join(" ").ends_with("floods us") && row(&text, "198.51.100.0/24").join(" ").ends_with("a botnet"), "{text}");
+    assert_eq!(daemon.json(&["list", "--evidence"])[1]["evidence"], "floods us");
+    assert_eq!(daemon.text(&["list", "--shadow"]), "no bans\n", "they end with the daemon");
+    daemon.ask("strike 203.0.113.13 quiet\n");
+    let shadow = daemon.json(&["list", "--shadow", "--evidence"]);
+    assert_eq!((&shadow[0]["client"], &shadow[0]["rule"], shadow.as_array().unwrap().len()), (&json!("203.0.113.13"), &json!("quiet"), 1));
+    assert_eq!(shadow[0]["evidence"], "reported by the mail server");
+    assert!(shadow[0]["since"].is_number(), "{shadow}");
+}
+
+#[test]
+fn a_client_that_ignoreip_protects_by_now_stands_in_no_list() {
+    let daemon = Daemon::start(RULES);
+    for target in ["203.0.113.10", "203.0.113.11", "2001:db8:1:2::7"] {
+        daemon.text(&["ban", target]);
+    }
+    daemon.configure(&RULES.replace("'203.0.113.99'", "'203.0.113.10', '2001:db8:1::/48'"));
+    daemon.text(&["reload"]);
+    assert_eq!(banned(&daemon), ["203.0.113.11"]);
+    assert_eq!(daemon.json(&["list", "--count"]), json!({ "bans": 1 }));
 }

@@ -62,6 +62,50 @@ fn why_also_explains_a_client_that_is_not_refused() {
 }
 
 #[test]
+fn the_exit_code_of_why_and_unban_is_3_while_the_client_is_refused_and_0_otherwise() {
+    let daemon = Daemon::start(RULES);
+    let code = |arguments: &[&str]| daemon.run(arguments).2;
+    assert_eq!(code(&["why", "203.0.113.10"]), Some(0));
+    daemon.text(&["ban", "203.0.113.10"]);
+    assert_eq!((code(&["why", "203.0.113.10"]), code(&["why", "203.0.113.10", "--json"])), (Some(3), Some(3)));
+    daemon.text(&["pause"]);
+    assert_eq!(code(&["why", "203.0.113.10"]), Some(0), "served because of the pause");
+    daemon.text(&["resume"]);
+    assert_eq!((code(&["unban", "203.0.113.10"]), code(&["unban", "203.0.113.10"])), (Some(0), Some(0)));
+    assert_eq!((code(&["unban", "203.0.113.66"]), code(&["why", "203.0.113.66"])), (Some(3), Some(3)), "on the deny list");
+    assert_eq!((code(&["why", "nobody"]), code(&["unban", "nobody"])), (Some(2), Some(2)));
+}
+
+#[test]
+fn why_explains_a_network() {
+    let daemon = Daemon::start(RULES);
+    for target in ["198.51.100.7", "198.51.100.128/25", "198.51.0.0/16"] {
+        daemon.text(&["ban", target, "--reason", "floods us"]);
+    }
+    let (text, _, code) = daemon.run(&["why", "198.51.100.0/24"]);
+    assert_eq!(code, Some(3));
+    for expected in [
+        "198.51.100.0/24 is refused as a whole\n",
+        "198.51.0.0/16 is banned by hand since ",
+        "1 client and 1 network banned\n",
+        "198.51.100.128/25 by manual until ",
+        "198.51.100.7 by manual until ",
+        "strikeout unban 198.51.0.0/16",
+        "strikeout unban 198.51.100.0/24 --inside",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in\n{text}");
+    }
+    let why = daemon.json(&["why", "198.51.100.0/24"]);
+    assert_eq!((&why["refused"], &why["inside"]["clients"], &why["bans"][0]["reason"]), (&json!(true), &json!(1), &json!("floods us")));
+    let (text, _, code) = daemon.run(&["why", "203.0.113.0/24"]);
+    assert_eq!(code, Some(0));
+    assert!(text.contains("203.0.113.0/24 is not refused as a whole\n") && text.contains("not all of it can be banned: ignored network 203.0.113.99"), "{text}");
+    assert!(text.contains("203.0.113.66 (deny in "), "{text}");
+    daemon.text(&["ban", "2001:db8:1:2::7"]);
+    assert_eq!(daemon.json(&["why", "2001:db8:1:2::/64"])["ban"]["rule"], "manual", "an IPv6 client is shown as a network");
+}
+
+#[test]
 fn why_names_the_network_and_the_list_that_refuse() {
     let daemon = Daemon::start(RULES);
     daemon.text(&["ban", "198.51.100.0/24", "--reason", "floods us"]);

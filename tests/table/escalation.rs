@@ -12,12 +12,16 @@ fn remaining(daemon: &Daemon, client: &str) -> i64 {
     list.iter().find(|ban| ban["client"] == client).map_or(0, |ban| ban["remaining"].as_i64().unwrap())
 }
 
-/// Bans `client` with a strike, unbans it, and returns the length of the ban.
+/// Bans `client` with a strike, and returns the length of the ban.
 fn ban_for(daemon: &Daemon, client: &str, rule: &str) -> i64 {
     assert!(daemon.ask(&format!("strike {client} {rule}")).starts_with("defer "));
-    let seconds = remaining(daemon, client);
-    daemon.ask(&format!("unban {client}"));
-    seconds
+    remaining(daemon, client)
+}
+
+/// Starts the daemon on a state file without the bans of the one before, as if they had ended.
+fn start_after_the_bans(stage: &Stage) -> Daemon {
+    edit(stage, "DELETE FROM ban");
+    Daemon::start_again(stage)
 }
 
 /// Allows for seconds that passed since the ban, and for rounding up to a whole second.
@@ -42,25 +46,43 @@ fn each_ban_lasts_longer_up_to_maxtime_across_restarts_until_earlier_ones_are_fo
     assert!(about(first, 600), "{first}");
     // Killed right after the answer.
     daemon.end(Signal::KILL);
-    let daemon = Daemon::start_again(&stage);
+    let daemon = start_after_the_bans(&stage);
     let second = ban_for(&daemon, client, "helo");
     assert!(about(second, 2400), "initial * factor * 2^1: {second}");
     assert!(about(ban_for(&daemon, "203.0.113.2", "helo"), 600), "another client starts with the initial length");
     daemon.end(Signal::TERM);
-    let daemon = Daemon::start_again(&stage);
+    let daemon = start_after_the_bans(&stage);
     let third = ban_for(&daemon, client, "helo");
     assert!(about(third, 4200), "maxtime, not 4800: {third}");
     daemon.end(Signal::TERM);
     // The last ban began a little less than two hours ago, then a little more.
     edit(&stage, "UPDATE history SET last = last - 7000 * 1000");
-    let daemon = Daemon::start_again(&stage);
+    let daemon = start_after_the_bans(&stage);
     let fourth = ban_for(&daemon, client, "helo");
     assert!(about(fourth, 4200), "{fourth}");
     daemon.end(Signal::TERM);
     edit(&stage, "UPDATE history SET last = last - 7300 * 1000");
-    let daemon = Daemon::start_again(&stage);
+    let daemon = start_after_the_bans(&stage);
     let fifth = ban_for(&daemon, client, "helo");
     assert!(about(fifth, 600), "forgotten: {fifth}");
+}
+
+#[test]
+fn an_unban_forgets_the_bans_that_made_the_next_one_longer() {
+    let stage = Stage::new();
+    let rule = "[[rule]]\nname = 'helo'\nevent = 'incident'\nmaxretry = 1\nbantime = { initial = '10m', increment = true }\n";
+    let mut daemon = Daemon::start_on(&stage, "", rule);
+    for restart in [false, true] {
+        let client = if restart { "203.0.113.2" } else { "203.0.113.1" };
+        assert!(about(ban_for(&daemon, client, "helo"), 600));
+        daemon.object(&format!("unban {client}"));
+        if restart {
+            daemon.end(Signal::KILL);
+            daemon = Daemon::start_again(&stage);
+        }
+        let seconds = ban_for(&daemon, client, "helo");
+        assert!(about(seconds, 600), "its first ban again: {seconds}");
+    }
 }
 
 #[test]

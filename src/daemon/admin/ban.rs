@@ -1,4 +1,4 @@
-//! `ban` and `unban`: bans and unbans by an operator's hand.
+//! `ban`: bans by an operator's hand.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::client::{Client, Ipv6Prefix};
 use crate::clock::timestamp;
 use crate::control::answer::{error, object};
-use crate::control::bans::{BanReport, UnbanReport, epoch, remaining};
+use crate::control::bans::{BanReport, epoch, remaining};
 use crate::control::admin::{BanLength, BanRequest};
 use crate::daemon::conn::replies::ReplyHandle;
 use crate::engine::{Abandoned, Applied, BanRecord, Completion, Engine, Persisted};
@@ -63,18 +63,6 @@ pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, to: &ReplyHand
     Ok(())
 }
 
-/// Unbans an address or exactly this network, and answers when that is saved.
-pub fn unban(engine: &Arc<Engine>, now: Time, target: IpNet, scope: Scope, to: &ReplyHandle) {
-    let prefix = engine.policy().prefix;
-    let shown = shown(target, prefix);
-    let completion = answering(to, move |applied| unban_report(shown, applied));
-    if target.prefix_len() == target.max_prefix_len() {
-        engine.unban(now, Client::of(target.addr(), prefix), scope, completion);
-    } else {
-        engine.unban_network(now, target, completion);
-    }
-}
-
 /// A completion that answers the operator, with an error if the change was dropped and its outcome is unknown.
 pub(super) fn answering<T: Serialize>(to: &ReplyHandle, report: impl FnOnce(Applied) -> T + Send + 'static) -> Completion {
     let to = to.clone();
@@ -108,17 +96,8 @@ fn ban_report(target: &str, scope: Scope, until: Until, now: Time, reason: &Evid
     }
 }
 
-fn unban_report(target: String, applied: Applied) -> UnbanReport {
-    if applied.changed {
-        log::info!("unbanned {target} by hand");
-    } else {
-        log::info!("unban of {target} by hand: it was not banned");
-    }
-    UnbanReport { target, found: applied.changed, not_saved: not_saved(applied.persisted) }
-}
-
 /// What the change concerns: for an IPv6 address its client, which is a network.
-fn shown(target: IpNet, prefix: Ipv6Prefix) -> String {
+pub(super) fn shown(target: IpNet, prefix: Ipv6Prefix) -> String {
     if target.prefix_len() == target.max_prefix_len() {
         Client::of(target.addr(), prefix).display(prefix).to_string()
     } else {
@@ -138,6 +117,10 @@ mod tests {
         }
     }
 
+    fn report(applied: Applied) -> BanReport {
+        ban_report("192.0.2.1", Scope::All, Until::NEVER, Time::from_secs(0), &Evidence::new(&[]), applied)
+    }
+
     #[test]
     fn the_ban_of_an_ipv6_address_is_shown_as_the_network_that_it_refuses() {
         let shown = |target: &str| shown(target.parse().unwrap(), Ipv6Prefix::default());
@@ -149,7 +132,7 @@ mod tests {
     fn a_change_that_was_never_completed_is_answered_with_an_error() {
         let queue = Arc::new(ReplyQueue::new().unwrap());
         let to = ReplyHandle::new(Arc::clone(&queue), ConnectionId(1), 1);
-        drop(answering(&to, |applied| unban_report("192.0.2.1".into(), applied)));
+        drop(answering(&to, report));
         assert_eq!(text(&queue), "error internal fault: the change was not completed\n");
     }
 
@@ -158,9 +141,9 @@ mod tests {
         let queue = Arc::new(ReplyQueue::new().unwrap());
         let to = ReplyHandle::new(Arc::clone(&queue), ConnectionId(1), 1);
         let applied = Applied { changed: true, persisted: Persisted::No("disk full".into()) };
-        answering(&to, |applied| unban_report("192.0.2.1".into(), applied)).complete(applied);
+        answering(&to, report).complete(applied);
         let answer = text(&queue);
-        let report: UnbanReport = serde_json::from_str(answer.strip_suffix(".\n").unwrap()).unwrap();
-        assert_eq!((report.found, report.not_saved.as_deref()), (true, Some("disk full")));
+        let report: BanReport = serde_json::from_str(answer.strip_suffix(".\n").unwrap()).unwrap();
+        assert_eq!((report.until, report.not_saved.as_deref()), (-1, Some("disk full")));
     }
 }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::context::AdminContext;
-use crate::client::Client;
+use crate::client::{Client, Ipv6Prefix};
 use crate::control::answer::{END, error, line};
 use crate::control::bans::{ListedBan, epoch, remaining, seconds};
 use crate::control::admin::BanFilter;
 use crate::daemon::conn::replies::ReplyText;
 use crate::event::{Scope, Service};
 use crate::rule::Evidence;
+use crate::rule_id::RuleId;
 use crate::table::{Ban, Until};
 use crate::time::Time;
 
@@ -21,7 +22,7 @@ use crate::time::Time;
 const MAX_LISTS: usize = 4;
 /// Number of bans in one piece of a list.
 const PIECE: usize = 256;
-/// Maximum number of bans per list whose start is looked up in the state file.
+/// Maximum number of bans per list whose record is looked up in the state file.
 const MAX_LOOKUPS: usize = 10_000;
 
 /// A ban of a client on one service.
@@ -38,18 +39,22 @@ impl AdminContext {
             Ok(bans) => bans,
             Err(fault) => return error(&fault).into(),
         };
-        let networks = self.network_bans(filter, now);
-        let starts = self.starts_from_file(&bans, now);
+        let networks = if filter.shadow { Vec::new() } else { self.network_bans(filter, now) };
+        let from_file = if filter.shadow { HashMap::new() } else { self.records_from_file(&bans, now) };
         let (engine, prefix, scope) = (Arc::clone(&self.engine), self.engine.policy().prefix, filter.scope);
+        let (with_evidence, in_shadow) = (filter.evidence, filter.shadow);
         let listed = move |(client, scope, ban): (Client, Scope, Ban)| {
-            let in_memory = || Some(engine.ban_record(client).filter(|record| record.until == ban.until)?.since);
+            let in_memory = if in_shadow { engine.shadow_record(client) } else { engine.ban_record(client) };
+            let in_memory = in_memory.filter(|record| record.until == ban.until).map(|record| (record.since, record.evidence));
+            let record = from_file.get(&client).cloned().or(in_memory);
             ListedBan {
                 client: client.display(prefix).to_string(),
                 scope,
                 rule: engine.names().name(ban.rule).to_string(),
                 until: epoch(ban.until),
                 remaining: remaining(ban.until, now),
-                since: starts.get(&client).copied().or_else(in_memory).map(seconds),
+                since: record.as_ref().map(|(since, _)| seconds(*since)),
+                evidence: record.filter(|_| with_evidence).map(|(_, evidence)| evidence.as_str().to_owned()),
             }
         };
         let matches = move |found: Scope| scope.is_none_or(|wanted| found == Scope::All || found == wanted);
@@ -64,24 +69,24 @@ impl AdminContext {
         ReplyText::Pieces(Box::new(networks.into_iter().map(|network| line(&network)).chain(pieces).chain([END.to_owned()])))
     }
 
-    /// The bans of clients that match `filter`, except for its scope, sorted by client.
+    /// The bans of clients that match `filter`, except for its scope, sorted by client. Clients that are never banned, because a list protects
+    /// them by now, are left out: their bans refuse nobody.
     ///
     /// # Errors
     /// The filter names an unknown rule.
-    fn client_bans(&self, filter: &BanFilter, now: Time) -> Result<Vec<ServiceBan>, String> {
+    pub(super) fn client_bans(&self, filter: &BanFilter, now: Time) -> Result<Vec<ServiceBan>, String> {
         let rule = match filter.rule.as_deref() {
             None => None,
-            Some(name) => Some(self.engine.names().find(name).ok_or_else(|| self.unknown_rule(name))?),
+            Some(name) => Some(self.find_rule(name)?),
         };
-        let prefix = self.engine.policy().prefix;
-        let network_of = |client: Client| match client.address() {
-            IpAddr::V6(v6) => IpNet::new(v6.into(), prefix.bits()).unwrap_or(IpNet::from(client.address())),
-            address => address.into(),
-        };
+        let policy = self.engine.policy();
         let mut bans = Vec::new();
-        self.engine.bans().for_each(now, |client, service, ban| {
+        let table = if filter.shadow { self.engine.shadow_bans() } else { self.engine.bans() };
+        table.for_each(now, |client, service, ban| {
+            let network_of = network_of(client, policy.prefix);
             let is_wanted = rule.is_none_or(|rule| rule == ban.rule)
-                && filter.network.is_none_or(|network| network.contains(&network_of(client)) || network_of(client).contains(&network));
+                && filter.network.is_none_or(|network| network.contains(&network_of) || network_of.contains(&network))
+                && !policy.lists.protects_all_of(network_of);
             if is_wanted {
                 bans.push((client, service, ban));
             }
@@ -91,7 +96,7 @@ impl AdminContext {
     }
 
     /// The banned networks that match `filter`. Their scope is `all`, which every filter selects.
-    fn network_bans(&self, filter: &BanFilter, now: Time) -> Vec<ListedBan> {
+    pub(super) fn network_bans(&self, filter: &BanFilter, now: Time) -> Vec<ListedBan> {
         let policy = self.engine.policy();
         let networks = policy.lists.banned.iter().filter(|ban| {
             ban.is_active(now)
@@ -107,13 +112,14 @@ impl AdminContext {
                 until: epoch(until),
                 remaining: remaining(until, now),
                 since: Some(seconds(ban.since)),
+                evidence: if filter.evidence { self.network_ban_reason(ban.network) } else { None },
             }
         });
         listed.collect()
     }
 
-    /// The start of each ban whose record is not in memory, for example after a restart: at most [`MAX_LOOKUPS`], from the state file.
-    fn starts_from_file(&self, bans: &[ServiceBan], now: Time) -> HashMap<Client, Time> {
+    /// Start and evidence of each ban whose record is not in memory, for example after a restart: at most [`MAX_LOOKUPS`], from the state file.
+    fn records_from_file(&self, bans: &[ServiceBan], now: Time) -> HashMap<Client, (Time, Evidence)> {
         let mut starts = HashMap::new();
         let Some(state) = &self.state else { return starts };
         let mut lookups = 0;
@@ -127,11 +133,32 @@ impl AdminContext {
                 break;
             }
             let Ok(records) = state.ban_records(*client, now) else { break };
-            if let Some(record) = records.iter().find(|record| record.until == ban.until) {
-                starts.insert(*client, record.since);
+            if let Some(record) = records.into_iter().find(|record| record.until == ban.until) {
+                starts.insert(*client, (record.since, record.evidence));
             }
         }
         starts
+    }
+
+    /// A ban as `list` shows it, without what only its record says.
+    pub(super) fn listed(&self, (client, service, ban): ServiceBan, now: Time) -> ListedBan {
+        ListedBan {
+            client: client.display(self.engine.policy().prefix).to_string(),
+            scope: service.scope(),
+            rule: self.engine.names().name(ban.rule).to_string(),
+            until: epoch(ban.until),
+            remaining: remaining(ban.until, now),
+            since: None,
+            evidence: None,
+        }
+    }
+
+    /// The rule with this name.
+    ///
+    /// # Errors
+    /// No rule of this name was ever in force here.
+    pub(super) fn find_rule(&self, name: &str) -> Result<RuleId, String> {
+        self.engine.names().find(name).ok_or_else(|| self.unknown_rule(name))
     }
 
     /// The error for an unknown rule, with the name that was probably meant.
@@ -143,6 +170,14 @@ impl AdminContext {
         let hint =
             nearest.filter(|(_, likeness)| *likeness > 0.8).map_or_else(String::new, |(rule, _)| format!("; did you mean {rule:?}?"));
         format!("found {:?}, expected the name of a rule{hint}", Evidence::new(&[name.as_bytes()]).as_str())
+    }
+}
+
+/// What the ban of a client covers: an address, or a network of IPv6.
+pub(super) fn network_of(client: Client, prefix: Ipv6Prefix) -> IpNet {
+    match client.address() {
+        IpAddr::V6(v6) => IpNet::new(v6.into(), prefix.bits()).unwrap_or(IpNet::from(client.address())),
+        address => address.into(),
     }
 }
 

@@ -6,5 +6,7 @@ mod list;
 mod pause;
 mod reload;
 mod status;
+mod unban;
 mod why;
+mod why_network;
 pub mod worker;

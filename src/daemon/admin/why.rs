@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::context::AdminContext;
 use crate::client::Client;
 use crate::control::bans::{epoch, remaining, seconds};
@@ -12,6 +14,7 @@ use crate::control::pause::PauseStatus;
 use crate::detector::Detector;
 use crate::engine::BanRecord;
 use crate::event::Service;
+use crate::list::BannedNetwork;
 use crate::rule::{Mode, Rule};
 use crate::table::{Ban, Until};
 use crate::time::Time;
@@ -66,17 +69,25 @@ impl AdminContext {
 
     fn banned_network(&self, now: Time, address: IpAddr) -> Option<NetworkBan> {
         let policy = self.engine.policy();
-        let ban = policy.lists.banned.lookup(address, now)?;
-        let reason = self.state.as_ref().map_or(Ok(None), |state| state.network_ban_reason(ban.network)).unwrap_or_else(|fault| {
+        policy.lists.banned.lookup(address, now).map(|ban| self.network_ban(now, ban))
+    }
+
+    /// The operator's reason for the ban of a network, if it is known.
+    pub(super) fn network_ban_reason(&self, network: IpNet) -> Option<String> {
+        let reason = self.state.as_ref().map_or(Ok(None), |state| state.network_ban_reason(network)).unwrap_or_else(|fault| {
             log::warn!("{fault}");
             None
         });
+        reason.map(|reason| reason.as_str().to_owned()).filter(|reason| !reason.is_empty())
+    }
+
+    pub(super) fn network_ban(&self, now: Time, ban: &BannedNetwork) -> NetworkBan {
         #[cfg(feature = "fleet")]
         let node = self.fleet.as_ref().and_then(|fleet| fleet.origin_of(ban.network)).map(|node| node.to_string());
         #[cfg(not(feature = "fleet"))]
         let node = None;
         let until = ban.until.map_or(Until::NEVER, Until::at);
-        Some(NetworkBan {
+        NetworkBan {
             network: ban.network.to_string(),
             rule: ban.rule.to_string(),
             node,
@@ -84,8 +95,8 @@ impl AdminContext {
             since_ago: now.since(ban.since).secs(),
             until: epoch(until),
             remaining: remaining(until, now),
-            reason: reason.map(|reason| reason.as_str().to_owned()).filter(|reason| !reason.is_empty()),
-        })
+            reason: self.network_ban_reason(ban.network),
+        }
     }
 
     /// The active ban of `client`, or the latest one whose record still exists.

@@ -80,7 +80,7 @@ impl AdminContext {
         }
     }
 
-    /// The answer to a request; `None` if it follows when a ban or an unban is complete.
+    /// The answer to a request; `None` if it follows when a ban or a pause is saved.
     fn answer(&mut self, request: AdminRequest, peer: Peer, to: &ReplyHandle) -> Option<ReplyText> {
         let own = rustix::process::geteuid().as_raw();
         if request.needs_privilege() && !peer.is_privileged(own) {
@@ -91,15 +91,15 @@ impl AdminContext {
             AdminRequest::Status => object(&self.status()).into(),
             AdminRequest::Metrics => (self.metrics.prometheus() + END).into(),
             AdminRequest::List(filter) => self.list(&filter),
-            AdminRequest::Why(address) => object(&self.why(address)).into(),
+            AdminRequest::Why(target) => self.why_target(target).into(),
             AdminRequest::Ban(request) => match ban::ban(&self.engine, self.clock.now(), &request, to) {
                 Ok(()) => return None,
                 Err(fault) => error(&fault).into(),
             },
-            AdminRequest::Unban { target, scope } => {
-                ban::unban(&self.engine, self.clock.now(), target, scope, to);
-                return None;
-            }
+            AdminRequest::Unban(request) => match self.unban(&request, &user(peer.user)) {
+                Ok(report) => object(&report).into(),
+                Err(fault) => error(&fault).into(),
+            },
             AdminRequest::Pause(length) => {
                 self.pause(length, &user(peer.user), to);
                 return None;

@@ -1,0 +1,162 @@
+//! `strikeout unban`.
+
+use serde::Serialize;
+
+use super::ask::{address, ask, scope, target};
+use super::ban::with_warning;
+use super::terminal::counted;
+use super::why::undo;
+use super::{DaemonArguments, Failure, print, print_json};
+use crate::control::admin::{AdminRequest, UnbanRequest, UnbanTarget, check_scope};
+use crate::control::bans::UnbanReport;
+use crate::event::Scope;
+use crate::rule_id::{RULE_NAME, is_rule_name};
+
+/// The arguments of `unban`.
+#[derive(Debug, clap::Args)]
+pub struct UnbanArguments {
+    /// IP addresses, and networks exactly as they were banned.
+    #[arg(required_unless_present_any = ["rule", "all"])]
+    targets: Vec<String>,
+    /// Also unban all clients and networks inside the named networks.
+    #[arg(long, conflicts_with_all = ["rule", "all"])]
+    inside: bool,
+    /// Unban all clients and networks that this rule banned; "manual" for those banned by hand.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["targets", "all"])]
+    rule: Option<String>,
+    /// Unban all clients and networks. Those on a deny list stay refused.
+    #[arg(long, conflicts_with = "targets")]
+    all: bool,
+    /// Where to unban: web, mail or all.
+    #[arg(long, default_value = "all")]
+    scope: String,
+    #[command(flatten)]
+    daemon: DaemonArguments,
+}
+
+/// The daemon's answer, and what its answer to `why` adds.
+#[derive(Debug, Serialize)]
+struct Unbanned {
+    #[serde(flatten)]
+    report: UnbanReport,
+    /// Whether something still refuses it: a banned network or a list, or bans of clients inside a network.
+    still_refused: bool,
+    /// The commands that end that.
+    undo: Vec<String>,
+}
+
+/// `strikeout unban`. Also reports what still refuses a client (a banned network, or a list), and what is still banned inside a network.
+///
+/// # Errors
+/// An argument cannot be used, the daemon cannot be asked or refuses, or something is still refused.
+pub fn run(arguments: &UnbanArguments) -> Result<(), Failure> {
+    let mut still_refused = Vec::new();
+    for request in requests(arguments)? {
+        let unbanned = unban(&arguments.daemon, request)?;
+        if arguments.daemon.json {
+            print_json(&unbanned)?;
+        } else {
+            print(&with_warning(text(&unbanned.report), unbanned.report.not_saved.as_deref()))?;
+        }
+        if unbanned.still_refused {
+            still_refused.push(refusal_text(&unbanned));
+        }
+    }
+    if still_refused.is_empty() { Ok(()) } else { Err(Failure::Refused(still_refused.join("\nstrikeout: "))) }
+}
+
+fn unban(daemon: &DaemonArguments, request: UnbanRequest) -> Result<Unbanned, Failure> {
+    let report: UnbanReport = ask(daemon, &AdminRequest::Unban(request.clone()))?;
+    let undo = match request.what {
+        UnbanTarget::One(network) if report.inside > 0 => vec![format!("strikeout unban {network} --inside{}", daemon.repeated())],
+        UnbanTarget::One(network) if request.scope == Scope::All && network.prefix_len() == network.max_prefix_len() => {
+            undo(&ask(daemon, &AdminRequest::Why(network))?, &daemon.repeated())
+        }
+        _ => Vec::new(),
+    };
+    Ok(Unbanned { still_refused: !undo.is_empty(), report, undo })
+}
+
+/// Checks the arguments as the daemon would, all of them before the first unban.
+fn requests(arguments: &UnbanArguments) -> Result<Vec<UnbanRequest>, Failure> {
+    let scope = scope(&arguments.scope)?;
+    if let Some(rule) = &arguments.rule {
+        if !is_rule_name(rule) {
+            return Err(Failure::Usage(format!("found the rule name {rule:?}, expected {RULE_NAME}")));
+        }
+        return Ok(vec![UnbanRequest { what: UnbanTarget::Rule(rule.clone()), scope }]);
+    }
+    if arguments.all {
+        return Ok(vec![UnbanRequest { what: UnbanTarget::All, scope }]);
+    }
+    let request = |argument: &String| {
+        let target = target(argument)?;
+        if arguments.inside {
+            return Ok(UnbanRequest { what: UnbanTarget::Inside(target), scope });
+        }
+        check_scope(target, scope).map_err(|fault| Failure::Usage(fault.to_string()))?;
+        Ok(UnbanRequest { what: UnbanTarget::One(target), scope })
+    };
+    arguments.targets.iter().map(request).collect()
+}
+
+fn text(report: &UnbanReport) -> String {
+    let UnbanReport { target, found, unbanned, .. } = report;
+    // One client is one whatever it is called; more than that are told by their number.
+    match (found, address(target).is_ok() || *unbanned <= 1) {
+        (false, _) => format!("{target} was not banned"),
+        (true, true) => format!("unbanned {target}"),
+        (true, false) => format!("unbanned {target}: {} and networks", counted(*unbanned, "client")),
+    }
+}
+
+fn refusal_text(unbanned: &Unbanned) -> String {
+    let (report, undo) = (&unbanned.report, unbanned.undo.join("; "));
+    if report.inside > 0 {
+        return format!("{} inside {} are still banned; to change that: {undo}", counted(report.inside, "client"), report.target);
+    }
+    format!("{} is still refused; to change that: {undo}", report.target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(Debug, clap::Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        unban: UnbanArguments,
+    }
+
+    /// The lines that the daemon is sent; an error of the arguments if there is one.
+    fn lines(arguments: &str) -> Result<Vec<String>, String> {
+        let parsed = Arguments::try_parse_from(std::iter::once("unban").chain(arguments.split(' '))).map_err(|error| error.to_string())?;
+        let requests = requests(&parsed.unban).map_err(|failure| format!("{failure:?}"))?;
+        Ok(requests.into_iter().map(|request| AdminRequest::Unban(request).to_string()).collect())
+    }
+
+    #[test]
+    fn every_form_of_unban_is_a_request() {
+        for (arguments, expected) in [
+            ("192.0.2.1", vec!["unban 192.0.2.1/32 scope=all"]),
+            ("192.0.2.1 2001:db8::/64", vec!["unban 192.0.2.1/32 scope=all", "unban 2001:db8::/64 scope=all"]),
+            ("192.0.2.0/24 --inside --scope web", vec!["unban 192.0.2.0/24 inside scope=web"]),
+            ("--rule helo", vec!["unban rule=helo scope=all"]),
+            ("--all --scope mail", vec!["unban all scope=mail"]),
+        ] {
+            assert_eq!(lines(arguments).unwrap(), expected, "{arguments}");
+        }
+        for arguments in ["--inside", "192.0.2.1 --all", "192.0.2.1 --rule helo", "--all --inside", "everybody", "--rule a_b", "192.0.2.1 everybody"] {
+            assert!(lines(arguments).is_err(), "{arguments}");
+        }
+    }
+
+    #[test]
+    fn an_unban_is_reported_by_its_target_and_number() {
+        let report = |target: &str, unbanned| UnbanReport { target: target.into(), found: unbanned > 0, unbanned, inside: 0, not_saved: None };
+        assert_eq!(text(&report("192.0.2.1", 1)), "unbanned 192.0.2.1");
+        assert_eq!(text(&report("192.0.2.1", 0)), "192.0.2.1 was not banned");
+        assert_eq!(text(&report("rule helo", 7)), "unbanned rule helo: 7 clients and networks");
+    }
+}

@@ -1,0 +1,58 @@
+//! `why NETWORK`: what refuses a network as a whole, and what is banned inside it.
+
+use ipnet::IpNet;
+
+use super::context::AdminContext;
+use crate::control::admin::BanFilter;
+use crate::control::answer::object;
+use crate::control::bans::ListedBan;
+use crate::control::explanation::{BannedInside, NetworkBan, NetworkExplanation};
+use crate::control::pause::PauseStatus;
+use crate::list::file::parse_network;
+
+/// Maximum number of banned clients and networks inside that are told.
+const MAX_FIRST: usize = 10;
+
+impl AdminContext {
+    /// The answer about a client or a network. An IPv6 client is shown as a network, so a network of that length is one.
+    pub(super) fn why_target(&self, target: IpNet) -> String {
+        let prefix = self.engine.policy().prefix;
+        let is_client = match target {
+            IpNet::V4(v4) => v4.prefix_len() == v4.max_prefix_len(),
+            IpNet::V6(v6) => v6.prefix_len() >= prefix.bits(),
+        };
+        if is_client { object(&self.why(target.addr())) } else { object(&self.why_network(target)) }
+    }
+
+    fn why_network(&self, network: IpNet) -> NetworkExplanation {
+        let (now, policy) = (self.clock.now(), self.engine.policy());
+        let mut around: Vec<_> =
+            policy.lists.banned.iter().filter(|ban| ban.is_active(now) && ban.network.contains(&network)).collect();
+        around.sort_by_key(|ban| std::cmp::Reverse(ban.network.prefix_len()));
+        let bans: Vec<NetworkBan> = around.into_iter().map(|ban| self.network_ban(now, ban)).collect();
+        let filter = BanFilter { network: Some(network), ..BanFilter::default() };
+        let is_inside = |ban: &ListedBan| parse_network(&ban.client).is_ok_and(|found| found != network && network.contains(&found));
+        let networks: Vec<ListedBan> = self.network_bans(&filter, now).into_iter().filter(is_inside).collect();
+        // Only a filter by rule can fail.
+        let mut clients = self.client_bans(&filter, now).unwrap_or_default();
+        clients.dedup_by_key(|(client, _, _)| *client);
+        let listed = clients.iter().map(|ban| self.listed(*ban, now));
+        let inside = BannedInside {
+            clients: clients.len(),
+            networks: networks.len(),
+            first: networks.iter().cloned().chain(listed).take(MAX_FIRST).collect(),
+        };
+        let paused = policy.active_pause(now).map(|pause| PauseStatus::of(pause, now));
+        let denied = policy.lists.deny_overlap(network);
+        let is_denied = denied.as_ref().is_some_and(|entry| entry.network.contains(&network));
+        NetworkExplanation {
+            network: network.to_string(),
+            refused: paused.is_none() && (!bans.is_empty() || is_denied),
+            paused,
+            bans,
+            inside,
+            never_banned: policy.lists.overlaps_never_banned(network).map(|reason| reason.to_string()),
+            denied: denied.map(|entry| entry.to_string()),
+        }
+    }
+}
