@@ -49,6 +49,28 @@ pub fn ask_text(daemon: &DaemonArguments, request: &AdminRequest) -> Result<Stri
     complete(answer)
 }
 
+/// Sends many requests whose answers are one object each, and calls `each` with every answer, in their order; with the daemon's reason where it
+/// refuses one.
+///
+/// # Errors
+/// The daemon cannot be asked, or does not answer one of them.
+pub fn ask_all<T: DeserializeOwned>(
+    daemon: &DaemonArguments,
+    requests: impl Iterator<Item = AdminRequest>,
+    mut each: impl FnMut(Result<T, String>),
+) -> Result<(), Failure> {
+    let socket = daemon.socket()?;
+    let mut unreadable = None;
+    let answered = |answer: Result<&str, &str>| match answer.map(parse) {
+        Ok(Ok(answer)) => each(Ok(answer)),
+        Ok(Err(failure)) => unreadable = unreadable.take().or(Some(failure)),
+        Err(refusal) => each(Err(refusal.to_owned())),
+    };
+    client::ask_all(&socket, requests.map(|request| request.to_string()), TIMEOUT, answered)
+        .map_err(|error| Failure::Failed(unreachable_text(&socket, &error)))?;
+    unreadable.map_or(Ok(()), Err)
+}
+
 fn parse<T: DeserializeOwned>(line: &str) -> Result<T, Failure> {
     serde_json::from_str(line).map_err(|fault| {
         let found: String = line.chars().take(80).collect();

@@ -1,11 +1,13 @@
 //! `strikeout ban`.
 
+use std::path::PathBuf;
+
 use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
 use super::ask::{ask, scope, target};
 use super::terminal::{moment, now, span};
-use super::{DaemonArguments, Failure, print, print_json};
+use super::{DaemonArguments, Failure, ban_from, print, print_json};
 use crate::control::bans::BanReport;
 use crate::control::admin::{AdminRequest, BanLength, BanRequest, check_scope, length};
 use crate::event::Scope;
@@ -13,12 +15,40 @@ use crate::event::Scope;
 /// Maximum length of a reason, in characters.
 const MAX_REASON: usize = 500;
 
+/// The arguments of `ban`.
+#[derive(Debug, clap::Args)]
+pub struct BanArguments {
+    /// An IP address, or a network such as 192.0.2.0/24.
+    #[arg(required_unless_present = "from", conflicts_with = "from")]
+    target: Option<String>,
+    /// How long, such as 90s, 10m or 2d; -1 forever. [default: 1h]
+    #[arg(allow_hyphen_values = true)]
+    duration: Option<String>,
+    /// Ban everybody in this file, - for the standard input: what `strikeout list --json` has printed, or an address or network on each line.
+    #[arg(long, value_name = "FILE", conflicts_with = "duration")]
+    from: Option<PathBuf>,
+    /// Where the ban refuses: web, mail or all. A network is always banned everywhere.
+    #[arg(long, default_value = "all")]
+    scope: String,
+    /// The reason, shown by `strikeout why`.
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    daemon: DaemonArguments,
+}
+
 /// `strikeout ban`.
 ///
 /// # Errors
 /// An argument cannot be used; the daemon cannot be asked, or refuses, as for a client that is never banned.
-pub fn ban(daemon: &DaemonArguments, client: &str, duration: Option<&str>, on: &str, reason: &str) -> Result<(), Failure> {
-    let report: BanReport = ask(daemon, &AdminRequest::Ban(ban_request(client, duration, on, reason)?))?;
+pub fn run(arguments: &BanArguments) -> Result<(), Failure> {
+    let BanArguments { target, duration, from, scope, reason, daemon } = arguments;
+    if let Some(from) = from {
+        // The address stands for those in the file.
+        return ban_from::run(daemon, from, &ban_request("0.0.0.0", None, scope, reason)?);
+    }
+    let request = ban_request(target.as_deref().unwrap_or_default(), duration.as_deref(), scope, reason)?;
+    let report: BanReport = ask(daemon, &AdminRequest::Ban(request))?;
     if daemon.json {
         return print_json(&report);
     }
@@ -49,7 +79,7 @@ pub(super) fn with_warning(text: String, not_saved: Option<&str>) -> String {
 fn ban_request(client: &str, duration: Option<&str>, on: &str, reason: &str) -> Result<BanRequest, Failure> {
     let (target, scope) = target_and_scope(client, on)?;
     let length = duration.map_or(Ok(BanLength::Default), length).map_err(|fault| Failure::Usage(fault.to_string()))?;
-    Ok(BanRequest { target, length, scope, reason: reason.chars().take(MAX_REASON).collect() })
+    Ok(BanRequest { target, length, scope, rule: None, reason: reason.chars().take(MAX_REASON).collect() })
 }
 
 /// Checks the arguments as the daemon would.

@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::ask::{ask_list, scope, target};
+use super::list_format::Format;
 use super::terminal::{Align, Colours, columns, counted, moment, now, span};
 use super::{DaemonArguments, Failure, print, print_json};
 use crate::control::bans::ListedBan;
@@ -38,6 +39,9 @@ pub struct ListArguments {
     /// Print only the number of bans.
     #[arg(long)]
     count: bool,
+    /// Print a form for other programs.
+    #[arg(long, value_enum, conflicts_with_all = ["json", "count", "evidence"])]
+    format: Option<Format>,
     #[command(flatten)]
     daemon: DaemonArguments,
 }
@@ -72,6 +76,9 @@ pub fn run(arguments: &ListArguments) -> Result<(), Failure> {
     };
     let mut bans: Vec<ListedBan> = ask_list(&arguments.daemon, &AdminRequest::List(filter))?;
     sort(&mut bans, arguments.sort);
+    if let Some(format) = arguments.format {
+        return print(&format.text(&bans));
+    }
     match (arguments.count, arguments.daemon.json) {
         (true, true) => print_json(&json!({ "bans": bans.len() })),
         (true, false) => print(&format!("{}\n", bans.len())),

@@ -2,11 +2,13 @@
 
 mod ask;
 mod ban;
+mod ban_from;
 mod check;
 mod check_log;
 mod forget;
 mod import;
 mod list;
+mod list_format;
 mod metrics;
 mod pause;
 mod reload;
@@ -58,22 +60,8 @@ enum Command {
         #[command(flatten)]
         daemon: DaemonArguments,
     },
-    /// Ban an address or a network.
-    Ban {
-        /// An IP address, or a network such as 192.0.2.0/24.
-        target: String,
-        /// How long, such as 90s, 10m or 2d; -1 forever. [default: 1h]
-        #[arg(allow_hyphen_values = true)]
-        duration: Option<String>,
-        /// Where the ban refuses: web, mail or all. A network is always banned everywhere.
-        #[arg(long, default_value = "all")]
-        scope: String,
-        /// The reason, shown by `strikeout why`.
-        #[arg(long, default_value = "")]
-        reason: String,
-        #[command(flatten)]
-        daemon: DaemonArguments,
-    },
+    /// Ban an address or a network, or everybody in a file.
+    Ban(ban::BanArguments),
     /// Unban addresses and networks, and forget their earlier bans. Exit code 0 if they are served then, 3 if something still refuses one.
     Unban(unban::UnbanArguments),
     /// Serve everybody for a while: stop refusing at once, on the web and in mail. Counting goes on, and the pause ends by itself.
@@ -190,7 +178,7 @@ pub fn run() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Why { target, daemon } => why::run(&target, &daemon),
-        Command::Ban { target, duration, scope, reason, daemon } => ban::ban(&daemon, &target, duration.as_deref(), &scope, &reason),
+        Command::Ban(arguments) => ban::run(&arguments),
         Command::Unban(arguments) => unban::run(&arguments),
         Command::Pause { duration, daemon } => pause::pause(&daemon, duration.as_deref()),
         Command::Resume(daemon) => pause::resume(&daemon),

@@ -64,6 +64,7 @@ impl fmt::Display for AdminRequest {
                     BanLength::For(span) => write!(f, " for={}", span.secs_ceil())?,
                     BanLength::Permanent => f.write_str(" for=-1")?,
                 }
+                ban.rule.as_ref().map_or(Ok(()), |rule| write!(f, " rule={rule}"))?;
                 if ban.reason.is_empty() { Ok(()) } else { write!(f, " reason={}", one_line(&ban.reason)) }
             }
             Self::Unban(UnbanRequest { what, scope }) => {
@@ -126,6 +127,8 @@ pub struct BanRequest {
     pub length: BanLength,
     /// Always `all` for a network.
     pub scope: Scope,
+    /// The rule that made the ban which is restored; `None` for a ban by hand.
+    pub rule: Option<String>,
     /// The operator's reason; empty if none was given.
     pub reason: String,
 }
@@ -155,7 +158,7 @@ pub(super) fn filter(text: &str) -> Result<BanFilter, RequestError> {
     Ok(filter)
 }
 
-/// `TARGET [LENGTH] [for=LENGTH] [scope=SCOPE] [reason=…]`; the reason is the rest of the line.
+/// `TARGET [LENGTH] [for=LENGTH] [scope=SCOPE] [rule=NAME] [reason=…]`; the reason is the rest of the line.
 pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
     let (words, reason) = text.split_once(" reason=").unwrap_or((text, ""));
     let mut words = words.split_ascii_whitespace();
@@ -163,13 +166,15 @@ pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
         target: target(words.next().unwrap_or_default())?,
         length: BanLength::Default,
         scope: Scope::All,
+        rule: None,
         reason: reason.to_owned(),
     };
     for word in words {
         match word.split_once('=') {
             Some(("for", text)) => ban.length = length(text)?,
             Some(("scope", name)) => ban.scope = scope(name)?,
-            Some(_) => return Err(expected(word, "for=LENGTH, scope=SCOPE or reason=TEXT")),
+            Some(("rule", name)) if is_rule_name(name) => ban.rule = Some(name.to_owned()),
+            Some(_) => return Err(expected(word, "for=LENGTH, scope=SCOPE, rule=NAME or reason=TEXT")),
             None => ban.length = length(word)?,
         }
     }

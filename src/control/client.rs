@@ -1,6 +1,6 @@
 //! Asks the daemon: one request and one answer, with a single timeout for both.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead as _, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -38,6 +38,54 @@ pub fn ask(socket: &Path, request: &str, max_bytes: usize, timeout: Duration) ->
         }
     }
     String::from_utf8(answer).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the answer is not UTF-8"))
+}
+
+/// Number of requests that wait for their answers at a time: fewer than the daemon takes from one connection, and than its worker queues.
+const AT_ONCE: usize = 32;
+
+/// Sends all `requests` (lines without their newlines, each answered by one object) over one connection. Calls `each` with every answer in their
+/// order: the object, or the text of an error. Each answer may take up to `timeout`.
+///
+/// # Errors
+/// As for [`ask`]. What was answered before has been handled.
+pub fn ask_all(
+    socket: &Path,
+    mut requests: impl Iterator<Item = String>,
+    timeout: Duration,
+    mut each: impl FnMut(Result<&str, &str>),
+) -> io::Result<()> {
+    let mut stream = connect(socket, Instant::now() + timeout)?;
+    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, Some(timeout))?;
+    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Recv, Some(timeout))?;
+    let mut answers = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    let mut read_line = |line: &mut String| {
+        line.clear();
+        match answers.read_line(line).map_err(timed_out)? {
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the daemon closed the connection")),
+            _ => Ok(()),
+        }
+    };
+    loop {
+        let batch: Vec<String> = requests.by_ref().take(AT_ONCE).collect();
+        if batch.is_empty() {
+            return Ok(());
+        }
+        stream.write_all((batch.join("\n") + "\n").as_bytes()).map_err(timed_out)?;
+        for _ in batch {
+            read_line(&mut line)?;
+            match line.strip_prefix("error ") {
+                Some(fault) => each(Err(fault.trim_end())),
+                None => {
+                    each(Ok(line.trim_end()));
+                    read_line(&mut line)?;
+                    if line.trim_end() != "." {
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, "the daemon's answer does not end"));
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Connects, by `deadline` at the latest.
@@ -100,6 +148,25 @@ mod tests {
         });
         assert_eq!(ask(&path, "list", MAX_BYTES, Duration::from_secs(10)).unwrap(), "a\nb\n.\n");
         assert_eq!(server.join().unwrap(), "list\n");
+    }
+
+    #[test]
+    fn many_requests_are_answered_in_order_over_one_connection() {
+        let (_dir, path, listener) = listener();
+        let server = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut answers = stream.try_clone().unwrap();
+            for (number, line) in BufReader::new(stream).lines().enumerate() {
+                let line = line.unwrap();
+                let answer = if number == 1 { "error no\n".to_owned() } else { format!("\"{line}\"\n.\n") };
+                answers.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let mut answers = Vec::new();
+        let requests = (0..100).map(|number| number.to_string());
+        ask_all(&path, requests, Duration::from_secs(10), |answer| answers.push(answer.map(str::to_owned).map_err(str::to_owned))).unwrap();
+        server.join().unwrap();
+        assert_eq!((answers.len(), &answers[1], &answers[99]), (100, &Err("no".to_owned()), &Ok("\"99\"".to_owned())));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! metrics                                          metrics in Prometheus' text format, then the line "."
 //! status                                           a JSON object on one line, then the line "."
 //! why TARGET                                       likewise
-//! ban TARGET [LENGTH] [scope=SCOPE] [reason=…]     likewise
+//! ban TARGET [LENGTH] [scope=SCOPE] [rule=NAME] [reason=…]   likewise
 //! unban TARGET [inside] [scope=SCOPE]              likewise; rule=NAME or all instead of a target
 //! forget NODE                                      likewise
 //! pause [LENGTH], resume                           likewise

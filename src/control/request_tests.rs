@@ -143,7 +143,7 @@ proptest! {
             2 => filter(Some(name), Some(target), Some(scope)),
             3 => AdminRequest::Status,
             4 => AdminRequest::Metrics,
-            5 => AdminRequest::Ban(BanRequest { target, length, scope, reason }),
+            5 => AdminRequest::Ban(BanRequest { target, length, scope, rule: Some(name).filter(|_| prefix % 3 == 0), reason }),
             6 => {
                 let what = match prefix % 4 {
                     1 => UnbanTarget::Inside(target),

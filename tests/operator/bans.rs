@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Daemon, wait_until};
+use crate::harness::{self, Daemon, Namespace, wait_until};
 use crate::{RULES, attach, row};
 
 #[test]
@@ -207,4 +207,63 @@ fn a_client_that_ignoreip_protects_by_now_stands_in_no_list() {
     daemon.text(&["reload"]);
     assert_eq!(banned(&daemon), ["203.0.113.11"]);
     assert_eq!(daemon.json(&["list", "--count"]), json!({ "bans": 1 }));
+}
+
+#[test]
+fn what_list_prints_as_json_can_be_banned_again_elsewhere() {
+    let daemon = Daemon::start(RULES);
+    daemon.ask("strike 203.0.113.11 helo\nstrike 203.0.113.11 helo\n");
+    for target in ["203.0.113.10", "198.51.100.0/24", "2001:db8:1:2::7"] {
+        daemon.text(&["ban", target, "2h", "--reason", "floods us"]);
+    }
+    let saved = daemon.stage().write("saved.json", &daemon.json(&["list", "--evidence"]).to_string());
+    let before = daemon.json(&["list", "--evidence"]);
+    daemon.text(&["unban", "--all"]);
+    let saved = saved.to_str().unwrap();
+    assert_eq!(daemon.text(&["ban", "--from", saved]), "banned 4 client or networks, left out 0 bans that had ended\n");
+    let after = daemon.json(&["list", "--evidence"]);
+    for (before, after) in before.as_array().unwrap().iter().zip(after.as_array().unwrap()) {
+        for key in ["client", "scope", "rule", "evidence"] {
+            assert_eq!(before[key], after[key], "{before} {after}");
+        }
+        let ends = [before, after].map(|ban| ban["until"].as_i64().unwrap());
+        assert!(ends[0].abs_diff(ends[1]) <= 2, "{ends:?}");
+    }
+    daemon.configure(&RULES.replace("'203.0.113.99'", "'203.0.113.10'").replace("scope = 'mail'", "mode = 'shadow'"));
+    daemon.text(&["reload"]);
+    daemon.text(&["unban", "--all"]);
+    let (stdout, stderr, code) = daemon.run(&["ban", "--from", saved]);
+    assert_eq!((stdout.as_str(), code), ("banned 2 client or networks, left out 0 bans that had ended\n", Some(1)));
+    assert!(stderr.contains("2 bans refused: ") && stderr.contains("203.0.113.10 is never banned: "), "{stderr}");
+    assert!(stderr.contains("203.0.113.11 is not banned: its rule helo is in shadow mode"), "{stderr}");
+}
+
+#[test]
+fn a_thousand_bans_come_from_a_plain_list_and_go_to_one() {
+    let daemon = Daemon::start(RULES);
+    let text: String = (0..1000).map(|number| format!("198.51.{}.{}\n", number / 250, number % 250)).collect();
+    let list = daemon.stage().write("list", &text);
+    assert_eq!(daemon.text(&["ban", "--from", list.to_str().unwrap(), "--scope", "web"]), "banned 1000 client or networks, left out 0 bans that had ended\n");
+    assert_eq!(daemon.text(&["list", "--format", "plain"]), text);
+    let (_, stderr, code) = daemon.run(&["ban", "--from", "/nowhere"]);
+    assert!(code == Some(2) && stderr.contains("/nowhere: cannot be read: "), "{stderr}");
+}
+
+#[test]
+fn nft_takes_the_bans_twice_in_a_row() {
+    if !(harness::has("nft", "nftables") && Namespace::can_be_made()) {
+        return;
+    }
+    let daemon = Daemon::start(RULES);
+    for (target, length) in [("203.0.113.10", "-1"), ("203.0.113.11", "1h"), ("198.51.100.0/24", "1h"), ("198.51.100.7", "2h"), ("2001:db8:1:2::7", "1h"), ("2001:db8:9::/48", "-1")] {
+        daemon.text(&["ban", target, length]);
+    }
+    let file = daemon.stage().write("bans.nft", &daemon.text(&["list", "--format", "nft"]));
+    let namespace = Namespace::new();
+    let nft = harness::program("nft").unwrap();
+    for _ in 0..2 {
+        namespace.run(&format!("{} -f {}", nft.display(), file.display()));
+    }
+    namespace.run(&format!("{} get element inet strikeout banned4 {{ 203.0.113.10 }}", nft.display()));
+    namespace.run(&format!("{} get element inet strikeout banned_networks6 {{ 2001:db8:9::7 }}", nft.display()));
 }

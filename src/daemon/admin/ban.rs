@@ -14,7 +14,8 @@ use crate::daemon::conn::replies::ReplyHandle;
 use crate::engine::{Abandoned, Applied, BanRecord, Completion, Engine, Persisted};
 use crate::event::Scope;
 use crate::list::BannedNetwork;
-use crate::rule::Evidence;
+use crate::rule::{Evidence, Standing};
+use crate::rule_id::RuleId;
 use crate::table::Until;
 use crate::time::{Span, Time};
 
@@ -24,10 +25,12 @@ const DEFAULT_LENGTH: Span = Span::from_secs(3600);
 /// Bans an address or a network, and answers when the ban is saved.
 ///
 /// # Errors
-/// The target is never banned.
+/// The target is never banned, or the rule of a restored ban refuses nobody here.
 pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, to: &ReplyHandle) -> Result<(), String> {
     let policy = engine.policy();
-    let is_network = request.target.prefix_len() < request.target.max_prefix_len();
+    // A restored ban of an IPv6 client has the network that the client is shown as.
+    let is_shown_client = request.rule.is_some() && matches!(request.target, IpNet::V6(v6) if v6.prefix_len() == policy.prefix.bits());
+    let is_network = request.target.prefix_len() < request.target.max_prefix_len() && !is_shown_client;
     // An IPv6 client is a network as well: its ban must cover no address that is never banned.
     let covered = match request.target {
         IpNet::V6(v6) if !is_network => IpNet::new(v6.addr().into(), policy.prefix.bits()).map_err(|error| error.to_string())?,
@@ -35,6 +38,11 @@ pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, to: &ReplyHand
     };
     if let Some(reason) = policy.lists.overlaps_never_banned(covered) {
         return Err(format!("{} is never banned: {reason}", shown(request.target, policy.prefix)));
+    }
+    let rule: Arc<str> = request.rule.as_deref().unwrap_or("manual").into();
+    let standing = policy.rules.standing(engine.names().find(&rule), &rule);
+    if request.rule.is_some() && standing != Standing::Enforced {
+        return Err(format!("{} is not banned: its rule {rule} is {standing}", shown(request.target, policy.prefix)));
     }
     let until = match request.length {
         BanLength::Default => Until::at(now.after(DEFAULT_LENGTH)),
@@ -44,13 +52,13 @@ pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, to: &ReplyHand
     let evidence = Evidence::new(&[request.reason.as_bytes()]);
     let (target, scope, reason) = (shown(request.target, policy.prefix), request.scope, evidence.clone());
     if is_network {
-        let network = BannedNetwork { network: request.target, rule: "manual".into(), since: now, until: until.time() };
+        let network = BannedNetwork { network: request.target, rule: Arc::clone(&engine.names().name(RuleId::MANUAL)), since: now, until: until.time() };
         engine.ban_network(network, evidence, answering(to, move |applied| ban_report(&target, scope, until, now, &reason, applied)));
         return Ok(());
     }
     let client = Client::of(request.target.addr(), policy.prefix);
     let record =
-        BanRecord { client, scope, rule: "manual".into(), first: now, since: now, until, count: 1, times: 1, evidence, node: "".into() };
+        BanRecord { client, scope, rule, first: now, since: now, until, count: 1, times: 1, evidence, node: "".into() };
     let completion = {
         let engine = Arc::clone(engine);
         answering(to, move |applied| {

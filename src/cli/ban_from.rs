@@ -1,0 +1,131 @@
+//! `strikeout ban --from`: bans from a file, as `strikeout list` has printed them.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use super::ask::ask_all;
+use super::terminal::{counted, now};
+use super::{DaemonArguments, Failure, print, print_json};
+use crate::control::admin::{AdminRequest, BanLength, BanRequest};
+use crate::control::bans::{BanReport, ListedBan};
+use crate::event::Scope;
+use crate::list::file::{self, parse_network};
+use crate::time::Span;
+
+/// What became of the bans of a file.
+#[derive(Debug, Default, PartialEq, Eq, serde::Serialize)]
+struct Restored {
+    banned: usize,
+    /// Bans that had ended.
+    ended: usize,
+    /// Why the daemon did not make the others.
+    refused: Vec<String>,
+}
+
+/// Bans everybody in `path`, or on the standard input if it is `-`. `with` says how long, where and why, unless the file says so itself.
+///
+/// # Errors
+/// The file cannot be read or used, the daemon cannot be asked, or it refuses some of the bans; the others are made.
+pub fn run(daemon: &DaemonArguments, path: &Path, with: &BanRequest) -> Result<(), Failure> {
+    let text = read(path).map_err(|error| Failure::Usage(format!("{}: cannot be read: {error}", path.display())))?;
+    let (requests, ended) = requests(&text, with, now()).map_err(|fault| Failure::Usage(format!("{}{fault}", path.display())))?;
+    let mut restored = Restored { ended, ..Restored::default() };
+    ask_all(daemon, requests.into_iter().map(AdminRequest::Ban), |answer: Result<BanReport, String>| match answer {
+        Ok(_) => restored.banned += 1,
+        Err(fault) => restored.refused.push(fault),
+    })?;
+    if daemon.json {
+        print_json(&restored)?;
+    } else {
+        print(&format!("banned {}, left out {} that had ended\n", counted(restored.banned, "client or network"), counted(restored.ended, "ban")))?;
+    }
+    if restored.refused.is_empty() {
+        return Ok(());
+    }
+    let refused = counted(restored.refused.len(), "ban");
+    Err(Failure::Failed(format!("{refused} refused: {}", restored.refused.join("; "))))
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    if path != Path::new("-") {
+        return std::fs::read(path);
+    }
+    let mut text = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// The bans in `text` (what `list --json` prints, or a list of addresses and networks) that have not ended at `now`, and how many have.
+///
+/// # Errors
+/// Where the fault is and what it is, to follow the name of the file.
+fn requests(text: &[u8], with: &BanRequest, now: i64) -> Result<(Vec<BanRequest>, usize), String> {
+    if text.trim_ascii_start().first() != Some(&b'[') {
+        let networks = file::parse(text).map_err(|bad| format!(":{}: {bad}", bad.line))?;
+        return Ok((networks.into_iter().map(|target| BanRequest { target, ..with.clone() }).collect(), 0));
+    }
+    let bans: Vec<ListedBan> = serde_json::from_slice(text).map_err(|error| format!(": {error}, expected what strikeout list --json prints"))?;
+    let mut ended = 0;
+    let mut requests = Vec::new();
+    for ban in bans {
+        let target = parse_network(&ban.client).map_err(|error| format!(": found the client {:?}, {error}", ban.client))?;
+        let is_network = target.prefix_len() < target.max_prefix_len();
+        let length = match u64::try_from(ban.until) {
+            Err(_) => BanLength::Permanent,
+            Ok(until) => match until.checked_sub(u64::try_from(now).unwrap_or(0)).filter(|left| *left > 0) {
+                Some(left) => BanLength::For(Span::from_secs(left)),
+                None => {
+                    ended += 1;
+                    continue;
+                }
+            },
+        };
+        requests.push(BanRequest {
+            target,
+            length,
+            scope: if is_network { Scope::All } else { ban.scope },
+            rule: Some(ban.rule).filter(|rule| rule != "manual"),
+            reason: ban.evidence.unwrap_or_else(|| with.reason.clone()),
+        });
+    }
+    Ok((requests, ended))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with() -> BanRequest {
+        let target = "0.0.0.0/32".parse().unwrap();
+        BanRequest { target, length: BanLength::Default, scope: Scope::Web, rule: None, reason: "a list".into() }
+    }
+
+    fn lines(text: &str) -> Result<(Vec<String>, usize), String> {
+        let (requests, ended) = requests(text.as_bytes(), &with(), 1_800_000_000)?;
+        Ok((requests.into_iter().map(|request| AdminRequest::Ban(request).to_string()).collect(), ended))
+    }
+
+    #[test]
+    fn what_list_prints_is_banned_until_its_end_by_its_rule() {
+        let text = r#" [
+            {"client":"198.51.100.7","scope":"mail","rule":"helo","until":1800000600,"remaining":700,"since":null,"evidence":"HELO x"},
+            {"client":"198.51.100.8","scope":"all","rule":"manual","until":-1,"remaining":-1},
+            {"client":"2001:db8:1:2::/64","scope":"web","rule":"a","until":1800000060,"remaining":60},
+            {"client":"198.51.100.9","scope":"all","rule":"a","until":1800000000,"remaining":60}
+        ]"#;
+        let expected = [
+            "ban 198.51.100.7/32 scope=mail for=600 rule=helo reason=HELO x",
+            "ban 198.51.100.8/32 scope=all for=-1 reason=a list",
+            "ban 2001:db8:1:2::/64 scope=all for=60 rule=a reason=a list",
+        ];
+        assert_eq!(lines(text), Ok((expected.map(str::to_owned).into(), 1)));
+    }
+
+    #[test]
+    fn a_plain_list_is_banned_as_the_arguments_say_and_a_fault_names_its_place() {
+        assert_eq!(lines("192.0.2.1 # x\n").unwrap().0, ["ban 192.0.2.1/32 scope=web reason=a list"]);
+        assert!(lines("192.0.2.1\nnobody\n").unwrap_err().starts_with(":2: found \"nobody\", expected an IP address"));
+        assert!(lines("[{\"client\": 1}]").unwrap_err().contains("expected what strikeout list --json prints"));
+        assert!(lines(r#"[{"client":"x","scope":"web","rule":"a","until":-1,"remaining":-1}]"#).unwrap_err().starts_with(": found the client \"x\""));
+    }
+}
