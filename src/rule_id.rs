@@ -40,6 +40,13 @@ pub fn is_rule_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
+/// A hint at the one of the `known` names that was probably meant by `found`, to follow a message; empty if none is similar.
+pub fn did_you_mean<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let likeness = |name: &&str| strsim::jaro_winkler(name, found);
+    let nearest = known.map(|name| (name, likeness(&name))).max_by(|(_, one), (_, other)| one.total_cmp(other));
+    nearest.filter(|(_, likeness)| *likeness > 0.8).map_or_else(String::new, |(name, _)| format!("; did you mean `{name}`?"))
+}
+
 /// All rule names that this process has seen. Only configuration adds names, so clients cannot fill it.
 #[derive(Debug)]
 pub struct RuleNames(RwLock<Interned>);

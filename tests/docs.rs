@@ -109,6 +109,25 @@ fn every_configuration_of_ours_is_accepted() {
     }
 }
 
+/// An operator who follows a page puts its snippet beside the packaged file.
+#[test]
+fn every_configuration_of_ours_works_as_a_piece_beside_the_packaged_one() {
+    let packaged = std::fs::read_to_string(Path::new(ROOT).join("conf-examples/strikeout.toml")).unwrap();
+    for snippet in of("toml") {
+        if snippet.comment.as_deref().is_some_and(|comment| comment.starts_with("not run: ")) {
+            continue;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("strikeout.toml");
+        std::fs::write(&main, &packaged).unwrap();
+        std::fs::create_dir(folder.path().join("conf.d")).unwrap();
+        std::fs::write(folder.path().join("conf.d/snippet.toml"), with_its_file(&snippet, folder.path())).unwrap();
+        if let Err(error) = Config::load(Some(&main), &RuleNames::default()) {
+            panic!("{}: {error}", snippet.place);
+        }
+    }
+}
+
 #[test]
 fn squid_accepts_every_configuration_for_it() {
     if !harness::has("squid", "squid") {

@@ -339,6 +339,27 @@ fn with_an_invalid_configuration_it_answers_err_and_logs_until_that_is_fixed() {
 }
 
 #[test]
+fn with_its_own_table_it_sees_changed_lists_and_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, list, pieces) = (dir.path().join("strikeout.toml"), dir.path().join("office"), dir.path().join("conf.d"));
+    fs::write(&list, "192.0.2.1\n").unwrap();
+    fs::write(&config, format!("[defaults]\nignoreip = [{list:?}]\n")).unwrap();
+    let mut helper = SquidHelper::start(&["--config", config.to_str().unwrap()]);
+    assert!(is_ban(&helper.ask(&probe("198.51.100.1"))));
+    fs::write(&list, "192.0.2.1\n198.51.100.1\n").unwrap();
+    wait_until("it reads the changed list", || !is_ban(&helper.ask(&probe("198.51.100.1"))));
+    fs::create_dir(&pieces).unwrap();
+    fs::write(pieces.join("own.toml"), "[[rule]]\nname = 'own'\npath = '/own'\nmaxretry = 1\n").unwrap();
+    wait_until("it reads the new piece", || is_ban(&helper.ask("198.51.100.2 GET http://a.example/own -")));
+    // A list that appears only after the configuration that names it.
+    let late = dir.path().join("late");
+    fs::write(pieces.join("late.toml"), format!("[defaults]\ndeny = [{late:?}]\n")).unwrap();
+    helper.logs("late");
+    fs::write(&late, "203.0.113.0/24\n").unwrap();
+    wait_until("it reads the list that has appeared", || is_ban(&helper.ask("203.0.113.7 GET http://a.example/ -")));
+}
+
+#[test]
 fn a_missing_configuration_file_is_logged_and_does_not_end_it() {
     let mut helper = SquidHelper::start(&["--config", "/nonexistent/strikeout.toml"]);
     assert_eq!(helper.ask("1 203.0.113.9 -"), "1 ERR");

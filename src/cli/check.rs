@@ -50,6 +50,10 @@ fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usiz
     } else {
         format!("{}\n", path.display())
     };
+    let named = checked.named_rules.clone();
+    for piece in checked.files.iter().skip(1) {
+        let _ = writeln!(text, "and {}", piece.display());
+    }
     let mut faulty_logs = 0;
     let count = |sources: &[crate::list::ListSource]| sources.iter().map(|source| source.networks().len()).sum::<usize>();
     // Writing to a string cannot fail.
@@ -90,7 +94,6 @@ fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usiz
     }
     let rules = policy.rules.rules();
     let shadow = rules.iter().filter(|rule| rule.mode == Mode::Shadow).count();
-    let named = named(path);
     let hint = if options.rules { "" } else { "; strikeout check --rules shows all, these are named in the file" };
     let _ = writeln!(text, "rules: {} enforced, {shadow} in shadow{}", rules.len() - shadow, if named.is_empty() { "" } else { hint });
     for rule in rules.iter().filter(|rule| options.rules || named.contains(&*rule.name)) {
@@ -126,14 +129,6 @@ fn unfed<'a>(rules: &'a [Arc<Rule>], logs: &[LogConfig]) -> Vec<&'a str> {
     let fed: BTreeSet<&str> = logs.iter().flat_map(|log| log.rules.iter().flatten()).map(String::as_str).collect();
     let over_lines = rules.iter().filter(|rule| matches!(rule.trigger, Trigger::Line(_)));
     over_lines.map(|rule| &*rule.name).filter(|name| !fed.contains(name)).collect()
-}
-
-/// The names of the rules in the configuration file itself. The file was checked before, so an error now can be ignored.
-fn named(path: &Path) -> BTreeSet<String> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let table: toml::Table = toml::from_str(&text).unwrap_or_default();
-    let rules = table.get("rule").and_then(toml::Value::as_array).into_iter().flatten();
-    rules.filter_map(|rule| rule.get("name")?.as_str().map(str::to_owned)).collect()
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub fn run(daemon: &DaemonArguments) -> Result<(), Failure> {
 fn text(report: &ReloadReport) -> String {
     let config = &report.config;
     let mut text =
-        format!("reloaded: {} is in force, with {} and {} in shadow\n", config.file, counted(config.enforced, "rule"), config.shadow);
+        format!("reloaded: {} is in force, with {} and {} in shadow\n", config.files(), counted(config.enforced, "rule"), config.shadow);
     // Writing to a string cannot fail.
     for lifted in &report.lifted {
         let _ = writeln!(text, "{} of rule {} ended: it is {}", counted(lifted.bans, "ban"), lifted.rule, lifted.because);

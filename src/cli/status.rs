@@ -154,7 +154,7 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
     );
     line("faults", &faults(status, colours));
     let config = &status.config;
-    let since = format!("{}, read {} ago", config.file, span(config.since_ago));
+    let since = format!("{}, read {} ago", config.files(), span(config.since_ago));
     line("rules", &format!("{} in force, {} of them in shadow: {since}", status.rules, config.shadow));
     if let Some(refused) = &config.refused {
         line("REFUSED", &colours.bad(&format!("the configuration of {} ago: {}; what was read before stays in force", span(refused.at_ago), refused.fault)));

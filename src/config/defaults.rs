@@ -1,7 +1,8 @@
 //! `[defaults]`: values for rules that set none of their own, and the lists of networks.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -13,6 +14,7 @@ use crate::policy::DEFAULT_FALSE_BAN_SHARE;
 use crate::rule::BantimeSpec;
 use crate::rule::builtin::FAMILIES;
 use crate::rule::spec::RuleDefaults;
+use crate::rule_id::did_you_mean;
 use crate::time::Span;
 
 /// The `[defaults]` section as written.
@@ -34,7 +36,7 @@ impl DefaultsSection {
     ///
     /// # Errors
     /// `maxretry` is 0.
-    pub fn rule_defaults(&self, text: &ConfigText<'_>) -> Result<RuleDefaults, ConfigError> {
+    pub fn rule_defaults(&self, text: &ConfigText) -> Result<RuleDefaults, ConfigError> {
         let mut defaults = RuleDefaults::default();
         if let Some(maxretry) = &self.maxretry {
             if *maxretry.get_ref() == 0 {
@@ -55,11 +57,12 @@ impl DefaultsSection {
     ///
     /// # Errors
     /// There is no such family.
-    pub fn families(&self, text: &ConfigText<'_>) -> Result<Option<Vec<String>>, ConfigError> {
+    pub fn families(&self, text: &ConfigText) -> Result<Option<Vec<String>>, ConfigError> {
         let Some(families) = &self.families else { return Ok(None) };
         let known = FAMILIES.map(|(name, _)| name);
         if let Some(unknown) = families.iter().find(|family| !known.contains(&family.get_ref().as_str())) {
-            let message = format!("found the family {:?}, expected one of {}", unknown.get_ref(), known.join(", "));
+            let hint = did_you_mean(unknown.get_ref(), known.into_iter());
+            let message = format!("found the family {:?}, expected one of {}{hint}", unknown.get_ref(), known.join(", "));
             return Err(text.error_at(unknown.span().start, message));
         }
         Ok(Some(families.iter().map(|family| family.get_ref().clone()).collect()))
@@ -69,7 +72,7 @@ impl DefaultsSection {
     ///
     /// # Errors
     /// The share is not between 0 and 1.
-    pub fn false_ban_share(&self, text: &ConfigText<'_>) -> Result<f64, ConfigError> {
+    pub fn false_ban_share(&self, text: &ConfigText) -> Result<f64, ConfigError> {
         match &self.false_ban_share {
             Some(share) if !(0.0..=1.0).contains(share.get_ref()) => {
                 Err(text.error_at(share.span().start, format!("found false_ban_share = {}, expected 0 to 1", share.get_ref())))
@@ -79,11 +82,17 @@ impl DefaultsSection {
         }
     }
 
+    /// The files of networks that the lists name.
+    pub fn list_files(&self) -> Vec<PathBuf> {
+        let entries = [&self.ignoreip, &self.trusted_proxies, &self.deny].into_iter().flatten();
+        entries.map(Spanned::get_ref).filter(|entry| entry.starts_with('/')).map(PathBuf::from).collect()
+    }
+
     /// The lists of networks. Files that they name are read from disk.
     ///
     /// # Errors
     /// An entry that is no network, or a list that cannot be read.
-    pub fn lists(&self, text: &ConfigText<'_>) -> Result<Lists, ConfigError> {
+    pub fn lists(&self, text: &ConfigText) -> Result<Lists, ConfigError> {
         let mut lists = Lists::default();
         lists.set_ignoreip(sources(&self.ignoreip, "ignoreip", text)?);
         lists.set_trusted_proxies(sources(&self.trusted_proxies, "trusted_proxies", text)?);
@@ -93,8 +102,9 @@ impl DefaultsSection {
 }
 
 /// Reads one list option: addresses, networks, and files of them, named by an absolute path.
-fn sources(entries: &[Spanned<String>], option: &str, text: &ConfigText<'_>) -> Result<Vec<ListSource>, ConfigError> {
-    let mut inline = Vec::new();
+fn sources(entries: &[Spanned<String>], option: &str, text: &ConfigText) -> Result<Vec<ListSource>, ConfigError> {
+    // By the file that holds them, in its order.
+    let mut inline: Vec<(&Path, Vec<IpNet>)> = Vec::new();
     let mut sources = Vec::new();
     for entry in entries {
         let value = entry.get_ref();
@@ -105,18 +115,21 @@ fn sources(entries: &[Spanned<String>], option: &str, text: &ConfigText<'_>) -> 
             })?;
             sources.push(ListSource::new(value, networks));
         } else {
-            inline.push(list::file::parse_network(value).map_err(|_| {
+            let network = list::file::parse_network(value).map_err(|_| {
                 text.error_at(
                     entry.span().start,
                     format!(
                         "found {value:?} in {option}, expected an IP address, a network such as 192.0.2.0/24 or the absolute path of a list"
                     ),
                 )
-            })?);
+            })?;
+            let file = text.file_at(entry.span().start);
+            match inline.last_mut() {
+                Some((last, networks)) if *last == file => networks.push(network),
+                _ => inline.push((file, vec![network])),
+            }
         }
     }
-    if !inline.is_empty() {
-        sources.push(ListSource::new(&format!("{option} in {}", text.file().display()), inline));
-    }
+    sources.extend(inline.into_iter().map(|(file, networks)| ListSource::new(&format!("{option} in {}", file.display()), networks)));
     Ok(sources)
 }

@@ -11,6 +11,7 @@ use super::text::ConfigText;
 use crate::log::judge::LogJudge;
 use crate::log::time::Zone;
 use crate::rule::{Rule, RuleSet, Trigger};
+use crate::rule_id::did_you_mean;
 
 /// A log file to follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +72,7 @@ impl LogSpec {
     ///
     /// # Errors
     /// A relative path, an unknown zone or rule, or a rule that no log line can offend.
-    pub fn check(self, rules: &RuleSet, text: &ConfigText<'_>) -> Result<LogConfig, ConfigError> {
+    pub fn check(self, rules: &RuleSet, text: &ConfigText) -> Result<LogConfig, ConfigError> {
         if !self.path.get_ref().is_absolute() {
             let message = format!("found the log {}, expected an absolute path", self.path.get_ref().display());
             return Err(text.error_at(self.path.span().start, message));
@@ -92,15 +93,55 @@ impl LogSpec {
     }
 }
 
+/// Checks all logs. One that is named several times is one log, with the rules of all places.
+///
+/// # Errors
+/// As for [`LogSpec::check`], and settings that contradict each other, with both places.
+pub fn check_all(specs: Vec<LogSpec>, rules: &RuleSet, text: &ConfigText) -> Result<Vec<LogConfig>, ConfigError> {
+    let mut logs: Vec<(usize, LogConfig)> = Vec::new();
+    for spec in specs {
+        let offset = spec.path.span().start;
+        let log = spec.check(rules, text)?;
+        let Some((first, known)) = logs.iter_mut().find(|(_, known)| known.path == log.path) else {
+            logs.push((offset, log));
+            continue;
+        };
+        let is_other_zone = known.zone.is_some() && log.zone.is_some() && known.zone != log.zone;
+        if let Some(setting) = if known.inline != log.inline { Some("inline") } else { is_other_zone.then_some("zone") } {
+            let (path, first) = (log.path.display(), text.place(*first));
+            let message = format!("found a second log {path} with another {setting}, the first is at {first}; expected the same");
+            return Err(text.error_at(offset, message));
+        }
+        known.zone = known.zone.take().or(log.zone);
+        known.optional &= log.optional;
+        if known.rules.is_some() || log.rules.is_some() {
+            let mut names = known.rules.take().unwrap_or_else(|| over_requests(rules));
+            for name in log.rules.unwrap_or_else(|| over_requests(rules)) {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+            known.rules = Some(names);
+        }
+    }
+    Ok(logs.into_iter().map(|(_, log)| log).collect())
+}
+
+/// The names of the rules that look at a log which names none.
+fn over_requests(rules: &RuleSet) -> Vec<String> {
+    rules.rules().iter().filter(|rule| rule.trigger.is_about_requests()).map(|rule| rule.name.to_string()).collect()
+}
+
 /// Checks that each rule is enabled and that a line can offend it.
-fn check_names(named: Vec<Spanned<String>>, rules: &RuleSet, text: &ConfigText<'_>) -> Result<Vec<String>, ConfigError> {
+fn check_names(named: Vec<Spanned<String>>, rules: &RuleSet, text: &ConfigText) -> Result<Vec<String>, ConfigError> {
     let mut names = Vec::new();
     for name in named {
         let offset = name.span().start;
         let name = name.into_inner();
         match rules.by_name(&name).map(|rule| &rule.trigger) {
             None => {
-                let message = format!("found the rule {name:?} in a log, expected the name of an enabled rule");
+                let hint = did_you_mean(&name, rules.rules().iter().map(|rule| &*rule.name));
+                let message = format!("found the rule {name:?} in a log, expected the name of an enabled rule{hint}");
                 return Err(text.error_at(offset, message));
             }
             Some(Trigger::ConnectionRate | Trigger::Simultaneous { .. } | Trigger::Incident) => {

@@ -1,14 +1,17 @@
 //! The configuration file, checked whole: an error names file and line, what was found and what was expected.
 
 mod defaults;
+mod error_text;
 pub mod fleet;
 mod hook;
 mod logs;
 mod metrics;
+pub mod pieces;
 mod table;
 mod text;
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -50,6 +53,12 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// `[hook]`; none if no program is run.
     pub hook: Option<HookConfig>,
+    /// The files that it was read from, the main one first. That one may be missing.
+    pub files: Vec<PathBuf>,
+    /// The lists of networks that it names.
+    pub list_files: Vec<PathBuf>,
+    /// The rules that the files name themselves.
+    pub named_rules: BTreeSet<String>,
 }
 
 /// The file as written.
@@ -66,10 +75,10 @@ struct ConfigFile {
 }
 
 impl Config {
-    /// Reads and checks `file`, or [`DEFAULT_FILE`] if none is named. Without either, the built-in defaults apply.
+    /// Reads and checks `file`, or [`DEFAULT_FILE`] if none is named, and the pieces beside it. Without any, the built-in defaults apply.
     ///
     /// # Errors
-    /// The first fault in the file or in a list that it names.
+    /// The first fault in the files or in a list that they name.
     pub fn load(file: Option<&Path>, names: &RuleNames) -> Result<Self, ConfigError> {
         Self::load_and_inspect(file, names, |_, _| ())
     }
@@ -80,46 +89,44 @@ impl Config {
     /// # Errors
     /// As for [`Config::load`].
     pub fn load_and_inspect(file: Option<&Path>, names: &RuleNames, inspect: impl FnMut(&Rule, &LogJudge)) -> Result<Self, ConfigError> {
-        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
-        match std::fs::read(path) {
-            Ok(text) => Self::parse_and_inspect(&text, path, names, inspect),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && file.is_none() => Self::parse(b"", path, names),
-            Err(error) => Err(ConfigError::unreadable(path, &error)),
-        }
+        let text = pieces::read(file.unwrap_or(Path::new(DEFAULT_FILE)), file.is_none())?;
+        Self::check(&text, names, inspect)
     }
 
-    /// Checks the text of a configuration file. Lists and filters that it names are read from disk.
+    /// Checks the text of a configuration in one file. Lists and filters that it names are read from disk.
     ///
     /// # Errors
     /// The first fault.
     pub fn parse(bytes: &[u8], file: &Path, names: &RuleNames) -> Result<Self, ConfigError> {
-        Self::parse_and_inspect(bytes, file, names, |_, _| ())
+        Self::check(&ConfigText::new(bytes, file)?, names, |_, _| ())
     }
 
-    fn parse_and_inspect(
-        bytes: &[u8],
-        file: &Path,
-        names: &RuleNames,
-        mut inspect: impl FnMut(&Rule, &LogJudge),
-    ) -> Result<Self, ConfigError> {
-        let text = ConfigText::new(bytes, file)?;
+    fn check(text: &ConfigText, names: &RuleNames, mut inspect: impl FnMut(&Rule, &LogJudge)) -> Result<Self, ConfigError> {
         let parsed: ConfigFile = text.deserialize()?;
-        let defaults = parsed.defaults.rule_defaults(&text)?;
-        let families = parsed.defaults.families(&text)?;
+        let defaults = parsed.defaults.rule_defaults(text)?;
+        let families = parsed.defaults.families(text)?;
+        let named_rules = parsed.rule.iter().map(|rule| rule.name.get_ref().clone()).collect();
         let check = |rule: &Rule| judge_of_rule(rule).map(|judge| inspect(rule, &judge));
         let rules = rule_set(parsed.rule, &defaults, families.as_deref(), names, check).map_err(|error| match error {
             RulesError::At(error) => text.spec_error(error),
+            RulesError::Duplicate { name, first, second } => {
+                let first = text.place(first);
+                text.error_at(second, format!("found a second rule {name:?}, the first is at {first}; expected each name once"))
+            }
             RulesError::Whole(message) => text.error(message),
         })?;
-        let lists = parsed.defaults.lists(&text)?;
-        let logs = parsed.log.into_iter().map(|log| log.check(&rules, &text)).collect::<Result<_, _>>()?;
-        let false_ban_share = parsed.defaults.false_ban_share(&text)?;
+        let lists = parsed.defaults.lists(text)?;
+        let list_files = parsed.defaults.list_files();
+        let logs = logs::check_all(parsed.log, &rules, text)?;
+        let false_ban_share = parsed.defaults.false_ban_share(text)?;
         if let Some(fleet) = &parsed.fleet {
             fleet.get_ref().check().map_err(|message| text.error_at(fleet.span().start, message))?;
         }
         let fleet = parsed.fleet.map(Spanned::into_inner);
         let (metrics, hook) = (parsed.metrics, parsed.hook);
-        Ok(Self { table: parsed.table, rules, lists, logs, false_ban_share, fleet, metrics, hook })
+        let files = text.files().map(Into::into).collect();
+        let table = parsed.table;
+        Ok(Self { table, rules, lists, logs, false_ban_share, fleet, metrics, hook, files, list_files, named_rules })
     }
 }
 
@@ -183,12 +190,12 @@ mod tests {
     #[test]
     fn an_error_names_file_line_what_was_found_and_what_was_expected() {
         for (text, expected) in [
-            ("[table]\nclients = 0", ":2: found 0, expected 1 to 100000000"),
+            ("[table]\nclients = 0", ":2: found clients = 0, expected 1 to 100000000"),
             ("[table]\n\nsocet = \"x\"", ":3: unknown field `socet`, expected one of"),
-            ("[defaults]\nfindtime = \"ten\"", ":2: found \"ten\", expected a duration"),
+            ("[defaults]\nfindtime = \"ten\"", ":2: found findtime = \"ten\", expected a duration"),
             ("[defaults]\nfalse_ban_share = 1.5", ":2: found false_ban_share = 1.5, expected 0 to 1"),
             ("[defaults]\n\nfamilies = [\"proxy\", \"phh\"]", ":3: found the family \"phh\", expected one of scanners, secrets, php"),
-            ("[defaults]\nbantime = true", ":2: invalid type: boolean `true`, expected a duration"),
+            ("[defaults]\nbantime = true", ":2: found bantime = true, expected a duration"),
             ("[defaults]\nignoreip = [\"10.0.0.0/8\", \"localhost\"]", ":2: found \"localhost\" in ignoreip, expected an IP address"),
             ("[defaults]\ndeny = [\"/no/such/list\"]", ":2: "),
             ("[[rule]]\nname = \"a b\"\npath = \"x\"", ":2: found the rule name \"a b\", expected"),
@@ -208,7 +215,7 @@ mod tests {
             ("[[log]]\npath = \"x\"\nrules = []", ":2: found the log x, expected an absolute path"),
             ("[[log]]\npath = \"/x\"\nzone = \"Berlin\"", ":3: found time zone \"Berlin\", expected a name such as"),
             ("[[log]]\npath = \"/x\"\nrules = [\"exim-rate\"]", ":3: found the rule \"exim-rate\" in a log, which"),
-            ("[metrics]\nlisten = \"192.0.2.7:9471\"", ":2: found \"192.0.2.7:9471\", expected a loopback address and a port"),
+            ("[metrics]\nlisten = \"192.0.2.7:9471\"", ":2: found listen = \"192.0.2.7:9471\", expected a loopback address and a port"),
             ("[hook]\ncommand = [\"tell\"]", ":2: found \"tell\", expected the absolute path of a program"),
             ("[hook]\ncommand = [\"/x\"]\ntimeout = \"1d\"", ":3: found timeout = 1d, expected 1s to 1h"),
             ("[table", ":1: "),

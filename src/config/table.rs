@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::text::ConfigText;
-use super::{Bounded, ConfigError};
+use super::{Bounded, ConfigError, pieces};
 use crate::client::Ipv6Prefix;
 use crate::policy::OnFailure;
 
@@ -50,18 +49,18 @@ impl Default for TableConfig {
 }
 
 impl TableConfig {
-    /// Reads `[table]` from `file` and ignores everything else: for programs that only ask the daemon and must start fast.
+    /// Reads `[table]` from `file` and the pieces beside it, and ignores everything else: for programs that only ask the daemon and must start
+    /// fast.
     ///
     /// # Errors
-    /// The file cannot be read, is not TOML, or has a fault in `[table]`.
+    /// A file cannot be read, is not TOML, or has a fault in `[table]`.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
         struct TableOnly {
             table: TableConfig,
         }
-        let bytes = std::fs::read(file).map_err(|error| ConfigError::unreadable(file, &error))?;
-        let parsed: TableOnly = ConfigText::new(&bytes, file)?.deserialize()?;
+        let parsed: TableOnly = pieces::read(file, false)?.deserialize()?;
         Ok(parsed.table)
     }
 }

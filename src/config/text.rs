@@ -1,10 +1,15 @@
-//! The text of a configuration file, and errors that point into it.
+//! The text of a configuration in one or more files, and errors that point into it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeTable, Deserializer};
 
+use super::error_text::readable;
+use super::pieces;
 use crate::rule::spec::SpecError;
 
 /// An unusable configuration, shown as `FILE:LINE: what was found, what was expected`.
@@ -35,62 +40,112 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// A configuration file's text.
-#[derive(Debug, Clone, Copy)]
-pub struct ConfigText<'t> {
-    text: &'t str,
-    file: &'t Path,
+/// The text of a configuration: of the main file, then of the pieces. Offsets count through all of them.
+#[derive(Debug, Clone)]
+pub struct ConfigText(Vec<Piece>);
+
+#[derive(Debug, Clone)]
+pub(super) struct Piece {
+    pub(super) file: PathBuf,
+    pub(super) text: String,
+    /// The offset of its first byte.
+    pub(super) start: usize,
 }
 
-impl<'t> ConfigText<'t> {
-    /// Checks that `bytes` are UTF-8.
+impl ConfigText {
+    /// The text of a configuration in one file.
     ///
     /// # Errors
-    /// The line of the first byte that is not.
-    pub fn new(bytes: &'t [u8], file: &'t Path) -> Result<Self, ConfigError> {
+    /// The line of the first byte that is not UTF-8.
+    pub fn new(bytes: &[u8], file: &Path) -> Result<Self, ConfigError> {
+        let mut text = Self(Vec::new());
+        text.add(bytes, file)?;
+        Ok(text)
+    }
+
+    /// Adds a piece.
+    ///
+    /// # Errors
+    /// The line of the first byte that is not UTF-8.
+    pub(super) fn add(&mut self, bytes: &[u8], file: &Path) -> Result<(), ConfigError> {
+        // One byte apart, so that the end of one is not the start of the next.
+        let start = self.0.last().map_or(0, |last| last.start + last.text.len() + 1);
         match std::str::from_utf8(bytes) {
-            Ok(text) => Ok(Self { text, file }),
-            Err(error) => Err(ConfigError {
-                file: file.into(),
-                line: Some(line_of(bytes, error.valid_up_to())),
-                message: "found bytes that are not UTF-8, expected TOML".into(),
-            }),
+            Ok(text) => self.0.push(Piece { file: file.into(), text: text.to_owned(), start }),
+            Err(error) => {
+                return Err(ConfigError {
+                    file: file.into(),
+                    line: Some(line_of(bytes, error.valid_up_to())),
+                    message: "found bytes that are not UTF-8, expected TOML".into(),
+                });
+            }
         }
+        Ok(())
     }
 
-    /// The file that the text is from.
-    pub fn file(&self) -> &'t Path {
-        self.file
+    /// The files, the main one first.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|piece| &*piece.file)
     }
 
-    /// Deserializes the whole text from TOML.
+    /// The file that holds the byte at `offset`.
+    pub fn file_at(&self, offset: usize) -> &Path {
+        self.piece_at(offset).map_or(Path::new(""), |(piece, _)| &piece.file)
+    }
+
+    /// `FILE:LINE` of the byte at `offset`.
+    pub fn place(&self, offset: usize) -> String {
+        let error = self.error_at(offset, "");
+        format!("{}:{}", error.file.display(), error.line.unwrap_or_default())
+    }
+
+    /// Deserializes all pieces together.
     ///
     /// # Errors
     /// The first fault, in one line of text: the message of the `toml` crate spans several.
     pub fn deserialize<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        toml::from_str(self.text).map_err(|error| {
-            let lines: Vec<&str> = error.message().lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-            let message = lines.join("; ");
-            match error.span() {
-                Some(span) => self.error_at(span.start, message),
-                None => self.error(message),
-            }
-        })
+        let mut whole = DeTable::new();
+        for piece in &self.0 {
+            let table = DeTable::parse(&piece.text).map_err(|error| self.toml_error(&error, piece.start))?;
+            pieces::merge(&mut whole, pieces::shifted(table.into_inner(), piece.start), self)?;
+        }
+        let end = self.0.last().map_or(0, |last| last.start + last.text.len());
+        T::deserialize(Deserializer::from(Spanned::new(0..end, whole))).map_err(|error| self.toml_error(&error, 0))
+    }
+
+    fn toml_error(&self, error: &toml::de::Error, start: usize) -> ConfigError {
+        let Some(span) = error.span() else { return self.error(readable(error.message(), "", "")) };
+        let (from, to) = (span.start + start, span.end + start);
+        let (before, value) = self.piece_at(from).map_or(("", ""), |(piece, at)| {
+            (piece.text.get(..at).unwrap_or_default(), piece.text.get(at..at + (to - from)).unwrap_or_default())
+        });
+        self.error_at(from, readable(error.message(), before, value))
     }
 
     /// An error at the byte `offset` of the text.
-    pub fn error_at(&self, offset: usize, message: impl Into<String>) -> ConfigError {
-        ConfigError { file: self.file.into(), line: Some(line_of(self.text.as_bytes(), offset)), message: message.into() }
+    pub fn error_at(&self, offset: usize, message: impl Into<Cow<'static, str>>) -> ConfigError {
+        let message = message.into().into_owned();
+        match self.piece_at(offset) {
+            Some((piece, at)) => ConfigError { file: piece.file.clone(), line: Some(line_of(piece.text.as_bytes(), at)), message },
+            None => self.error(message),
+        }
     }
 
-    /// An error of the file as a whole.
+    /// An error of the configuration as a whole.
     pub fn error(&self, message: impl Into<String>) -> ConfigError {
-        ConfigError { file: self.file.into(), line: None, message: message.into() }
+        let file = self.0.first().map(|piece| piece.file.clone()).unwrap_or_default();
+        ConfigError { file, line: None, message: message.into() }
     }
 
     /// The error of a faulty rule.
     pub fn spec_error(&self, error: SpecError) -> ConfigError {
         self.error_at(error.offset, error.message)
+    }
+
+    /// The piece that holds the byte at `offset`, and the offset within it.
+    fn piece_at(&self, offset: usize) -> Option<(&Piece, usize)> {
+        let piece = self.0.iter().rfind(|piece| piece.start <= offset)?;
+        Some((piece, offset - piece.start))
     }
 }
 

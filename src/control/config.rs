@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 #[serde(default)]
 pub struct ConfigStatus {
     pub file: String,
+    /// The pieces beside it that it was read from.
+    pub pieces: Vec<String>,
     /// When it was read.
     pub since: i64,
     pub since_ago: u64,
@@ -14,6 +16,18 @@ pub struct ConfigStatus {
     pub shadow: usize,
     /// The last attempt to replace it, if that was refused.
     pub refused: Option<RefusedConfig>,
+}
+
+impl ConfigStatus {
+    /// The main file, and how many pieces there are beside it.
+    #[must_use]
+    pub fn files(&self) -> String {
+        match self.pieces.len() {
+            0 => self.file.clone(),
+            1 => format!("{} and 1 piece", self.file),
+            pieces => format!("{} and {pieces} pieces", self.file),
+        }
+    }
 }
 
 /// A configuration with an error.

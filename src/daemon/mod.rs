@@ -86,6 +86,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
         log::warn!("own addresses cannot be read: {error}");
         OwnAddresses::default()
     });
+    let config_pieces = loaded.files.iter().skip(1).cloned().collect();
     let mut policy = Policy::from(loaded);
     policy.lists.set_own(own.clone());
     // Before the table is loaded, so that a signal during loading ends the daemon cleanly.
@@ -131,6 +132,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
         fleet_config,
         fleet,
         started,
+        config_pieces,
         config_since: started,
         refused_config: None,
         lists: Arc::default(),

@@ -1,6 +1,6 @@
 //! Merges the operator's `[[rule]]` tables into the built-in rules.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use toml::Spanned;
 
@@ -11,6 +11,12 @@ use crate::rule_id::RuleNames;
 /// Why the rules are rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RulesError {
+    /// Two rules have this name, at these offsets.
+    Duplicate {
+        name: String,
+        first: usize,
+        second: usize,
+    },
     /// One rule is wrong, at this place in the configuration.
     At(SpecError),
     /// The rules do not compile together, or a built-in rule is wrong.
@@ -33,12 +39,12 @@ pub fn rule_set(
 ) -> Result<RuleSet, RulesError> {
     let is_wanted = |family: &str| families.is_none_or(|families| families.iter().any(|wanted| wanted == family));
     let mut builtin = builtin::specs_in_force(is_wanted).map_err(RulesError::Whole)?;
-    let (mut seen, mut off) = (HashSet::new(), HashSet::new());
+    let (mut seen, mut off) = (HashMap::new(), HashSet::new());
     let mut rules: Vec<Rule> = Vec::new();
     for spec in own {
-        if !seen.insert(spec.name.get_ref().clone()) {
-            let message = format!("found a second rule {:?}, expected each name once", spec.name.get_ref());
-            return Err(RulesError::At(SpecError { offset: spec.name.span().start, message }));
+        let second = spec.name.span().start;
+        if let Some(first) = seen.insert(spec.name.get_ref().clone(), second) {
+            return Err(RulesError::Duplicate { name: spec.name.into_inner(), first, second });
         }
         let index = builtin.iter().position(|rule| rule.name.get_ref() == spec.name.get_ref());
         let spec = match index {
@@ -182,8 +188,9 @@ mod tests {
     fn a_second_rule_of_the_same_name_is_an_error_at_its_name() {
         for name in ["own", "w00tw00t"] {
             let text = format!("[[rule]]\nname = '{name}'\npath = '/a'\n[[rule]]\nname = '{name}'\npath = '/b'");
-            let message = format!("found a second rule {name:?}, expected each name once");
-            assert_eq!(error(&text), (text.rfind(&format!("'{name}'")).unwrap(), message));
+            let quoted = format!("'{name}'");
+            let (first, second) = (text.find(&quoted).unwrap(), text.rfind(&quoted).unwrap());
+            assert_eq!(merge(&text).unwrap_err(), RulesError::Duplicate { name: name.into(), first, second });
         }
     }
 

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
+
 use super::Backend;
 use crate::clock::Clock;
-use crate::config::{Config, DEFAULT_FILE};
+use crate::config::{Config, DEFAULT_FILE, pieces};
 use crate::engine::Engine;
 use crate::engine::reply::Reply;
 use crate::event::Service;
@@ -24,15 +26,17 @@ pub struct Embedded {
     clock: Clock,
     engine: Arc<Engine>,
     config: Option<PathBuf>,
+    /// The lists that the configuration in force names.
+    list_files: Mutex<Vec<PathBuf>>,
     state: Option<StateFile>,
 }
 
 /// How long the last save may take when the helper ends.
 const LAST_SAVE: Duration = Duration::from_secs(2);
 
-/// Modification time and length of the configuration file. When they change, the file is read again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileStamp(Option<(SystemTime, u64)>);
+/// Modification time and length of each file of the configuration and of the lists that it names. When they change, all are read again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigStamp(Vec<(Option<(SystemTime, u64)>, PathBuf)>);
 
 impl Embedded {
     /// Reads the configuration and creates the table. With a state file, bans are loaded from it and saved to it.
@@ -43,6 +47,7 @@ impl Embedded {
         let names = Arc::new(RuleNames::default());
         let loaded = Config::load(config, &names).map_err(|error| error.to_string())?;
         let (clients, bans) = (loaded.table.clients.get(), loaded.table.bans.get());
+        let list_files = Mutex::new(loaded.list_files.clone());
         let mut policy = Policy::from(loaded);
         policy.lists.set_own(OwnAddresses::read().unwrap_or_default());
         let no_thread = |error| format!("a thread cannot be started: {error}");
@@ -50,7 +55,7 @@ impl Embedded {
         let clock = Clock::start();
         let state = state.map(|file| StateFile::open(&engine, clock, file)).transpose().map_err(no_thread)?;
         state.iter().for_each(|state| state.lift_bans(clock.now()));
-        Ok(Self { clock, engine, config: config.map(Path::to_path_buf), state })
+        Ok(Self { clock, engine, config: config.map(Path::to_path_buf), list_files, state })
     }
 
     #[must_use]
@@ -58,11 +63,16 @@ impl Embedded {
         &self.engine
     }
 
-    /// The current stamp of the configuration file.
+    /// The current stamp of the configuration and its lists.
     #[must_use]
-    pub fn config_stamp(&self) -> FileStamp {
+    pub fn config_stamp(&self) -> ConfigStamp {
         let file = self.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
-        FileStamp(std::fs::metadata(file).ok().and_then(|metadata| Some((metadata.modified().ok()?, metadata.len()))))
+        // A fault in the folder is found when the configuration is read.
+        let pieces = pieces::files(file).unwrap_or_default();
+        let lists = self.list_files.lock().clone();
+        let stamp = |file: &Path| std::fs::metadata(file).ok().and_then(|metadata| Some((metadata.modified().ok()?, metadata.len())));
+        let files = [file.to_path_buf()].into_iter().chain(pieces).chain(lists);
+        ConfigStamp(files.map(|file| (stamp(&file), file)).collect())
     }
 
     /// Reads the configuration again. Strikes and bans stay.
@@ -71,6 +81,7 @@ impl Embedded {
     /// A message: the configuration is wrong, and the old one stays in force.
     pub fn reload(&self) -> Result<(), String> {
         let loaded = Config::load(self.config.as_deref(), self.engine.names()).map_err(|error| error.to_string())?;
+        (*self.list_files.lock()).clone_from(&loaded.list_files);
         self.engine.reload(self.clock.now(), Policy::from(loaded));
         Ok(())
     }

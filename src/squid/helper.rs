@@ -127,6 +127,7 @@ fn run_backend(args: &HelperArguments, slot: &BackendSlot, ready: &std::sync::mp
     let mut stamp = table.config_stamp();
     slot.put(Arc::clone(&table) as Arc<dyn Backend>);
     let _ = ready.send(());
+    let mut has_failed = false;
     let mut own = OwnAddressWatch::new(table.engine().policy().lists.own().clone());
     if args.state.is_some() {
         log::info!("bans are shared through the state file, but strikes are not: for several helpers use strikeout serve and --table");
@@ -142,9 +143,13 @@ fn run_backend(args: &HelperArguments, slot: &BackendSlot, ready: &std::sync::mp
             table.engine().change_lists(|lists| lists.set_own(addresses));
         }
         let current = table.config_stamp();
-        if current != stamp {
-            stamp = current;
-            match table.reload() {
+        // What a refused configuration names may appear later, without a change of the configuration itself.
+        if current != stamp || (has_failed && tick.is_multiple_of(RETRY.as_secs())) {
+            let reloaded = table.reload();
+            has_failed = reloaded.is_err();
+            // Those of the lists that it names now.
+            stamp = if has_failed { current } else { table.config_stamp() };
+            match reloaded {
                 Ok(()) => {
                     faults.resolve("the configuration is valid again");
                     log::info!("the configuration was read again");

@@ -45,7 +45,7 @@ fn an_unknown_rule_or_command_is_an_error_that_suggests_the_nearest_name() {
     let daemon = Daemon::start(RULES);
     let (_, stderr, code) = daemon.run(&["list", "--rule", "hello"]);
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("found \"hello\", expected the name of a rule; did you mean \"helo\"?"), "{stderr}");
+    assert!(stderr.contains("found \"hello\", expected the name of a rule; did you mean `helo`?"), "{stderr}");
     let (_, stderr, code) = daemon.run(&["stauts"]);
     assert!(code == Some(2) && stderr.contains("'status'"), "{stderr}");
 }
@@ -167,7 +167,7 @@ fn unban_by_rule_and_of_all_reaches_helpers_and_survives_a_restart() {
     assert_eq!(daemon.text(&["unban", "--rule", "manual"]), "unbanned rule manual: 2 clients and networks\n");
     assert_eq!(banned(&daemon), ["203.0.113.51"]);
     let (_, stderr, code) = daemon.run(&["unban", "--rule", "hello"]);
-    assert!(code == Some(1) && stderr.contains("did you mean \"helo\"?"), "{stderr}");
+    assert!(code == Some(1) && stderr.contains("did you mean `helo`?"), "{stderr}");
     daemon.text(&["ban", "203.0.113.10", "--scope", "web"]);
     assert_eq!(daemon.text(&["unban", "--all"]), "unbanned all: 2 clients and networks\n");
     wait_until("the helper serves", || !helper.refuses("203.0.113.51") && !helper.refuses("203.0.113.10"));

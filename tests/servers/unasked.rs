@@ -348,12 +348,14 @@ fn the_example_configuration_follows_the_log_and_does_not_mind_that_it_is_missin
         let text = example(
             "strikeout.toml",
             &[
+                ("#socket = ", "socket = "),
+                ("#state = ", "state = "),
                 ("/run/strikeout/strikeout.sock", stage.socket().to_str().unwrap()),
                 ("/var/lib/strikeout/strikeout.db", stage.state().to_str().unwrap()),
                 ("/var/log/squid/strikeout.log", log.to_str().unwrap()),
                 ("/var/log/exim4", stage.path("exim4").to_str().unwrap()),
-                ("mode = \"0660\"", "mode = \"0666\""),
-                ("group = \"strikeout\"", "group = \"\""),
+                ("#mode = \"0660\"", "mode = \"0666\""),
+                ("#group = \"strikeout\"", "group = \"\""),
             ],
         );
         stage.write("strikeout.toml", &text);

@@ -32,6 +32,8 @@ pub struct AdminContext {
     /// The fleet, if this machine is part of one.
     pub fleet: Option<Fleet>,
     pub started: Time,
+    /// The pieces of the configuration in force.
+    pub config_pieces: Vec<PathBuf>,
     /// When the configuration in force was read.
     pub config_since: Time,
     /// When the last configuration was read, and its error; none if it is in force.

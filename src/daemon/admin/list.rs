@@ -14,7 +14,7 @@ use crate::control::admin::BanFilter;
 use crate::daemon::conn::replies::ReplyText;
 use crate::event::{Scope, Service};
 use crate::rule::Evidence;
-use crate::rule_id::RuleId;
+use crate::rule_id::{RuleId, did_you_mean};
 use crate::table::{Ban, Until};
 use crate::time::Time;
 
@@ -164,11 +164,7 @@ impl AdminContext {
     /// The error for an unknown rule, with the name that was probably meant.
     fn unknown_rule(&self, name: &str) -> String {
         let policy = self.engine.policy();
-        let likeness = |rule: &str| strsim::jaro_winkler(rule, name);
-        let names = policy.rules.rules().iter().map(|rule| &*rule.name).chain(["manual"]);
-        let nearest = names.map(|rule| (rule, likeness(rule))).max_by(|(_, one), (_, other)| one.total_cmp(other));
-        let hint =
-            nearest.filter(|(_, likeness)| *likeness > 0.8).map_or_else(String::new, |(rule, _)| format!("; did you mean {rule:?}?"));
+        let hint = did_you_mean(name, policy.rules.rules().iter().map(|rule| &*rule.name).chain(["manual"]));
         format!("found {:?}, expected the name of a rule{hint}", Evidence::new(&[name.as_bytes()]).as_str())
     }
 }

@@ -49,6 +49,7 @@ impl AdminContext {
         }
         self.metrics.counters.reloads.fetch_add(1, Ordering::Relaxed);
         let logs = config.logs.clone();
+        let pieces = config.files.iter().skip(1).cloned().collect();
         let lifted = self.engine.reload(now, Policy::from(config)).into_iter();
         let lifted = lifted.map(|lifted| LiftedRule {
             rule: lifted.rule.to_string(),
@@ -56,7 +57,7 @@ impl AdminContext {
             bans: lifted.bans,
         });
         self.logs.lock().follow(&logs);
-        (self.config_since, self.refused_config) = (now, None);
+        (self.config_pieces, self.config_since, self.refused_config) = (pieces, now, None);
         log::info!("the configuration was read again and is in force");
         Ok(ReloadReport { reloaded: true, notes, lifted: lifted.collect(), config: self.config_status() })
     }
@@ -68,6 +69,7 @@ impl AdminContext {
         let refused = self.refused_config.as_ref();
         ConfigStatus {
             file: self.config_file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).display().to_string(),
+            pieces: self.config_pieces.iter().map(|piece| piece.display().to_string()).collect(),
             since: seconds(self.config_since),
             since_ago: now.since(self.config_since).secs(),
             enforced: policy.rules.rules().len() - shadow,

@@ -1,0 +1,220 @@
+//! A configuration in pieces: `conf.d/*.toml` beside the main file, in order of name, merged into one.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::ConfigError;
+use super::text::ConfigText;
+
+/// The folder of the pieces, beside the main file.
+pub const FOLDER: &str = "conf.d";
+
+/// The lists that several pieces may add to: section and key.
+const ADDED_UP: [(&str, &str); 3] = [("defaults", "ignoreip"), ("defaults", "trusted_proxies"), ("defaults", "deny")];
+
+/// Reads `file` and the pieces beside it. If `is_optional`, the file itself may be missing.
+///
+/// # Errors
+/// A file or the folder cannot be read, or is not UTF-8.
+pub fn read(file: &Path, is_optional: bool) -> Result<ConfigText, ConfigError> {
+    let mut text = match std::fs::read(file) {
+        Ok(bytes) => ConfigText::new(&bytes, file)?,
+        Err(error) if error.kind() == ErrorKind::NotFound && is_optional => ConfigText::new(b"", file)?,
+        Err(error) => return Err(ConfigError::unreadable(file, &error)),
+    };
+    for piece in files(file)? {
+        let bytes = std::fs::read(&piece).map_err(|error| ConfigError::unreadable(&piece, &error))?;
+        text.add(&bytes, &piece)?;
+    }
+    Ok(text)
+}
+
+/// The pieces beside `file`, in order of name. Hidden files, as editors leave them, are none.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn files(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let folder = file.with_file_name(FOLDER);
+    let unreadable = |error| ConfigError::unreadable(&folder, &error);
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let mut pieces = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(unreadable)?.path();
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if path.extension().is_some_and(|extension| extension == "toml") && !is_hidden {
+            pieces.push(path);
+        }
+    }
+    pieces.sort();
+    Ok(pieces)
+}
+
+/// Moves all places in `table` by `start` bytes.
+pub(super) fn shifted(table: DeTable<'_>, start: usize) -> DeTable<'_> {
+    let key = |key: Spanned<_>| Spanned::new(key.span().start + start..key.span().end + start, key.into_inner());
+    table.into_iter().map(|(name, value)| (key(name), shifted_value(value, start))).collect()
+}
+
+fn shifted_value(value: Spanned<DeValue<'_>>, start: usize) -> Spanned<DeValue<'_>> {
+    let span = value.span().start + start..value.span().end + start;
+    let value = match value.into_inner() {
+        DeValue::Array(values) => DeValue::Array(values.into_iter().map(|value| shifted_value(value, start)).collect()),
+        DeValue::Table(table) => DeValue::Table(shifted(table, start)),
+        other => other,
+    };
+    Spanned::new(span, value)
+}
+
+/// Merges a piece into the pieces before it: sections by their keys, `[[rule]]` and `[[log]]` one after the other.
+///
+/// # Errors
+/// A key of a section that both have, with both places.
+pub(super) fn merge<'t>(whole: &mut DeTable<'t>, piece: DeTable<'t>, text: &ConfigText) -> Result<(), ConfigError> {
+    for (section, value) in piece {
+        let offset = section.span().start;
+        let Some(known) = whole.get_mut(&**section.get_ref()) else {
+            whole.insert(section, value);
+            continue;
+        };
+        let first = known.span().start;
+        match (known.get_mut(), value.into_inner()) {
+            (DeValue::Table(known), DeValue::Table(keys)) => merge_section(section.get_ref(), known, keys, text)?,
+            (DeValue::Array(known), DeValue::Array(tables)) => tables.into_iter().for_each(|table| known.push(table)),
+            // One of them is wrong, and its type will be found to be so.
+            _ => return Err(second(text, offset, &format!("{:?}", section.get_ref()), first)),
+        }
+    }
+    Ok(())
+}
+
+fn merge_section<'t>(section: &str, known: &mut DeTable<'t>, keys: DeTable<'t>, text: &ConfigText) -> Result<(), ConfigError> {
+    for (key, value) in keys {
+        let first = known.iter().find(|(known, _)| known.get_ref() == key.get_ref()).map(|(known, _)| known.span().start);
+        let Some(first) = first else {
+            known.insert(key, value);
+            continue;
+        };
+        let is_added_up = ADDED_UP.contains(&(section, &**key.get_ref()));
+        match (known.get_mut(&**key.get_ref()).map(Spanned::get_mut), value.into_inner()) {
+            (Some(DeValue::Array(known)), DeValue::Array(entries)) if is_added_up => entries.into_iter().for_each(|entry| known.push(entry)),
+            _ => return Err(second(text, key.span().start, &format!("{} in [{section}]", key.get_ref()), first)),
+        }
+    }
+    Ok(())
+}
+
+/// The error for something that two pieces say.
+fn second(text: &ConfigText, offset: usize, what: &str, first: usize) -> ConfigError {
+    text.error_at(offset, format!("found a second {what}, the first is at {}; expected it in one place", text.place(first)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::rule_id::RuleNames;
+
+    /// A folder with a main file and pieces.
+    fn folder(main: &str, pieces: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join(FOLDER)).unwrap();
+        std::fs::write(folder.path().join("strikeout.toml"), main).unwrap();
+        for (name, text) in pieces {
+            std::fs::write(folder.path().join(FOLDER).join(name), text).unwrap();
+        }
+        folder
+    }
+
+    fn load(folder: &tempfile::TempDir) -> Result<Config, String> {
+        let file = folder.path().join("strikeout.toml");
+        let shown = format!("{}/", folder.path().display());
+        Config::load(Some(&file), &RuleNames::default()).map_err(|error| error.to_string().replace(&shown, ""))
+    }
+
+    #[test]
+    fn pieces_add_to_sections_lists_rules_and_logs_in_order_of_name() {
+        let folder = folder(
+            "[defaults]\nmaxretry = 7\nignoreip = ['192.0.2.1']\n[[rule]]\nname = 'a'\npath = '/a'",
+            &[
+                ("20.toml", "[defaults]\nfindtime = '1m'\nignoreip = ['192.0.2.2']\n[[rule]]\nname = 'b'\npath = '/b'"),
+                ("10.toml", "[hook]\ncommand = ['/bin/true']"),
+                (".30.toml", "not read"),
+                ("40.toml~", "not read"),
+                ("README", "not read"),
+            ],
+        );
+        let config = load(&folder).unwrap();
+        let rule = config.rules.by_name("b").unwrap();
+        assert_eq!((rule.maxretry, rule.findtime.secs(), config.hook.is_some()), (7, 60, true));
+        let origins: Vec<String> = ["192.0.2.1", "192.0.2.2"]
+            .map(|address| config.lists.never_banned(address.parse().unwrap()).unwrap().to_string())
+            .into();
+        assert!(origins[0].contains("strikeout.toml") && origins[1].contains("20.toml"), "{origins:?}");
+        let files: Vec<_> = config.files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(files, ["strikeout.toml", "10.toml", "20.toml"]);
+    }
+
+    #[test]
+    fn a_duplicate_names_both_places() {
+        for (main, piece, expected) in [
+            (
+                "[defaults]\n\nmaxretry = 3",
+                "\n[defaults]\nmaxretry = 4",
+                "conf.d/a.toml:3: found a second maxretry in [defaults], the first is at strikeout.toml:3; expected it in one place",
+            ),
+            (
+                "[[rule]]\nname = 'x'\npath = '/x'",
+                "[[rule]]\npath = '/y'\nname = 'x'",
+                "conf.d/a.toml:3: found a second rule \"x\", the first is at strikeout.toml:2; expected each name once",
+            ),
+            (
+                "[hook]\ncommand = ['/x']",
+                "[hook]\ncommand = ['/y']",
+                "conf.d/a.toml:2: found a second command in [hook], the first is at strikeout.toml:2; expected it in one place",
+            ),
+            (
+                "[[log]]\npath = '/x'\nzone = 'UTC'",
+                "\n[[log]]\nzone = '+01:00'\npath = '/x'",
+                "conf.d/a.toml:4: found a second log /x with another zone, the first is at strikeout.toml:2; expected the same",
+            ),
+        ] {
+            let folder = folder(main, &[("a.toml", piece)]);
+            assert_eq!(load(&folder).unwrap_err(), expected.replace("at strikeout", &format!("at {}/strikeout", folder.path().display())));
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_line_of_its_piece() {
+        for (piece, expected) in [
+            ("\n[defaults]\nmaxretry = 0", "conf.d/a.toml:3: found maxretry = 0, expected 1 or more"),
+            ("[table]\nclients = 0", "conf.d/a.toml:2: found clients = 0, expected 1 to 100000000"),
+            ("\n[tabel]", "conf.d/a.toml:2: unknown field `tabel`, "),
+            ("\n\n[defaults", "conf.d/a.toml:3: "),
+            ("[[rule]]\nname = 'x'\npath = '('", "conf.d/a.toml:3: found the pattern '(', "),
+        ] {
+            let folder = folder("[[rule]]\nname = 'y'\npath = '/y'\n", &[("a.toml", piece)]);
+            let error = load(&folder).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_log_in_two_pieces_is_one_log_with_the_rules_of_both() {
+        let main = "[[log]]\npath = '/x'\noptional = true\nrules = ['exim-global']\n[[log]]\npath = '/y'\n";
+        let folder = folder(main, &[("a.toml", "[[log]]\npath = '/x'\nrules = ['exim-per-host', 'exim-global']\n[[log]]\npath = '/y'\nrules = ['exim-auth-log']")]);
+        let logs = load(&folder).unwrap().logs;
+        assert_eq!(logs.len(), 2);
+        assert_eq!(logs[0].rules.as_deref().unwrap(), ["exim-global", "exim-per-host"]);
+        assert!(!logs[0].optional, "one of them expects it");
+        let rules = logs[1].rules.as_deref().unwrap();
+        assert!(rules.iter().any(|rule| rule == "w00tw00t") && rules.iter().any(|rule| rule == "exim-auth-log"), "all over requests, and this one");
+        assert!(!rules.iter().any(|rule| rule == "exim-global"));
+    }
+}
