@@ -55,6 +55,9 @@ pub mod fail2ban {
     pub mod import {
         pub use crate::fail2ban::import::{Imported, import};
     }
+    pub mod import_bans {
+        pub use crate::fail2ban::import_bans::bans;
+    }
     pub mod regex {
         pub use crate::fail2ban::regex::{MatchResult, Pattern};
     }

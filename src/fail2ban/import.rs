@@ -27,11 +27,11 @@ pub struct Imported {
     pub failed: bool,
 }
 
-/// Translates the jails of a folder: those named, or all that are enabled.
+/// Translates the jails of a folder: those named, or all that are enabled; with `shadow` into rules that refuse nobody yet.
 ///
 /// # Errors
 /// The folder cannot be read as fail2ban's configuration.
-pub fn import(folder: &Path, names: &[String]) -> anyhow::Result<Imported> {
+pub fn import(folder: &Path, names: &[String], shadow: bool) -> anyhow::Result<Imported> {
     let folder = std::path::absolute(folder)?;
     let jails = Jails::read(&folder)?;
     let mut chosen = names.to_vec();
@@ -42,7 +42,7 @@ pub fn import(folder: &Path, names: &[String]) -> anyhow::Result<Imported> {
             }
         }
     }
-    let mut importer = Importer { forget: forget_after(&folder), ..Importer::default() };
+    let mut importer = Importer { forget: forget_after(&folder), shadow, ..Importer::default() };
     let mut read = Vec::new();
     for name in &chosen {
         match jails.jail(name) {
@@ -55,13 +55,14 @@ pub fn import(folder: &Path, names: &[String]) -> anyhow::Result<Imported> {
     }
     let mut head = format!("# Translated from fail2ban's jails in {}.\n", folder.display());
     head.push_str("# The filter files are read from where they are, unchanged. Host names in a log are never looked up.\n");
+    head.push_str("# Put this file into /etc/strikeout/conf.d as it is.\n");
     if chosen.is_empty() {
         head.push_str("# No jail is enabled there.\n");
         importer.imported.warnings.push(format!("no jail is enabled in {}", folder.display()));
     }
-    let common = importer.ignored(&read);
-    if !common.is_empty() {
-        let list: Vec<String> = common.iter().map(|network| quoted(network)).collect();
+    let ignored = importer.ignored(&read);
+    if !ignored.is_empty() {
+        let list: Vec<String> = ignored.iter().map(|network| quoted(network)).collect();
         let _ = write!(head, "\n[defaults]\nignoreip = [{}]\n", list.join(", "));
     }
     let mut translated = 0;
@@ -93,8 +94,9 @@ struct Importer {
     imported: Imported,
     /// The rules of each log file.
     logs: BTreeMap<String, Vec<String>>,
-    /// The names of the rules so far.
-    names: BTreeSet<String>,
+    namer: RuleNamer,
+    /// Whether the rules are put into shadow mode.
+    shadow: bool,
     /// How long earlier bans are remembered, in seconds.
     forget: f64,
 }
@@ -109,41 +111,32 @@ impl Importer {
         self.imported.warnings.push(message);
     }
 
-    /// The networks that all jails ignore. Warns about those that only some of them ignore.
+    /// The networks that any of the jails ignores: nobody whom fail2ban spared may be banned. Says which of them are not ignored by all.
     fn ignored(&mut self, jails: &[Jail]) -> Vec<String> {
-        let mut common: Option<BTreeSet<String>> = None;
-        let mut own = Vec::new();
+        let mut ignored: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for jail in jails {
-            let mut networks = BTreeSet::new();
             for text in jail.options.get("ignoreip").map(String::as_str).unwrap_or_default().split([' ', ',', '\n', '\t']) {
                 match (text.trim(), network(text.trim())) {
                     ("", _) => {}
                     (_, Some(network)) => {
-                        networks.insert(network);
+                        let by = ignored.entry(network).or_default();
+                        if by.last() != Some(&jail.name.as_str()) {
+                            by.push(&jail.name);
+                        }
                     }
-                    (name, None) => {
-                        self.warn(&jail.name, &format!("ignoreip: found {name:?}, which is no address or network: names are not looked up"))
-                    }
+                    (name, None) => self.warn(
+                        &jail.name,
+                        &format!("ignoreip: found {name:?}, which is no address or network: add the addresses of that host to ignoreip yourself"),
+                    ),
                 }
             }
-            common = Some(match common {
-                Some(common) => common.intersection(&networks).cloned().collect(),
-                None => networks.clone(),
-            });
-            own.push((&jail.name, networks));
         }
-        let common = common.unwrap_or_default();
-        for (name, networks) in own {
-            let more: Vec<String> = networks.difference(&common).cloned().collect();
-            if !more.is_empty() {
-                let list = more.join(", ");
-                self.warn(
-                    name,
-                    &format!("ignoreip: {list} is ignored by this jail but not by all; put it under [defaults] to ignore it everywhere"),
-                );
+        for (network, by) in &ignored {
+            if by.len() < jails.len() {
+                let _ = writeln!(self.imported.text, "# {network} is ignored by {} alone in fail2ban, and by every rule here.", by.join(", "));
             }
         }
-        common.into_iter().collect()
+        ignored.into_keys().collect()
     }
 
     /// Writes the rule of a jail, as comments if its filter cannot be used; returns whether it can.
@@ -177,6 +170,14 @@ impl Importer {
             lines.push(format!("bantime = {bantime}"));
         }
         lines.push(format!("scope = {}", quoted(scope(option("port").unwrap_or_default()))));
+        let off = unguarded(jail).or_else(|| logs.is_empty().then(|| "no log file feeds it".to_owned()));
+        if let Some(reason) = &off {
+            self.warn(&jail.name, &format!("its rule is switched off: {reason}"));
+            lines.push("enabled = false".to_owned());
+        }
+        if self.shadow {
+            lines.push("mode = \"shadow\"".to_owned());
+        }
         let is_usable = match loaded {
             Ok(filter) => {
                 self.warn_about_forgeries(jail, filter);
@@ -190,7 +191,7 @@ impl Importer {
         for line in lines {
             let _ = writeln!(self.imported.text, "{}{line}", if is_usable { "" } else { "# " });
         }
-        if is_usable {
+        if is_usable && off.is_none() {
             for path in logs {
                 self.logs.entry(path).or_default().push(name.clone());
             }
@@ -254,11 +255,16 @@ impl Importer {
     /// The log files of a jail, with wildcards expanded.
     fn files(&mut self, jail: &Jail) -> Vec<String> {
         if jail.backend.starts_with("systemd") {
-            self.warn(
-                &jail.name,
-                &format!("backend: {}: the journal is not read; let the service write a log file and add it as a [[log]]", jail.backend),
-            );
-            return Vec::new();
+            // Debian's jails name the log file as well, which fail2ban then does not read.
+            let files: Vec<String> =
+                jail.logs.iter().map(|(path, _)| path.clone()).filter(|path| !path.contains(['*', '?', '[']) && Path::new(path).exists()).collect();
+            let instead = if files.is_empty() {
+                "let the service write a log file and add it as a [[log]]".to_owned()
+            } else {
+                format!("{} is followed instead", files.join(", "))
+            };
+            self.warn(&jail.name, &format!("backend: {}: the journal is not read; {instead}", jail.backend));
+            return files;
         }
         if jail.logs.is_empty() {
             self.warn(&jail.name, "logpath: not set, so the rule sees no line");
@@ -334,6 +340,21 @@ impl Importer {
 
     /// A unique rule name for a jail.
     fn name(&mut self, jail: &str) -> String {
+        let name = self.namer.name(jail);
+        if name != jail {
+            self.warn(jail, &format!("its rule is called {name:?}"));
+        }
+        name
+    }
+}
+
+/// Gives each jail a rule's name of its own.
+#[derive(Default)]
+pub(super) struct RuleNamer(BTreeSet<String>);
+
+impl RuleNamer {
+    /// The name of the rule for the next jail.
+    pub(super) fn name(&mut self, jail: &str) -> String {
         let plain: String =
             jail.to_lowercase().chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }).take(60).collect();
         // A rule named like a built-in one would inherit that one's settings.
@@ -342,12 +363,9 @@ impl Importer {
         let plain = if plain.is_empty() || taken { format!("jail-{plain}") } else { plain };
         let mut name = plain.clone();
         let mut number = 2;
-        while !self.names.insert(name.clone()) {
+        while !self.0.insert(name.clone()) {
             name = format!("{plain}-{number}");
             number += 1;
-        }
-        if name != jail {
-            self.warn(jail, &format!("its rule is called {name:?}"));
         }
         name
     }
@@ -370,15 +388,39 @@ fn network(text: &str) -> Option<String> {
     Some(if is_address { network.addr().to_string() } else { network.to_string() })
 }
 
+/// The ports of Squid and of web servers behind it, as jails name them.
+const WEB_PORTS: [&str; 8] = ["http", "https", "80", "443", "8080", "3128", "squid", "http-alt"];
+/// Exim's ports.
+const MAIL_PORTS: [&str; 8] = ["smtp", "25", "ssmtp", "smtps", "465", "submission", "submissions", "587"];
+/// Filters of services that listen on other ports, for jails that name no port or all of them.
+const OTHER_SERVICES: [&str; 24] = [
+    "3proxy", "asterisk", "bitwarden", "centreon", "dropbear", "freeswitch", "gssftpd", "guacamole", "kerio", "mongodb-auth", "murmur",
+    "mssql-auth", "mysqld-auth", "named-refused", "nsd", "pam-generic", "proftpd", "pure-ftpd", "screensharingd", "sshd", "stunnel", "vsftpd",
+    "wuftpd", "xinetd-fail",
+];
+
+fn ports_of(ports: &str) -> impl Iterator<Item = &str> {
+    ports.split([',', ' ', '\n', '\t']).map(str::trim).filter(|port| !port.is_empty())
+}
+
+/// Why neither Squid nor Exim can refuse the clients of a jail, if so.
+fn unguarded(jail: &Jail) -> Option<String> {
+    let ports = jail.options.get("port").map(String::as_str).unwrap_or_default();
+    let is_every = |port: &str| matches!(port, "any" | "all" | "0:65535" | "1:65535" | "0-65535" | "1-65535");
+    if ports_of(ports).next().is_some() && !ports_of(ports).any(is_every) {
+        let is_guarded = ports_of(ports).any(|port| WEB_PORTS.contains(&port) || MAIL_PORTS.contains(&port));
+        return (!is_guarded).then(|| format!("neither Squid nor Exim serves port {ports}; leave this jail to fail2ban"));
+    }
+    let filter = jail.filter.file_stem()?.to_str()?;
+    OTHER_SERVICES.contains(&filter).then(|| format!("neither Squid nor Exim guards the service of filter {filter}; leave this jail to fail2ban"))
+}
+
 /// The scope of the bans of a jail over these ports.
-fn scope(ports: &str) -> &'static str {
-    let all = |known: &[&str]| {
-        let mut given = ports.split([',', ' ']).map(str::trim).filter(|port| !port.is_empty()).peekable();
-        given.peek().is_some() && given.all(|port| known.contains(&port))
-    };
-    if all(&["http", "https", "80", "443", "8080", "3128", "squid"]) {
+pub(super) fn scope(ports: &str) -> &'static str {
+    let all = |known: &[&str]| ports_of(ports).next().is_some() && ports_of(ports).all(|port| known.contains(&port));
+    if all(&WEB_PORTS) {
         "web"
-    } else if all(&["smtp", "25", "ssmtp", "smtps", "465", "submission", "submissions", "587"]) {
+    } else if all(&MAIL_PORTS) {
         "mail"
     } else {
         "all"

@@ -17,6 +17,7 @@ mod expression;
 mod filter;
 mod forgery;
 pub mod import;
+pub mod import_bans;
 mod ini;
 mod jail;
 mod line_buffer;

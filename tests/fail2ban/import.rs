@@ -34,7 +34,7 @@ fn a_jail_becomes_a_rule_and_its_files_become_logs() {
             "[DEFAULT]\nignoreip = 127.0.0.1/8 192.0.2.0/255.255.255.0, ::1\nport = http,https\n[x]\nenabled = true\nfilter = x[mode=more]\nlogpath = FOLDER/*.log\nmaxretry = 2\nfindtime = 1h 30m\nbantime = 48h\n[off]\nfilter = x\n",
         ),
     ]);
-    let imported = import(folder.path(), &[]).expect("translated");
+    let imported = import(folder.path(), &[], false).expect("translated");
     assert!(!imported.failed, "{imported:?}");
     let config = parsed(&imported);
     assert_eq!(config.logs.len(), 2);
@@ -63,7 +63,7 @@ fn a_failregex_of_the_jail_becomes_a_filter_option() {
             "[x]\nenabled = true\nfilter = x[mode=normal]\nlogpath = FOLDER/l\nfailregex = %(known/failregex)s\n  ^c '\"\\[<HOST>\\]$\nport = smtp\n",
         ),
     ]);
-    let imported = import(folder.path(), &[]).expect("translated");
+    let imported = import(folder.path(), &[], false).expect("translated");
     let rule = toml::from_str::<toml::Table>(&imported.text).expect("TOML")["rule"][0].clone();
     assert_eq!(rule["filter_options"]["failregex"].as_str(), Some("^a <HOST>$\n\n^c '\"\\[<HOST>\\]$"));
     assert_eq!(rule["scope"].as_str(), Some("mail"));
@@ -80,7 +80,7 @@ fn growing_bans_are_translated() {
             "[x]\nenabled = true\nfilter = x[mode=normal]\nlogpath = FOLDER/l\nbantime = 10m\nbantime.increment = true\nbantime.factor = 1\nbantime.multipliers = 1 2 4\nbantime.maxtime = 5w\n",
         ),
     ]);
-    let imported = import(folder.path(), &[]).expect("translated");
+    let imported = import(folder.path(), &[], false).expect("translated");
     let expected =
         "bantime = { initial = \"10m\", increment = true, factor = 1.0, multipliers = [1.0, 2.0, 4.0], maxtime = \"5w\", forget = \"1d\" }";
     assert!(imported.text.contains(expected), "{}", imported.text);
@@ -98,14 +98,14 @@ fn what_cannot_be_translated_is_a_comment_and_a_warning() {
             "[DEFAULT]\nenabled = true\n[X Y]\nfilter = x[mode=normal]\nbackend = systemd\naction = iptables[name=a]\nignorecommand = /bin/true\nbantime = -1\nignoreip = a.example 192.0.2.1\nignoreself = no\nusedns = yes\nbantime.formula = ban.Time\n[lines]\nfilter = lines\nlogpath = /nowhere/x\n[gone]\nfilter = gone\n",
         ),
     ]);
-    let imported = import(folder.path(), &[]).expect("translated");
+    let imported = import(folder.path(), &[], false).expect("translated");
     for expected in [
         "jail X Y: its rule is called \"x-y\"",
         "jail X Y: action: iptables[name=a]: not translated",
         "jail X Y: ignorecommand: /bin/true: not translated",
         "jail X Y: backend: systemd: the journal is not read",
         "jail X Y: ignoreip: found \"a.example\"",
-        "jail X Y: ignoreip: 192.0.2.1 is ignored by this jail but not by all",
+        "jail X Y: its rule is switched off: no log file feeds it",
         "jail X Y: ignoreself = false",
         "jail X Y: usedns: yes",
         "jail X Y: bantime.formula: ban.Time",
@@ -129,7 +129,7 @@ fn an_expression_that_a_client_can_deceive_is_a_warning() {
         ("l", ""),
         ("jail.conf", "[DEFAULT]\nenabled = true\nlogpath = FOLDER/l\n[x]\nfilter = x\n[y]\nfilter = y\n"),
     ]);
-    let imported = import(folder.path(), &[]).expect("translated");
+    let imported = import(folder.path(), &[], false).expect("translated");
     let [first, more] = imported.warnings.as_slice() else { panic!("{:#?}", imported.warnings) };
     assert!(first.starts_with("jail x: ") && first.contains("failregex 2 lets a client decide which address is blamed"), "{first}");
     assert!(more.starts_with("jail x: 1 more of its expressions can be deceived"), "{more}");
@@ -142,17 +142,100 @@ fn a_jail_named_like_a_built_in_rule_gets_another_name() {
         FILTER,
         ("jail.conf", "[w00tw00t]\nenabled = true\nfilter = x[mode=normal]\n[manual]\nenabled = true\nfilter = x[mode=normal]\n"),
     ]);
-    let imported = import(folder.path(), &[]).expect("translated");
+    let imported = import(folder.path(), &[], false).expect("translated");
     assert!(imported.text.contains("name = \"jail-w00tw00t\"") && imported.text.contains("name = \"jail-manual\""), "{}", imported.text);
     parsed(&imported);
 }
 
 #[test]
 fn a_jail_that_is_named_need_not_be_enabled() {
-    let folder = folder(&[FILTER, ("jail.conf", "[x]\nfilter = x[mode=normal]\n")]);
-    assert!(import(folder.path(), &["x".to_owned()]).expect("translated").text.contains("name = \"x\""));
-    assert!(import(folder.path(), &["y".to_owned()]).expect("read").failed);
-    let nothing = import(folder.path(), &[]).expect("read");
+    let folder = folder(&[FILTER, ("l", ""), ("jail.conf", "[x]\nfilter = x[mode=normal]\nlogpath = FOLDER/l\n")]);
+    assert!(import(folder.path(), &["x".to_owned()], false).expect("translated").text.contains("name = \"x\""));
+    assert!(import(folder.path(), &["y".to_owned()], false).expect("read").failed);
+    let nothing = import(folder.path(), &[], false).expect("read");
     assert!(nothing.warnings[0].starts_with("no jail is enabled"));
-    assert!(import(Path::new("/nowhere"), &[]).is_err());
+    assert!(import(Path::new("/nowhere"), &[], false).is_err());
+}
+
+#[test]
+fn nobody_whom_a_jail_ignores_is_banned_by_any_rule() {
+    let folder = folder(&[
+        FILTER,
+        ("l", ""),
+        (
+            "jail.conf",
+            "[DEFAULT]\nenabled = true\nfilter = x[mode=normal]\nlogpath = FOLDER/l\n[a]\nignoreip = 192.0.2.1 203.0.113.0/24\n[b]\nignoreip = 192.0.2.1\n",
+        ),
+    ]);
+    let imported = import(folder.path(), &[], false).expect("translated");
+    let lists = parsed(&imported).lists;
+    for address in ["192.0.2.1", "203.0.113.9"] {
+        assert!(lists.never_banned(address.parse().expect("an address")).is_some(), "{address} in\n{}", imported.text);
+    }
+    assert!(imported.text.contains("# 203.0.113.0/24 is ignored by a alone in fail2ban, and by every rule here.\n"), "{}", imported.text);
+}
+
+#[test]
+fn a_jail_of_a_service_that_neither_squid_nor_exim_guards_is_switched_off_with_the_reason() {
+    let folder = folder(&[
+        FILTER,
+        ("filter.d/sshd.conf", "[Definition]\nfailregex = ^a <HOST>$\n"),
+        ("l", ""),
+        (
+            "jail.conf",
+            "[DEFAULT]\nenabled = true\nfilter = x[mode=normal]\nlogpath = FOLDER/l\n[ssh]\nport = ssh\n[sshd]\nfilter = sshd\n[site]\nport = http,https\n\
+             [dovecot]\nport = pop3,imap,submission\n[any]\nport = 0:65535\n",
+        ),
+    ]);
+    let imported = import(folder.path(), &[], false).expect("translated");
+    let config = parsed(&imported);
+    let in_force = |name: &str| config.rules.by_name(name).is_some();
+    assert_eq!(["ssh", "sshd", "site", "dovecot", "any"].map(in_force), [false, false, true, true, true], "{}", imported.text);
+    assert!(imported.warnings.iter().any(|warning| warning.starts_with("jail ssh: its rule is switched off: neither Squid nor Exim serves port ssh")));
+    assert!(imported.warnings.iter().any(|warning| warning.contains("the service of filter sshd")));
+}
+
+#[test]
+fn in_shadow_every_rule_is_and_the_file_loads_beside_the_packaged_one() {
+    let folder = folder(&[
+        FILTER,
+        ("l", ""),
+        ("jail.conf", "[DEFAULT]\nenabled = true\nfilter = x[mode=normal]\nlogpath = FOLDER/l\nbackend = systemd\n[a]\nport = smtp\n[b]\nport = ssh\n"),
+    ]);
+    let imported = import(folder.path(), &[], true).expect("translated");
+    assert!(imported.warnings.iter().any(|warning| warning.starts_with("jail a: backend: systemd: the journal is not read; ") && warning.ends_with("/l is followed instead")));
+    let stage = tempfile::tempdir().expect("a directory");
+    let main = stage.path().join("strikeout.toml");
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("conf-examples/strikeout.toml"), &main).expect("copied");
+    std::fs::create_dir(stage.path().join("conf.d")).expect("made");
+    std::fs::write(stage.path().join("conf.d/fail2ban.toml"), &imported.text).expect("written");
+    let config = Config::load(Some(&main), &RuleNames::default()).expect("loaded");
+    let rule = config.rules.by_name("a").expect("in force");
+    assert_eq!(rule.mode, strikeout::internals::rule::Mode::Shadow);
+    assert!(config.logs.iter().any(|log| log.path.ends_with("l") && log.rules.as_deref() == Some(&["a".to_owned()])), "{:?}", config.logs);
+}
+
+#[test]
+fn bans_of_fail2bans_database_that_have_not_ended_are_those_of_the_imported_rules() {
+    let folder = folder(&[
+        FILTER,
+        ("fail2ban.conf", "[Definition]\ndbfile = FOLDER/f2b.sqlite3\n"),
+        ("jail.conf", "[DEFAULT]\nfilter = x[mode=normal]\n[My Site]\nenabled = true\n[off]\n"),
+    ]);
+    let database = rusqlite::Connection::open(folder.path().join("f2b.sqlite3")).expect("opened");
+    // As fail2ban 1.0 creates it (fail2ban/server/database.py).
+    database
+        .execute_batch(
+            "CREATE TABLE bips(ip TEXT NOT NULL, jail TEXT NOT NULL, timeofban INTEGER NOT NULL, bantime INTEGER NOT NULL,
+             bancount INTEGER NOT NULL default 1, data JSON, PRIMARY KEY(ip, jail));
+             INSERT INTO bips VALUES ('203.0.113.7', 'My Site', 1000, 600, 1, '{}'), ('203.0.113.8', 'My Site', 1000, -1, 1, '{}'),
+                 ('203.0.113.9', 'My Site', 100, 600, 1, '{}'), ('203.0.113.10', 'off', 1000, 600, 1, '{}'), ('2001:db8::7', 'My Site', 1000, 600, 2, '{}');",
+        )
+        .expect("filled");
+    let bans = strikeout::internals::fail2ban::import_bans::bans(folder.path(), 1100).expect("read");
+    let bans: Vec<String> = bans.into_iter().map(|ban| format!("{} {} {}", ban.client, ban.rule, ban.until)).collect();
+    assert_eq!(bans, ["2001:db8::7 my-site 1600", "203.0.113.7 my-site 1600", "203.0.113.8 my-site -1"]);
+    std::fs::remove_file(folder.path().join("f2b.sqlite3")).expect("removed");
+    let error = strikeout::internals::fail2ban::import_bans::bans(folder.path(), 1100).unwrap_err();
+    assert!(format!("{error:#}").contains("f2b.sqlite3"), "{error:#}");
 }

@@ -67,7 +67,8 @@ fn a_reload_lifts_the_bans_of_rules_that_refuse_nobody_and_only_those() {
         let changes = observed(&engine);
         ask(&engine, at(0), "192.0.2.1", &get("/admin"));
         ask(&engine, at(0), "192.0.2.2", &get("/login"));
-        engine.ban(BanRecord { rule: "of-another-machine".into(), ..record(client(), at(0)) }, Completion::ignored());
+        let other = Client::from(Ipv4Addr::new(192, 0, 2, 3));
+        engine.ban(BanRecord { rule: "of-another-machine".into(), ..record(other, at(0)) }, Completion::ignored());
         changes.lock().clear();
         let lifted = engine.reload(at(1), Policy::for_tests(&rules(login), engine.names()));
         assert_eq!(lifted, [LiftedBans { rule: "login".into(), standing, bans: 1 }]);
