@@ -387,7 +387,7 @@ fn a_reload_takes_a_valid_configuration_and_rejects_an_invalid_one_entirely() {
     let daemon = Daemon::start("");
     assert!(daemon.ask("strike 203.0.113.1 helo").starts_with("error "));
     daemon.configure(INCIDENT);
-    assert_eq!(daemon.ask("reload"), "{\"reloaded\":true,\"notes\":[]}\n.\n");
+    assert!(daemon.ask("reload").starts_with("{\"reloaded\":true,\"notes\":[],"));
     assert_eq!(daemon.ask("strike 203.0.113.1 helo"), "accept\n");
     daemon.configure(&INCIDENT.replace("maxretry = 2", "maxretry = 0"));
     let (_, stderr, code) = daemon.run(&["reload"]);
@@ -395,7 +395,7 @@ fn a_reload_takes_a_valid_configuration_and_rejects_an_invalid_one_entirely() {
     assert!(stderr.contains("strikeout.toml:9: found maxretry = 0"), "{stderr}");
     assert!(daemon.ask("strike 203.0.113.1 helo").starts_with("defer rule=helo"), "rules and strikes stay");
     daemon.signal(Signal::HUP);
-    wait_until("the fault is logged", || daemon.log().contains("the old one stays in force"));
+    wait_until("the fault is logged", || daemon.log().contains("Z stays in force"));
     daemon.configure("");
     daemon.signal(Signal::HUP);
     // A new client each time: two strikes before the reload would ban it, and a banned client is refused whatever the rule.
@@ -404,8 +404,9 @@ fn a_reload_takes_a_valid_configuration_and_rejects_an_invalid_one_entirely() {
         let client = std::net::Ipv4Addr::from(clients.next().unwrap());
         daemon.ask(&format!("strike {client} helo")).starts_with("error ")
     });
-    assert!(daemon.ask("strike 203.0.113.1 helo").starts_with("defer rule=helo"), "a banned client is refused whatever the rule");
-    assert!(daemon.ask("check 203.0.113.1 port=25").starts_with("defer rule=helo"), "a ban survives its rule");
+    assert_eq!(daemon.ask("check 203.0.113.1 port=25"), "accept\n", "the bans of the rule end with it");
+    daemon.ask("ban 203.0.113.1");
+    assert!(daemon.ask("strike 203.0.113.1 helo").starts_with("defer rule=manual"), "a banned client is refused whatever the rule");
 }
 
 #[test]

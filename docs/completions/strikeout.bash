@@ -37,11 +37,17 @@ _strikeout() {
             strikeout,metrics)
                 cmd="strikeout__subcmd__metrics"
                 ;;
+            strikeout,pause)
+                cmd="strikeout__subcmd__pause"
+                ;;
             strikeout,reload)
                 cmd="strikeout__subcmd__reload"
                 ;;
             strikeout,replay)
                 cmd="strikeout__subcmd__replay"
+                ;;
+            strikeout,resume)
+                cmd="strikeout__subcmd__resume"
                 ;;
             strikeout,serve)
                 cmd="strikeout__subcmd__serve"
@@ -79,11 +85,17 @@ _strikeout() {
             strikeout__subcmd__help,metrics)
                 cmd="strikeout__subcmd__help__subcmd__metrics"
                 ;;
+            strikeout__subcmd__help,pause)
+                cmd="strikeout__subcmd__help__subcmd__pause"
+                ;;
             strikeout__subcmd__help,reload)
                 cmd="strikeout__subcmd__help__subcmd__reload"
                 ;;
             strikeout__subcmd__help,replay)
                 cmd="strikeout__subcmd__help__subcmd__replay"
+                ;;
+            strikeout__subcmd__help,resume)
+                cmd="strikeout__subcmd__help__subcmd__resume"
                 ;;
             strikeout__subcmd__help,serve)
                 cmd="strikeout__subcmd__help__subcmd__serve"
@@ -122,7 +134,7 @@ _strikeout() {
 
     case "${cmd}" in
         strikeout)
-            opts="-h -V --help --version serve check status list why ban unban forget reload metrics test replay import help"
+            opts="-h -V --help --version serve check status list why ban unban pause resume forget reload metrics test replay import help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -136,12 +148,16 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__ban)
-            opts="-h --scope --reason --config --table --json --help"
+            opts="-h --from --scope --reason --config --table --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --scope)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -206,7 +222,7 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__help)
-            opts="serve check status list why ban unban forget reload metrics test replay import help"
+            opts="serve check status list why ban unban pause resume forget reload metrics test replay import help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -331,6 +347,20 @@ _strikeout() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        strikeout__subcmd__help__subcmd__pause)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         strikeout__subcmd__help__subcmd__reload)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -346,6 +376,20 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__help__subcmd__replay)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        strikeout__subcmd__help__subcmd__resume)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -444,7 +488,7 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__import__subcmd__fail2ban)
-            opts="-h --jail --help"
+            opts="-h --jail --shadow --bans --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -504,7 +548,7 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__list)
-            opts="-h --rule --network --scope --sort --count --config --table --json --help"
+            opts="-h --rule --network --scope --evidence --shadow --sort --count --format --config --table --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -526,6 +570,10 @@ _strikeout() {
                     COMPREPLY=($(compgen -W "until client rule since" -- "${cur}"))
                     return 0
                     ;;
+                --format)
+                    COMPREPLY=($(compgen -W "plain nft" -- "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -542,6 +590,28 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__metrics)
+            opts="-h --config --table --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --table)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        strikeout__subcmd__pause)
             opts="-h --config --table --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -601,6 +671,28 @@ _strikeout() {
                     return 0
                     ;;
                 --zone)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        strikeout__subcmd__resume)
+            opts="-h --config --table --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --table)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -698,12 +790,16 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__unban)
-            opts="-h --scope --config --table --json --help"
+            opts="-h --inside --rule --all --scope --config --table --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --rule)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --scope)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

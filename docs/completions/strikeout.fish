@@ -30,9 +30,11 @@ complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "serve" -d 'Run 
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "check" -d 'Check the configuration and its logs. Exit code 2 if the configuration has an error, 1 if a log has a fault'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "status" -d 'Show the daemon\'s status'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "list" -d 'Show the bans'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "why" -d 'Show why an address is refused, or why it is not'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "ban" -d 'Ban an address or a network'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "unban" -d 'Unban an address or a network'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "why" -d 'Show why an address is refused, or why it is not; of a network also what is banned inside. Exit code 0 if it is served, 3 if it is refused'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "ban" -d 'Ban an address or a network, or everybody in a file'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "unban" -d 'Unban addresses and networks, and forget their earlier bans. Exit code 0 if they are served then, 3 if something still refuses one'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "pause" -d 'Serve everybody for a while: stop refusing at once, on the web and in mail. Counting goes on, and the pause ends by itself'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "resume" -d 'End the pause: refuse banned clients again'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "forget" -d 'Drop every ban that another machine of the fleet published'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "reload" -d 'Make the daemon reload its configuration'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "metrics" -d 'Show the daemon\'s metrics in Prometheus\' text format'
@@ -58,8 +60,12 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l sort -d 'Wh
 client\t'By address, networks among the clients'
 rule\t'By the rule\'s name'
 since\t'The oldest ban comes first, bans of unknown age last'"
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l format -d 'Print a form for other programs' -r -f -a "plain\t'An address or a network on each line, as lists of networks are written'
+nft\t'Commands for `nft -f -`, which fill the sets of a table of their own'"
 complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l evidence -d 'Show the evidence of each ban: the last offence, or the operator\'s reason'
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l shadow -d 'Show the bans that rules in shadow mode would have made, instead of those in force'
 complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l count -d 'Print only the number of bans'
 complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -67,17 +73,29 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l config -d 'R
 complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand why" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand why" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l from -d 'Ban everybody in this file, - for the standard input: what `strikeout list --json` has printed, or an address or network on each line' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l scope -d 'Where the ban refuses: web, mail or all. A network is always banned everywhere' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l reason -d 'The reason, shown by `strikeout why`' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l rule -d 'Unban all clients and networks that this rule banned; "manual" for those banned by hand' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l scope -d 'Where to unban: web, mail or all' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l inside -d 'Also unban all clients and networks inside the named networks'
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l all -d 'Unban all clients and networks. Those on a deny list stay refused'
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand pause" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand pause" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand pause" -l json -d 'Print JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand pause" -s h -l help -d 'Print help'
+complete -c strikeout -n "__fish_strikeout_using_subcommand resume" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand resume" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand resume" -l json -d 'Print JSON'
+complete -c strikeout -n "__fish_strikeout_using_subcommand resume" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l json -d 'Print JSON'
@@ -108,21 +126,25 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand import; and not __fi
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and not __fish_seen_subcommand_from fail2ban help" -f -a "fail2ban" -d 'Translate fail2ban\'s jails; the configuration is written to standard output'
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and not __fish_seen_subcommand_from fail2ban help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from fail2ban" -l jail -d 'Translate only this jail, enabled or not; may be repeated' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from fail2ban" -l shadow -d 'Put all rules into shadow mode: they count and refuse nobody'
+complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from fail2ban" -l bans -d 'Print the bans in fail2ban\'s database instead, as `strikeout ban --from -` takes them'
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from fail2ban" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from help" -f -a "fail2ban" -d 'Translate fail2ban\'s jails; the configuration is written to standard output'
 complete -c strikeout -n "__fish_strikeout_using_subcommand import; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "serve" -d 'Run the daemon: hold the table and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reloads the configuration'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "check" -d 'Check the configuration and its logs. Exit code 2 if the configuration has an error, 1 if a log has a fault'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "status" -d 'Show the daemon\'s status'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "list" -d 'Show the bans'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "why" -d 'Show why an address is refused, or why it is not'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "ban" -d 'Ban an address or a network'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "unban" -d 'Unban an address or a network'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "forget" -d 'Drop every ban that another machine of the fleet published'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "reload" -d 'Make the daemon reload its configuration'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "metrics" -d 'Show the daemon\'s metrics in Prometheus\' text format'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "test" -d 'Test a URL or a log line against the rules, or a fail2ban filter against a log. Exit code 0 if something matches, 1 if nothing does'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "replay" -d 'Run the rules over old logs and report what they would have done'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "import" -d 'Translate another program\'s configuration and print the result'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban forget reload metrics test replay import help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "serve" -d 'Run the daemon: hold the table and answer Exim, Squid\'s helpers and operators until SIGTERM. SIGHUP reloads the configuration'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "check" -d 'Check the configuration and its logs. Exit code 2 if the configuration has an error, 1 if a log has a fault'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "status" -d 'Show the daemon\'s status'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "list" -d 'Show the bans'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "why" -d 'Show why an address is refused, or why it is not; of a network also what is banned inside. Exit code 0 if it is served, 3 if it is refused'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "ban" -d 'Ban an address or a network, or everybody in a file'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "unban" -d 'Unban addresses and networks, and forget their earlier bans. Exit code 0 if they are served then, 3 if something still refuses one'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "pause" -d 'Serve everybody for a while: stop refusing at once, on the web and in mail. Counting goes on, and the pause ends by itself'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "resume" -d 'End the pause: refuse banned clients again'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "forget" -d 'Drop every ban that another machine of the fleet published'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "reload" -d 'Make the daemon reload its configuration'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "metrics" -d 'Show the daemon\'s metrics in Prometheus\' text format'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "test" -d 'Test a URL or a log line against the rules, or a fail2ban filter against a log. Exit code 0 if something matches, 1 if nothing does'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "replay" -d 'Run the rules over old logs and report what they would have done'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "import" -d 'Translate another program\'s configuration and print the result'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check status list why ban unban pause resume forget reload metrics test replay import help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and __fish_seen_subcommand_from import" -f -a "fail2ban" -d 'Translate fail2ban\'s jails; the configuration is written to standard output'

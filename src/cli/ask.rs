@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::{DaemonArguments, Failure};
 use crate::client::parse_address;
-use crate::control::client;
 use crate::control::admin::AdminRequest;
+use crate::control::client;
 use crate::event::Scope;
 use crate::list::file::parse_network;
 
@@ -43,7 +43,11 @@ pub fn ask_list<T: DeserializeOwned>(daemon: &DaemonArguments, request: &AdminRe
 /// The daemon cannot be asked, or refuses.
 pub fn ask_text(daemon: &DaemonArguments, request: &AdminRequest) -> Result<String, Failure> {
     let socket = daemon.socket()?;
-    let timeout = if matches!(request, AdminRequest::List(_) | AdminRequest::Unban(_) | AdminRequest::Why(_) | AdminRequest::Reload) { LONG_TIMEOUT } else { TIMEOUT };
+    let timeout = if matches!(request, AdminRequest::List(_) | AdminRequest::Unban(_) | AdminRequest::Why(_) | AdminRequest::Reload) {
+        LONG_TIMEOUT
+    } else {
+        TIMEOUT
+    };
     let answer = client::ask(&socket, &request.to_string(), MAX_ANSWER, timeout)
         .map_err(|error| Failure::Failed(unreachable_text(&socket, &error)))?;
     complete(answer)

@@ -8,8 +8,8 @@ use jiff::tz::TimeZone;
 use super::ask::{ask, scope, target};
 use super::terminal::{moment, now, span};
 use super::{DaemonArguments, Failure, ban_from, print, print_json};
-use crate::control::bans::BanReport;
 use crate::control::admin::{AdminRequest, BanLength, BanRequest, check_scope, length};
+use crate::control::bans::BanReport;
 use crate::event::Scope;
 
 /// Maximum length of a reason, in characters.

@@ -37,7 +37,11 @@ pub fn run(daemon: &DaemonArguments, path: &Path, with: &BanRequest) -> Result<(
     if daemon.json {
         print_json(&restored)?;
     } else {
-        print(&format!("banned {}, left out {} that had ended\n", counted(restored.banned, "client or network"), counted(restored.ended, "ban")))?;
+        print(&format!(
+            "banned {}, left out {} that had ended\n",
+            counted(restored.banned, "client or network"),
+            counted(restored.ended, "ban")
+        ))?;
     }
     if restored.refused.is_empty() {
         return Ok(());
@@ -64,7 +68,8 @@ fn requests(text: &[u8], with: &BanRequest, now: i64) -> Result<(Vec<BanRequest>
         let networks = file::parse(text).map_err(|bad| format!(":{}: {bad}", bad.line))?;
         return Ok((networks.into_iter().map(|target| BanRequest { target, ..with.clone() }).collect(), 0));
     }
-    let bans: Vec<ListedBan> = serde_json::from_slice(text).map_err(|error| format!(": {error}, expected what strikeout list --json prints"))?;
+    let bans: Vec<ListedBan> =
+        serde_json::from_slice(text).map_err(|error| format!(": {error}, expected what strikeout list --json prints"))?;
     let mut ended = 0;
     let mut requests = Vec::new();
     for ban in bans {
@@ -126,6 +131,10 @@ mod tests {
         assert_eq!(lines("192.0.2.1 # x\n").unwrap().0, ["ban 192.0.2.1/32 scope=web reason=a list"]);
         assert!(lines("192.0.2.1\nnobody\n").unwrap_err().starts_with(":2: found \"nobody\", expected an IP address"));
         assert!(lines("[{\"client\": 1}]").unwrap_err().contains("expected what strikeout list --json prints"));
-        assert!(lines(r#"[{"client":"x","scope":"web","rule":"a","until":-1,"remaining":-1}]"#).unwrap_err().starts_with(": found the client \"x\""));
+        assert!(
+            lines(r#"[{"client":"x","scope":"web","rule":"a","until":-1,"remaining":-1}]"#)
+                .unwrap_err()
+                .starts_with(": found the client \"x\"")
+        );
     }
 }

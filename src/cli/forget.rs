@@ -3,8 +3,8 @@
 use super::ask::ask;
 use super::{DaemonArguments, Failure, print, print_json};
 use crate::config::fleet::{NODE_NAME, is_node};
-use crate::control::bans::ForgetReport;
 use crate::control::admin::AdminRequest;
+use crate::control::bans::ForgetReport;
 
 /// Drops everything that a node published to the fleet.
 ///

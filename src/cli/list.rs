@@ -10,8 +10,8 @@ use super::ask::{ask_list, scope, target};
 use super::list_format::Format;
 use super::terminal::{Align, Colours, columns, counted, moment, now, span};
 use super::{DaemonArguments, Failure, print, print_json};
-use crate::control::bans::ListedBan;
 use crate::control::admin::{AdminRequest, BanFilter};
+use crate::control::bans::ListedBan;
 use crate::list::file::parse_network;
 use crate::rule_id::{RULE_NAME, is_rule_name};
 
@@ -168,7 +168,9 @@ mod tests {
     #[test]
     fn bans_are_shown_in_columns_and_as_json_with_every_key() {
         let text = |with_evidence| text(&bans(), with_evidence, 1_800_000_000, &TimeZone::UTC, Colours::NONE);
-        assert!(text(true).lines().next().unwrap().ends_with("LEFT  EVIDENCE") && text(true).lines().nth(1).unwrap().ends_with("10 min  -"));
+        assert!(
+            text(true).lines().next().unwrap().ends_with("LEFT  EVIDENCE") && text(true).lines().nth(1).unwrap().ends_with("10 min  -")
+        );
         let text = text(false);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), ["CLIENT", "SCOPE", "RULE", "SINCE", "UNTIL", "LEFT"]);

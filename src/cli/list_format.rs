@@ -39,9 +39,8 @@ fn nft(bans: &[ListedBan]) -> String {
     for (is_v4, kind) in [(true, "ipv4_addr"), (false, "ipv6_addr")] {
         for (is_network, name, flags) in [(false, "banned", "timeout"), (true, "banned_networks", "interval, timeout")] {
             let set = format!("{TABLE} {name}{}", if is_v4 { 4 } else { 6 });
-            let is_wanted = |network: &IpNet| {
-                network.addr().is_ipv4() == is_v4 && (network.prefix_len() < network.max_prefix_len()) == is_network
-            };
+            let is_wanted =
+                |network: &IpNet| network.addr().is_ipv4() == is_v4 && (network.prefix_len() < network.max_prefix_len()) == is_network;
             let mut elements: Vec<String> = Vec::new();
             let mut last: Option<IpNet> = None;
             for (network, remaining) in bans.iter().filter(|(network, _)| is_wanted(network)) {
@@ -69,12 +68,19 @@ mod tests {
     use super::*;
 
     fn bans() -> Vec<ListedBan> {
-        [("198.51.100.7", 600), ("198.51.100.7", 60), ("198.51.100.9", -1), ("203.0.113.0/24", 60), ("203.0.113.128/25", 60), ("2001:db8:1:2::/64", 600)]
-            .map(|(client, remaining)| {
-                let ban = format!(r#"{{"client":"{client}","scope":"all","rule":"x","until":0,"remaining":{remaining}}}"#);
-                serde_json::from_str(&ban).unwrap()
-            })
-            .into()
+        [
+            ("198.51.100.7", 600),
+            ("198.51.100.7", 60),
+            ("198.51.100.9", -1),
+            ("203.0.113.0/24", 60),
+            ("203.0.113.128/25", 60),
+            ("2001:db8:1:2::/64", 600),
+        ]
+        .map(|(client, remaining)| {
+            let ban = format!(r#"{{"client":"{client}","scope":"all","rule":"x","until":0,"remaining":{remaining}}}"#);
+            serde_json::from_str(&ban).unwrap()
+        })
+        .into()
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod list;
 mod list_format;
 mod metrics;
 mod pause;
+mod printer;
 mod reload;
 mod status;
 mod terminal;
@@ -67,6 +68,7 @@ enum Command {
     /// Serve everybody for a while: stop refusing at once, on the web and in mail. Counting goes on, and the pause ends by itself.
     Pause {
         /// How long, such as 30m or 2h. [default: 1h]
+        #[arg(allow_hyphen_values = true)]
         duration: Option<String>,
         #[command(flatten)]
         daemon: DaemonArguments,

@@ -157,7 +157,14 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
     let since = format!("{}, read {} ago", config.files(), span(config.since_ago));
     line("rules", &format!("{} in force, {} of them in shadow: {since}", status.rules, config.shadow));
     if let Some(refused) = &config.refused {
-        line("REFUSED", &colours.bad(&format!("the configuration of {} ago: {}; what was read before stays in force", span(refused.at_ago), refused.fault)));
+        line(
+            "REFUSED",
+            &colours.bad(&format!(
+                "the configuration of {} ago: {}; what was read before stays in force",
+                span(refused.at_ago),
+                refused.fault
+            )),
+        );
     }
     for log in &status.logs {
         let state = match (&log.fault, log.lag) {

@@ -147,14 +147,17 @@ mod tests {
         ] {
             assert_eq!(lines(arguments).unwrap(), expected, "{arguments}");
         }
-        for arguments in ["--inside", "192.0.2.1 --all", "192.0.2.1 --rule helo", "--all --inside", "everybody", "--rule a_b", "192.0.2.1 everybody"] {
+        for arguments in
+            ["--inside", "192.0.2.1 --all", "192.0.2.1 --rule helo", "--all --inside", "everybody", "--rule a_b", "192.0.2.1 everybody"]
+        {
             assert!(lines(arguments).is_err(), "{arguments}");
         }
     }
 
     #[test]
     fn an_unban_is_reported_by_its_target_and_number() {
-        let report = |target: &str, unbanned| UnbanReport { target: target.into(), found: unbanned > 0, unbanned, inside: 0, not_saved: None };
+        let report =
+            |target: &str, unbanned| UnbanReport { target: target.into(), found: unbanned > 0, unbanned, inside: 0, not_saved: None };
         assert_eq!(text(&report("192.0.2.1", 1)), "unbanned 192.0.2.1");
         assert_eq!(text(&report("192.0.2.1", 0)), "192.0.2.1 was not banned");
         assert_eq!(text(&report("rule helo", 7)), "unbanned rule helo: 7 clients and networks");

@@ -6,11 +6,12 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::ask::{ask, target};
-use super::terminal::{Colours, moment, now, span};
-use super::{DaemonArguments, Failure, print, print_json};
+use super::printer::Printer;
+use super::terminal::{Colours, now, span};
 use super::why_network::ExplainedNetwork;
-use crate::control::explanation::{ActiveRefusal, ClientBan, Explanation, NetworkBan, NetworkExplanation, RefusedBy, StrikeCount};
+use super::{DaemonArguments, Failure, print, print_json};
 use crate::control::admin::AdminRequest;
+use crate::control::explanation::{ActiveRefusal, ClientBan, Explanation, NetworkExplanation, RefusedBy, StrikeCount};
 use crate::event::Service;
 use crate::rule::Mode;
 
@@ -19,7 +20,7 @@ use crate::rule::Mode;
 #[serde(untagged)]
 enum Answer {
     Network(NetworkExplanation),
-    Client(Explanation),
+    Client(Box<Explanation>),
 }
 
 /// `strikeout why`.
@@ -31,13 +32,21 @@ pub fn run(text: &str, daemon: &DaemonArguments) -> Result<(), Failure> {
     let printer = Printer::new(now(), TimeZone::system(), Colours::of_stdout());
     let is_refused = match answer {
         Answer::Client(explanation) => {
-            let (is_refused, explained) = (explanation.refused, Explained::of(explanation, daemon));
-            if daemon.json { print_json(&explained)? } else { print(&printer.explain(&explained))? }
+            let (is_refused, explained) = (explanation.refused, Explained::of(*explanation, daemon));
+            if daemon.json {
+                print_json(&explained)?
+            } else {
+                print(&printer.explain(&explained))?
+            }
             is_refused
         }
         Answer::Network(explanation) => {
             let (is_refused, explained) = (explanation.refused, ExplainedNetwork::of(explanation, &daemon.repeated()));
-            if daemon.json { print_json(&explained)? } else { print(&printer.explain_network(&explained))? }
+            if daemon.json {
+                print_json(&explained)?
+            } else {
+                print(&printer.explain_network(&explained))?
+            }
             is_refused
         }
     };
@@ -86,40 +95,16 @@ fn place(service: Service) -> &'static str {
     }
 }
 
-/// Builds the text, a titled line at a time.
-pub(super) struct Printer {
-    pub(super) text: String,
-    now: i64,
-    zone: TimeZone,
-    pub(super) colours: Colours,
-}
-
 impl Printer {
-    pub(super) fn new(now: i64, zone: TimeZone, colours: Colours) -> Self {
-        Self { text: String::new(), now, zone, colours }
-    }
-
-    pub(super) fn line(&mut self, title: &str, rest: &str) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.text, "  {} {rest}", self.colours.weak(&format!("{title:<9}")));
-    }
-
-    fn ago(&self, seconds: u64) -> String {
-        format!("{} ({} ago)", moment(self.now.saturating_sub_unsigned(seconds), &self.zone), span(seconds))
-    }
-
-    pub(super) fn end(&self, remaining: i64) -> String {
-        match u64::try_from(remaining) {
-            Ok(left) => format!("until {} (in {})", moment(self.now.saturating_add_unsigned(left), &self.zone), span(left)),
-            Err(_) => "forever".to_owned(),
-        }
-    }
-
     fn explain(mut self, explained: &Explained) -> String {
         let explanation = &explained.explanation;
         self.heading(explanation);
         let is_banned = explanation.ban.as_ref().is_some_and(|ban| ban.active);
-        if explanation.services.refusals().next().is_none() && explanation.never_banned.is_none() && explanation.strikes.is_empty() && !is_banned {
+        if explanation.services.refusals().next().is_none()
+            && explanation.never_banned.is_none()
+            && explanation.strikes.is_empty()
+            && !is_banned
+        {
             self.line("now", "it has no active ban, no entry in a list and no strikes");
         }
         if let Some(reason) = &explanation.never_banned {
@@ -163,18 +148,6 @@ impl Printer {
         } else {
             writeln!(self.text, "{who} is {} {}", colours.bad("refused"), places.join(" and "))
         };
-    }
-
-    pub(super) fn network(&mut self, ban: &NetworkBan) {
-        let by = if ban.rule == "manual" { "by hand".to_owned() } else { format!("by {}", ban.rule) };
-        let (since, end) = (self.ago(ban.since_ago), self.end(ban.remaining));
-        self.line("network", &format!("{} is banned {by} since {since}, {end}", ban.network));
-        if let Some(reason) = &ban.reason {
-            self.line("reason", reason);
-        }
-        if let Some(node) = &ban.node {
-            self.line("machine", node);
-        }
     }
 
     /// What refuses on one service, unless it is the ban that is shown in full.

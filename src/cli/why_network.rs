@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use super::printer::Printer;
 use super::terminal::counted;
-use super::why::Printer;
 use crate::control::explanation::NetworkExplanation;
 
 /// The daemon's explanation, and the commands that this program knows.
@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn a_network_is_explained_with_what_is_banned_around_and_inside_it() {
-        let ban = json!({"network": "198.51.0.0/16", "rule": "manual", "since": 1_799_999_995, "since_ago": 5, "until": -1, "remaining": -1});
+        let ban =
+            json!({"network": "198.51.0.0/16", "rule": "manual", "since": 1_799_999_995, "since_ago": 5, "until": -1, "remaining": -1});
         let client = json!({"client": "198.51.100.7", "scope": "web", "rule": "helo", "until": 1_800_000_600, "remaining": 600});
         let explanation = json!({
             "network": "198.51.100.0/24", "refused": true, "bans": [ban], "inside": {"clients": 12, "networks": 0, "first": [client]},

@@ -83,7 +83,10 @@ mod tests {
             ("[defaults]\nmaxretry = -1", "f:2: found maxretry = -1, expected a whole number"),
             ("[[rule]]\nname = 'a'\nenabled = 'false'", "f:3: found enabled = 'false', expected true or false; did you mean false?"),
             ("[[rule]]\nname = 7", "f:2: found name = 7, expected text in quotes; did you mean \"7\"?"),
-            ("[defaults]\nignoreip = '192.0.2.1'", "f:2: found ignoreip = '192.0.2.1', expected a list in brackets; did you mean ['192.0.2.1']?"),
+            (
+                "[defaults]\nignoreip = '192.0.2.1'",
+                "f:2: found ignoreip = '192.0.2.1', expected a list in brackets; did you mean ['192.0.2.1']?",
+            ),
             ("[table]\nclients = 0", "f:2: found clients = 0, expected 1 to 100000000"),
             ("[defaults]\nfindtime = \"ten\"", "f:2: found findtime = \"ten\", expected a duration"),
             ("[[rule]]\nname = 'a'\nmode = 'shaddow'", "; did you mean `shadow`?"),

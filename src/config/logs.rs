@@ -10,7 +10,7 @@ use super::ConfigError;
 use super::text::ConfigText;
 use crate::log::judge::LogJudge;
 use crate::log::time::Zone;
-use crate::rule::{Rule, RuleSet, Trigger};
+use crate::rule::{Rule, RuleSet, Standing, Trigger};
 use crate::rule_id::did_you_mean;
 
 /// A log file to follow.
@@ -132,13 +132,15 @@ fn over_requests(rules: &RuleSet) -> Vec<String> {
     rules.rules().iter().filter(|rule| rule.trigger.is_about_requests()).map(|rule| rule.name.to_string()).collect()
 }
 
-/// Checks that each rule is enabled and that a line can offend it.
+/// Checks that each rule exists and that a line can offend it. Those that are switched off are left out.
 fn check_names(named: Vec<Spanned<String>>, rules: &RuleSet, text: &ConfigText) -> Result<Vec<String>, ConfigError> {
     let mut names = Vec::new();
     for name in named {
         let offset = name.span().start;
         let name = name.into_inner();
         match rules.by_name(&name).map(|rule| &rule.trigger) {
+            // One that is switched off, perhaps in another piece, must not make every log that names it an error.
+            None if rules.standing(None, &name) == Standing::Off => {}
             None => {
                 let hint = did_you_mean(&name, rules.rules().iter().map(|rule| &*rule.name));
                 let message = format!("found the rule {name:?} in a log, expected the name of an enabled rule{hint}");

@@ -5,6 +5,7 @@ mod error_text;
 pub mod fleet;
 mod hook;
 mod logs;
+mod merge;
 mod metrics;
 pub mod pieces;
 mod table;

@@ -4,12 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
-use toml::Spanned;
-use toml::de::{DeTable, Deserializer};
-
 use super::error_text::readable;
-use super::pieces;
 use crate::rule::spec::SpecError;
 
 /// An unusable configuration, shown as `FILE:LINE: what was found, what was expected`.
@@ -99,21 +94,11 @@ impl ConfigText {
         format!("{}:{}", error.file.display(), error.line.unwrap_or_default())
     }
 
-    /// Deserializes all pieces together.
-    ///
-    /// # Errors
-    /// The first fault, in one line of text: the message of the `toml` crate spans several.
-    pub fn deserialize<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        let mut whole = DeTable::new();
-        for piece in &self.0 {
-            let table = DeTable::parse(&piece.text).map_err(|error| self.toml_error(&error, piece.start))?;
-            pieces::merge(&mut whole, pieces::shifted(table.into_inner(), piece.start), self)?;
-        }
-        let end = self.0.last().map_or(0, |last| last.start + last.text.len());
-        T::deserialize(Deserializer::from(Spanned::new(0..end, whole))).map_err(|error| self.toml_error(&error, 0))
+    pub(super) fn pieces(&self) -> &[Piece] {
+        &self.0
     }
 
-    fn toml_error(&self, error: &toml::de::Error, start: usize) -> ConfigError {
+    pub(super) fn toml_error(&self, error: &toml::de::Error, start: usize) -> ConfigError {
         let Some(span) = error.span() else { return self.error(readable(error.message(), "", "")) };
         let (from, to) = (span.start + start, span.end + start);
         let (before, value) = self.piece_at(from).map_or(("", ""), |(piece, at)| {

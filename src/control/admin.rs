@@ -5,7 +5,7 @@ use std::fmt;
 use ipnet::IpNet;
 
 use super::answer::one_line;
-use super::request::{RequestError, expected};
+use super::request_error::{RequestError, expected};
 use crate::event::Scope;
 use crate::list::file::parse_network;
 use crate::rule_id::is_rule_name;

@@ -28,5 +28,6 @@ pub mod config;
 pub mod explanation;
 pub mod pause;
 pub mod request;
+mod request_error;
 pub mod status;
 pub mod subscribe;

@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::admin::{AdminRequest, ban, filter, pause_length, target, unban};
+use super::request_error::expected;
+pub use super::request_error::{RequestError, quoted};
 use crate::client::parse_address;
 use crate::config::fleet::is_node;
 
@@ -133,24 +135,6 @@ pub enum Via {
     Lines,
 }
 
-/// Why a line is not a request: what was found, escaped and truncated, and what was expected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestError(String);
-
-impl RequestError {
-    pub(super) fn new(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for RequestError {}
-
 const VERBS: &str = "check, strike, why, list, status, metrics, ban, unban, pause, resume, forget, reload or subscribe";
 
 /// Parses a line without its newline. A carriage return at the end is ignored.
@@ -159,12 +143,12 @@ const VERBS: &str = "check, strike, why, list, status, metrics, ban, unban, paus
 /// The line is not a request.
 pub fn parse(line: &[u8]) -> Result<SocketRequest<'_>, RequestError> {
     if line.len() > MAX_LINE {
-        return Err(RequestError(format!("found a line of more than {MAX_LINE} bytes, expected a shorter one")));
+        return Err(RequestError::new(format!("found a line of more than {MAX_LINE} bytes, expected a shorter one")));
     }
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let text = std::str::from_utf8(line).map_err(|_| RequestError(format!("found {}, expected UTF-8", quoted(line))))?;
+    let text = std::str::from_utf8(line).map_err(|_| RequestError::new(format!("found {}, expected UTF-8", quoted(line))))?;
     if text.contains('\0') {
-        return Err(RequestError(format!("found a NUL byte in {}, expected text", quoted(line))));
+        return Err(RequestError::new(format!("found a NUL byte in {}, expected text", quoted(line))));
     }
     let (verb, rest) = match text.split_once(' ') {
         Some((verb, rest)) => (verb, Some(rest)),
@@ -257,22 +241,6 @@ fn address(word: &str) -> Result<IpAddr, RequestError> {
 /// Parses a number of only digits; `parse` alone would also accept a sign.
 fn digits<N: std::str::FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
-pub(super) fn expected(found: &str, expected: &str) -> RequestError {
-    RequestError(format!("found {}, expected {expected}", quoted(found.as_bytes())))
-}
-
-/// The start of what a client sent, in quotes and escaped to printable ASCII.
-#[must_use]
-pub fn quoted(text: &[u8]) -> String {
-    const MAX_QUOTED: usize = 60;
-    let mut quoted = String::from("\"");
-    for byte in text.iter().take(MAX_QUOTED) {
-        quoted.extend(std::ascii::escape_default(*byte).map(char::from));
-    }
-    quoted.push_str(if text.len() > MAX_QUOTED { "...\"" } else { "\"" });
-    quoted
 }
 
 #[cfg(test)]

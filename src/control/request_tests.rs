@@ -51,6 +51,7 @@ fn a_ban_has_a_length_a_scope_and_a_reason_up_to_the_end_of_the_line() {
             target: "192.0.2.7/32".parse().unwrap(),
             length: BanLength::For(Span::from_secs(600)),
             scope: Scope::Mail,
+            rule: None,
             reason: "floods us, for=ever".to_owned()
         })))
     );
@@ -61,13 +62,21 @@ fn a_ban_has_a_length_a_scope_and_a_reason_up_to_the_end_of_the_line() {
     assert_eq!(length(b"ban 192.0.2.1 10m"), BanLength::For(Span::from_secs(600)));
     assert_eq!(length(b"ban 192.0.2.1 for=-1"), BanLength::Permanent);
     assert_eq!(length(b"ban 192.0.2.1"), BanLength::Default);
-    assert!(matches!(parse(b"unban 192.0.2.1 scope=web"), Ok(SocketRequest::Admin(AdminRequest::Unban(UnbanRequest { scope: Scope::Web, .. })))));
+    assert!(matches!(
+        parse(b"unban 192.0.2.1 scope=web"),
+        Ok(SocketRequest::Admin(AdminRequest::Unban(UnbanRequest { scope: Scope::Web, .. })))
+    ));
 }
 
 #[test]
 fn list_takes_conditions() {
     assert_eq!(parse(b"list"), Ok(SocketRequest::Admin(AdminRequest::List(BanFilter::default()))));
-    let filter = BanFilter { rule: Some("helo".to_owned()), network: "198.51.100.0/24".parse().ok(), scope: Some(Scope::Web), ..BanFilter::default() };
+    let filter = BanFilter {
+        rule: Some("helo".to_owned()),
+        network: "198.51.100.0/24".parse().ok(),
+        scope: Some(Scope::Web),
+        ..BanFilter::default()
+    };
     assert_eq!(parse(b"list rule=helo scope=web network=198.51.100.0/24"), Ok(SocketRequest::Admin(AdminRequest::List(filter))));
     let filter = BanFilter { evidence: true, shadow: true, ..BanFilter::default() };
     assert_eq!(parse(b"list shadow evidence"), Ok(SocketRequest::Admin(AdminRequest::List(filter))));

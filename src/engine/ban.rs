@@ -9,7 +9,7 @@ use super::{Applied, BanRecord, Change, Completion, Engine, Persisted};
 use crate::client::Client;
 use crate::event::Scope;
 use crate::list::BannedNetwork;
-use crate::rule::{Evidence, Standing};
+use crate::rule::Evidence;
 use crate::rule_id::RuleId;
 use crate::table::{Ban, Until};
 use crate::time::Time;
@@ -107,7 +107,7 @@ impl Engine {
         self.notify_observers(change);
     }
 
-    /// Puts a saved ban into the table, unless it is over or its rule refuses nobody.
+    /// Puts a saved ban into the table, unless it is over.
     ///
     /// From now on it lasts at most its original length: a clock that was ahead when the ban was made must not prolong it.
     fn restore(&self, record: &BanRecord, now: Time) {
@@ -116,8 +116,6 @@ impl Engine {
             return;
         }
         let rule = self.names.intern(&record.rule);
-        if !matches!(self.policy().rules.standing(Some(rule), &record.rule), Standing::Shadow | Standing::Off) {
-            self.bans.ban(record.client, record.scope, Ban { until, rule, saved: true }, now);
-        }
+        self.bans.ban(record.client, record.scope, Ban { until, rule, saved: true }, now);
     }
 }

@@ -69,10 +69,8 @@ impl Engine {
             }
         }
         self.lifted.lock().extend(rules);
-        let mut lifted: Vec<LiftedBans> = lifted
-            .into_iter()
-            .map(|(rule, bans)| LiftedBans { rule: self.names.name(rule), standing: standing(rule), bans })
-            .collect();
+        let mut lifted: Vec<LiftedBans> =
+            lifted.into_iter().map(|(rule, bans)| LiftedBans { rule: self.names.name(rule), standing: standing(rule), bans }).collect();
         lifted.sort_by(|one, other| other.bans.cmp(&one.bans).then_with(|| one.rule.cmp(&other.rule)));
         lifted
     }

@@ -8,10 +8,10 @@ mod completion;
 mod count;
 pub mod deadline;
 mod false_positives;
-mod lift;
-mod pause;
 #[cfg(test)]
 pub mod fixtures;
+mod lift;
+mod pause;
 mod publish;
 mod rates;
 mod records;

@@ -126,14 +126,17 @@ impl Importer {
                     }
                     (name, None) => self.warn(
                         &jail.name,
-                        &format!("ignoreip: found {name:?}, which is no address or network: add the addresses of that host to ignoreip yourself"),
+                        &format!(
+                            "ignoreip: found {name:?}, which is no address or network: add the addresses of that host to ignoreip yourself"
+                        ),
                     ),
                 }
             }
         }
         for (network, by) in &ignored {
             if by.len() < jails.len() {
-                let _ = writeln!(self.imported.text, "# {network} is ignored by {} alone in fail2ban, and by every rule here.", by.join(", "));
+                let _ =
+                    writeln!(self.imported.text, "# {network} is ignored by {} alone in fail2ban, and by every rule here.", by.join(", "));
             }
         }
         ignored.into_keys().collect()
@@ -256,8 +259,12 @@ impl Importer {
     fn files(&mut self, jail: &Jail) -> Vec<String> {
         if jail.backend.starts_with("systemd") {
             // Debian's jails name the log file as well, which fail2ban then does not read.
-            let files: Vec<String> =
-                jail.logs.iter().map(|(path, _)| path.clone()).filter(|path| !path.contains(['*', '?', '[']) && Path::new(path).exists()).collect();
+            let files: Vec<String> = jail
+                .logs
+                .iter()
+                .map(|(path, _)| path.clone())
+                .filter(|path| !path.contains(['*', '?', '[']) && Path::new(path).exists())
+                .collect();
             let instead = if files.is_empty() {
                 "let the service write a log file and add it as a [[log]]".to_owned()
             } else {
@@ -394,9 +401,30 @@ const WEB_PORTS: [&str; 8] = ["http", "https", "80", "443", "8080", "3128", "squ
 const MAIL_PORTS: [&str; 8] = ["smtp", "25", "ssmtp", "smtps", "465", "submission", "submissions", "587"];
 /// Filters of services that listen on other ports, for jails that name no port or all of them.
 const OTHER_SERVICES: [&str; 24] = [
-    "3proxy", "asterisk", "bitwarden", "centreon", "dropbear", "freeswitch", "gssftpd", "guacamole", "kerio", "mongodb-auth", "murmur",
-    "mssql-auth", "mysqld-auth", "named-refused", "nsd", "pam-generic", "proftpd", "pure-ftpd", "screensharingd", "sshd", "stunnel", "vsftpd",
-    "wuftpd", "xinetd-fail",
+    "3proxy",
+    "asterisk",
+    "bitwarden",
+    "centreon",
+    "dropbear",
+    "freeswitch",
+    "gssftpd",
+    "guacamole",
+    "kerio",
+    "mongodb-auth",
+    "murmur",
+    "mssql-auth",
+    "mysqld-auth",
+    "named-refused",
+    "nsd",
+    "pam-generic",
+    "proftpd",
+    "pure-ftpd",
+    "screensharingd",
+    "sshd",
+    "stunnel",
+    "vsftpd",
+    "wuftpd",
+    "xinetd-fail",
 ];
 
 fn ports_of(ports: &str) -> impl Iterator<Item = &str> {
@@ -412,7 +440,9 @@ fn unguarded(jail: &Jail) -> Option<String> {
         return (!is_guarded).then(|| format!("neither Squid nor Exim serves port {ports}; leave this jail to fail2ban"));
     }
     let filter = jail.filter.file_stem()?.to_str()?;
-    OTHER_SERVICES.contains(&filter).then(|| format!("neither Squid nor Exim guards the service of filter {filter}; leave this jail to fail2ban"))
+    OTHER_SERVICES
+        .contains(&filter)
+        .then(|| format!("neither Squid nor Exim guards the service of filter {filter}; leave this jail to fail2ban"))
 }
 
 /// The scope of the bans of a jail over these ports.

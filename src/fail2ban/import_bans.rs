@@ -45,7 +45,8 @@ pub fn bans(folder: &Path, now: i64) -> anyhow::Result<Vec<Fail2banBan>> {
     }
     let file = database(folder);
     let in_file = || format!("{}", file.display());
-    let connection = Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX).with_context(in_file)?;
+    let connection =
+        Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX).with_context(in_file)?;
     // The bans in force, one for each client and jail (fail2ban's database.py, since version 0.11).
     let mut statement = connection.prepare("SELECT ip, jail, timeofban, bantime FROM bips").with_context(in_file)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).with_context(in_file)?;

@@ -12,11 +12,7 @@ use crate::rule_id::RuleNames;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RulesError {
     /// Two rules have this name, at these offsets.
-    Duplicate {
-        name: String,
-        first: usize,
-        second: usize,
-    },
+    Duplicate { name: String, first: usize, second: usize },
     /// One rule is wrong, at this place in the configuration.
     At(SpecError),
     /// The rules do not compile together, or a built-in rule is wrong.
@@ -70,7 +66,9 @@ pub fn rule_set(
             rules.push(spec.check(names, defaults).map_err(|error| RulesError::Whole(format!("built-in rule: {}", error.message)))?);
         }
     }
-    RuleSet::new(rules).map(|rules| rules.with_off(off)).map_err(|message| RulesError::Whole(format!("the rules do not compile together: {message}")))
+    RuleSet::new(rules)
+        .map(|rules| rules.with_off(off))
+        .map_err(|message| RulesError::Whole(format!("the rules do not compile together: {message}")))
 }
 
 #[cfg(test)]

@@ -53,16 +53,23 @@ impl RuleSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Policy;
+    use crate::rule::merge::rule_set;
+    use crate::rule::spec::{RuleDefaults, RuleSpec};
     use crate::rule_id::RuleNames;
+
+    #[derive(serde::Deserialize)]
+    struct Tables {
+        rule: Vec<RuleSpec>,
+    }
 
     #[test]
     fn a_rule_is_enforced_in_shadow_switched_off_or_unknown() {
         let text = "[[rule]]\nname = 'a'\npath = '/a'\n[[rule]]\nname = 'b'\npath = '/b'\nmode = 'shadow'\n\
                     [[rule]]\nname = 'c'\npath = '/c'\nenabled = false\n[[rule]]\nname = 'w00tw00t'\nenabled = false";
         let names = RuleNames::default();
-        let policy = Policy::for_tests(text, &names);
-        let standing = |name| policy.rules.standing(names.find(name), name);
+        let own = toml::from_str::<Tables>(text).unwrap().rule;
+        let rules = rule_set(own, &RuleDefaults::default(), None, &names, |_| Ok(())).unwrap();
+        let standing = |name| rules.standing(names.find(name), name);
         assert_eq!((standing("a"), standing("b")), (Standing::Enforced, Standing::Shadow));
         assert_eq!((standing("c"), standing("w00tw00t")), (Standing::Off, Standing::Off));
         assert_eq!(standing("proxy-connect"), Standing::Off, "a built-in rule that is off by itself");

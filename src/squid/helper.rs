@@ -145,10 +145,10 @@ fn run_backend(args: &HelperArguments, slot: &BackendSlot, ready: &std::sync::mp
         let current = table.config_stamp();
         // What a refused configuration names may appear later, without a change of the configuration itself.
         if current != stamp || (has_failed && tick.is_multiple_of(RETRY.as_secs())) {
+            // Of before the reading, so that no change meanwhile is missed. If other lists are named now, the next tick reads all once more.
+            stamp = current;
             let reloaded = table.reload();
             has_failed = reloaded.is_err();
-            // Those of the lists that it names now.
-            stamp = if has_failed { current } else { table.config_stamp() };
             match reloaded {
                 Ok(()) => {
                     faults.resolve("the configuration is valid again");

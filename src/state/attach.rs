@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::clock::Clock;
 use crate::engine::{BanRecord, Change, Engine, Journal, OnPersisted, Persisted};
 use crate::log::follow::Position;
-use crate::rule::Evidence;
+use crate::rule::{Evidence, Standing};
 use crate::table::Until;
 use crate::time::{Span, Time};
 
@@ -198,7 +198,21 @@ fn handle_event(engine: &Arc<Engine>, now: Time, event: WriterEvent, writer: &La
         WriterEvent::Notice(text) => log::warn!("{text}"),
         WriterEvent::Degraded(reason) => log::error!("bans are in memory only until this is fixed: {reason}"),
         WriterEvent::Recovered => log::info!("the state file works again: all bans are saved"),
-        WriterEvent::Changed(records) => records.into_iter().for_each(|record| apply(engine, now, record)),
+        WriterEvent::Changed(records) => {
+            let rules = Arc::clone(&engine.policy().rules);
+            let refuses_nobody = |record: &Loaded| match record {
+                Loaded::Change(Change::Banned(ban)) => {
+                    matches!(rules.standing(engine.names().find(&ban.rule), &ban.rule), Standing::Shadow | Standing::Off)
+                }
+                _ => false,
+            };
+            let has_lifted = records.iter().any(refuses_nobody);
+            records.into_iter().for_each(|record| apply(engine, now, record));
+            // The process that made them has another configuration, or they are of a file that could not be read at the start.
+            if has_lifted {
+                engine.lift(now, std::iter::empty());
+            }
+        }
         WriterEvent::Resend { all } => {
             let writer = writer.lock().as_ref().and_then(Weak::upgrade);
             let Some(writer) = writer else { return };

@@ -37,9 +37,7 @@ pub(super) fn write(transaction: &Transaction<'_>, item: &WriteItem, writer: i64
         }
         WriteItem::Change(Change::Paused(pause)) => {
             transaction.execute("DELETE FROM pause", [])?;
-            transaction
-                .execute("INSERT INTO pause (since, until) VALUES (?, ?)", [stored(pause.since), stored(pause.until)])
-                .map(drop)
+            transaction.execute("INSERT INTO pause (since, until) VALUES (?, ?)", [stored(pause.since), stored(pause.until)]).map(drop)
         }
         WriteItem::Change(Change::Resumed) => transaction.execute("DELETE FROM pause", []).map(drop),
         WriteItem::Position(path, position) => write_position(transaction, path, position),

@@ -191,7 +191,12 @@ fn a_jail_of_a_service_that_neither_squid_nor_exim_guards_is_switched_off_with_t
     let config = parsed(&imported);
     let in_force = |name: &str| config.rules.by_name(name).is_some();
     assert_eq!(["ssh", "sshd", "site", "dovecot", "any"].map(in_force), [false, false, true, true, true], "{}", imported.text);
-    assert!(imported.warnings.iter().any(|warning| warning.starts_with("jail ssh: its rule is switched off: neither Squid nor Exim serves port ssh")));
+    assert!(
+        imported
+            .warnings
+            .iter()
+            .any(|warning| warning.starts_with("jail ssh: its rule is switched off: neither Squid nor Exim serves port ssh"))
+    );
     assert!(imported.warnings.iter().any(|warning| warning.contains("the service of filter sshd")));
 }
 
@@ -200,10 +205,16 @@ fn in_shadow_every_rule_is_and_the_file_loads_beside_the_packaged_one() {
     let folder = folder(&[
         FILTER,
         ("l", ""),
-        ("jail.conf", "[DEFAULT]\nenabled = true\nfilter = x[mode=normal]\nlogpath = FOLDER/l\nbackend = systemd\n[a]\nport = smtp\n[b]\nport = ssh\n"),
+        (
+            "jail.conf",
+            "[DEFAULT]\nenabled = true\nfilter = x[mode=normal]\nlogpath = FOLDER/l\nbackend = systemd\n[a]\nport = smtp\n[b]\nport = ssh\n",
+        ),
     ]);
     let imported = import(folder.path(), &[], true).expect("translated");
-    assert!(imported.warnings.iter().any(|warning| warning.starts_with("jail a: backend: systemd: the journal is not read; ") && warning.ends_with("/l is followed instead")));
+    assert!(
+        imported.warnings.iter().any(|warning| warning.starts_with("jail a: backend: systemd: the journal is not read; ")
+            && warning.ends_with("/l is followed instead"))
+    );
     let stage = tempfile::tempdir().expect("a directory");
     let main = stage.path().join("strikeout.toml");
     std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("conf-examples/strikeout.toml"), &main).expect("copied");

@@ -238,7 +238,7 @@ fn fail2bans_server_bans_the_same_addresses_at_the_same_failures() {
         "[DEFAULT]\nbackend = polling\nusedns = no\nignoreself = false\nmaxretry = 3\nfindtime = 2h\nbantime = 4h\nenabled = true\n"
             .to_owned();
     for (name, lines) in &logs {
-        let _ = write!(jails, "[{name}]\nfilter = {name}\nlogpath = FOLDER/{name}.log\naction = note[name={name}]\n");
+        let _ = write!(jails, "[{name}]\nport = http\nfilter = {name}\nlogpath = FOLDER/{name}.log\naction = note[name={name}]\n");
         write(&format!("{name}.log"), &lines.iter().map(|(_, line)| line.clone() + "\n").collect::<String>());
     }
     write("jail.conf", &jails);
@@ -259,7 +259,7 @@ fn fail2bans_server_bans_the_same_addresses_at_the_same_failures() {
     let _ = server.kill();
     let _ = server.wait();
 
-    let imported = import(folder.path(), &[]).expect("translated");
+    let imported = import(folder.path(), &[], false).expect("translated");
     let config = Config::parse(imported.text.as_bytes(), Path::new("x.toml"), &RuleNames::default()).expect("a configuration");
     for (name, lines) in &logs {
         let theirs: BTreeSet<Ban> = read(name).lines().map(ban).collect();

@@ -122,11 +122,7 @@ fn unban_takes_back_whatever_list_why_and_the_journal_show() {
             0 => listed,
             1 => ["203.0.113.10", "2001:db8:1:2::7", "198.51.100.7", "2001:db8:9::1"]
                 .iter()
-                .map(|address| {
-                    let why = daemon.json(&["why", address]);
-                    let undo = why["undo"][0].as_str().unwrap().split(' ').nth(2).unwrap().to_owned();
-                    undo
-                })
+                .map(|address| daemon.json(&["why", address])["undo"][0].as_str().unwrap().split(' ').nth(2).unwrap().to_owned())
                 .collect(),
             _ => daemon.log().lines().filter_map(|line| Some(line.split_once("banned ")?.1.split(' ').next()?.to_owned())).collect(),
         };
@@ -145,7 +141,10 @@ fn unban_of_a_network_says_what_is_still_banned_inside_it_and_how_to_end_that() 
     }
     let (stdout, stderr, code) = daemon.run(&["unban", "198.51.100.0/24"]);
     assert_eq!((stdout.as_str(), code), ("unbanned 198.51.100.0/24\n", Some(3)));
-    assert!(stderr.contains("3 clients inside 198.51.100.0/24 are still banned; to change that: strikeout unban 198.51.100.0/24 --inside"), "{stderr}");
+    assert!(
+        stderr.contains("3 clients inside 198.51.100.0/24 are still banned; to change that: strikeout unban 198.51.100.0/24 --inside"),
+        "{stderr}"
+    );
     assert_eq!(daemon.text(&["unban", "198.51.100.0/24", "--inside"]), "unbanned 198.51.100.0/24: 3 clients and networks\n");
     assert_eq!(banned(&daemon), ["198.51.101.1"]);
     assert_eq!(daemon.text(&["unban", "198.51.100.0/24", "--inside"]), "198.51.100.0/24 was not banned\n");
@@ -187,7 +186,10 @@ fn list_tells_the_evidence_and_the_bans_in_shadow() {
     daemon.end(Signal::TERM);
     let daemon = Daemon::start_again(&stage);
     let text = daemon.text(&["list", "--evidence"]);
-    assert!(row(&text, "203.0.113.10").join(" ").ends_with("floods us") && row(&text, "198.51.100.0/24").join(" ").ends_with("a botnet"), "{text}");
+    assert!(
+        row(&text, "203.0.113.10").join(" ").ends_with("floods us") && row(&text, "198.51.100.0/24").join(" ").ends_with("a botnet"),
+        "{text}"
+    );
     assert_eq!(daemon.json(&["list", "--evidence"])[1]["evidence"], "floods us");
     assert_eq!(daemon.text(&["list", "--shadow"]), "no bans\n", "they end with the daemon");
     daemon.ask("strike 203.0.113.13 quiet\n");
@@ -243,7 +245,10 @@ fn a_thousand_bans_come_from_a_plain_list_and_go_to_one() {
     let daemon = Daemon::start(RULES);
     let text: String = (0..1000).map(|number| format!("198.51.{}.{}\n", number / 250, number % 250)).collect();
     let list = daemon.stage().write("list", &text);
-    assert_eq!(daemon.text(&["ban", "--from", list.to_str().unwrap(), "--scope", "web"]), "banned 1000 client or networks, left out 0 bans that had ended\n");
+    assert_eq!(
+        daemon.text(&["ban", "--from", list.to_str().unwrap(), "--scope", "web"]),
+        "banned 1000 client or networks, left out 0 bans that had ended\n"
+    );
     assert_eq!(daemon.text(&["list", "--format", "plain"]), text);
     let (_, stderr, code) = daemon.run(&["ban", "--from", "/nowhere"]);
     assert!(code == Some(2) && stderr.contains("/nowhere: cannot be read: "), "{stderr}");
@@ -255,7 +260,14 @@ fn nft_takes_the_bans_twice_in_a_row() {
         return;
     }
     let daemon = Daemon::start(RULES);
-    for (target, length) in [("203.0.113.10", "-1"), ("203.0.113.11", "1h"), ("198.51.100.0/24", "1h"), ("198.51.100.7", "2h"), ("2001:db8:1:2::7", "1h"), ("2001:db8:9::/48", "-1")] {
+    for (target, length) in [
+        ("203.0.113.10", "-1"),
+        ("203.0.113.11", "1h"),
+        ("198.51.100.0/24", "1h"),
+        ("198.51.100.7", "2h"),
+        ("2001:db8:1:2::7", "1h"),
+        ("2001:db8:9::/48", "-1"),
+    ] {
         daemon.text(&["ban", target, length]);
     }
     let file = daemon.stage().write("bans.nft", &daemon.text(&["list", "--format", "nft"]));

@@ -34,10 +34,16 @@ fn status_and_why_tell_of_a_pause() {
     let paused = daemon.json(&["pause"]);
     assert!((3599..=3600).contains(&paused["paused"]["remaining"].as_i64().unwrap()), "an hour unless given: {paused}");
     let status = daemon.text(&["status"]);
-    assert!(status.contains("PAUSED     everybody is served for another ") && status.contains("to end that: strikeout resume\n"), "{status}");
+    assert!(
+        status.contains("PAUSED     everybody is served for another ") && status.contains("to end that: strikeout resume\n"),
+        "{status}"
+    );
     let why = daemon.text(&["why", "203.0.113.10"]);
     assert!(why.starts_with("203.0.113.10 is served because of a pause until "), "{why}");
-    assert!(why.contains("without it, it would be refused on the web and in mail\n") && why.contains("strikeout unban 203.0.113.10"), "{why}");
+    assert!(
+        why.contains("without it, it would be refused on the web and in mail\n") && why.contains("strikeout unban 203.0.113.10"),
+        "{why}"
+    );
     let why = daemon.json(&["why", "203.0.113.10"]);
     assert_eq!((&why["refused"], &why["paused"]["until"]), (&json!(false), &paused["paused"]["until"]));
     assert_eq!(why["services"]["web"]["rule"], "manual");
@@ -82,7 +88,7 @@ fn a_pause_outlives_a_restart_and_so_does_its_end() {
 fn a_pause_without_an_end_is_refused_and_so_is_one_by_anybody() {
     let daemon = Daemon::start(RULES);
     for length in ["-1", "0", "soon"] {
-        let (_, stderr, code) = daemon.run(&["pause", "--", length]);
+        let (_, stderr, code) = daemon.run(&["pause", length]);
         assert_eq!(code, Some(2), "{stderr}");
         assert!(stderr.contains("expected a duration such as 30m or 2h: a pause always ends by itself"), "{stderr}");
     }

@@ -99,7 +99,11 @@ fn why_explains_a_network() {
     assert_eq!((&why["refused"], &why["inside"]["clients"], &why["bans"][0]["reason"]), (&json!(true), &json!(1), &json!("floods us")));
     let (text, _, code) = daemon.run(&["why", "203.0.113.0/24"]);
     assert_eq!(code, Some(0));
-    assert!(text.contains("203.0.113.0/24 is not refused as a whole\n") && text.contains("not all of it can be banned: ignored network 203.0.113.99"), "{text}");
+    assert!(
+        text.contains("203.0.113.0/24 is not refused as a whole\n")
+            && text.contains("not all of it can be banned: ignored network 203.0.113.99"),
+        "{text}"
+    );
     assert!(text.contains("203.0.113.66 (deny in "), "{text}");
     daemon.text(&["ban", "2001:db8:1:2::7"]);
     assert_eq!(daemon.json(&["why", "2001:db8:1:2::/64"])["ban"]["rule"], "manual", "an IPv6 client is shown as a network");

@@ -36,7 +36,7 @@ fn a_reload_with_a_million_networks_reaches_subscribers_and_queries_are_answered
     let (mut waits, mut checks) = (Vec::new(), Vec::new());
     let reached = std::thread::scope(|scope| {
         scope.spawn(|| {
-            assert_eq!(daemon.ask("reload"), "{\"reloaded\":true,\"notes\":[]}\n.\n");
+            assert!(daemon.ask("reload").starts_with("{\"reloaded\":true,\"notes\":[],"));
             reloaded.store(true, Ordering::SeqCst);
         });
         let mut since = None;

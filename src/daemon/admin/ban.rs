@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::client::{Client, Ipv6Prefix};
 use crate::clock::timestamp;
+use crate::control::admin::{BanLength, BanRequest};
 use crate::control::answer::{error, object};
 use crate::control::bans::{BanReport, epoch, remaining};
-use crate::control::admin::{BanLength, BanRequest};
 use crate::daemon::conn::replies::ReplyHandle;
 use crate::engine::{Abandoned, Applied, BanRecord, Completion, Engine, Persisted};
 use crate::event::Scope;
@@ -52,13 +52,17 @@ pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, to: &ReplyHand
     let evidence = Evidence::new(&[request.reason.as_bytes()]);
     let (target, scope, reason) = (shown(request.target, policy.prefix), request.scope, evidence.clone());
     if is_network {
-        let network = BannedNetwork { network: request.target, rule: Arc::clone(&engine.names().name(RuleId::MANUAL)), since: now, until: until.time() };
+        let network = BannedNetwork {
+            network: request.target,
+            rule: Arc::clone(&engine.names().name(RuleId::MANUAL)),
+            since: now,
+            until: until.time(),
+        };
         engine.ban_network(network, evidence, answering(to, move |applied| ban_report(&target, scope, until, now, &reason, applied)));
         return Ok(());
     }
     let client = Client::of(request.target.addr(), policy.prefix);
-    let record =
-        BanRecord { client, scope, rule, first: now, since: now, until, count: 1, times: 1, evidence, node: "".into() };
+    let record = BanRecord { client, scope, rule, first: now, since: now, until, count: 1, times: 1, evidence, node: "".into() };
     let completion = {
         let engine = Arc::clone(engine);
         answering(to, move |applied| {

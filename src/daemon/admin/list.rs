@@ -8,9 +8,9 @@ use ipnet::IpNet;
 
 use super::context::AdminContext;
 use crate::client::{Client, Ipv6Prefix};
+use crate::control::admin::BanFilter;
 use crate::control::answer::{END, error, line};
 use crate::control::bans::{ListedBan, epoch, remaining, seconds};
-use crate::control::admin::BanFilter;
 use crate::daemon::conn::replies::ReplyText;
 use crate::event::{Scope, Service};
 use crate::rule::Evidence;

@@ -14,18 +14,15 @@ impl AdminContext {
         let now = self.clock.now();
         let pause = Pause { since: now, until: now.after(length) };
         log::warn!("paused by {user} until {}: everybody is served", timestamp(pause.until));
-        let completion = answering(to, move |applied| PauseReport {
-            paused: PauseStatus::of(&pause, now),
-            not_saved: not_saved(applied.persisted),
-        });
+        let completion =
+            answering(to, move |applied| PauseReport { paused: PauseStatus::of(&pause, now), not_saved: not_saved(applied.persisted) });
         self.engine.pause(pause, completion);
     }
 
     /// Ends the pause on behalf of `user`, and answers when that is saved.
     pub(super) fn resume(&self, user: &str, to: &ReplyHandle) {
         log::info!("resumed by {user}");
-        let completion =
-            answering(to, |applied| ResumeReport { resumed: applied.changed, not_saved: not_saved(applied.persisted) });
+        let completion = answering(to, |applied| ResumeReport { resumed: applied.changed, not_saved: not_saved(applied.persisted) });
         self.engine.resume(self.clock.now(), completion);
     }
 }

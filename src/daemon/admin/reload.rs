@@ -17,8 +17,9 @@ impl AdminContext {
     /// # Errors
     /// The error in the configuration, and what stays in force.
     pub(super) fn reload(&mut self) -> Result<ReloadReport, String> {
+        let loaded = Config::load(self.config_file.as_deref(), self.engine.names());
         let now = self.clock.now();
-        let config = match Config::load(self.config_file.as_deref(), self.engine.names()) {
+        let config = match loaded {
             Ok(config) => config,
             Err(fault) => {
                 self.metrics.counters.refused_reloads.fetch_add(1, Ordering::Relaxed);
@@ -51,11 +52,8 @@ impl AdminContext {
         let logs = config.logs.clone();
         let pieces = config.files.iter().skip(1).cloned().collect();
         let lifted = self.engine.reload(now, Policy::from(config)).into_iter();
-        let lifted = lifted.map(|lifted| LiftedRule {
-            rule: lifted.rule.to_string(),
-            because: lifted.standing.to_string(),
-            bans: lifted.bans,
-        });
+        let lifted =
+            lifted.map(|lifted| LiftedRule { rule: lifted.rule.to_string(), because: lifted.standing.to_string(), bans: lifted.bans });
         self.logs.lock().follow(&logs);
         (self.config_pieces, self.config_since, self.refused_config) = (pieces, now, None);
         log::info!("the configuration was read again and is in force");
@@ -74,11 +72,7 @@ impl AdminContext {
             since_ago: now.since(self.config_since).secs(),
             enforced: policy.rules.rules().len() - shadow,
             shadow,
-            refused: refused.map(|(at, fault)| RefusedConfig {
-                at: seconds(*at),
-                at_ago: now.since(*at).secs(),
-                fault: fault.clone(),
-            }),
+            refused: refused.map(|(at, fault)| RefusedConfig { at: seconds(*at), at_ago: now.since(*at).secs(), fault: fault.clone() }),
         }
     }
 }

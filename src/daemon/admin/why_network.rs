@@ -26,8 +26,7 @@ impl AdminContext {
 
     fn why_network(&self, network: IpNet) -> NetworkExplanation {
         let (now, policy) = (self.clock.now(), self.engine.policy());
-        let mut around: Vec<_> =
-            policy.lists.banned.iter().filter(|ban| ban.is_active(now) && ban.network.contains(&network)).collect();
+        let mut around: Vec<_> = policy.lists.banned.iter().filter(|ban| ban.is_active(now) && ban.network.contains(&network)).collect();
         around.sort_by_key(|ban| std::cmp::Reverse(ban.network.prefix_len()));
         let bans: Vec<NetworkBan> = around.into_iter().map(|ban| self.network_ban(now, ban)).collect();
         let filter = BanFilter { network: Some(network), ..BanFilter::default() };

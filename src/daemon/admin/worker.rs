@@ -8,10 +8,10 @@ use std::thread::JoinHandle;
 
 use super::ban;
 use super::context::AdminContext;
+use crate::control::admin::AdminRequest;
 use crate::control::answer::{END, error, object};
 #[cfg(feature = "fleet")]
 use crate::control::bans::ForgetReport;
-use crate::control::admin::AdminRequest;
 use crate::daemon::conn::peer::Peer;
 use crate::daemon::conn::replies::{ReplyHandle, ReplyText};
 
@@ -84,7 +84,8 @@ impl AdminContext {
     fn answer(&mut self, request: AdminRequest, peer: Peer, to: &ReplyHandle) -> Option<ReplyText> {
         let own = rustix::process::geteuid().as_raw();
         if request.needs_privilege() && !peer.is_privileged(own) {
-            let fault = format!("{} may not do this: ban, unban, pause, resume, forget and reload are for root and {}", user(peer.user), user(own));
+            let fault =
+                format!("{} may not do this: ban, unban, pause, resume, forget and reload are for root and {}", user(peer.user), user(own));
             return Some(error(&fault).into());
         }
         Some(match request {
