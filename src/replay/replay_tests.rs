@@ -251,7 +251,7 @@ fn an_error_names_the_file_or_option_that_cannot_be_used() {
         logs,
     };
     let fails = |args: &ReplayArguments| run_with(args, &mut Vec::new(), &mut Vec::new()).unwrap_err().to_string();
-    assert!(fails(&args(Some(config), world.logs.clone(), "UTC")).contains("strikeout.toml:2: found 0, expected 1 to"));
+    assert!(fails(&args(Some(config), world.logs.clone(), "UTC")).contains("strikeout.toml:2: found clients = 0, expected 1 to"));
     let empty = world.folder.path().join("empty.toml");
     std::fs::write(&empty, "").unwrap();
     assert!(fails(&args(Some(empty.clone()), vec!["/no/such/log".into()], "UTC")).starts_with("/no/such/log: "));
