@@ -42,8 +42,13 @@ impl Site {
     fn visit(&self, address: &str, agent: &str, line: &str, status: u16) -> bool {
         let (method, path) = line.split_once(' ').unwrap_or(("GET", line));
         let url = format!("https://known.example{path}");
-        let request =
-            Request { method: method.as_bytes(), url: url.as_bytes(), user_agent: Header::plain(agent.as_bytes()), sec_fetch_site: b"" };
+        let request = Request {
+            method: method.as_bytes(),
+            url: url.as_bytes(),
+            user_agent: Header::plain(agent.as_bytes()),
+            sec_fetch_site: b"",
+            ..Request::default()
+        };
         self.event(address, &Event::Request(request)) || self.event(address, &Event::Response { request, status })
     }
 

@@ -25,9 +25,17 @@ fn looks_at(rule: &Rule) -> String {
         }
         Trigger::RequestRate => "every request".into(),
         Trigger::PageProbe => "refused requests, Sec-Fetch-Site".into(),
-        Trigger::Response { statuses, path } => {
-            let statuses: Vec<String> = statuses.iter().map(u16::to_string).collect();
-            format!("status {}{}", statuses.join("/"), if path.is_some() { ", path" } else { "" })
+        Trigger::Response(pattern) => {
+            let statuses: Vec<String> = pattern.statuses.iter().map(u16::to_string).collect();
+            let conditions = [
+                ("method", !pattern.methods.is_empty()),
+                ("path", pattern.path.is_some() || pattern.not_path.is_some()),
+                ("query", pattern.not_query.is_some()),
+                ("Referer", pattern.referer.is_some()),
+                ("credentials", pattern.credentials.is_some()),
+            ];
+            let conditions = conditions.into_iter().filter_map(|(name, is_given)| is_given.then_some(format!(", {name}")));
+            format!("status {}{}", statuses.join("/"), conditions.collect::<String>())
         }
         Trigger::ConnectionRate => "every SMTP connection".into(),
         Trigger::Simultaneous { limit } => format!("more than {limit} SMTP connections at once"),

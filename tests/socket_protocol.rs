@@ -36,6 +36,8 @@ fn a_malformed_request_is_an_error_that_says_what_was_expected() {
         "check 198.51.100.1 and more",
         "strike 198.51.100.1",
         "strike 198.51.100.1 no-such-rule",
+        "clear 198.51.100.1",
+        "clear 198.51.100.1 w00tw00t",
         "ban",
         "ban 198.51.100.0/40",
         "subscribe",
@@ -134,4 +136,21 @@ fn a_second_daemon_on_the_same_socket_does_not_take_it_away() {
     assert!(!output.status.success());
     assert!(!output.stderr.is_empty());
     assert_eq!(daemon.ask("check 198.51.100.1 port=25"), "accept\n");
+}
+
+#[test]
+fn a_success_clears_the_strikes_under_its_rule_alone_and_no_ban() {
+    let daemon = Daemon::start("[[rule]]\nname = 'exim-auth'\nmaxretry = 3\n[[rule]]\nname = 'exim-helo'\nmaxretry = 3\n");
+    for _ in 0..5 {
+        assert_eq!(daemon.ask("strike 198.51.100.1 exim-auth"), "accept\n");
+        assert_eq!(daemon.ask("strike 198.51.100.1 exim-auth"), "accept\n");
+        assert_eq!(daemon.ask("clear 198.51.100.1 exim-auth"), "accept\n");
+    }
+    assert_eq!(daemon.ask("clear  exim-auth"), "accept\n", "mail from this machine");
+    for answer in ["accept", "accept", "defer "] {
+        assert!(daemon.ask("strike 198.51.100.1 exim-helo").starts_with(answer));
+        assert_eq!(daemon.ask("clear 198.51.100.1 exim-auth"), "accept\n");
+    }
+    assert_eq!(daemon.ask("clear 198.51.100.1 exim-helo"), "accept\n");
+    assert!(daemon.ask("check 198.51.100.1 port=25").starts_with("defer rule=exim-helo "));
 }

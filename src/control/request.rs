@@ -24,6 +24,12 @@ pub enum SocketRequest<'a> {
         address: Option<IpAddr>,
         rule: &'a str,
     },
+    /// Exim reports a success, such as a login: the client's strikes under the rule no longer count.
+    Clear {
+        /// The client's address; `None` for an empty one.
+        address: Option<IpAddr>,
+        rule: &'a str,
+    },
     /// A helper says for the log what it did not understand.
     Report(&'a str),
     /// Turns the connection into a stream of rules, lists and bans, in this version of the stream's protocol.
@@ -135,7 +141,7 @@ pub enum Via {
     Lines,
 }
 
-const VERBS: &str = "check, strike, why, list, status, metrics, ban, unban, pause, resume, forget, reload or subscribe";
+const VERBS: &str = "check, strike, clear, why, list, status, metrics, ban, unban, pause, resume, forget, reload or subscribe";
 
 /// Parses a line without its newline. A carriage return at the end is ignored.
 ///
@@ -156,7 +162,8 @@ pub fn parse(line: &[u8]) -> Result<SocketRequest<'_>, RequestError> {
     };
     match verb {
         "check" => check(rest.unwrap_or_default()).map(SocketRequest::Check),
-        "strike" => strike(rest.unwrap_or_default()),
+        "strike" => address_and_rule(rest.unwrap_or_default()).map(|(address, rule)| SocketRequest::Strike { address, rule }),
+        "clear" => address_and_rule(rest.unwrap_or_default()).map(|(address, rule)| SocketRequest::Clear { address, rule }),
         "report" => report(rest.unwrap_or_default()),
         "why" => Ok(SocketRequest::Admin(AdminRequest::Why(target(rest.unwrap_or_default().trim())?))),
         "list" => filter(rest.unwrap_or_default()).map(|filter| SocketRequest::Admin(AdminRequest::List(filter))),
@@ -222,7 +229,7 @@ pub fn is_printable_ascii(c: char) -> bool {
 }
 
 /// `ADDRESS RULE`. The address may be empty.
-fn strike(text: &str) -> Result<SocketRequest<'_>, RequestError> {
+fn address_and_rule(text: &str) -> Result<(Option<IpAddr>, &str), RequestError> {
     let (who, rule) = match text.split_once(' ') {
         Some((who, rule)) => (who, rule.trim()),
         None => (text, ""),
@@ -231,7 +238,7 @@ fn strike(text: &str) -> Result<SocketRequest<'_>, RequestError> {
     if address.is_some() && (rule.is_empty() || rule.contains(' ')) {
         return Err(expected(rule, "the name of one rule after the address"));
     }
-    Ok(SocketRequest::Strike { address, rule })
+    Ok((address, rule))
 }
 
 fn address(word: &str) -> Result<IpAddr, RequestError> {

@@ -12,10 +12,14 @@ use crate::clock::timestamp;
 use crate::detector::Detector;
 use crate::event::Service;
 use crate::event::behaviour::Outcome;
-use crate::rule::{Mode, Offence, Rule, Trigger};
+use crate::rule::{Cleared, Mode, Offence, Rule, Trigger};
+use crate::rule_id::RuleId;
 use crate::table::{Ban, Counter, Until};
 use crate::time::Time;
 use crate::verdict::{AllowReason, DenyReason, Refusal, Verdict};
+
+/// Number of sites and first directories remembered of each client under a rule whose strikes a success there clears.
+const MAX_AREAS: usize = 8;
 
 /// The result of counting an offence.
 #[derive(Debug)]
@@ -61,6 +65,7 @@ impl Engine {
         let mut reason = AllowReason::NothingFound;
         for rule in &offence.rules {
             let is_shadow = rule.mode == Mode::Shadow;
+            let Some(strikes) = self.counting_strikes(now, rule, offence, strikes) else { continue };
             let Some(counter) = self.strike(now, rule, offence.client, strikes) else { continue };
             if counter.count() >= rule.maxretry {
                 if is_shadow {
@@ -87,7 +92,9 @@ impl Engine {
             }
         }
         let refusal_without_ban = || {
-            let rule = offence.rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.refuses_offence)?;
+            let refuses =
+                |rule: &&Arc<Rule>| rule.mode == Mode::Enforce && rule.refuses_offence && !rule.ignoreip.contains(offence.address);
+            let rule = offence.rules.iter().find(refuses)?;
             Some(Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence })
         };
         let verdict = match refusal.or_else(refusal_without_ban) {
@@ -95,6 +102,39 @@ impl Engine {
             None => Verdict::Allow(reason),
         };
         (CountResult { verdict, banned, shadowed }, lock)
+    }
+
+    /// How many of `strikes` strikes for an offence count under `rule`; `None` if none does: the rule ignores the address, or has counted the
+    /// same path or query already.
+    fn counting_strikes(&self, now: Time, rule: &Rule, offence: &Offence, strikes: u32) -> Option<u32> {
+        if rule.ignoreip.contains(offence.address) {
+            return None;
+        }
+        let Some(mark) = offence.marks.and_then(|marks| rule.mark(&marks)) else { return Some(strikes) };
+        // Of a rule whose strikes a success clears, the latest places are remembered where it would.
+        let most = if rule.distinct.is_some() { usize::try_from(rule.maxretry).unwrap_or(usize::MAX) } else { MAX_AREAS };
+        let is_new = self.seen_marks.is_new(rule.id, offence.client, mark, now, rule.findtime, most);
+        match rule.distinct {
+            Some(_) => is_new.then_some(1),
+            None => Some(strikes),
+        }
+    }
+
+    /// Clears the strikes that a success of `client` is about.
+    pub fn clear(&self, client: Client, cleared: &Cleared) {
+        for rule in &cleared.rules {
+            let is_elsewhere = |mark| rule.distinct.is_none() && !self.seen_marks.contains(rule.id, client, mark);
+            if cleared.marks.and_then(|marks| rule.mark(&marks)).is_some_and(is_elsewhere) {
+                continue;
+            }
+            self.forget_strikes(rule.id, client);
+        }
+    }
+
+    /// Drops the strikes of `client` under one rule.
+    fn forget_strikes(&self, rule: RuleId, client: Client) {
+        self.strikes.forget(rule, client);
+        self.seen_marks.forget(rule, client);
     }
 
     /// Counts strikes under one rule, and resets the count when it reaches `maxretry`. A rule with `maxretry` 1 stores none. `None` if the
@@ -105,12 +145,12 @@ impl Engine {
         }
         self.stats.offences.fetch_add(1, Ordering::Relaxed);
         if strikes >= rule.maxretry {
-            self.strikes.forget(rule.id, client);
+            self.forget_strikes(rule.id, client);
             return Some(Counter::new(now, strikes));
         }
         let counter = self.strikes.add(rule.id, client, now, rule.findtime, strikes);
         if counter.count() >= rule.maxretry {
-            self.strikes.forget(rule.id, client);
+            self.forget_strikes(rule.id, client);
         }
         Some(counter)
     }
@@ -159,7 +199,7 @@ impl Engine {
         if is_banned || rule.mode == Mode::Shadow || self.policy().lists.never_banned(offence.address).is_some() {
             return;
         }
-        self.strikes.forget(rule.id, offence.client);
+        self.forget_strikes(rule.id, offence.client);
         let record = self.new_record(now, rule, offence, Counter::new(last, count));
         let _lock = self.client_locks.lock(&offence.client);
         self.insert_ban(now, rule, &record);

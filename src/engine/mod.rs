@@ -32,7 +32,7 @@ use crate::list::Lists;
 use crate::policy::Policy;
 use crate::rule::{Offence, Rule};
 use crate::rule_id::{RuleId, RuleNames};
-use crate::table::{Ban, Bans, Strikes};
+use crate::table::{Ban, Bans, SeenMarks, Strikes};
 use crate::time::Time;
 use ban_log::BanLog;
 pub use change::{BanRecord, Change, Journal, OnPersisted, Persisted, contain_panic};
@@ -62,6 +62,8 @@ pub struct Engine {
     /// Held from a change of a client's bans until the journal or the observers have it.
     client_locks: ClientLocks,
     strikes: Strikes,
+    /// What tells the offences apart that count once each, and where those happened that a success clears.
+    seen_marks: SeenMarks,
     /// Bans that rules in shadow mode would have made.
     shadow_bans: Bans,
     /// The earlier bans of a client under a rule whose bantime grows.
@@ -114,6 +116,7 @@ impl Engine {
             bans: Bans::new(bans),
             client_locks: ClientLocks::default(),
             strikes: Strikes::new(clients),
+            seen_marks: SeenMarks::default(),
             shadow_bans: Bans::new(MAX_SHADOW_BANS),
             earlier_bans: Mutex::new(LruCache::with_hasher(max_earlier_bans, RandomState::new())),
             records: Mutex::new(LruCache::with_hasher(MAX_RECORDS, RandomState::new())),
@@ -235,6 +238,7 @@ impl Engine {
                 self.strikes.sweep(rule.id, now, rule.findtime);
             }
         }
+        self.seen_marks.sweep(now, |rule| policy.rules.get(rule).filter(|rule| rule.needs_marks()).map(|rule| rule.findtime));
         if policy.lists.banned.iter().any(|network| !network.is_active(now)) {
             // `change_lists` must not clone the lists only because this reference is still held.
             drop(policy);

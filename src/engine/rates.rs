@@ -39,7 +39,8 @@ impl Engine {
         let is_reached = |reached: &Reached, tally: &RequestTally| reached.iter().any(|(known, _)| known.client == tally.client);
         // Requests that reach `maxretry` by themselves need no counter: `Engine::strike` stores none for them.
         let reaches_alone = |tally: &RequestTally| tally.requests >= rule.maxretry;
-        let counts = |tally: &RequestTally| !reaches_alone(tally) && self.counts_under(now, rule, tally.client);
+        let concerns = |tally: &RequestTally| !rule.ignoreip.contains(tally.address);
+        let counts = |tally: &RequestTally| !reaches_alone(tally) && concerns(tally) && self.counts_under(now, rule, tally.client);
         let limit = RateLimit { rule: rule.id, findtime: rule.findtime, maxretry: rule.maxretry };
         let mut counted = 0;
         self.strikes.add_all(limit, now, tallies, counts, |tally, counter| {
@@ -52,7 +53,7 @@ impl Engine {
         for (tally, _) in &reached {
             self.strikes.forget(rule.id, tally.client);
         }
-        for tally in tallies.iter().filter(|tally| reaches_alone(tally)) {
+        for tally in tallies.iter().filter(|tally| reaches_alone(tally) && concerns(tally)) {
             if !is_reached(&reached, tally)
                 && let Some(counter) = self.strike(now, rule, tally.client, tally.requests)
             {
@@ -65,7 +66,7 @@ impl Engine {
     fn ban_by_rate(self: &Arc<Self>, now: Time, rule: &Arc<Rule>, tally: RequestTally, counter: Counter) {
         let RequestTally { address, client, requests, .. } = tally;
         let evidence = Evidence::new(&[b"requests in one read:", requests.to_string().as_bytes()]);
-        let offence = Offence { address, client, rules: vec![Arc::clone(rule)], evidence };
+        let offence = Offence { address, client, rules: vec![Arc::clone(rule)], evidence, marks: None };
         if rule.mode == Mode::Shadow {
             self.ban_by_rule(now, rule, &offence, counter);
             return;

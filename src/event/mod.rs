@@ -103,6 +103,10 @@ pub struct Request<'a> {
     pub user_agent: Header<'a>,
     /// The Sec-Fetch-Site header (W3C Fetch Metadata), which browsers send.
     pub sec_fetch_site: &'a [u8],
+    /// The Referer header.
+    pub referer: Header<'a>,
+    /// Whether the request carried a user's name and password (`Authorization: Basic` or `Digest`); none if the server does not say.
+    pub credentials: Option<bool>,
 }
 
 /// A header's value, either as the client sent it or escaped by Squid's `%#` modifier; or nothing, where the server does not say what the
@@ -149,6 +153,17 @@ impl<'a> Header<'a> {
 }
 
 impl Request<'_> {
+    /// Whether the request names where it comes from, by a Referer or a Sec-Fetch-Site of its own. None if the server does not say.
+    ///
+    /// Where the server says what the Referer is but not the Sec-Fetch-Site, as in the combined log format, the Referer decides.
+    #[must_use]
+    pub fn names_its_source(&self) -> Option<bool> {
+        if !self.sec_fetch_site.is_empty() || !self.referer.is_empty() {
+            return Some(true);
+        }
+        self.referer.is_known().then_some(false)
+    }
+
     /// Whether a page, of this or another site, may have made the browser send this request. The user is not to blame for it then.
     ///
     /// `none` means that the user typed the address or opened a bookmark (W3C Fetch Metadata). No page can make a browser use CONNECT, TRACE

@@ -26,7 +26,7 @@ pub struct EximQuery {
 }
 
 impl EximQuery {
-    /// Reads `check ADDRESS [pid=N] [port=N]` or `strike ADDRESS RULE`, a word each. A client's text may follow behind `--`: it is no part of
+    /// Reads `check ADDRESS [pid=N] [port=N]`, `strike ADDRESS RULE` or `clear ADDRESS RULE`, a word each. A client's text may follow behind `--`: it is no part of
     /// the query, unless the query itself begins there.
     ///
     /// What is not understood never serves a banned client: in any other query, each address is looked up. A lookup counts nothing, so a
@@ -61,12 +61,12 @@ impl EximQuery {
         let (words, text) = query_and_text(words);
         let understood = match words {
             [b"check", address, more @ ..] => parse_address_bytes(address).ok().map(|address| check(address, more, via, &mut ignored)),
-            [b"strike", address, rule, more @ ..] => parse_address_bytes(address)
+            [verb @ (b"strike" | b"clear"), address, rule, more @ ..] => parse_address_bytes(address)
                 .ok()
                 .zip(std::str::from_utf8(rule).ok().filter(|rule| is_rule_name(rule)))
                 .map(|(address, rule)| {
                     more.iter().for_each(|word| ignored.add(word));
-                    format!("strike {address} {rule}")
+                    format!("{} {address} {rule}", if *verb == b"clear" { "clear" } else { "strike" })
                 }),
             _ => None,
         };
@@ -134,7 +134,9 @@ fn is_local(words: &[&[u8]]) -> bool {
             let mut reader = CheckReader::new(None);
             more.iter().all(|word| read_word(&mut reader, word).is_some())
         }
-        [b"strike", b"", rule] | [b"strike", rule] => std::str::from_utf8(rule).is_ok_and(|rule| rule.is_empty() || is_rule_name(rule)),
+        [b"strike" | b"clear", b"", rule] | [b"strike" | b"clear", rule] => {
+            std::str::from_utf8(rule).is_ok_and(|rule| rule.is_empty() || is_rule_name(rule))
+        }
         _ => false,
     }
 }
@@ -159,7 +161,7 @@ fn read_word(reader: &mut CheckReader, word: &[u8]) -> Option<()> {
 #[must_use]
 pub fn is_word(word: &[u8]) -> bool {
     let is_key = || std::str::from_utf8(word).is_ok_and(|word| CheckReader::new(None).read(word).is_ok());
-    matches!(word, b"check" | b"strike") || parse_address_bytes(word).is_ok() || is_key()
+    matches!(word, b"check" | b"strike" | b"clear") || parse_address_bytes(word).is_ok() || is_key()
 }
 
 /// The addresses in arguments that are not understood, at most [`MAX_ADDRESSES`], in this order: in each group, first those that are a
@@ -226,8 +228,8 @@ impl Ignored {
     #[must_use]
     pub fn report(&self) -> Option<String> {
         let config = self.config.as_ref().map(|fault| fault.chars().take(Self::MAX_CONFIG).collect());
-        let words =
-            (!self.named.is_empty()).then(|| format!("found {self}, expected check ADDRESS [pid=N] [port=N] or strike ADDRESS RULE"));
+        let words = (!self.named.is_empty())
+            .then(|| format!("found {self}, expected check ADDRESS [pid=N] [port=N], strike ADDRESS RULE or clear ADDRESS RULE"));
         let faults: Vec<String> = config.into_iter().chain(words).collect();
         let mut text = String::new();
         for c in faults.join("; ").chars().map(|c| if is_printable_ascii(c) { c } else { '?' }) {
@@ -284,6 +286,7 @@ mod tests {
             (&["check", "::ffff:192.0.2.1"], "check 192.0.2.1 via=run"),
             (&["check", "2001:db8::1", "pid=7", "port=", ""], "check 2001:db8::1 pid=7 via=run"),
             (&["strike", "192.0.2.1", "bad-helo"], "strike 192.0.2.1 bad-helo"),
+            (&["clear", "192.0.2.1", "exim-auth"], "clear 192.0.2.1 exim-auth"),
         ] {
             assert_asks(words, &[request], "");
         }
@@ -308,7 +311,10 @@ mod tests {
         assert_asks(&["check", "mail.example.org"], &[], "\"check\", \"mail.example.org\"");
         assert_asks(&["check", "", "junk"], &[], "\"check\", \"junk\"");
         assert_asks(&["sing", "a", "b", "c", "d", "e"], &[], "\"sing\", \"a\", \"b\", \"c\" and 2 more");
-        assert_eq!(query(&["sing"]).lines(), "report found \"sing\", expected check ADDRESS [pid=N] [port=N] or strike ADDRESS RULE");
+        assert_eq!(
+            query(&["sing"]).lines(),
+            "report found \"sing\", expected check ADDRESS [pid=N] [port=N], strike ADDRESS RULE or clear ADDRESS RULE"
+        );
     }
 
     #[test]

@@ -230,7 +230,8 @@ mod tests {
         let policy = Policy::for_tests("", &names);
         let rule = policy.rules.by_name("w00tw00t").unwrap();
         let address = std::net::Ipv4Addr::new(203, 0, 113, 7);
-        let offence = Offence { address: address.into(), client: address.into(), rules: Vec::new(), evidence: Evidence::new(&[]) };
+        let offence =
+            Offence { address: address.into(), client: address.into(), rules: Vec::new(), evidence: Evidence::new(&[]), marks: None };
         let strike = || Outgoing::Strike { offence: offence.clone(), rule: Arc::clone(rule), strikes: 1, at: Time::default() };
         let (queue, health) = empty_queue();
         [strike(), ban(1), strike(), unban(2)].into_iter().for_each(|change| assert!(queue.push(change)));

@@ -55,6 +55,10 @@ pub struct AccessLine<'a> {
     pub user_agent: Option<&'a [u8]>,
     /// The Sec-Fetch-Site header; our format only.
     pub sec_fetch_site: Option<&'a [u8]>,
+    /// The Referer, empty if the client sent none; our format and the combined one only.
+    pub referer: Option<&'a [u8]>,
+    /// Whether the request carried a user's name and password; none if the line does not say.
+    pub credentials: Option<bool>,
     /// Squid's result code (`TCP_DENIED`), if Squid wrote the line.
     pub result: Option<&'a [u8]>,
     /// Whether the server asked about the request.
@@ -191,7 +195,7 @@ fn ours(time: Time, client: IpAddr, rest: &[u8]) -> Option<AccessLine<'_>> {
     let (url, rest) = word(rest)?;
     let (asked, rest) = word(rest).unwrap_or_default();
     let (user_agent, rest) = word(rest).unwrap_or_default();
-    let (_referer, rest) = word(rest).unwrap_or_default();
+    let (referer, rest) = word(rest).unwrap_or_default();
     let (sec_fetch_site, _) = word(rest).unwrap_or_default();
     Some(AccessLine {
         time,
@@ -202,10 +206,16 @@ fn ours(time: Time, client: IpAddr, rest: &[u8]) -> Option<AccessLine<'_>> {
         user: None,
         user_agent: header(user_agent),
         sec_fetch_site: present(sec_fetch_site),
+        referer: header(referer),
+        credentials: match asked {
+            b"password" => Some(true),
+            b"yes" => Some(false),
+            _ => None,
+        },
         result: Some(result),
         asked: match asked {
             b"-" => Asked::No,
-            b"yes" | b"" => Asked::Yes,
+            b"yes" | b"password" | b"" => Asked::Yes,
             _ => Asked::Failed,
         },
         escapes: Escapes::Percent,
@@ -245,6 +255,8 @@ fn native(time: Time, rest: &[u8]) -> Option<AccessLine<'_>> {
         user: present(user),
         user_agent: None,
         sec_fetch_site: None,
+        referer: None,
+        credentials: None,
         result: Some(result),
         asked: Asked::Unknown,
         escapes: Escapes::Backslash,
@@ -296,7 +308,7 @@ fn common(line: &[u8]) -> Option<AccessLine<'_>> {
     let rest = rest.strip_prefix(b"\" ")?;
     let (method, url) = request_line(request);
     let (code, rest) = word(rest)?;
-    let user_agent = word(rest).and_then(|(_bytes, rest)| user_agent(rest));
+    let (referer, user_agent) = word(rest).and_then(|(_bytes, rest)| referer_and_agent(rest)).unzip();
     // Read from the end: Squid does not escape quotes in a User-Agent.
     let result = last_word(rest).map(|(_, last)| last).filter(|last| last.first().is_some_and(u8::is_ascii_uppercase));
     let result = result.and_then(|last| last.get(..memchr(b':', last)?));
@@ -309,6 +321,8 @@ fn common(line: &[u8]) -> Option<AccessLine<'_>> {
         user: present(user),
         user_agent,
         sec_fetch_site: None,
+        referer,
+        credentials: Some(user != b"-"),
         result,
         asked: Asked::Unknown,
         escapes: Escapes::Backslash,
@@ -329,12 +343,13 @@ fn request_line(request: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// The second of two quoted texts at the start of `text`: `"referer" "agent"`.
-fn user_agent(text: &[u8]) -> Option<&[u8]> {
+/// The two quoted texts at the start of `text`: `"referer" "agent"`. A dash is a missing header.
+fn referer_and_agent(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let text = text.strip_prefix(b"\"")?;
-    let text = text.get(quoted_length(text)?..)?.strip_prefix(b"\" \"")?;
+    let (referer, text) = text.split_at_checked(quoted_length(text)?)?;
+    let text = text.strip_prefix(b"\" \"")?;
     let agent = text.get(..quoted_length(text)?)?;
-    Some(if agent == b"-" { b"" } else { agent })
+    Some((present(referer).unwrap_or_default(), present(agent).unwrap_or_default()))
 }
 
 /// Undoes the escapes of Apache and nginx in quoted texts: `\"`, `\\`, `\xHH` and C's letters. Percent-encoding is left as it is.

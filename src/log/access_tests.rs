@@ -26,6 +26,8 @@ fn squids_own_format_is_parsed() {
             user: None,
             user_agent: None,
             sec_fetch_site: None,
+            referer: None,
+            credentials: None,
             result: Some(b"TCP_DENIED"),
             asked: Asked::Unknown,
             escapes: Escapes::Backslash,
@@ -55,6 +57,8 @@ fn our_format_is_read_with_its_escapes() {
             user: None,
             user_agent: Some(b"a%20b%22c%2520%80"),
             sec_fetch_site: Some(b"same-origin"),
+            referer: Some(b"http://x/%20y"),
+            credentials: Some(false),
             result: Some(b"TCP_MISS"),
             asked: Asked::Yes,
             escapes: Escapes::Percent,
@@ -65,8 +69,27 @@ fn our_format_is_read_with_its_escapes() {
 }
 
 #[test]
+fn the_source_and_the_credentials_of_a_request_are_read_where_a_format_has_them() {
+    let ours = "1795932767.058 10.9.0.37 401 TCP_MISS GET http://site/a";
+    let combined = "192.0.2.1 - anna [23/Nov/2026:01:02:03 +0000] \"GET / HTTP/1.1\" 401 12";
+    for (text, referer, credentials) in [
+        (format!("{ours} password agent http://x/ none"), Some(&b"http://x/"[..]), Some(true)),
+        (format!("{ours} yes agent - none"), Some(b""), Some(false)),
+        (format!("{ours} - agent - none"), Some(b""), None),
+        (format!("{ours} failed agent"), None, None),
+        (ours.to_owned(), None, None),
+        (format!("{combined} \"http://x/\" \"agent\""), Some(b"http://x/"), Some(true)),
+        (format!("{} \"-\" \"agent\"", combined.replace("anna", "-")), Some(b""), Some(false)),
+        (combined.to_owned(), None, Some(true)),
+    ] {
+        let line = parsed(&text);
+        assert_eq!((line.referer, line.credentials), (referer, credentials), "{text}");
+    }
+}
+
+#[test]
 fn our_format_says_what_was_asked_about() {
-    for (mark, asked) in [("-", Asked::No), ("yes", Asked::Yes), ("failed", Asked::Failed)] {
+    for (mark, asked) in [("-", Asked::No), ("yes", Asked::Yes), ("password", Asked::Yes), ("failed", Asked::Failed)] {
         let text = format!("1795932767.058 2001:db8::1 403 TCP_DENIED GET http://192.0.2.1/.env {mark} - - -");
         let line = parsed(&text);
         assert_eq!((line.client, line.asked, line.user_agent), (ip("2001:db8::1"), asked, Some(&b""[..])), "{mark}");

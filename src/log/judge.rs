@@ -18,7 +18,7 @@ use crate::event::behaviour::Outcome;
 use crate::event::exim_kind::{EximKind, unknown_kind};
 use crate::event::{Connection, Event, Header, Request, Service};
 use crate::rule::set::Scratch;
-use crate::rule::{Evidence, LinePattern, Mode, Offence, Rule, RuleSet, Trigger};
+use crate::rule::{Cleared, Evidence, LinePattern, Mode, Offence, Rule, RuleSet, Trigger};
 use crate::rule_id::RuleId;
 use crate::time::Time;
 use crate::verdict::{AllowReason, Verdict};
@@ -38,6 +38,8 @@ pub struct LineJudgement {
     pub banned_by: Option<RuleId>,
     /// The rules that the event offends although its client is never banned.
     pub spared: Vec<Arc<Rule>>,
+    /// The rules whose strikes the event clears.
+    pub cleared: Option<Cleared>,
 }
 
 /// Judges the lines of one log by the rules that the log names.
@@ -206,7 +208,7 @@ impl LineJudge {
         let (mut exim, mut statuses) = (Vec::new(), Vec::new());
         for rule in rules.rules() {
             match &rule.trigger {
-                Trigger::Response { statuses: named, .. } => statuses.extend(named),
+                Trigger::Response(pattern) => statuses.extend(pattern.statuses.iter().chain(&pattern.cleared_by)),
                 Trigger::Line(LinePattern::Exim(kinds)) => {
                     for name in kinds {
                         let kind = EximKind::from_name(name).ok_or_else(|| unknown_kind(name))?;
@@ -254,7 +256,15 @@ impl LineJudge {
         let mut judgement = subject.judgement(Outcome::from_status(line.status), line.is_authenticated());
         let (url, user_agent) = (line.decode(line.url), line.user_agent.map(|text| line.decode(text)));
         let user_agent = user_agent.as_deref().map(Header::plain).unwrap_or_default();
-        let request = Request { method: line.method, url: &url, user_agent, sec_fetch_site: line.sec_fetch_site.unwrap_or_default() };
+        let referer = line.referer.map(|text| line.decode(text));
+        let request = Request {
+            method: line.method,
+            url: &url,
+            user_agent,
+            sec_fetch_site: line.sec_fetch_site.unwrap_or_default(),
+            referer: referer.as_deref().map(Header::plain).unwrap_or_default(),
+            credentials: line.credentials,
+        };
         let detector = Detector { rules: &self.rules, ..*detector };
         let of_line = |kind, offence| LogOffence { time, behind: None, service: Service::Web, kind, offence };
         let has_counted = match line.asked {
@@ -300,10 +310,12 @@ impl LineJudge {
         if let Some(status) = line.status
             && line.asked != Asked::Failed
             && self.statuses.binary_search(&status).is_ok()
-            && let Judgement::Offence(offence) = detector.judge(time, address, &Event::Response { request, status }, &mut self.scratch)
         {
-            judgement.outcome = Outcome::Offence;
-            count(&of_line(OffenceKind::Response, offence));
+            judgement.cleared = detector.cleared(status, &request, &mut self.scratch);
+            if let Judgement::Offence(offence) = detector.judge(time, address, &Event::Response { request, status }, &mut self.scratch) {
+                judgement.outcome = judgement.outcome.as_offence();
+                count(&of_line(OffenceKind::Response, offence));
+            }
         }
         judgement
     }
@@ -329,7 +341,7 @@ impl LineJudge {
             judgement.outcome = Outcome::Offence;
             // The line itself is no evidence to show: it may hold what the client sent as a password.
             let evidence = Evidence::new(&[b"Exim log:", line.kind.description().as_bytes()]);
-            count(OffenceKind::Mail, Offence { address, client, rules, evidence });
+            count(OffenceKind::Mail, Offence { address, client, rules, evidence, marks: None });
         } else if line.kind == EximKind::Connection && !self.inline {
             let connection = Event::Connection(Connection { port: line.local_port, open: 0 });
             if let Judgement::Offence(offence) = detector.judge(time, address, &connection, &mut self.scratch) {
@@ -343,7 +355,7 @@ impl LineJudge {
 
 /// An event that counts under `rates`, without evidence yet.
 fn one_of_many(rates: &[Arc<Rule>], Subject { time, address, client }: Subject) -> LogOffence {
-    let offence = Offence { address, client, rules: rates.to_vec(), evidence: Evidence::new(&[]) };
+    let offence = Offence { address, client, rules: rates.to_vec(), evidence: Evidence::new(&[]), marks: None };
     LogOffence { time, behind: None, service: Service::Web, kind: OffenceKind::Rate, offence }
 }
 
@@ -357,7 +369,7 @@ struct Subject {
 
 impl Subject {
     fn judgement(self, outcome: Outcome, authenticated: bool) -> LineJudgement {
-        LineJudgement { time: self.time, client: self.client, outcome, authenticated, banned_by: None, spared: Vec::new() }
+        LineJudgement { time: self.time, client: self.client, outcome, authenticated, banned_by: None, spared: Vec::new(), cleared: None }
     }
 }
 

@@ -128,6 +128,9 @@ impl Replay {
         };
         let judgement = judge.judge(line, Received::replayed(self.now), &Detector::new(policy, engine.bans()), &mut count);
         if let Some(judgement) = judgement {
+            if let Some(cleared) = &judgement.cleared {
+                engine.clear(judgement.client, cleared);
+            }
             counts.judged(&judgement, refused_by, shadow);
         }
     }

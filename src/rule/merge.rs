@@ -74,7 +74,7 @@ pub fn rule_set(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rule::{Mode, Trigger};
+    use crate::rule::{Mode, ResponsePattern, Trigger};
     use crate::time::Span;
     use std::cell::RefCell;
     use std::collections::BTreeSet;
@@ -138,7 +138,7 @@ mod tests {
         let Trigger::Request(changed) = rule("[[rule]]\nname = 'vmware-sdk'\npath = '^/api$'", "vmware-sdk").trigger else { panic!() };
         assert_eq!((changed.methods, changed.path.as_deref()), (Vec::new(), Some("^/api$")));
         let status = rule("[[rule]]\nname = 'vmware-sdk'\nstatus = 404", "vmware-sdk");
-        assert_eq!(status.trigger, Trigger::Response { statuses: vec![404], path: None });
+        assert_eq!(status.trigger, Trigger::Response(ResponsePattern { statuses: vec![404], ..ResponsePattern::default() }));
     }
 
     #[test]

@@ -3,7 +3,10 @@
 mod automaton;
 mod bantime;
 pub mod builtin;
+pub mod marks;
+mod matcher;
 pub mod merge;
+mod responses;
 mod seen_cache;
 pub mod set;
 pub mod spec;
@@ -13,11 +16,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use bantime::{Bantime, BantimeSpec};
+pub use marks::Marks;
 pub use set::RuleSet;
 pub use standing::Standing;
 
 use crate::client::Client;
 use crate::event::Scope;
+use crate::list::Networks;
 use crate::rule_id::RuleId;
 use crate::time::Span;
 
@@ -44,6 +49,39 @@ pub struct Rule {
     pub refuses_offence: bool,
     /// Whether strikes are counted across all nodes of the fleet.
     pub fleet: bool,
+    /// Of which part of a request different ones count once each.
+    pub distinct: Option<Distinct>,
+    /// Addresses that the rule never concerns.
+    pub ignoreip: Networks,
+}
+
+/// A part of a request. A rule that counts different ones counts a repeat within `findtime` once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Distinct {
+    /// The path as sent.
+    Path,
+    /// The parameters of the query that match the rule, or the whole query.
+    Query,
+}
+
+impl Rule {
+    /// Whether offences that repeat earlier ones must be told from new ones, and by which mark.
+    #[must_use]
+    pub fn mark(&self, marks: &Marks) -> Option<u32> {
+        match (self.distinct, &self.trigger) {
+            (Some(Distinct::Path), _) => Some(marks.path),
+            (Some(Distinct::Query), _) => Some(marks.query),
+            (None, Trigger::Response(pattern)) if pattern.is_cleared_by_area() => Some(marks.area),
+            _ => None,
+        }
+    }
+
+    /// Whether [`Rule::mark`] looks at the marks.
+    #[must_use]
+    pub fn needs_marks(&self) -> bool {
+        self.distinct.is_some() || matches!(&self.trigger, Trigger::Response(pattern) if pattern.is_cleared_by_area())
+    }
 }
 
 /// Which events are offences under a rule.
@@ -56,13 +94,8 @@ pub enum Trigger {
     /// Requests that another rule refuses, and for which their client is not blamed because a page may have sent them
     /// ([`crate::event::Request::was_sent_by_a_page`]). One of them proves nothing; more than a page holds do.
     PageProbe,
-    /// Responses with one of these status codes, if the path matches.
-    Response {
-        /// The status codes, sorted.
-        statuses: Vec<u16>,
-        /// A regex for the path; `None` for any.
-        path: Option<String>,
-    },
+    /// Responses that match the pattern.
+    Response(ResponsePattern),
     /// Every SMTP connection, except on submission ports, to limit the rate.
     ConnectionRate,
     /// An SMTP connection that brings its client above `limit` open connections.
@@ -80,7 +113,7 @@ impl Trigger {
     /// Whether requests or their responses can offend the rule: those that Squid's helper sees, and lines of an access log.
     #[must_use]
     pub fn is_about_requests(&self) -> bool {
-        matches!(self, Self::Request(_) | Self::RequestRate | Self::PageProbe | Self::Response { .. })
+        matches!(self, Self::Request(_) | Self::RequestRate | Self::PageProbe | Self::Response(_))
     }
 }
 
@@ -97,6 +130,42 @@ pub struct RequestPattern {
     pub user_agent: Option<String>,
     /// A regex for the whole URL as sent.
     pub url: Option<String>,
+    /// A regex for paths that never match, in any form.
+    pub not_path: Option<String>,
+    /// A regex for queries that never match.
+    pub not_query: Option<String>,
+    /// Whether the request must name its source, or must not; see [`crate::event::Request::names_its_source`].
+    pub referer: Option<bool>,
+}
+
+/// Which responses are offences, and which clear them. All conditions that are given must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct ResponsePattern {
+    /// The status codes, sorted.
+    pub statuses: Vec<u16>,
+    /// The methods, case-sensitive; empty for any.
+    pub methods: Vec<String>,
+    /// A regex for the path, in any of its forms; `None` for any path.
+    pub path: Option<String>,
+    /// A regex for paths that never match, in any form.
+    pub not_path: Option<String>,
+    /// A regex for queries that never match.
+    pub not_query: Option<String>,
+    /// Whether the request must name its source, or must not; see [`crate::event::Request::names_its_source`].
+    pub referer: Option<bool>,
+    /// Whether the request must carry a user's name and password, or must not.
+    pub credentials: Option<bool>,
+    /// The status codes, sorted, with which a response clears the client's strikes, if the other conditions hold except `referer`.
+    pub cleared_by: Vec<u16>,
+}
+
+impl ResponsePattern {
+    /// Whether a response clears the strikes only of the site and the first directory where they happened: the rule has no path that says
+    /// where a login is.
+    #[must_use]
+    pub fn is_cleared_by_area(&self) -> bool {
+        !self.cleared_by.is_empty() && self.path.is_none()
+    }
 }
 
 /// Which log lines are offences.
@@ -220,6 +289,17 @@ pub struct Offence {
     /// The offended rules, strictest first; never empty.
     pub rules: Vec<Arc<Rule>>,
     pub evidence: Evidence,
+    /// What tells it from other offences, if one of the rules needs that.
+    pub marks: Option<Marks>,
+}
+
+/// A success of a client: the strikes of these rules no longer count.
+#[derive(Debug, Clone)]
+pub struct Cleared {
+    /// Never empty.
+    pub rules: Vec<Arc<Rule>>,
+    /// Where the success happened, if one of the rules needs that.
+    pub marks: Option<Marks>,
 }
 
 #[cfg(test)]

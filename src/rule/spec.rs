@@ -1,18 +1,26 @@
 //! Parses a `[[rule]]` table of the configuration and checks it into a [`Rule`].
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::bantime::BantimeSpec;
-use super::{LinePattern, Mode, RequestPattern, Rule, SmtpRefusal, Trigger, automaton};
+use super::{Distinct, LinePattern, Mode, RequestPattern, ResponsePattern, Rule, SmtpRefusal, Trigger, automaton};
 use crate::event::Scope;
+use crate::list;
+use crate::list::Networks;
 use crate::rule_id::{RESERVED, RULE_NAME, RuleNames, is_rule_name};
 use crate::table::counter::MAX_FINDTIME;
 use crate::time::Span;
+
+/// Maximum `maxretry` of a rule that counts different paths or queries: so many are remembered of each client.
+const MAX_DISTINCT: u32 = 100;
+
+/// Maximum number of networks in a rule's `ignoreip`, which goes to each helper with the rule, in one line.
+const MAX_NETWORKS: usize = 1000;
 
 /// An error in a rule, with its place in the configuration text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +59,23 @@ pub struct RuleSpec {
     pub user_agent: Option<Spanned<String>>,
     /// A regex for the whole URL as sent.
     pub url: Option<Spanned<String>>,
+    /// A regex for paths that never match, in any form.
+    pub not_path: Option<Spanned<String>>,
+    /// A regex for queries that never match, as sent or percent-decoded once.
+    pub not_query: Option<Spanned<String>>,
+    /// Whether the request must have a Referer or Sec-Fetch-Site of its own, or must not.
+    pub referer: Option<bool>,
     /// HTTP status codes of responses.
     pub status: Option<Spanned<OneOrMany<u16>>>,
+    /// Whether the request of the response must have carried a user's name and password, or must not.
+    pub credentials: Option<bool>,
+    /// HTTP status codes that clear the client's strikes.
+    pub cleared_by_status: Option<Spanned<OneOrMany<u16>>>,
+    /// The part of a request of which different ones count once each.
+    pub distinct: Option<Spanned<Distinct>>,
+    /// Addresses, networks and absolute paths of lists of them that the rule never concerns.
+    #[serde(default)]
+    pub ignoreip: Vec<Spanned<String>>,
     /// Maximum number of open SMTP connections of a client.
     pub simultaneous: Option<Spanned<u32>>,
     /// Kinds of Exim log lines.
@@ -158,6 +181,12 @@ impl RuleSpec {
                 if own_pattern { self.$field } else { builtin.$field }
             };
         }
+        // These may be added to the built-in rule's pattern.
+        macro_rules! condition {
+            ($field:ident) => {
+                if own_pattern { self.$field } else { self.$field.or(builtin.$field) }
+            };
+        }
         Self {
             event: pattern!(event),
             method: pattern!(method),
@@ -165,7 +194,13 @@ impl RuleSpec {
             query: pattern!(query),
             user_agent: pattern!(user_agent),
             url: pattern!(url),
+            not_path: condition!(not_path),
+            not_query: condition!(not_query),
+            referer: condition!(referer),
             status: pattern!(status),
+            credentials: condition!(credentials),
+            cleared_by_status: condition!(cleared_by_status),
+            distinct: condition!(distinct),
             simultaneous: pattern!(simultaneous),
             exim: pattern!(exim),
             failregex: pattern!(failregex),
@@ -183,6 +218,7 @@ impl RuleSpec {
             smtp: self.smtp.or(builtin.smtp),
             refuse: self.refuse.or(builtin.refuse),
             fleet: self.fleet.or(builtin.fleet),
+            ignoreip: if self.ignoreip.is_empty() { builtin.ignoreip } else { self.ignoreip },
             is_tested: builtin.is_tested && !own_pattern,
         }
     }
@@ -199,6 +235,11 @@ impl RuleSpec {
 
     fn has_request_pattern(&self) -> bool {
         self.method.is_some() || self.path.is_some() || self.query.is_some() || self.user_agent.is_some() || self.url.is_some()
+    }
+
+    /// Whether it has a condition that is no pattern of its own.
+    fn has_request_condition(&self) -> bool {
+        self.not_path.is_some() || self.not_query.is_some() || self.referer.is_some()
     }
 
     /// Checks the rule and interns its name.
@@ -260,6 +301,8 @@ impl RuleSpec {
             ));
         }
         let description: Arc<str> = self.description.as_deref().unwrap_or_default().into();
+        let distinct = self.check_distinct(maxretry, &maxretry_at)?;
+        let ignoreip = networks(&self.ignoreip)?;
         let trigger = self.trigger(&name)?;
         Ok(Rule {
             id: names.intern(&name),
@@ -274,7 +317,30 @@ impl RuleSpec {
             smtp,
             refuses_offence,
             fleet,
+            distinct,
+            ignoreip,
         })
+    }
+
+    /// Checks that the rule can count different paths or queries: each is remembered until the ban.
+    fn check_distinct(&self, maxretry: u32, maxretry_at: &Range<usize>) -> Result<Option<Distinct>, SpecError> {
+        let Some(distinct) = &self.distinct else { return Ok(None) };
+        if !self.has_request_pattern() && self.status.is_none() {
+            return Err(SpecError::at(
+                &distinct.span(),
+                "found distinct in a rule that is not about requests, expected a pattern or status",
+            ));
+        }
+        if self.cleared_by_status.is_some() && self.path.is_none() {
+            return Err(SpecError::at(
+                &distinct.span(),
+                "found distinct together with cleared_by_status but without path, expected a path",
+            ));
+        }
+        if maxretry > MAX_DISTINCT {
+            return Err(SpecError::at(maxretry_at, format!("found maxretry = {maxretry} with distinct, expected at most {MAX_DISTINCT}")));
+        }
+        Ok(Some(*distinct.get_ref()))
     }
 
     /// Determines which events the rule matches. Exactly one kind of trigger must be given.
@@ -313,26 +379,43 @@ impl RuleSpec {
                 format!("found filter_options without filter in rule {name:?}, expected both or neither"),
             ));
         }
+        if self.status.is_none() && (self.credentials.is_some() || self.cleared_by_status.is_some()) {
+            return Err(SpecError::at(
+                &name_span,
+                format!("found credentials or cleared_by_status without status in rule {name:?}, expected status as well"),
+            ));
+        }
+        if self.status.is_none() && !self.has_request_pattern() && self.has_request_condition() {
+            return Err(SpecError::at(
+                &name_span,
+                format!(
+                    "found not_path, not_query or referer in rule {name:?}, expected path, query, user_agent, url, method or status as well"
+                ),
+            ));
+        }
         let is_tested = self.is_tested;
         let checked = |pattern| check_pattern(pattern, is_tested);
-        let path = checked(self.path)?;
+        let (path, not_path, not_query) = (checked(self.path)?, checked(self.not_path)?, checked(self.not_query)?);
+        let methods = self.method.map(OneOrMany::into_vec).unwrap_or_default();
         if let Some(status) = self.status {
-            if self.method.is_some() || self.query.is_some() || self.user_agent.is_some() || self.url.is_some() {
+            if self.query.is_some() || self.user_agent.is_some() || self.url.is_some() {
                 return Err(SpecError::at(
                     &status.span(),
                     format!(
-                        "found status together with method, query, user_agent or url in rule {name:?}, expected status alone or with path"
+                        "found status together with query, user_agent or url in rule {name:?}, expected status alone or with method, path, not_path, not_query, referer and credentials"
                     ),
                 ));
             }
-            let span = status.span();
-            let mut statuses = status.into_inner().into_vec();
-            if let Some(status) = statuses.iter().find(|status| !(100..=999).contains(*status)) {
-                return Err(SpecError::at(&span, format!("found status {status}, expected 100 to 999")));
-            }
-            statuses.sort_unstable();
-            statuses.dedup();
-            return Ok(Trigger::Response { statuses, path });
+            return Ok(Trigger::Response(ResponsePattern {
+                statuses: statuses(Some(status))?,
+                methods,
+                path,
+                not_path,
+                not_query,
+                referer: self.referer,
+                credentials: self.credentials,
+                cleared_by: statuses(self.cleared_by_status)?,
+            }));
         }
         if let Some(event) = self.event {
             return Ok(match event {
@@ -364,15 +447,55 @@ impl RuleSpec {
             let options = self.filter_options.unwrap_or_default().into_iter().collect();
             return Ok(Trigger::Line(LinePattern::Filter { path: path.into_inner(), options }));
         }
-        let methods = self.method.map(OneOrMany::into_vec).unwrap_or_default();
         Ok(Trigger::Request(RequestPattern {
             methods,
             path,
             query: checked(self.query)?,
             user_agent: checked(self.user_agent)?,
             url: checked(self.url)?,
+            not_path,
+            not_query,
+            referer: self.referer,
         }))
     }
+}
+
+/// Status codes, sorted, each once.
+fn statuses(codes: Option<Spanned<OneOrMany<u16>>>) -> Result<Vec<u16>, SpecError> {
+    let Some(codes) = codes else { return Ok(Vec::new()) };
+    let span = codes.span();
+    let mut statuses = codes.into_inner().into_vec();
+    if let Some(status) = statuses.iter().find(|status| !(100..=999).contains(*status)) {
+        return Err(SpecError::at(&span, format!("found status {status}, expected 100 to 999")));
+    }
+    statuses.sort_unstable();
+    statuses.dedup();
+    Ok(statuses)
+}
+
+/// Reads a rule's `ignoreip`.
+fn networks(entries: &[Spanned<String>]) -> Result<Networks, SpecError> {
+    let mut networks = Vec::new();
+    for entry in entries {
+        let value = entry.get_ref();
+        if value.starts_with('/') {
+            let list = list::file::read(Path::new(value));
+            networks.extend(list.map_err(|error| SpecError::at(&entry.span(), format!("{value}: {error}")))?);
+        } else {
+            networks.push(list::file::parse_network(value).map_err(|_| {
+                let expected = "an IP address, a network such as 192.0.2.0/24 or the absolute path of a list";
+                SpecError::at(&entry.span(), format!("found {value:?} in ignoreip, expected {expected}"))
+            })?);
+        }
+    }
+    let networks = Networks::new(networks);
+    if networks.len() > MAX_NETWORKS {
+        let offset = entries.first().map_or(0, |entry| entry.span().start);
+        let message =
+            format!("found {} networks in a rule's ignoreip, expected at most {MAX_NETWORKS}: [defaults] takes more", networks.len());
+        return Err(SpecError { offset, message });
+    }
+    Ok(networks)
 }
 
 fn check_pattern(pattern: Option<Spanned<String>>, is_tested: bool) -> Result<Option<String>, SpecError> {

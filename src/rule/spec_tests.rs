@@ -18,6 +18,10 @@ fn error(keys: &str) -> String {
     check(spec(keys)).unwrap_err().message
 }
 
+fn response(statuses: &[u16], path: Option<&str>) -> Trigger {
+    Trigger::Response(ResponsePattern { statuses: statuses.to_vec(), path: path.map(str::to_owned), ..ResponsePattern::default() })
+}
+
 #[test]
 fn a_rule_has_one_kind_of_trigger() {
     let line = |pattern| Trigger::Line(pattern);
@@ -29,8 +33,8 @@ fn a_rule_has_one_kind_of_trigger() {
         ("event = 'connection'", Trigger::ConnectionRate),
         ("event = 'incident'", Trigger::Incident),
         ("simultaneous = 3", Trigger::Simultaneous { limit: 3 }),
-        ("status = 404", Trigger::Response { statuses: vec![404], path: None }),
-        ("status = [500, 404, 500]\npath = '/a'", Trigger::Response { statuses: vec![404, 500], path: some("/a") }),
+        ("status = 404", response(&[404], None)),
+        ("status = [500, 404, 500]\npath = '/a'", response(&[404, 500], Some("/a"))),
         ("method = 'PUT'", request(RequestPattern { methods: vec!["PUT".to_owned()], ..RequestPattern::default() })),
         ("path = '/a'", request(RequestPattern { path: some("/a"), ..RequestPattern::default() })),
         ("query = 'a'", request(RequestPattern { query: some("a"), ..RequestPattern::default() })),
@@ -130,14 +134,74 @@ fn an_offence_is_refused_at_once_if_it_bans_or_is_forgeable_or_exceeds_a_limit()
 }
 
 #[test]
-fn a_status_goes_with_a_path_only_and_has_three_digits() {
-    for field in ["method", "query", "user_agent", "url"] {
-        assert!(error(&format!("status = 404\n{field} = 'a'")).contains("expected status alone or with path"), "{field}");
+fn a_status_goes_with_conditions_over_its_request_and_has_three_digits() {
+    for field in ["query", "user_agent", "url"] {
+        assert!(error(&format!("status = 404\n{field} = 'a'")).contains("expected status alone or with method, path"), "{field}");
     }
     for status in [99, 1000] {
         assert!(error(&format!("status = [404, {status}]")).contains("expected 100 to 999"), "{status}");
+        assert!(error(&format!("status = 404\ncleared_by_status = {status}")).contains("expected 100 to 999"), "{status}");
     }
-    assert_eq!(trigger("status = [999, 100]"), Trigger::Response { statuses: vec![100, 999], path: None });
+    assert_eq!(trigger("status = [999, 100]"), response(&[100, 999], None));
+    let keys = "status = 401\nmethod = 'POST'\npath = '/a'\nnot_path = '/b'\nnot_query = 'c'\nreferer = false\ncredentials = true\ncleared_by_status = [302, 200, 302]";
+    let expected = ResponsePattern {
+        statuses: vec![401],
+        methods: vec!["POST".to_owned()],
+        path: Some("/a".to_owned()),
+        not_path: Some("/b".to_owned()),
+        not_query: Some("c".to_owned()),
+        referer: Some(false),
+        credentials: Some(true),
+        cleared_by: vec![200, 302],
+    };
+    assert_eq!(trigger(keys), Trigger::Response(expected));
+}
+
+#[test]
+fn conditions_need_something_to_be_conditions_of() {
+    for keys in ["not_path = '/a'", "not_query = 'a'", "referer = true"] {
+        assert!(error(keys).contains("nothing that says what it matches"), "{keys}");
+        assert!(error(&format!("event = 'request'\n{keys}")).contains("found not_path, not_query or referer"), "{keys}");
+    }
+    for keys in ["credentials = true", "cleared_by_status = 200"] {
+        assert!(error(&format!("path = '/a'\n{keys}")).contains("expected status as well"), "{keys}");
+    }
+    assert!(error("event = 'request'\ndistinct = 'path'").contains("found distinct in a rule that is not about requests"));
+    assert!(error("status = 401\ncleared_by_status = 200\ndistinct = 'path'").contains("expected a path"));
+    assert_eq!(error("path = '/a'\nmaxretry = 101\ndistinct = 'path'"), "found maxretry = 101 with distinct, expected at most 100");
+    assert!(
+        error("path = '/(a'\nnot_path = '/a'").contains("unclosed group")
+            && error("path = '/a'\nnot_path = '/(a'").contains("unclosed group")
+    );
+    assert!(toml::from_str::<RuleSpec>("name = 'rule'\npath = '/a'\ndistinct = 'host'").is_err());
+}
+
+#[test]
+fn a_rule_ignores_addresses_networks_and_lists_of_them() {
+    let rule = check(spec("path = '/a'\nignoreip = ['192.0.2.1', '2001:db8::/32']")).unwrap();
+    assert_eq!(
+        ["192.0.2.1", "192.0.2.2", "2001:db8::7"].map(|address| rule.ignoreip.contains(address.parse().unwrap())),
+        [true, false, true]
+    );
+    assert!(error("path = '/a'\nignoreip = ['mail']").starts_with("found \"mail\" in ignoreip, expected an IP address"));
+    assert!(error("path = '/a'\nignoreip = ['/none/list']").starts_with("/none/list: "));
+    let many: Vec<String> = (0..1001).map(|number| format!("'10.{}.{}.1'", number / 256, number % 256)).collect();
+    assert!(error(&format!("path = '/a'\nignoreip = [{}]", many.join(", "))).starts_with("found 1001 networks in a rule's ignoreip"));
+}
+
+#[test]
+fn conditions_and_addresses_may_be_added_to_a_built_in_pattern() {
+    let builtin = spec("status = 401\nreferer = false\ndistinct = 'path'\npath = '/a'\nignoreip = ['192.0.2.1']");
+    let merged = spec("cleared_by_status = 302\nreferer = true\nignoreip = ['192.0.2.2']").inheriting(&builtin);
+    let rule = check(merged).unwrap();
+    let Trigger::Response(pattern) = &rule.trigger else { panic!("{rule:?}") };
+    assert_eq!(
+        (&pattern.statuses[..], &pattern.cleared_by[..], pattern.referer, rule.distinct),
+        (&[401][..], &[302][..], Some(true), Some(Distinct::Path))
+    );
+    assert_eq!(["192.0.2.1", "192.0.2.2"].map(|address| rule.ignoreip.contains(address.parse().unwrap())), [false, true]);
+    let Trigger::Response(pattern) = trigger("status = 404") else { panic!() };
+    assert_eq!((pattern.referer, pattern.cleared_by), (None, Vec::new()), "a pattern of its own replaces them");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The embedded table, which is the default: the helper runs an engine of its own.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -7,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 
 use super::Backend;
+use crate::client::Client;
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_FILE, pieces};
 use crate::engine::Engine;
@@ -14,7 +16,7 @@ use crate::engine::reply::Reply;
 use crate::event::Service;
 use crate::list::OwnAddresses;
 use crate::policy::Policy;
-use crate::rule::Offence;
+use crate::rule::{Cleared, Offence};
 use crate::rule_id::RuleNames;
 use crate::state::attach::StateFile;
 use crate::table::{Bans, RequestTally};
@@ -117,6 +119,10 @@ impl Backend for Embedded {
 
     fn record_offence(&self, now: Time, offence: Offence, reply: Reply) {
         self.engine.record_offence(now, &offence, Service::Web, reply);
+    }
+
+    fn clear(&self, address: IpAddr, cleared: Cleared) {
+        self.engine.clear(Client::of(address, self.engine.policy().prefix), &cleared);
     }
 
     fn when_persisted(&self, verdict: Verdict, reply: Reply) {

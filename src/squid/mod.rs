@@ -11,11 +11,12 @@ pub mod query;
 pub mod session;
 
 use parking_lot::RwLock;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::engine::reply::Reply;
 use crate::policy::Policy;
-use crate::rule::Offence;
+use crate::rule::{Cleared, Offence};
 use crate::rule_id::RuleNames;
 use crate::table::{Bans, RequestTally};
 use crate::time::Time;
@@ -37,6 +38,8 @@ pub trait Backend: Send + Sync {
     fn count_offence(&self, now: Time, offence: Offence) {
         self.record_offence(now, offence, Reply::new(|_| ()));
     }
+    /// Clears strikes after a success of a client.
+    fn clear(&self, address: IpAddr, cleared: Cleared);
     /// Sends on what was counted since the last call. To be called after several offences, because it may cost a system call.
     fn flush(&self) {}
     /// Answers with a refusal once the ban behind it is saved.

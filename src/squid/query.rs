@@ -1,4 +1,4 @@
-//! Parses a line of Squid's helper protocol: `[ID] address [method [URL [User-Agent [Sec-Fetch-Site]]]] DATA`.
+//! Parses a line of Squid's helper protocol: `[ID] address [method [URL [User-Agent [Sec-Fetch-Site [Referer]]]]] DATA`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,9 +13,11 @@ use crate::log::token;
 /// Maximum number of digits in a channel ID: Squid's are below 2^64.
 const MAX_ID_DIGITS: usize = 20;
 /// Maximum number of tokens between ID and DATA.
-const MAX_FIELDS: usize = 5;
+const MAX_FIELDS: usize = 6;
 /// The number of the User-Agent among them.
 const USER_AGENT: usize = 3;
+/// The number of the Referer among them.
+const REFERER: usize = 5;
 
 /// Parses lines. It reuses its buffer.
 #[derive(Debug, Default)]
@@ -40,7 +42,7 @@ pub enum Malformed {
     TooManyTokens,
     /// The first token is not an address.
     NotAnAddress,
-    /// DATA is neither `-` nor `status=NNN`.
+    /// DATA is neither `-` nor `status=NNN` nor `status=NNN,credentials`.
     UnknownData,
     /// A status without the request that it belongs to.
     StatusWithoutUrl,
@@ -51,12 +53,14 @@ impl fmt::Display for Malformed {
         match self {
             Self::TooFewTokens(found) => write!(f, "found {found} tokens, expected at least an address and DATA"),
             Self::TooManyTokens => {
-                f.write_str("found more than 6 tokens, expected at most address, method, URL, User-Agent, Sec-Fetch-Site and DATA")
+                f.write_str("found more than 7 tokens, expected at most address, method, URL, User-Agent, Sec-Fetch-Site, Referer and DATA")
             }
             Self::NotAnAddress => {
                 f.write_str("found no address as the first token, expected the format %>a %>rm %#>ru %#{User-Agent}>h %#{Sec-Fetch-Site}>h")
             }
-            Self::UnknownData => f.write_str("found an unknown argument on the acl line, expected none or status=NNN"),
+            Self::UnknownData => {
+                f.write_str("found an unknown argument on the acl line, expected none or status=NNN, alone or with \",credentials\"")
+            }
             Self::StatusWithoutUrl => f.write_str("found status=NNN without a URL, expected the format to send %#>ru too"),
         }
     }
@@ -102,21 +106,23 @@ impl Parser {
         let Some((data, given)) = tokens.get(..count).and_then(<[_]>::split_last).filter(|(_, given)| !given.is_empty()) else {
             return Err(Malformed::TooFewTokens(count));
         };
-        let status = status(data)?;
+        let response = response(data)?;
         let mut fields: [&[u8]; MAX_FIELDS] = Default::default();
         for (field, token) in fields.iter_mut().zip(given) {
             // Squid writes a missing value as a dash.
             *field = if *token == b"-" { b"" } else { token };
         }
-        let [address, method, url, user_agent, sec_fetch_site] = fields;
+        let [address, method, url, user_agent, sec_fetch_site, referer] = fields;
         let address = parse_address_bytes(address).map_err(|_| Malformed::NotAnAddress)?;
         let [method, url, sec_fetch_site] = self.decode([method, url, sec_fetch_site]);
         // A FORMAT without the User-Agent does not say whether the client sent one.
-        let user_agent = if given.len() > USER_AGENT { Header::escaped(user_agent) } else { Header::default() };
-        let request = Request { method, url, user_agent, sec_fetch_site };
-        let event = match status {
+        let header = |number, value| if given.len() > number { Header::escaped(value) } else { Header::default() };
+        let (user_agent, referer) = (header(USER_AGENT, user_agent), header(REFERER, referer));
+        let credentials = response.filter(|response| response.has_credentials).map(|_| true);
+        let request = Request { method, url, user_agent, sec_fetch_site, referer, credentials };
+        let event = match response {
             Some(_) if url.is_empty() => return Err(Malformed::StatusWithoutUrl),
-            Some(status) => Event::Response { request, status },
+            Some(Response { status, .. }) => Event::Response { request, status },
             None if url.is_empty() => Event::Lookup(Service::Web),
             None => Event::Request(request),
         };
@@ -138,17 +144,28 @@ impl Parser {
     }
 }
 
-/// Parses DATA: nothing, or the status of a response.
-fn status(data: &[u8]) -> Result<Option<u16>, Malformed> {
+/// What DATA says of a response.
+#[derive(Debug, Clone, Copy)]
+struct Response {
+    status: u16,
+    has_credentials: bool,
+}
+
+/// Parses DATA: nothing, or the status of a response, and whether its request carried a user's name and password. Squid joins the arguments
+/// of an acl line by a blank, which it escapes.
+fn response(data: &[u8]) -> Result<Option<Response>, Malformed> {
     if data == b"-" {
         return Ok(None);
     }
-    match data.strip_prefix(b"status=") {
-        Some(&[a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9']) => {
-            Ok(Some(u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0')))
-        }
-        _ => Err(Malformed::UnknownData),
-    }
+    let Some(&[a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', ref rest @ ..]) = data.strip_prefix(b"status=") else {
+        return Err(Malformed::UnknownData);
+    };
+    let has_credentials = match rest {
+        b"" => false,
+        b",credentials" | b"%2Ccredentials" => true,
+        _ => return Err(Malformed::UnknownData),
+    };
+    Ok(Some(Response { status: u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0'), has_credentials }))
 }
 
 #[cfg(test)]
@@ -180,6 +197,7 @@ mod tests {
             url: b"http://h/a%20b?c",
             user_agent: Header::escaped(b"Mozilla/5.0%20%28X%29"),
             sec_fetch_site: b"none",
+            ..Request::default()
         };
         assert_eq!(query, Query { address: "192.0.2.1".parse().unwrap(), event: Event::Request(request) });
         assert_eq!(request.user_agent.text().as_ref(), b"Mozilla/5.0 (X)");
@@ -205,10 +223,36 @@ mod tests {
     }
 
     #[test]
+    fn a_status_may_say_that_its_request_carried_credentials() {
+        for (data, expected) in [("status=401,credentials", Some(true)), ("status=401", None)] {
+            let mut parser = Parser::default();
+            let line = format!("192.0.2.1 GET /x {data}");
+            let Event::Response { request, status: 401 } = parser.parse(line.as_bytes()).unwrap().event else { panic!("{data}") };
+            assert_eq!(request.credentials, expected, "{data}");
+        }
+        assert_eq!(parse("192.0.2.1 GET /x status=401,password"), Err(Malformed::UnknownData));
+    }
+
+    #[test]
+    fn a_source_is_missing_only_if_the_format_holds_the_referer() {
+        for (line, names_source) in [
+            ("192.0.2.1 GET /x ua - - status=404", Some(false)),
+            ("192.0.2.1 GET /x ua - http://h/ status=404", Some(true)),
+            ("192.0.2.1 GET /x ua none - status=404", Some(true)),
+            ("192.0.2.1 GET /x ua none status=404", Some(true)),
+            ("192.0.2.1 GET /x ua - status=404", None),
+        ] {
+            let mut parser = Parser::default();
+            let Event::Response { request, .. } = parser.parse(line.as_bytes()).unwrap().event else { panic!("{line}") };
+            assert_eq!(request.names_its_source(), names_source, "{line}");
+        }
+    }
+
+    #[test]
     fn malformed_lines_say_what_is_wrong() {
         assert_eq!(parse(""), Err(Malformed::TooFewTokens(0)));
         assert_eq!(parse("192.0.2.1"), Err(Malformed::TooFewTokens(1)));
-        assert_eq!(parse("192.0.2.1 GET /x ua site - more"), Err(Malformed::TooManyTokens));
+        assert_eq!(parse("192.0.2.1 GET /x ua site referer - more"), Err(Malformed::TooManyTokens));
         assert_eq!(parse("localhost GET /x -"), Err(Malformed::NotAnAddress));
         assert_eq!(parse("- GET /x -"), Err(Malformed::NotAnAddress));
         assert_eq!(parse("192.0.2.1 status=404"), Err(Malformed::StatusWithoutUrl));

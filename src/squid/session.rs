@@ -260,6 +260,12 @@ impl Session {
                         _ => self.tallies.push(RequestTally::new(query.address, client, 1)),
                     }
                 }
+                if let Event::Response { request, status } = &query.event
+                    && verdict.refusal().is_none()
+                    && let Some(cleared) = batch.detector.cleared(*status, request, &mut self.scratch)
+                {
+                    batch.backend.clear(query.address, cleared);
+                }
                 if let Event::Request(request) = &query.event
                     && let Some(offence) = batch.detector.page_probe(query.address, request, &verdict)
                 {
@@ -387,6 +393,10 @@ mod tests {
         fn record_offence(&self, now: Time, offence: Offence, reply: Reply) {
             assert!(!self.panics, "an internal fault");
             self.engine.record_offence(now, &offence, Service::Web, reply);
+        }
+
+        fn clear(&self, address: std::net::IpAddr, cleared: crate::rule::Cleared) {
+            self.engine.clear(Client::of(address, self.engine.policy().prefix), &cleared);
         }
 
         fn when_persisted(&self, _: Verdict, _: Reply) {}

@@ -5,11 +5,13 @@ mod bloom;
 pub mod counter;
 mod eviction;
 mod rate;
+mod seen_marks;
 mod strikes;
 mod until;
 
 pub use bans::{Ban, Bans};
 pub use counter::Counter;
 pub use rate::{RateLimit, RequestTally};
+pub use seen_marks::SeenMarks;
 pub use strikes::Strikes;
 pub use until::Until;

@@ -186,7 +186,13 @@ impl InProcessNode {
     pub(crate) fn strike(&self, address: &str) {
         let address: std::net::Ipv4Addr = address.parse().unwrap();
         let rule = Arc::clone(self.engine.policy().rules.by_name("spread").unwrap());
-        let offence = Offence { address: address.into(), client: Client::from(address), rules: vec![rule], evidence: Evidence::new(&[]) };
+        let offence = Offence {
+            address: address.into(),
+            client: Client::from(address),
+            rules: vec![rule],
+            evidence: Evidence::new(&[]),
+            marks: None,
+        };
         self.engine.record_offence(self.clock.now(), &offence, Service::Mail, Reply::new(|_| ()));
     }
 

@@ -17,6 +17,7 @@ mod exim;
 mod exim_faults;
 mod exim_incidents;
 mod forward;
+mod guessing;
 mod pause;
 mod rig;
 mod shared_table;

@@ -244,7 +244,7 @@ pub fn verdict(refusal: Option<(Arc<str>, Option<Span>, DenyReason)>, names: &Ru
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rule::{Mode, RequestPattern, SmtpRefusal, Trigger};
+    use crate::rule::{Distinct, Mode, RequestPattern, SmtpRefusal, Trigger};
     use proptest::prelude::*;
 
     fn lines() -> Vec<FromDaemon> {
@@ -258,6 +258,8 @@ mod tests {
             mode: Mode::Shadow,
             smtp: SmtpRefusal::Deny,
             refuses_offence: false,
+            distinct: Some(Distinct::Path),
+            ignoreip: vec!["2001:db8::/32".into(), "192.0.2.7/32".into()],
         };
         let hour = Some(Span::from_secs(3600));
         vec![

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{StreamError, stream_error};
 use crate::client::parse_address;
-use crate::rule::Evidence;
+use crate::rule::{Evidence, Marks};
 
 /// Maximum number of rules that one offence names.
 pub const MAX_RULES: usize = 32;
@@ -21,7 +21,16 @@ pub enum FromSubscriber {
         address: IpAddr,
         /// The names of the rules that it offends.
         rules: Vec<String>,
+        marks: Option<Marks>,
         evidence: Evidence,
+    },
+    /// A success of a client, which clears its strikes.
+    Clear {
+        /// The full address.
+        address: IpAddr,
+        /// The names of the rules whose strikes it clears.
+        rules: Vec<String>,
+        marks: Option<Marks>,
     },
     /// Offences of one client that are answered already, to be counted.
     Strike {
@@ -31,6 +40,7 @@ pub enum FromSubscriber {
         address: IpAddr,
         /// The names of the rules that it offends.
         rules: Vec<String>,
+        marks: Option<Marks>,
         evidence: Evidence,
     },
     /// Ordinary requests, which count towards rates.
@@ -65,17 +75,28 @@ pub enum FromSubscriber {
 impl fmt::Display for FromSubscriber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Offence { number, address, rules, evidence } => {
-                write!(f, "offence {number} {address} {} {}", rules.join(","), evidence.as_str())
+            Self::Offence { number, address, rules, marks, evidence } => {
+                write!(f, "offence {number} {address} {} {}", Rules(rules, *marks), evidence.as_str())
             }
-            Self::Strike { count, address, rules, evidence } => {
-                write!(f, "strike {count} {address} {} {}", rules.join(","), evidence.as_str())
+            Self::Strike { count, address, rules, marks, evidence } => {
+                write!(f, "strike {count} {address} {} {}", Rules(rules, *marks), evidence.as_str())
             }
+            Self::Clear { address, rules, marks } => write!(f, "clear {address} {}", Rules(rules, *marks)),
             Self::Requests { address, count } => write!(f, "requests {address} {count}"),
             Self::Stats { served, failed_open } => write!(f, "stats {served} {failed_open}"),
             Self::Overflow { deferred, dropped } => write!(f, "overflow {deferred} {dropped}"),
             Self::Refused { rule, count } => write!(f, "refused {rule} {count}"),
         }
+    }
+}
+
+/// The rules of an offence and its marks, if it has any: `RULE,…@MARKS`.
+struct Rules<'a>(&'a [String], Option<Marks>);
+
+impl fmt::Display for Rules<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))?;
+        self.1.map_or(Ok(()), |marks| write!(f, "@{marks}"))
     }
 }
 
@@ -88,7 +109,7 @@ impl FromSubscriber {
         Self::read(line).ok_or_else(|| {
             stream_error(
                 line,
-                "offence NUMBER ADDRESS RULE,… EVIDENCE, strike NUMBER ADDRESS RULE,… EVIDENCE, requests ADDRESS NUMBER, stats NUMBER NUMBER, overflow NUMBER NUMBER or refused RULE NUMBER",
+                "offence NUMBER ADDRESS RULE,… EVIDENCE, strike NUMBER ADDRESS RULE,… EVIDENCE, clear ADDRESS RULE,…, requests ADDRESS NUMBER, stats NUMBER NUMBER, overflow NUMBER NUMBER or refused RULE NUMBER",
             )
         })
     }
@@ -98,13 +119,17 @@ impl FromSubscriber {
         match verb {
             "offence" => {
                 let (number, rest) = rest.split_once(' ')?;
-                let (address, rules, evidence) = offence(rest)?;
-                Some(Self::Offence { number: number.parse().ok()?, address, rules, evidence })
+                let (address, rules, marks, evidence) = offence(rest)?;
+                Some(Self::Offence { number: number.parse().ok()?, address, rules, marks, evidence })
+            }
+            "clear" => {
+                let (address, rules, marks, _) = offence(rest)?;
+                Some(Self::Clear { address, rules, marks })
             }
             "strike" => {
                 let (count, rest) = rest.split_once(' ')?;
-                let (address, rules, evidence) = offence(rest)?;
-                Some(Self::Strike { count: count.parse().ok().filter(|count| *count > 0)?, address, rules, evidence })
+                let (address, rules, marks, evidence) = offence(rest)?;
+                Some(Self::Strike { count: count.parse().ok().filter(|count| *count > 0)?, address, rules, marks, evidence })
             }
             "requests" => {
                 let (address, count) = rest.split_once(' ')?;
@@ -127,12 +152,16 @@ impl FromSubscriber {
     }
 }
 
-/// `ADDRESS RULE,… EVIDENCE`
-fn offence(text: &str) -> Option<(IpAddr, Vec<String>, Evidence)> {
+/// `ADDRESS RULE,… EVIDENCE` or `ADDRESS RULE,…@MARKS EVIDENCE`
+fn offence(text: &str) -> Option<(IpAddr, Vec<String>, Option<Marks>, Evidence)> {
     let mut words = text.splitn(3, ' ');
     let (address, rules) = (parse_address(words.next()?).ok()?, words.next()?);
+    let (rules, marks) = match rules.split_once('@') {
+        Some((rules, marks)) => (rules, Some(Marks::parse(marks)?)),
+        None => (rules, None),
+    };
     let rules: Vec<String> = rules.split(',').map(str::to_owned).collect();
-    (rules.len() <= MAX_RULES).then(|| (address, rules, Evidence::restore(words.next().unwrap_or_default())))
+    (rules.len() <= MAX_RULES).then(|| (address, rules, marks, Evidence::restore(words.next().unwrap_or_default())))
 }
 
 #[cfg(test)]
@@ -147,18 +176,26 @@ mod tests {
                 number: 9,
                 address: "192.0.2.1".parse().unwrap(),
                 rules: vec!["a".into(), "b-2".into()],
+                marks: Some(Marks { path: 0, query: u32::MAX, area: 7 }),
                 evidence: Evidence::new(&[b"GET", b"/x y\n"]),
             },
             FromSubscriber::Offence {
                 number: 0,
                 address: "2001:db8::1".parse().unwrap(),
                 rules: vec!["a".into()],
+                marks: None,
                 evidence: Evidence::new(&[]),
+            },
+            FromSubscriber::Clear {
+                address: "192.0.2.1".parse().unwrap(),
+                rules: vec!["a".into(), "b".into()],
+                marks: Some(Marks { path: 1, query: 2, area: 3 }),
             },
             FromSubscriber::Strike {
                 count: 3,
                 address: "192.0.2.1".parse().unwrap(),
                 rules: vec!["a".into(), "b".into()],
+                marks: None,
                 evidence: Evidence::new(&[b"GET", b"/x"]),
             },
             FromSubscriber::Requests { address: "192.0.2.1".parse().unwrap(), count: 42 },
@@ -184,6 +221,10 @@ mod tests {
             "strike 1 1.2.3.4",
             "strike 0 1.2.3.4 a b",
             "strike 1.2.3.4 a b",
+            "offence 1 1.2.3.4 a@1.2 b",
+            "clear",
+            "clear host a",
+            "clear 1.2.3.4",
             "overflow 1",
             "requests 1.2.3.4",
             "requests 1.2.3.4 -1",
@@ -199,7 +240,7 @@ mod tests {
         #[test]
         fn any_text_parses_without_a_panic_and_evidence_stays_bounded(
             text in ".{0,300}",
-            words in "(offence|strike|requests|stats|overflow|refused) .{0,300}",
+            words in "(offence|strike|clear|requests|stats|overflow|refused) .{0,300}",
             evidence in "\\PC{0,300}",
         ) {
             for line in [text, words, format!("offence 1 192.0.2.1 x {evidence}")] {

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::event::Scope;
-use crate::rule::{Bantime, Mode, Rule, SmtpRefusal, Trigger};
+use crate::list::file::parse_network;
+use crate::rule::{Bantime, Distinct, Mode, Rule, SmtpRefusal, Trigger};
 use crate::rule_id::RuleNames;
 use crate::time::Span;
 
@@ -18,6 +19,9 @@ pub struct RuleLine {
     pub(super) mode: Mode,
     pub(super) smtp: SmtpRefusal,
     pub(super) refuses_offence: bool,
+    pub(super) distinct: Option<Distinct>,
+    /// Addresses that the rule never concerns.
+    pub(super) ignoreip: Vec<String>,
 }
 
 impl RuleLine {
@@ -32,6 +36,8 @@ impl RuleLine {
             mode: rule.mode,
             smtp: rule.smtp,
             refuses_offence: rule.refuses_offence,
+            distinct: rule.distinct,
+            ignoreip: rule.ignoreip.iter().map(|network| network.to_string()).collect(),
         })
     }
 
@@ -51,6 +57,8 @@ impl RuleLine {
             smtp: self.smtp,
             refuses_offence: self.refuses_offence,
             fleet: false,
+            distinct: self.distinct,
+            ignoreip: self.ignoreip.iter().filter_map(|network| parse_network(network).ok()).collect(),
         }
     }
 }

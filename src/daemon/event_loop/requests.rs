@@ -12,6 +12,7 @@ use crate::daemon::admin::worker::AdminTask;
 use crate::daemon::conn::connection::Line;
 use crate::daemon::conn::replies::{ConnectionId, ReplyHandle};
 use crate::daemon::metrics::counters::{Counters, Question};
+use crate::daemon::smtp::check;
 use crate::daemon::subscribers::{self, MAX_SUBSCRIBERS};
 use crate::engine::Engine;
 use crate::engine::reply::Reply;
@@ -85,6 +86,13 @@ impl EventLoop {
                     }
                 }
             }
+            SocketRequest::Clear { address, rule } => match check::clear(&self.engine, address, rule) {
+                Ok(()) => to.answer(format!("{}\n", answer::ACCEPT)),
+                Err(fault) => {
+                    self.not_understood.warn(|| format!("strikes are not cleared for user {}: {fault}", peer.user));
+                    to.answer(answer::error(&fault));
+                }
+            },
             SocketRequest::Report(text) => {
                 self.not_understood.warn(|| format!("exim_strikeout_acl of user {}: {text}", peer.user));
                 to.answer(format!("{}\n", answer::ACCEPT));

@@ -1,6 +1,7 @@
 //! The logs that the daemon follows: their lines are judged on the thread that reads them, and the engine counts the offences.
 
 pub mod thread;
+mod watch;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -142,6 +143,9 @@ impl FollowedLog {
         let wall = now.shifted(drift);
         let received = if is_live { Received::live(wall) } else { Received::late(wall) };
         let Some(judgement) = judge.judge(line, received, &detector, &mut count) else { return };
+        if let Some(cleared) = &judgement.cleared {
+            engine.clear(judgement.client, cleared);
+        }
         // The engine has already recorded a counted offence. If the request was served all the same, it must not count against the client, so
         // a success is recorded to balance it.
         let outcome = match judgement.outcome {

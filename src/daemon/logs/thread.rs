@@ -1,5 +1,6 @@
 //! The thread that polls the followers of all logs and hands on their lines.
 
+use super::watch::Watch;
 use crate::log::follow::{Counts, Follower, Position, Progress};
 use crate::log::health::LogHealth;
 use parking_lot::Mutex;
@@ -10,8 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often each file is polled, at the cost of one `stat`.
+/// How often each file is polled, at the cost of one `stat`, if none is written to.
 const INTERVAL: Duration = Duration::from_millis(50);
+
+/// The shortest time between two polls: a busy log costs at most a thousand of them a second.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// How often a persistent fault is logged.
 const REMINDER_INTERVAL: Duration = Duration::from_secs(60);
@@ -87,9 +91,11 @@ impl LogThread {
         let (stopped, shown) = (Arc::clone(&stop), Arc::clone(&status));
         let thread = std::thread::Builder::new().name("logs".into()).spawn(move || {
             let mut reminders = vec![Reminders::default(); followers.len()];
+            let mut watch = Watch::new(followers.len());
             while !stopped.load(Ordering::Acquire) {
                 let mut more = false;
                 for (number, (follower, reminder)) in followers.iter_mut().zip(&mut reminders).enumerate() {
+                    watch.watch(number, follower.path());
                     let polled = follower.poll(&mut |line, is_live| sink.line(number, line, is_live));
                     let mut shown = shown.lock();
                     let Some(status) = shown.get_mut(number) else { continue };
@@ -99,7 +105,9 @@ impl LogThread {
                     more |= update(status, follower, polled, reminder, Instant::now());
                 }
                 if !more {
-                    std::thread::park_timeout(INTERVAL);
+                    // Lines that are written one by one are read a few at a time.
+                    std::thread::sleep(PAUSE);
+                    watch.wait(INTERVAL);
                 }
             }
         })?;

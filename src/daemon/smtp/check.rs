@@ -17,8 +17,9 @@ use crate::detector::{Detector, Judgement};
 use crate::engine::Engine;
 use crate::engine::reply::Reply;
 use crate::event::{Connection, Event, Service};
+use crate::policy::Policy;
 use crate::rule::set::Scratch;
-use crate::rule::{Evidence, Offence, Trigger};
+use crate::rule::{Cleared, Evidence, Offence, Rule, Trigger};
 use crate::time::Time;
 use crate::verdict::{AllowReason, Verdict};
 
@@ -166,14 +167,13 @@ impl SmtpChecks {
         let detector = Detector::new(&policy, engine.bans());
         let lookup = detector.judge(now, address, &Event::Lookup(Service::Mail), &mut self.scratch);
         let is_allowed = matches!(&lookup, Judgement::Settled { verdict: Verdict::Allow(_), .. });
-        let Some(rule) = policy.rules.by_name(rule).filter(|rule| rule.trigger == Trigger::Incident) else {
-            let rule = Evidence::new(&[rule.as_bytes()]);
-            let fault = format!("found {:?}, expected the name of a rule with event = \"incident\"", rule.as_str());
-            if is_allowed {
-                return Err(RejectedStrike { fault, reply: Some(reply) });
+        let rule = match incident_rule(&policy, rule) {
+            Ok(rule) => rule,
+            Err(fault) if is_allowed => return Err(RejectedStrike { fault, reply: Some(reply) }),
+            Err(fault) => {
+                finish(&engine, now, lookup, reply);
+                return Err(RejectedStrike { fault, reply: None });
             }
-            finish(&engine, now, lookup, reply);
-            return Err(RejectedStrike { fault, reply: None });
         };
         if !matches!(&lookup, Judgement::Settled { verdict: Verdict::Allow(AllowReason::NothingFound), .. }) {
             finish(&engine, now, lookup, reply);
@@ -188,10 +188,30 @@ impl SmtpChecks {
             client: Client::of(address, policy.prefix),
             rules: vec![Arc::clone(rule)],
             evidence: Evidence::new(&[b"reported by the mail server"]),
+            marks: None,
         };
         engine.record_offence(now, &offence, Service::Mail, reply);
         Ok(())
     }
+}
+
+/// Clears the strikes of `address` under `rule`, after a success.
+///
+/// # Errors
+/// There is no such incident rule.
+pub fn clear(engine: &Engine, address: Option<IpAddr>, rule: &str) -> Result<(), String> {
+    let policy = engine.policy();
+    let rule = incident_rule(&policy, rule)?;
+    if let Some(address) = address {
+        engine.clear(Client::of(address, policy.prefix), &Cleared { rules: vec![Arc::clone(rule)], marks: None });
+    }
+    Ok(())
+}
+
+fn incident_rule<'a>(policy: &'a Policy, name: &str) -> Result<&'a Arc<Rule>, String> {
+    policy.rules.by_name(name).filter(|rule| rule.trigger == Trigger::Incident).ok_or_else(|| {
+        format!("found {:?}, expected the name of a rule with event = \"incident\"", Evidence::new(&[name.as_bytes()]).as_str())
+    })
 }
 
 /// Answers with a judgement; an offence is counted first.
@@ -206,7 +226,6 @@ fn finish(engine: &Arc<Engine>, now: Time, judgement: Judgement, reply: Reply) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Policy;
     use crate::rule_id::RuleNames;
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::channel;

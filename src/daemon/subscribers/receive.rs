@@ -12,7 +12,7 @@ use crate::engine::Engine;
 use crate::engine::reply::Reply;
 use crate::event::Service;
 use crate::policy::Policy;
-use crate::rule::{Offence, Rule, Trigger};
+use crate::rule::{Cleared, Offence, Rule, Trigger};
 use crate::rule_id::RuleNames;
 use crate::table::RequestTally;
 use crate::time::Time;
@@ -45,7 +45,12 @@ pub fn receive(
                 counters.record_refused_by_helper(rule, count);
             }
         }
-        FromSubscriber::Offence { number, address, rules, evidence } => {
+        FromSubscriber::Clear { address, rules, marks } => {
+            let policy = engine.policy();
+            let rules = rules_of_web(&policy, engine.names(), &rules);
+            engine.clear(Client::of(address, policy.prefix), &Cleared { rules, marks });
+        }
+        FromSubscriber::Offence { number, address, rules, marks, evidence } => {
             let (counters, since, answering) = (Arc::clone(counters), Instant::now(), Arc::clone(engine));
             let reply = Reply::new(move |verdict| {
                 let answer = answering.policy().answer(now, verdict);
@@ -68,16 +73,17 @@ pub fn receive(
                 // The subscriber's rules are older than a reload; its next requests are judged by the new ones.
                 reply.send(Verdict::Allow(AllowReason::NothingFound));
             } else {
-                engine.record_offence(now, &Offence { address, client, rules, evidence }, Service::Web, reply);
+                engine.record_offence(now, &Offence { address, client, rules, evidence, marks }, Service::Web, reply);
             }
         }
-        FromSubscriber::Strike { count, address, rules, evidence } => {
+        FromSubscriber::Strike { count, address, rules, marks, evidence } => {
             let policy = engine.policy();
             let client = Client::of(address, policy.prefix);
             let rules = rules_of_web(&policy, engine.names(), &rules);
             let is_refused = || Detector::new(&policy, engine.bans()).active_refusal(now, address, client, Service::Web).is_some();
             if !rules.is_empty() && policy.lists.never_banned(address).is_none() && !is_refused() {
-                engine.record_offences(now, &Offence { address, client, rules, evidence }, Service::Web, count, Reply::new(|_| ()));
+                let offence = Offence { address, client, rules, evidence, marks };
+                engine.record_offences(now, &offence, Service::Web, count, Reply::new(|_| ()));
             }
         }
     }
@@ -142,6 +148,21 @@ mod tests {
         assert_eq!([1, 2, 3].map(|_| receive("198.51.100.9", "page-probes")), [0, 0, 0], "never banned");
         assert_eq!([1, 2, 3, 4].map(|_| receive("198.51.100.7", "page-probes")), [0, 0, 1, 1]);
         assert_eq!([2, 1].map(|count| receive_some(count, "198.51.100.8", "page-probes")), [1, 2], "strikes that were merged add up");
+    }
+
+    #[test]
+    fn marks_and_successes_reach_the_table() {
+        let engine = engine(
+            "[[rule]]\nname = 'x'\npath = '/x'\nmaxretry = 3\ndistinct = 'path'\n[[rule]]\nname = 'login'\nstatus = 401\npath = '/l'\ncleared_by_status = 200\nmaxretry = 2",
+        );
+        assert_eq!(receive_one(&engine, "offence 1 198.51.100.7 x@1.0.0 GET /x1"), "answer 1 accept\n");
+        assert_eq!(receive_one(&engine, "offence 2 198.51.100.7 x@1.0.0 GET /x1"), "answer 2 accept\n");
+        assert_eq!(receive_one(&engine, "offence 3 198.51.100.7 x@2.0.0 GET /x2"), "answer 3 accept\n");
+        for _ in 0..3 {
+            assert_eq!(receive_one(&engine, "offence 4 198.51.100.7 login 401 GET /l"), "answer 4 accept\n");
+            receive(&engine, NOW, "clear 198.51.100.7 login", &Arc::default(), |_| panic!("an answer")).unwrap();
+        }
+        assert_eq!(receive_one(&engine, "offence 5 198.51.100.7 x@3.0.0 GET /x3"), "answer 5 deny x 3600 struck\n");
     }
 
     #[test]

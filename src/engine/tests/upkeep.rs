@@ -38,7 +38,7 @@ fn observed(engine: &Engine) -> Arc<Mutex<Vec<&'static str>>> {
 
 fn offence(engine: &Engine, rule: &str) -> Offence {
     let rules = vec![Arc::clone(engine.policy().rules.by_name(rule).unwrap())];
-    Offence { address: ADDRESS, client: client(), rules, evidence: Evidence::new(&[b"evidence"]) }
+    Offence { address: ADDRESS, client: client(), rules, evidence: Evidence::new(&[b"evidence"]), marks: None }
 }
 
 #[test]

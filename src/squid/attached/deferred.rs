@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 
 use crate::client::Client;
-use crate::rule::Evidence;
+use crate::rule::{Evidence, Marks};
 use crate::rule_id::RuleId;
 
 /// Maximum number of entries. Each takes some 560 bytes with one rule and the longest evidence, and 4 more for each further rule.
@@ -17,8 +17,8 @@ const MAX_ENTRIES: usize = 100_000;
 /// Merged offences are as old as the first of them: rather too few are counted than old ones.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
-/// A client, and the rules that its offences are under.
-type Key = (Client, Arc<[RuleId]>);
+/// A client, the rules that its offences are under, and what tells them apart.
+type Key = (Client, Arc<[RuleId]>, Option<Marks>);
 
 /// Offences of one client under the same rules.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,6 +26,7 @@ pub struct Deferred {
     /// One of the client's addresses.
     pub address: IpAddr,
     pub rules: Arc<[RuleId]>,
+    pub marks: Option<Marks>,
     pub count: u32,
     /// That of the last offence, as in a ban's record.
     pub evidence: Evidence,
@@ -61,7 +62,7 @@ impl DeferredOffences {
     /// Adds offences of `client`. Beyond [`MAX_ENTRIES`] they are dropped, and counted as such.
     pub fn add(&mut self, now: Instant, client: Client, offences: Deferred) {
         self.forget_old(now);
-        let key = (client, Arc::clone(&offences.rules));
+        let key = (client, Arc::clone(&offences.rules), offences.marks);
         if let Some(entry) = self.entries.get_mut(&key) {
             let known = &mut entry.offences;
             known.count = known.count.saturating_add(offences.count);
@@ -114,7 +115,7 @@ mod tests {
     fn add_since(deferred: &mut DeferredOffences, now: Instant, since: Instant, client: u32, rule: u32, evidence: &str) {
         let address = Ipv4Addr::from(0xc633_0000 + client);
         let (rules, evidence) = (Arc::from([RuleId::from_number(rule)]), Evidence::restore(evidence));
-        deferred.add(now, Client::from(address), Deferred { address: address.into(), rules, count: 1, evidence, since });
+        deferred.add(now, Client::from(address), Deferred { address: address.into(), rules, marks: None, count: 1, evidence, since });
     }
 
     fn add(deferred: &mut DeferredOffences, now: Instant, client: u32, rule: u32, evidence: &str) {

@@ -3,6 +3,7 @@
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use crate::engine::deadline::{DAEMON_LIMIT, Deadlines, HeldReply};
 use crate::engine::reply::Reply;
 use crate::list::{BannedNetwork, Lists};
 use crate::policy::{OnFailure, Pause, Policy};
-use crate::rule::{Mode, Offence, Rule};
+use crate::rule::{Cleared, Mode, Offence, Rule};
 use crate::rule_id::{RuleId, RuleNames};
 use crate::squid::Backend;
 use crate::squid::helper_stats::HelperStats;
@@ -99,11 +100,11 @@ impl Replica {
         for Unsent { text, since } in unsent {
             let rules = |names: &[String]| names.iter().map(|name| self.state.names.intern(name)).collect();
             match FromSubscriber::parse(&text) {
-                Ok(FromSubscriber::Offence { address, rules: names, evidence, .. }) => {
-                    self.defer(Deferred { address, rules: rules(&names), count: 1, evidence, since });
+                Ok(FromSubscriber::Offence { address, rules: names, marks, evidence, .. }) => {
+                    self.defer(Deferred { address, rules: rules(&names), marks, count: 1, evidence, since });
                 }
-                Ok(FromSubscriber::Strike { count, address, rules: names, evidence }) => {
-                    self.defer(Deferred { address, rules: rules(&names), count, evidence, since });
+                Ok(FromSubscriber::Strike { count, address, rules: names, marks, evidence }) => {
+                    self.defer(Deferred { address, rules: rules(&names), marks, count, evidence, since });
                 }
                 Ok(FromSubscriber::Stats { served, failed_open }) => {
                     let mut stats = self.state.stats.lock();
@@ -118,8 +119,8 @@ impl Replica {
                     stats.deferred += deferred;
                     stats.dropped += dropped;
                 }
-                // Rates are of this moment. Anything else is the first line.
-                Ok(FromSubscriber::Requests { .. }) | Err(_) => {}
+                // Rates and successes are of this moment. Anything else is the first line.
+                Ok(FromSubscriber::Requests { .. } | FromSubscriber::Clear { .. }) | Err(_) => {}
             }
         }
     }
@@ -212,10 +213,10 @@ impl Replica {
         let Some(mut queue) = self.connection.queue() else { return };
         let now = Instant::now();
         while queue.has_room_for_deferred()
-            && let Some(Deferred { address, rules, count, evidence, since }) = deferred.take(now)
+            && let Some(Deferred { address, rules, marks, count, evidence, since }) = deferred.take(now)
         {
             let rules = rules.iter().map(|rule| self.state.names.name(*rule).to_string()).collect();
-            queue.push_deferred(since, count, &FromSubscriber::Strike { count, address, rules, evidence });
+            queue.push_deferred(since, count, &FromSubscriber::Strike { count, address, rules, marks, evidence });
         }
         drop(queue);
         self.connection.flush();
@@ -315,9 +316,8 @@ impl Backend for Replica {
         self.unanswered.lock().insert(number, (held.clone(), verdict.clone()));
         // Other threads queue little, so there is still room; but the connection may have been given up.
         if let Some(mut queue) = self.connection.queue() {
-            let rules = names(&offence);
-            let Offence { address, evidence, .. } = offence;
-            queue.push(since, &FromSubscriber::Offence { number, address, rules, evidence });
+            let Offence { address, rules, evidence, marks, .. } = offence;
+            queue.push(since, &FromSubscriber::Offence { number, address, rules: names(&rules), marks, evidence });
             return;
         }
         self.unanswered.lock().remove(&number);
@@ -328,12 +328,19 @@ impl Backend for Replica {
     fn count_offence(&self, _: Time, offence: Offence) {
         let since = Instant::now();
         if let Some(mut queue) = self.connection.queue().filter(|queue| queue.has_room()) {
-            let rules = names(&offence);
-            let Offence { address, evidence, .. } = offence;
-            queue.push(since, &FromSubscriber::Strike { count: 1, address, rules, evidence });
+            let Offence { address, rules, evidence, marks, .. } = offence;
+            queue.push(since, &FromSubscriber::Strike { count: 1, address, rules: names(&rules), marks, evidence });
             return;
         }
         self.defer(deferred(offence, since));
+    }
+
+    fn clear(&self, address: IpAddr, cleared: Cleared) {
+        // If there is no room, the strikes stay until the next success.
+        if let Some(mut queue) = self.connection.queue().filter(|queue| queue.has_room()) {
+            let Cleared { rules, marks } = cleared;
+            queue.push(Instant::now(), &FromSubscriber::Clear { address, rules: names(&rules), marks });
+        }
     }
 
     fn flush(&self) {
@@ -378,11 +385,11 @@ impl Backend for Replica {
 /// An offence that the daemon cannot take now.
 fn deferred(offence: Offence, since: Instant) -> Deferred {
     let rules = offence.rules.iter().take(subscribe::MAX_RULES).map(|rule| rule.id).collect();
-    Deferred { address: offence.address, rules, count: 1, evidence: offence.evidence, since }
+    Deferred { address: offence.address, rules, marks: offence.marks, count: 1, evidence: offence.evidence, since }
 }
 
 /// The names of the rules that an offence is under, the strictest ones if a line cannot name all: the daemon hangs up over a longer list, and
 /// a client could write a request that matches many patterns.
-fn names(offence: &Offence) -> Vec<String> {
-    offence.rules.iter().take(subscribe::MAX_RULES).map(|rule| rule.name.to_string()).collect()
+fn names(rules: &[Arc<Rule>]) -> Vec<String> {
+    rules.iter().take(subscribe::MAX_RULES).map(|rule| rule.name.to_string()).collect()
 }

@@ -1,9 +1,13 @@
-//! A small origin server: 404 for paths that contain `missing`, 200 for all others.
+//! A small origin server: 404 for paths that contain `missing`; 401 for paths that contain `private`, unless the password is "right"; the form
+//! again for a POST to a path that contains `login`, unless the password is in its query; 200 for all others.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// The credentials that the origin accepts: "user" and "right".
+pub(crate) const RIGHT: &str = "dXNlcjpyaWdodA==";
 
 /// The origin behind Squid; it stops with the test.
 pub(crate) struct Origin {
@@ -57,6 +61,7 @@ fn answer(stream: TcpStream, served: &AtomicUsize) {
         if reader.read_line(&mut first).unwrap_or(0) == 0 {
             return;
         }
+        let mut is_right = first.contains("password=right");
         loop {
             let mut header = Vec::new();
             if reader.read_until(b'\n', &mut header).unwrap_or(0) == 0 {
@@ -65,9 +70,15 @@ fn answer(stream: TcpStream, served: &AtomicUsize) {
             if header == b"\r\n" {
                 break;
             }
+            is_right |= header.windows(RIGHT.len()).any(|part| part == RIGHT.as_bytes());
         }
         served.fetch_add(1, Ordering::SeqCst);
-        let status = if first.contains("missing") { "404 Not Found" } else { "200 OK" };
+        let status = match first.split(' ').next() {
+            _ if first.contains("missing") => "404 Not Found",
+            _ if first.contains("private") && !is_right => "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"",
+            Some("POST") if first.contains("login") && is_right => "302 Found\r\nLocation: /",
+            _ => "200 OK",
+        };
         let reply = format!("HTTP/1.1 {status}\r\nContent-Length: 6\r\nContent-Type: text/plain\r\n\r\nhello\n");
         if writer.write_all(reply.as_bytes()).is_err() {
             return;

@@ -68,7 +68,7 @@ impl Squid {
             &format!(
                 "workers {workers}\n\
                  http_port 127.0.0.1:{port} accel defaultsite=example.test no-vhost\n\
-                 cache_peer 127.0.0.1 parent {origin} 0 no-query no-digest originserver connect-fail-limit=1000000\n\
+                 cache_peer 127.0.0.1 parent {origin} 0 no-query no-digest originserver login=PASSTHRU connect-fail-limit=1000000\n\
                  cache deny all\n\
                  cache_mem 8 MB\n\
                  max_filedescriptors 4096\n\
