@@ -293,9 +293,9 @@ fn no_disguise_hides_a_probe() {
         let Some(pattern) = pattern else { continue };
         let case = pattern.trim_start().starts_with("(?i").then_some(("mixed case", mixed_case as Rewrite));
         for sample in &samples.strike {
-            let (text, status) = match sample {
-                Sample::Text(text) => (text, None),
-                Sample::Table { url, status, .. } => (url, *status),
+            let (text, user_agent, status) = match sample {
+                Sample::Text(text) => (text, None, None),
+                Sample::Table { url, user_agent, status, .. } => (url, user_agent.clone(), *status),
             };
             let Some((method, path, query)) = split_sample(text) else { continue };
             for (disguise, disguised) in DISGUISES.into_iter().chain(case) {
@@ -305,11 +305,7 @@ fn no_disguise_hides_a_probe() {
                 }
                 *tried.entry(disguise).or_default() += 1;
                 let url = format!("{method} {url}{query}");
-                let sample = if status.is_some() {
-                    Sample::Table { url, user_agent: None, status, referer: None, credentials: None }
-                } else {
-                    Sample::Text(url)
-                };
+                let sample = Sample::Table { url, user_agent: user_agent.clone(), status, referer: None, credentials: None };
                 // A disguised path may belong to another rule, such as those over `..`; what counts is that it is an offence.
                 if !sample.offends(&rules).iter().any(|name| rules.by_name(name).unwrap().mode == rule.mode) {
                     missed.push(format!("{name}: {disguise}: {sample:?}"));

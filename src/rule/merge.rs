@@ -133,11 +133,11 @@ mod tests {
 
     #[test]
     fn a_pattern_replaces_the_whole_built_in_pattern() {
-        let Trigger::Request(builtin) = rule("", "vmware-sdk").trigger else { panic!() };
+        let Trigger::Request(builtin) = rule("", "hadoop-apps").trigger else { panic!() };
         assert!(!builtin.methods.is_empty() && builtin.path.is_some(), "the built-in rule has a method and a path");
-        let Trigger::Request(changed) = rule("[[rule]]\nname = 'vmware-sdk'\npath = '^/api$'", "vmware-sdk").trigger else { panic!() };
+        let Trigger::Request(changed) = rule("[[rule]]\nname = 'hadoop-apps'\npath = '^/api$'", "hadoop-apps").trigger else { panic!() };
         assert_eq!((changed.methods, changed.path.as_deref()), (Vec::new(), Some("^/api$")));
-        let status = rule("[[rule]]\nname = 'vmware-sdk'\nstatus = 404", "vmware-sdk");
+        let status = rule("[[rule]]\nname = 'hadoop-apps'\nstatus = 404", "hadoop-apps");
         assert_eq!(status.trigger, Trigger::Response(ResponsePattern { statuses: vec![404], ..ResponsePattern::default() }));
     }
 

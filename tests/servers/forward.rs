@@ -108,7 +108,8 @@ fn users_of_a_forward_proxy_are_refused_only_for_what_no_page_can_make_a_browser
             assert!(daemon.ask(&format!("check {spammer}")).starts_with("accept"), "its mail");
 
             let trace = format!("TRACE http://x.example/ HTTP/1.1\r\nHost: x.example\r\nMax-Forwards: 0\r\n{CLOSE}");
-            assert_eq!([1, 2, 3].map(|_| network.send(&tracer, PORT, trace.as_bytes())), [200, 200, 429], "{name}");
+            let answers = [(); 10].map(|()| network.send(&tracer, PORT, trace.as_bytes()));
+            assert_eq!(answers, [200, 200, 200, 200, 200, 200, 200, 200, 200, 429], "{name}");
 
             assert_eq!(get(network, &colleague, "http://x.example/", BROWSER), 200);
             assert_eq!(connect(network, &colleague, &https), 200);
@@ -140,7 +141,7 @@ fn with_the_users_networks_in_ignoreip_only_strangers_are_judged_by_every_rule()
             assert_ne!(get(network, &user, url, BROWSER), 429, "{url}");
         }
         assert_eq!(get(network, &stranger, "http://elsewhere.example/.env", BROWSER), 403);
-        for _ in 0..2 {
+        for _ in 0..10 {
             assert_eq!(get(network, &other, "http://judge.example/azenv.php", BROWSER), 403);
         }
         wait_until("the strangers are banned", || daemon.number("bans") == 2);
