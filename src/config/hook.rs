@@ -17,9 +17,12 @@ pub struct HookConfig {
     /// Timeout of a run, after which it is killed.
     #[serde(default = "timeout")]
     pub timeout: HookTimeout,
-    /// Maximum number of waiting calls; further ones are dropped and counted.
+    /// Maximum number of waiting bans and unbans; further ones are dropped and counted.
     #[serde(default = "queue")]
     pub queue: Bounded<1_000_000>,
+    /// Maximum number of bans and unbans that one run is given. With 1 they are its arguments, otherwise lines on its standard input.
+    #[serde(default = "batch")]
+    pub batch: Bounded<10_000>,
 }
 
 fn at_once() -> Bounded<64> {
@@ -32,6 +35,10 @@ fn timeout() -> HookTimeout {
 
 fn queue() -> Bounded<1_000_000> {
     Bounded(1000)
+}
+
+fn batch() -> Bounded<10_000> {
+    Bounded(1)
 }
 
 /// The program and its first arguments.

@@ -209,19 +209,20 @@ pub struct RuleCounts {
     pub refused: u64,
 }
 
-/// The outcomes of the hook's calls.
+/// What became of the bans and unbans that the hook is run for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HookStatus {
+    /// Bans and unbans that it is not run for yet.
     pub waiting: u64,
     pub running: u64,
-    /// Calls that ended with exit code 0.
+    /// Runs that ended with exit code 0.
     pub done: u64,
-    /// Calls that could not be started, or ended with another exit code.
+    /// Runs that could not be started, or ended with another exit code.
     pub failed: u64,
-    /// Calls that exceeded the time limit.
+    /// Runs that exceeded the time limit.
     pub killed: u64,
-    /// Calls that were never made because too many were waiting.
+    /// Bans and unbans that it was never run for, because too many were waiting.
     pub dropped: u64,
 }
 

@@ -1,8 +1,11 @@
-//! The hook: a program that is run at each ban and unban, without a shell. Calls are queued and made by worker threads, limited in number and
-//! time; a call that finds its queue full is dropped and counted, so a change of the table never waits for the program.
+//! The hook: a program that is run at each ban and unban, or for many of them together, without a shell. Changes are queued, and the program
+//! is run by worker threads, limited in number and time; a change that finds its queue full is dropped and counted, so the table never waits
+//! for the program.
 
 use parking_lot::{Condvar, Mutex};
+use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
+use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -12,6 +15,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
@@ -22,7 +26,10 @@ use crate::engine::Change;
 
 /// How long the daemon waits at its end for the programs that it kills.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
+/// One log line for each so many dropped changes.
+const DROPPED_PER_LINE: u64 = 1000;
 
+/// Changes that wait or were dropped, and runs of the program.
 #[derive(Debug, Default)]
 struct Counts {
     waiting: AtomicU64,
@@ -38,12 +45,12 @@ struct Counts {
 /// The workers of one configuration. After a reload, the previous ones finish their queues and end.
 struct Workers {
     config: HookConfig,
-    /// One queue per worker. All calls for a client go to the same one, so they stay in order.
-    queues: Vec<SyncSender<Call>>,
+    /// One queue per worker. All changes of a client go to the same one, so they stay in order.
+    queues: Vec<SyncSender<Words>>,
 }
 
-/// The arguments of a call.
-type Call = Vec<String>;
+/// A change in words, as the program is given it.
+type Words = Vec<String>;
 
 pub struct Hook {
     workers: Mutex<Option<Workers>>,
@@ -78,32 +85,33 @@ impl Hook {
     fn start(&self, config: &HookConfig) -> std::io::Result<Workers> {
         let capacity = config.queue.get().div_ceil(config.at_once.get());
         let queues = (0..config.at_once.get()).map(|_| {
-            let (sender, calls) = sync_channel(capacity);
+            let (sender, changes) = sync_channel(capacity);
             let (config, counts, end) = (config.clone(), Arc::clone(&self.counts), Arc::clone(&self.end));
-            std::thread::Builder::new().name("hook".into()).spawn(move || work(&config, &calls, &counts, &end))?;
+            std::thread::Builder::new().name("hook".into()).spawn(move || work(&config, &changes, &counts, &end))?;
             Ok(sender)
         });
         Ok(Workers { config: config.clone(), queues: queues.collect::<std::io::Result<_>>()? })
     }
 
-    /// Queues a call for `change`.
+    /// Queues `change`.
     pub fn notify(&self, change: &Change, prefix: Ipv6Prefix) {
         let workers = self.workers.lock();
         let Some(workers) = workers.as_ref() else { return };
-        let Some(call) = arguments(change, prefix) else { return };
+        let Some(words) = words(change, prefix) else { return };
         let mut hasher = self.hasher.build_hasher();
-        hasher.write(call.get(1).map(String::as_bytes).unwrap_or_default());
+        hasher.write(words.get(1).map(String::as_bytes).unwrap_or_default());
         let worker = usize::try_from(hasher.finish() >> 32).unwrap_or(0) % workers.queues.len().max(1);
         self.counts.waiting.fetch_add(1, Ordering::Relaxed);
-        if workers.queues.get(worker).is_none_or(|queue| queue.try_send(call).is_err()) {
+        if workers.queues.get(worker).is_none_or(|queue| queue.try_send(words).is_err()) {
             self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
-            if self.counts.dropped.fetch_add(1, Ordering::Relaxed).is_multiple_of(1000) {
-                log::warn!("the hook is too slow: calls are dropped");
+            let before = self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+            if before.is_multiple_of(DROPPED_PER_LINE) {
+                log::warn!("the hook is too slow: {} bans and unbans dropped so far; `batch` gives it many at once", before + 1);
             }
         }
     }
 
-    /// The outcomes of the calls; `None` without a hook.
+    /// What became of the changes; `None` without a hook.
     #[must_use]
     pub fn stats(&self) -> Option<HookStatus> {
         self.workers.lock().as_ref()?;
@@ -119,17 +127,22 @@ impl Hook {
         })
     }
 
-    /// Makes no more calls, and kills the programs that are running.
+    /// Runs the program no more, kills it where it is running, and logs how many changes it was not run for.
     pub fn end(&self) {
         *self.workers.lock() = None;
         let mut running = self.counts.running.lock();
         self.end.raise();
+        let [waiting, dropped] = [&self.counts.waiting, &self.counts.dropped].map(|counter| counter.load(Ordering::Relaxed));
+        if waiting + dropped > 0 {
+            log::warn!("the hook was not run for {waiting} bans and unbans that still wait, nor for {dropped} dropped ones");
+        }
         self.counts.idle.wait_while_for(&mut running, |running| *running > 0, END_TIMEOUT);
     }
 }
 
-/// `ban TARGET RULE UNTIL` or `unban TARGET`, with UNTIL in seconds since 1970, or -1 for never. `None` for a change that makes no call.
-fn arguments(change: &Change, prefix: Ipv6Prefix) -> Option<Call> {
+/// `ban TARGET RULE UNTIL` or `unban TARGET`, with UNTIL in seconds since 1970, or -1 for never. `None` for a change that the program is not
+/// run for.
+fn words(change: &Change, prefix: Ipv6Prefix) -> Option<Words> {
     Some(match change {
         Change::Banned(record) => {
             vec!["ban".into(), record.client.display(prefix).to_string(), record.rule.to_string(), record.until.to_string()]
@@ -141,19 +154,21 @@ fn arguments(change: &Change, prefix: Ipv6Prefix) -> Option<Call> {
     })
 }
 
-/// Makes the calls of one queue in order.
-fn work(config: &HookConfig, calls: &Receiver<Call>, counts: &Counts, end: &EndSignal) {
-    for call in calls {
-        counts.waiting.fetch_sub(1, Ordering::Relaxed);
+/// Runs the program for the changes of one queue, in order.
+fn work(config: &HookConfig, changes: &Receiver<Words>, counts: &Counts, end: &EndSignal) {
+    while let Ok(first) = changes.recv() {
+        let mut batch = vec![first];
+        batch.extend(changes.try_iter().take(config.batch.get() - 1));
         {
-            // Under the lock, so that `Hook::end` either sees this call or prevents it.
+            // Under the lock, so that `Hook::end` either sees this run or prevents it, and knows what still waits.
             let mut running = counts.running.lock();
             if end.is_raised() {
-                continue;
+                return;
             }
+            counts.waiting.fetch_sub(u64::try_from(batch.len()).unwrap_or(0), Ordering::Relaxed);
             *running += 1;
         }
-        let (counter, fault) = match run(config, &call, end) {
+        let (counter, fault) = match run(config, &batch, end) {
             Ok(Some(status)) if status.success() => (&counts.done, None),
             Ok(Some(status)) => (&counts.failed, Some(status.to_string())),
             Ok(None) => (&counts.killed, Some(format!("killed after {}", config.timeout.0))),
@@ -162,7 +177,9 @@ fn work(config: &HookConfig, calls: &Receiver<Call>, counts: &Counts, end: &EndS
         // One log line for each hundred outcomes of a kind: a program may fail every time.
         let is_logged = counter.fetch_add(1, Ordering::Relaxed).is_multiple_of(100);
         if let Some(fault) = fault.filter(|_| is_logged) {
-            log::warn!("hook {} {}: {fault}", config.command.program, call.join(" "));
+            let more = if batch.len() > 1 { format!(" and {} more", batch.len() - 1) } else { String::new() };
+            let first = batch.first().map(|words| words.join(" ")).unwrap_or_default();
+            log::warn!("hook {} {first}{more}: {fault}", config.command.program);
         }
         let mut running = counts.running.lock();
         *running -= 1;
@@ -173,14 +190,15 @@ fn work(config: &HookConfig, calls: &Receiver<Call>, counts: &Counts, end: &EndS
 }
 
 /// Runs the program in a process group of its own. Returns `None` if it was killed.
-fn run(config: &HookConfig, call: &[String], end: &EndSignal) -> std::io::Result<Option<std::process::ExitStatus>> {
+fn run(config: &HookConfig, batch: &[Words], end: &EndSignal) -> std::io::Result<Option<std::process::ExitStatus>> {
     let mut command = Command::new(&config.command.program);
-    command
-        .args(&config.command.arguments)
-        .args(call)
-        .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).spawn()?;
+    command.args(&config.command.arguments).env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    if config.batch.get() > 1 {
+        command.stdin(lines(batch)?);
+    } else {
+        command.args(batch.iter().flatten()).stdin(Stdio::null());
+    }
+    let mut child = command.stdout(Stdio::null()).process_group(0).spawn()?;
     let deadline = Instant::now() + Duration::from_millis(config.timeout.0.millis());
     match wait(&child, deadline, end) {
         Ok(true) => child.wait().map(Some),
@@ -192,6 +210,15 @@ fn run(config: &HookConfig, call: &[String], end: &EndSignal) -> std::io::Result
             result.map(|_| None)
         }
     }
+}
+
+/// A file in memory with one change a line. A pipe would have to be written as fast as the program reads.
+fn lines(batch: &[Words]) -> std::io::Result<File> {
+    let mut file = File::from(memfd_create("strikeout-hook", MemfdFlags::CLOEXEC)?);
+    let text: String = batch.iter().map(|words| words.join(" ") + "\n").collect();
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// Waits until `child` ends. Returns false at the deadline, or when the daemon is ending.
@@ -303,13 +330,32 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_is_all_that_waits_in_order_as_lines_on_standard_input() {
+        let folder = tempfile::tempdir().unwrap();
+        let [lines, go] = ["lines", "go"].map(|name| folder.path().join(name));
+        // The first run waits until all other changes have been queued.
+        let script = format!("cat >> {0}; echo \"$# $1\" >> {0}; until [ -e {1} ]; do sleep 0.01; done", lines.display(), go.display());
+        let hook = hook(&format!("[hook]\ncommand = ['/bin/sh', '-c', '{script}', 'sh', 'mine']\nat_once = 1\nbatch = 3"));
+        hook.notify(&unbanned(1), Ipv6Prefix::default());
+        wait_for(&hook, |stats| (stats.running, stats.waiting) == (1, 0));
+        (2..=5).for_each(|last| hook.notify(&unbanned(last), Ipv6Prefix::default()));
+        assert_eq!(hook.stats().unwrap().waiting, 4);
+        std::fs::write(go, "").unwrap();
+        wait_for(&hook, |stats| stats.done == 3);
+        let change = |last: u8| format!("unban 198.51.100.{last}\n");
+        let expected = [change(1), "1 mine\n".into(), change(2) + &change(3) + &change(4), "1 mine\n".into(), change(5), "1 mine\n".into()];
+        assert_eq!(std::fs::read_to_string(lines).unwrap(), expected.concat());
+    }
+
+    #[test]
     fn the_end_kills_running_programs_and_makes_no_more_calls() {
         let hook = hook("[hook]\ncommand = ['/bin/sh', '-c', 'sleep 1000']");
         hook.notify(&unbanned(1), Ipv6Prefix::default());
         wait_for(&hook, |stats| stats.running == 1);
         hook.notify(&unbanned(1), Ipv6Prefix::default());
         hook.end();
-        let Counts { running, done, killed, .. } = &*hook.counts;
-        assert_eq!((*running.lock(), done.load(Ordering::Relaxed), killed.load(Ordering::Relaxed)), (0, 0, 1));
+        let Counts { running, done, killed, waiting, .. } = &*hook.counts;
+        let [done, killed, waiting] = [done, killed, waiting].map(|counter| counter.load(Ordering::Relaxed));
+        assert_eq!((*running.lock(), done, killed, waiting), (0, 0, 1, 1));
     }
 }

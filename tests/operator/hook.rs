@@ -3,10 +3,11 @@
 use std::fs;
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::RULES;
-use crate::harness::{Daemon, wait_for, wait_until};
+use crate::harness::{Daemon, Stage, wait_for, wait_until};
 
 #[test]
 fn the_hook_is_called_for_each_ban_and_unban_and_a_reload_replaces_it() {
@@ -36,4 +37,51 @@ fn the_hook_is_called_for_each_ban_and_unban_and_a_reload_replaces_it() {
         (status["hook"]["done"] == 3).then_some(status)
     });
     assert_eq!(status["hook"], json!({"waiting": 0, "running": 0, "done": 3, "failed": 0, "killed": 0, "dropped": 0}));
+}
+
+/// A script that runs until `go` exists, and then writes its standard input to `lines`.
+fn slow_hook(stage: &Stage, more: &str) -> String {
+    let program =
+        stage.write("hook", &format!("#!/bin/sh\nuntil [ -e {0}/go ]; do sleep 0.01; done\ncat >> {0}/lines\n", stage.path("").display()));
+    Command::new("chmod").arg("755").arg(&program).status().unwrap();
+    format!("{RULES}[hook]\ncommand = [{program:?}]\nat_once = 1\ntimeout = '1h'\n{more}")
+}
+
+/// Bans so many clients, the first of them before the others, so that the hook runs for it alone.
+fn flood(daemon: &Daemon, clients: usize) {
+    daemon.text(&["ban", "198.51.100.1", "1h"]);
+    wait_until("the hook runs", || daemon.object("status").pointer("/hook/running").is_some_and(|running| running == 1));
+    let strikes: Vec<String> = (0..clients).map(|number| format!("ban 10.0.{}.{} 1h\n", number / 256, number % 256)).collect();
+    strikes.chunks(32).for_each(|some| drop(daemon.ask(&some.concat())));
+    wait_until("all are banned", || daemon.number("bans") == clients as u64 + 1);
+}
+
+#[test]
+fn under_a_flood_one_run_is_given_many_bans_and_none_is_lost() {
+    let stage = Stage::new();
+    let daemon = Daemon::start_on(&stage, "", &slow_hook(&stage, "batch = 400\nqueue = 1000"));
+    flood(&daemon, 900);
+    stage.write("go", "");
+    let status = wait_for("the hook is done", || {
+        let status = daemon.object("status");
+        (status["hook"]["waiting"] == 0 && status["hook"]["running"] == 0).then_some(status)
+    });
+    let lines = fs::read_to_string(stage.path("lines")).unwrap();
+    let mut clients: Vec<&str> = lines.lines().map(|line| line.split(' ').nth(1).unwrap()).collect();
+    clients.sort_unstable();
+    clients.dedup();
+    assert_eq!((lines.lines().count(), clients.len()), (901, 901));
+    // One, and then 400, 400 and 100.
+    assert_eq!(status["hook"], json!({"waiting": 0, "running": 0, "done": 4, "failed": 0, "killed": 0, "dropped": 0}));
+}
+
+#[test]
+fn bans_beyond_the_hooks_queue_are_counted_and_the_end_says_how_many_it_was_not_run_for() {
+    let stage = Stage::new();
+    let daemon = Daemon::start_on(&stage, "", &slow_hook(&stage, "queue = 100"));
+    flood(&daemon, 300);
+    assert_eq!(daemon.object("status")["hook"], json!({"waiting": 100, "running": 1, "done": 0, "failed": 0, "killed": 0, "dropped": 200}));
+    assert!(daemon.end(Signal::TERM).success());
+    let log = fs::read_to_string(stage.path("log")).unwrap();
+    assert!(log.contains("the hook was not run for 100 bans and unbans that still wait, nor for 200 dropped ones"), "{log}");
 }

@@ -211,11 +211,11 @@ impl MetricsReport {
             page.single("state_failed_total", "counter", "Changes that could not be saved at the first attempt.", health.failed);
         }
         if let Some(hook) = self.hook.stats() {
-            page.header("hook_calls_total", "counter", "Calls of the hook by result.");
+            page.header("hook_calls_total", "counter", "Runs of the hook by result; bans and unbans dropped.");
             for (result, number) in [("done", hook.done), ("failed", hook.failed), ("killed", hook.killed), ("dropped", hook.dropped)] {
                 page.sample("hook_calls_total", &[("result", result)], number);
             }
-            page.single("hook_waiting", "gauge", "Calls of the hook that wait.", hook.waiting);
+            page.single("hook_waiting", "gauge", "Bans and unbans that wait for the hook.", hook.waiting);
         }
         if let Some(fleet) = self.fleet.as_ref().map(|health| health.counts()) {
             page.single("fleet_receiving", "gauge", "1 while changes made by other machines are received.", fleet.receiving);
