@@ -34,9 +34,18 @@ impl SquidHelper {
     pub(crate) fn embedded() -> Self {
         let stage = Stage::new();
         let config = stage.write("strikeout.toml", "");
-        let mut helper = Self::start(&["--config", config.to_str().unwrap()]);
+        let mut helper = Self::start(&["--config", config.to_str().unwrap()]).until_ready();
         helper.own_stage = Some(stage);
         helper
+    }
+
+    /// Waits until a helper with built-in rules has its table, which it does for five seconds itself: on a busy machine the first queries may
+    /// come before. It is asked with a probe that a page may have sent, which is refused and bans nobody.
+    #[track_caller]
+    pub(crate) fn until_ready(mut self) -> Self {
+        let probe = "192.0.2.255 GET http://example.test/w00tw00t Mozilla/5.0 cross-site -";
+        wait_until("the helper has its table", || self.ask(probe).starts_with("OK "));
+        self
     }
 
     /// On the table of the stage's daemon.
@@ -174,6 +183,10 @@ impl SquidHelper {
         let status = self.status();
         self.reader.take().unwrap().join().unwrap();
         (status, self.log())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends it as `kill -9` does.

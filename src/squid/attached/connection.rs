@@ -121,12 +121,18 @@ impl DaemonConnection {
         }
     }
 
-    /// Gives the connection up. Returns the lines that the daemon certainly has not handled, and how many deferred offences it has taken since
-    /// [`SendQueue::take_deferred`].
-    pub fn lose(&self) -> (Vec<Unsent>, u64) {
+    /// Queues and writes nothing more. Returns the lines that the daemon certainly has not handled, and how many deferred offences it has taken
+    /// since [`SendQueue::take_deferred`].
+    pub fn stop(&self) -> (Vec<Unsent>, u64) {
         let mut queue = self.queue.lock();
         self.lost.store(true, Ordering::Relaxed);
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
         (queue.take_unsent(), queue.take_deferred())
+    }
+
+    /// Does the same as [`DaemonConnection::stop`], and hangs up.
+    pub fn lose(&self) -> (Vec<Unsent>, u64) {
+        let unsent = self.stop();
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        unsent
     }
 }

@@ -91,6 +91,14 @@ impl DeferredOffences {
         self.entries.remove(&key).map(|entry| entry.offences)
     }
 
+    /// Drops everything, and returns the number of offences that were dropped since [`DeferredOffences::take_dropped`].
+    pub fn take_all(&mut self, now: Instant) -> u64 {
+        while let Some(offences) = self.take(now) {
+            self.dropped += u64::from(offences.count);
+        }
+        self.take_dropped()
+    }
+
     /// The number of offences that were dropped since the last call.
     pub fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)

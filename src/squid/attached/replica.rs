@@ -97,6 +97,11 @@ impl Replica {
         for (held, verdict) in unanswered.into_values() {
             self.settle(&held, verdict);
         }
+        self.keep(unsent);
+    }
+
+    /// Keeps what the daemon has not handled for the next connection.
+    fn keep(&self, unsent: Vec<Unsent>) {
         for Unsent { text, since } in unsent {
             let rules = |names: &[String]| names.iter().map(|name| self.state.names.intern(name)).collect();
             match FromSubscriber::parse(&text) {
@@ -373,12 +378,24 @@ impl Backend for Replica {
     }
 
     fn close(&self) {
-        self.queue_deferred();
-        self.queue_reports(true);
-        self.connection.flush_within(LAST_LINES);
+        let deadline = Instant::now() + LAST_LINES;
+        loop {
+            self.queue_deferred();
+            self.queue_reports(true);
+            self.connection.flush_within(deadline.saturating_duration_since(Instant::now()));
+            if self.state.deferred.lock().is_empty() || self.connection.is_lost() || Instant::now() >= deadline {
+                break;
+            }
+        }
         // What has just been taken may be deferred offences.
         self.queue_stats();
         self.connection.flush();
+        let (unsent, _) = self.connection.stop();
+        self.keep(unsent);
+        let unreported = self.state.deferred.lock().take_all(Instant::now());
+        if unreported > 0 {
+            log::warn!("this helper ends, and {unreported} offences were not counted, because the daemon has not taken them");
+        }
     }
 }
 
