@@ -106,6 +106,9 @@ const MIN_BANS_TO_PREFETCH: usize = 10_000;
 /// millisecond.
 const SHARDS: usize = 256;
 
+/// A table with less room than this fraction of its capacity is nearly full.
+const NEARLY_FULL: usize = 32;
+
 /// Number of bans that [`Bans::sweep`] scans per millisecond of elapsed time: about half a percent of one core.
 const SWEPT_PER_MILLISECOND: usize = 100;
 
@@ -242,8 +245,9 @@ impl Bans {
 
     /// Calls [`Bans::expire`] if the last call is long enough ago: ten seconds for a million bans. May be called at any rate.
     ///
-    /// Bans end on time regardless; only `ended` is called late.
+    /// Bans end on time regardless; only `ended` is called late. Also finds the bans that a full table is to evict next.
     pub fn sweep(&self, now: Time, ended: impl FnMut(Client, RuleId)) {
+        self.prepare_evictions(now);
         let last = Time::from_millis(self.last_sweep.load(Ordering::Relaxed));
         let pause = Span::from_millis((self.len() / SWEPT_PER_MILLISECOND) as u64);
         if last > now || last.after(pause) <= now {
@@ -295,6 +299,20 @@ impl Bans {
         self.evicted.load(Ordering::Relaxed)
     }
 
+    /// Finds the bans to evict next if the table is nearly full, so that those who ban need not scan it themselves.
+    fn prepare_evictions(&self, now: Time) {
+        let is_nearly_full = self.len() >= self.capacity - self.capacity / NEARLY_FULL;
+        if is_nearly_full && self.eviction.lock().begin_scan() {
+            let found = EvictionQueue::from_scan(self.evictable());
+            self.eviction.lock().end_scan(now, found);
+        }
+    }
+
+    /// All bans that may be evicted.
+    fn evictable(&self) -> impl Iterator<Item = (Until, Client)> {
+        self.map.iter().filter_map(|entry| Some((entry.value().evictable_until()?, *entry.key())))
+    }
+
     /// Makes room for the newcomer by evicting the ban that ends soonest, which may be the newcomer's own.
     ///
     /// If no ban may be evicted, the newcomer's own is, unless it was made by hand: a rule with permanent bans must not let the table grow
@@ -302,7 +320,6 @@ impl Bans {
     fn evict(&self, now: Time, newcomer: Client, ban: Ban) {
         let mut queue = self.eviction.lock();
         queue.offer(newcomer, ban.until);
-        let evictable = || self.map.iter().filter_map(|entry| Some((entry.value().evictable_until()?, *entry.key())));
         let remove = |client: Client, until| {
             let removed = self.map.remove_if(&client, |_, bans| bans.evictable_until() == Some(until)).is_some();
             if removed {
@@ -310,7 +327,7 @@ impl Bans {
             }
             removed
         };
-        let evicted = queue.evict(now, evictable, remove);
+        let evicted = queue.evict(now, || self.evictable(), remove);
         drop(queue);
         match evicted {
             Some(until) if until.is_expired(now) => {}

@@ -7,13 +7,18 @@ use super::until::Until;
 use crate::client::Client;
 use crate::time::{Span, Time};
 
-/// Number of candidates that one scan of the table collects. Shared by this many evictions, a scan of a million bans costs little.
-const MAX_CANDIDATES: usize = 4096;
+/// Number of candidates that one scan of the table collects: more bans than are made in the second until the next scan ahead.
+const MAX_CANDIDATES: usize = 65_536;
+/// With no more candidates than this, a scan ahead is due.
+const FEW_CANDIDATES: usize = MAX_CANDIDATES / 2;
 
 /// Time to wait before scanning again when a scan found nothing that may be evicted.
 const RESCAN_PAUSE: Span = Span::from_millis(1000);
 
 /// The bans that end soonest, collected by one scan of the table and used up by evictions.
+///
+/// A scan of a million bans takes a while. So it is made ahead, beside evictions; only if they use up all candidates before, the next one
+/// scans itself.
 ///
 /// This is only a hint, because bans change after the scan: the table decides about each candidate.
 #[derive(Default)]
@@ -23,6 +28,8 @@ pub(super) struct EvictionQueue {
     horizon: Option<Until>,
     /// Set when the last scan found nothing.
     no_scan_before: Option<Time>,
+    /// Bans that were made since a scan ahead has begun, which it may have missed.
+    offered: Option<Vec<(Until, Client)>>,
 }
 
 impl EvictionQueue {
@@ -30,6 +37,27 @@ impl EvictionQueue {
     pub(super) fn offer(&mut self, client: Client, until: Until) {
         if Some(until) <= self.horizon {
             self.candidates.push(Reverse((until, client)));
+        }
+        if let Some(offered) = self.offered.as_mut().filter(|offered| offered.len() < MAX_CANDIDATES) {
+            offered.push((until, client));
+        }
+    }
+
+    /// Whether a scan ahead is due, which the caller makes with [`EvictionQueue::from_scan`] while this queue is used on.
+    pub(super) fn begin_scan(&mut self) -> bool {
+        let is_due = self.candidates.len() <= FEW_CANDIDATES;
+        self.offered = is_due.then(Vec::new);
+        is_due
+    }
+
+    /// Takes what a scan ahead has found.
+    pub(super) fn end_scan(&mut self, now: Time, found: Self) {
+        // An eviction that has scanned itself in the meantime knows more.
+        let Some(offered) = self.offered.take() else { return };
+        *self = found;
+        offered.into_iter().for_each(|(until, client)| self.offer(client, until));
+        if self.candidates.is_empty() {
+            self.no_scan_before = Some(now.after(RESCAN_PAUSE));
         }
     }
 
@@ -68,40 +96,63 @@ impl EvictionQueue {
     }
 
     /// Keeps the [`MAX_CANDIDATES`] bans that end soonest.
-    fn from_scan(bans: impl Iterator<Item = (Until, Client)>) -> Self {
-        let mut latest_first = BinaryHeap::with_capacity(MAX_CANDIDATES + 1);
+    pub(super) fn from_scan(bans: impl Iterator<Item = (Until, Client)>) -> Self {
+        let mut latest_first = BinaryHeap::new();
         for ban in bans {
-            latest_first.push(ban);
-            if latest_first.len() > MAX_CANDIDATES {
-                latest_first.pop();
+            if latest_first.len() < MAX_CANDIDATES {
+                latest_first.push(ban);
+            } else if let Some(mut latest) = latest_first.peek_mut()
+                && ban < *latest
+            {
+                *latest = ban;
             }
         }
         let horizon = latest_first.peek().map(|(until, _)| *until);
-        Self { candidates: latest_first.into_iter().map(Reverse).collect(), horizon, no_scan_before: None }
+        Self { candidates: latest_first.into_iter().map(Reverse).collect(), horizon, no_scan_before: None, offered: None }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
     use std::collections::BTreeSet;
     use std::net::Ipv4Addr;
 
-    /// A table of bans that may all be evicted, and the number of times that it was scanned.
+    /// A table of bans that may all be evicted, and the number of times that an eviction scanned it.
     #[derive(Default)]
     struct Table {
-        bans: BTreeSet<(Until, Client)>,
+        bans: RefCell<BTreeSet<(Until, Client)>>,
         scans: usize,
     }
 
     impl Table {
+        fn of(bans: impl Iterator<Item = (Until, Client)>) -> Self {
+            Self { bans: RefCell::new(bans.collect()), scans: 0 }
+        }
+
+        fn scan(&self) -> std::vec::IntoIter<(Until, Client)> {
+            self.bans.borrow().iter().copied().collect::<Vec<_>>().into_iter()
+        }
+
         fn evict(&mut self, queue: &mut EvictionQueue, now: u64) -> Option<Until> {
-            let all: Vec<_> = self.bans.iter().copied().collect();
+            let mut scans = 0;
             let scan = || {
-                self.scans += 1;
-                all.into_iter()
+                scans += 1;
+                self.scan()
             };
-            queue.evict(Time::from_millis(now), scan, |client, until| self.bans.remove(&(until, client)))
+            let evicted = queue.evict(Time::from_millis(now), scan, |client, until| self.bans.borrow_mut().remove(&(until, client)));
+            self.scans += scans;
+            evicted
+        }
+
+        fn soonest(&self) -> Option<Until> {
+            self.bans.borrow().first().map(|(until, _)| *until)
+        }
+
+        fn ban(&self, queue: &mut EvictionQueue, new: (Until, Client)) {
+            self.bans.borrow_mut().insert(new);
+            queue.offer(new.1, new.0);
         }
     }
 
@@ -111,28 +162,65 @@ mod tests {
 
     #[test]
     fn the_bans_that_end_soonest_are_evicted_in_order_with_one_scan_for_many() {
-        let mut table = Table { bans: (0..10_000).map(|number| ban(number, u64::from(number * 7919 % 10_007))).collect(), scans: 0 };
+        let mut table = Table::of((0..100_000).map(|number| ban(number, u64::from(number) * 7919 % 100_003)));
         let mut queue = EvictionQueue::default();
         for _ in 0..MAX_CANDIDATES {
-            let soonest = table.bans.first().map(|(until, _)| *until);
+            let soonest = table.soonest();
             assert_eq!(table.evict(&mut queue, 0), soonest);
         }
         assert_eq!(table.scans, 1);
-        let soonest = table.bans.first().map(|(until, _)| *until);
+        let soonest = table.soonest();
         assert_eq!((table.evict(&mut queue, 0), table.scans), (soonest, 2));
     }
 
     #[test]
+    fn a_scan_ahead_saves_evictions_theirs_and_misses_no_ban_that_is_made_meanwhile() {
+        let mut table = Table::of((0..1000).map(|number| ban(number, 100 + u64::from(number))));
+        let mut queue = EvictionQueue::default();
+        assert!(queue.begin_scan());
+        let found = EvictionQueue::from_scan(table.scan());
+        for new in [ban(2000, 105), ban(2001, 50)] {
+            table.ban(&mut queue, new);
+        }
+        queue.end_scan(Time::from_millis(0), found);
+        for _ in 0..1002 {
+            let soonest = table.soonest();
+            assert_eq!((table.evict(&mut queue, 0), table.scans), (soonest, 0));
+        }
+    }
+
+    #[test]
+    fn what_an_eviction_has_found_itself_is_not_replaced_by_an_older_scan() {
+        let mut table = Table::of((0..10).map(|number| ban(number, 100 + u64::from(number))));
+        let mut queue = EvictionQueue::default();
+        assert!(queue.begin_scan());
+        let found = EvictionQueue::from_scan(table.scan());
+        table.ban(&mut queue, ban(50, 50));
+        assert_eq!((table.evict(&mut queue, 0), table.scans), (Some(ban(50, 50).0), 1));
+        table.ban(&mut queue, ban(51, 60));
+        queue.end_scan(Time::from_millis(0), found);
+        assert_eq!((table.evict(&mut queue, 0), table.scans), (Some(ban(51, 60).0), 1));
+    }
+
+    #[test]
+    fn a_scan_ahead_is_due_while_there_are_few_candidates() {
+        let table = Table::of((0..100_000).map(|number| ban(number, u64::from(number))));
+        let mut queue = EvictionQueue::default();
+        assert!(queue.begin_scan());
+        queue.end_scan(Time::from_millis(0), EvictionQueue::from_scan(table.scan()));
+        assert!(!queue.begin_scan(), "65,536 are enough");
+    }
+
+    #[test]
     fn a_new_ban_that_ends_sooner_than_the_candidates_of_the_scan_is_evicted_first() {
-        let mut table = Table { bans: (0..10).map(|number| ban(number, 100 + u64::from(number))).collect(), scans: 0 };
+        let mut table = Table::of((0..10).map(|number| ban(number, 100 + u64::from(number))));
         let mut queue = EvictionQueue::default();
         table.evict(&mut queue, 0);
         for new in [ban(50, 105), ban(51, 500), ban(52, 50)] {
-            table.bans.insert(new);
-            queue.offer(new.1, new.0);
+            table.ban(&mut queue, new);
         }
         for _ in 0..10 {
-            let soonest = table.bans.first().map(|(until, _)| *until);
+            let soonest = table.soonest();
             assert_eq!((table.evict(&mut queue, 0), table.scans), (soonest, 1));
         }
     }

@@ -74,6 +74,8 @@ pub struct PeerConnection {
     unread_since: Option<Instant>,
     /// Since when a subscriber has been reading its snapshot.
     snapshot_since: Option<Instant>,
+    /// The next piece of the snapshot is not made yet.
+    waits_for_piece: bool,
 }
 
 impl PeerConnection {
@@ -98,6 +100,7 @@ impl PeerConnection {
             configs: VecDeque::new(),
             unread_since: None,
             snapshot_since: None,
+            waits_for_piece: false,
         }
     }
 
@@ -213,8 +216,8 @@ impl PeerConnection {
 
     /// Queues bytes for a subscriber, behind its snapshot. One that does not keep up is cut off.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.output.len() + self.after_snapshot.len() + bytes.len() > MAX_SUBSCRIBER_OUTPUT {
-            self.broken = true;
+        if self.unread() + bytes.len() > MAX_SUBSCRIBER_OUTPUT {
+            self.cut_off();
         } else if self.pieces.is_some() {
             self.after_snapshot.extend_from_slice(bytes);
         } else {
@@ -222,11 +225,28 @@ impl PeerConnection {
         }
     }
 
-    /// Turns the connection into a subscriber's: it gets `snapshot` as fast as it reads, then whatever is pushed.
+    /// Number of bytes that wait for a subscriber.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        self.output.len() + self.after_snapshot.len()
+    }
+
+    /// Gives the peer up, because it lags too far behind.
+    pub fn cut_off(&mut self) {
+        self.broken = true;
+    }
+
+    /// Turns the connection into a subscriber's: it gets `snapshot` as fast as it reads, then whatever is pushed. An empty piece of it means
+    /// that the next one is not made yet: see [`PeerConnection::resume`].
     pub fn subscribe(&mut self, snapshot: Pieces) {
         self.is_subscriber = true;
         self.answers.clear();
         self.pieces = Some(snapshot);
+    }
+
+    /// Goes on with a snapshot whose next piece may be made now.
+    pub fn resume(&mut self) {
+        self.waits_for_piece = false;
     }
 
     /// Sends a subscriber a new configuration, as fast as it reads. Bytes pushed meanwhile go between its pieces. A configuration already
@@ -246,6 +266,7 @@ impl PeerConnection {
     pub fn close_after_answers(&mut self) {
         if self.is_subscriber {
             self.pieces = None;
+            self.waits_for_piece = false;
             self.configs.clear();
             self.output.extend(std::mem::take(&mut self.after_snapshot));
         }
@@ -274,6 +295,10 @@ impl PeerConnection {
                 Err(_) => self.broken = true,
             }
         }
+        if self.output.is_empty() && self.output.capacity() > 2 * OUTPUT_HIGH_WATER {
+            // It held what the peer had not read for a while.
+            self.output = VecDeque::new();
+        }
         self.time_half_line(now);
         let waits = self.wants_write();
         self.unread_since = self.unread_since.filter(|_| sum == 0).or(Some(now)).filter(|_| waits);
@@ -283,9 +308,10 @@ impl PeerConnection {
 
     /// Tops up the output: from the snapshot or long answer being sent, then the configuration, then answers that are next in order.
     fn fill(&mut self) {
-        while self.output.len() < OUTPUT_HIGH_WATER {
+        while self.output.len() < OUTPUT_HIGH_WATER && !self.waits_for_piece {
             if let Some(pieces) = &mut self.pieces {
                 match pieces.next() {
+                    Some(piece) if piece.is_empty() => self.waits_for_piece = self.is_subscriber,
                     Some(piece) => self.output.extend(piece.as_bytes()),
                     None => {
                         self.pieces = None;
@@ -321,7 +347,8 @@ impl PeerConnection {
     #[must_use]
     pub fn wants_write(&self) -> bool {
         let is_answered = matches!(self.answers.front(), Some(Some(_)));
-        !self.output.is_empty() || is_answered || self.pieces.is_some() || !self.configs.is_empty()
+        let has_pieces = (self.pieces.is_some() || !self.configs.is_empty()) && !self.waits_for_piece;
+        !self.output.is_empty() || is_answered || has_pieces
     }
 
     /// Whether too many answers are due or unread to handle another line. Input already buffered does not count, because only handling it

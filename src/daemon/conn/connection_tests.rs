@@ -80,6 +80,39 @@ fn a_peer_that_shuts_down_its_side_gets_the_answer_and_the_close_even_without_a_
 }
 
 #[test]
+fn a_snapshot_whose_next_piece_is_not_made_yet_waits_until_it_is_resumed_and_changes_stay_behind_it() {
+    let mut fixture = Fixture::new();
+    let pieces = ["first\n", "", "second\n"].into_iter().map(str::to_owned);
+    fixture.connection.subscribe(Box::new(pieces));
+    fixture.connection.push(b"change\n");
+    fixture.connection.queue_config(Box::new(["config\n".to_owned()].into_iter()));
+    assert!(fixture.connection.wants_write());
+    fixture.connection.write(fixture.now);
+    assert_eq!((fixture.received().as_str(), fixture.connection.wants_write()), ("first\n", false));
+    fixture.connection.resume();
+    assert!(fixture.connection.wants_write());
+    fixture.connection.write(fixture.now);
+    assert_eq!((fixture.received().as_str(), fixture.connection.wants_write()), ("second\nchange\nconfig\n", false));
+}
+
+#[test]
+fn memory_of_what_a_subscriber_had_not_read_is_given_back() {
+    let mut fixture = Fixture::new();
+    fixture.connection.subscribe(Box::new(std::iter::empty()));
+    fixture.connection.write(fixture.now);
+    let line = vec![b'x'; 1 << 20];
+    (0..8).for_each(|_| fixture.connection.push(&line));
+    assert_eq!((fixture.connection.unread(), fixture.connection.is_done()), (8 << 20, false));
+    while fixture.connection.unread() > 0 {
+        fixture.connection.write(fixture.now);
+        fixture.received();
+    }
+    assert!(fixture.connection.output.capacity() <= 2 * OUTPUT_HIGH_WATER);
+    (0..9).for_each(|_| fixture.connection.push(&line));
+    assert!(fixture.connection.is_done(), "it is cut off");
+}
+
+#[test]
 fn half_a_line_times_out_a_second_after_its_first_byte() {
     let mut fixture = Fixture::new();
     fixture.send(b"che");

@@ -38,6 +38,8 @@ pub enum QueueItem {
     Change(String),
     /// Bytes for one subscriber, sent in the order in which they are pushed.
     Push(ConnectionId, Vec<u8>),
+    /// A copy of the bans is complete, for which subscribers wait.
+    BansCopied,
 }
 
 /// The event loop's inbox: any thread pushes, only the loop takes.

@@ -87,6 +87,11 @@ impl EventLoop {
                     has_changes = true;
                     continue;
                 }
+                QueueItem::BansCopied => {
+                    let connections = &mut self.connections;
+                    touched.extend(self.subscribers.open(|id| connections.get_mut(&id).map(|entry| entry.connection.resume()).is_some()));
+                    continue;
+                }
                 QueueItem::Push(id, bytes) => {
                     if let Some(entry) = self.connections.get_mut(&id) {
                         entry.connection.push(&bytes);
@@ -99,6 +104,7 @@ impl EventLoop {
             }
         }
         if has_changes {
+            self.cut_off_the_furthest_behind();
             touched.extend(self.subscribers.open(|_| true));
         }
         // Under load each subscriber has hundreds of items here, and one visit serves them all.
@@ -114,6 +120,18 @@ impl EventLoop {
             let entry = self.connections.get_mut(&id);
             entry.map(|entry| entry.connection.push(line.as_bytes())).is_some()
         });
+    }
+
+    /// Cuts off the subscribers that lag furthest, if all together have too much to read.
+    fn cut_off_the_furthest_behind(&mut self) {
+        let connections = &mut self.connections;
+        let unread = self.subscribers.open(|_| true).iter().filter_map(|id| Some((connections.get(id)?.connection.unread(), *id)));
+        for (bytes, id) in subscribers::furthest_behind(unread.collect()) {
+            log::warn!("a helper is disconnected, because it and others do not keep up: it has {bytes} bytes to read");
+            if let Some(entry) = connections.get_mut(&id) {
+                entry.connection.cut_off();
+            }
+        }
     }
 
     /// Starts sending the configuration to every subscriber, if it differs from the one they have.

@@ -1,7 +1,7 @@
 //! What subscribers are sent: the configuration and all bans piece by piece, then changes line by line.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 
@@ -11,64 +11,84 @@ use crate::engine::{Change, Engine};
 use crate::event::{Scope, Service};
 use crate::list::{ListSource, Lists};
 use crate::policy::Policy;
+use crate::rule_id::RuleNames;
 use crate::table::Ban;
 use crate::time::Time;
 
 /// Number of lines in one piece.
 const PIECE_LINES: usize = 1024;
 
-pub struct SnapshotBans {
+/// A copy of the bans, once it is made.
+#[derive(Default)]
+pub struct SnapshotBans(OnceLock<CopiedBans>);
+
+struct CopiedBans {
     clients: Vec<(Client, Service, Ban)>,
     networks: Vec<(IpNet, Option<Time>)>,
 }
 
 impl SnapshotBans {
     /// Copies the bans that are active at `now`.
-    pub fn copy(engine: &Engine, now: Time) -> Self {
+    pub fn copy(&self, engine: &Engine, now: Time) {
         let networks = engine.policy().lists.banned.iter().map(|ban| (ban.network, ban.until)).collect();
         let mut clients = Vec::with_capacity(engine.bans().len());
         engine.bans().for_each(now, |client, service, ban| clients.push((client, service, ban)));
-        Self { clients, networks }
+        // Nobody else makes the same copy.
+        let _ = self.0.set(CopiedBans { clients, networks });
     }
 }
 
-/// The greeting, the configuration and all bans. `now` gives the time at which a piece is made: a subscriber that reads slowly is not sent
-/// bans that have ended meanwhile.
-pub fn snapshot(
-    engine: &Engine,
-    bans: Arc<SnapshotBans>,
-    now: impl Fn() -> Time + Clone + Send + 'static,
-) -> impl Iterator<Item = String> + Send + 'static {
-    let networks = {
-        let (bans, now) = (Arc::clone(&bans), now.clone());
-        ranges(bans.networks.len()).map(move |range| {
-            let now = now();
-            let networks = bans.networks.get(range).unwrap_or_default().iter();
-            let active = networks.filter(|(_, until)| until.is_none_or(|until| until > now));
-            active
-                .map(|(network, until)| line(&FromDaemon::BanNetwork { network: *network, remaining: until.map(|until| until.since(now)) }))
-                .collect()
-        })
-    };
-    let policy = engine.policy();
-    let pause = policy.active_pause(now()).map(|pause| line(&FromDaemon::Pause(pause.until.since(now()))));
-    let names = Arc::clone(engine.names());
-    let clients = ranges(bans.clients.len()).map(move |range| {
-        let now = now();
-        let active = bans.clients.get(range).unwrap_or_default().iter().filter(|(_, _, ban)| !ban.until.is_expired(now));
-        let lines = active.map(|(client, service, ban)| {
+impl CopiedBans {
+    fn len(&self) -> usize {
+        self.networks.len() + self.clients.len()
+    }
+
+    /// The lines of [`PIECE_LINES`] bans from number `start` on, as far as they are active at `now`. Networks come first.
+    fn piece(&self, start: usize, now: Time, names: &RuleNames) -> String {
+        let networks = self.networks.iter().skip(start).take(PIECE_LINES).filter(|(_, until)| until.is_none_or(|until| until > now));
+        let networks = networks
+            .map(|(network, until)| line(&FromDaemon::BanNetwork { network: *network, remaining: until.map(|until| until.since(now)) }));
+        let end = (start + PIECE_LINES).saturating_sub(self.networks.len());
+        let clients = self.clients.get(start.saturating_sub(self.networks.len())..end.min(self.clients.len())).unwrap_or_default();
+        let clients = clients.iter().filter(|(_, _, ban)| !ban.until.is_expired(now)).map(|(client, service, ban)| {
             let scope = match service {
                 Service::Web => Scope::Web,
                 Service::Mail => Scope::Mail,
             };
             line(&FromDaemon::Ban { client: *client, scope, rule: names.name(ban.rule), remaining: ban.until.remaining(now) })
         });
-        lines.collect()
+        networks.chain(clients).collect()
+    }
+}
+
+/// The greeting, the configuration and all bans; an empty piece as long as these are not copied. `now` gives the time at which a piece is
+/// made: a subscriber that reads slowly is not sent bans that have ended meanwhile.
+pub fn snapshot(
+    engine: &Engine,
+    bans: Arc<SnapshotBans>,
+    now: impl Fn() -> Time + Clone + Send + 'static,
+) -> impl Iterator<Item = String> + Send + 'static {
+    let policy = engine.policy();
+    let pause = policy.active_pause(now()).map(|pause| line(&FromDaemon::Pause(pause.until.since(now()))));
+    let names = Arc::clone(engine.names());
+    let mut next = 0;
+    let lines = std::iter::from_fn(move || {
+        let Some(bans) = bans.0.get() else { return Some(String::new()) };
+        // Bans that have ended make no lines, and an empty piece would mean something else.
+        while next < bans.len() {
+            let piece = bans.piece(next, now(), &names);
+            next += PIECE_LINES;
+            if !piece.is_empty() {
+                return Some(piece);
+            }
+        }
+        None
     });
     let hello = [line(&FromDaemon::Hello(subscribe::VERSION))];
     let begin = [line(&FromDaemon::BeginBans)];
     let end = [line(&FromDaemon::EndBans)];
-    hello.into_iter().chain(config_lines(policy)).chain(pause).chain(begin).chain(networks).chain(clients).chain(end)
+    let config = config_lines(policy).filter(|piece| !piece.is_empty());
+    hello.into_iter().chain(config).chain(pause).chain(begin).chain(lines).chain(end)
 }
 
 /// The configuration as subscribers need it. It holds on to the policy instead of its text until the last piece is made: in memory a
@@ -143,6 +163,7 @@ mod tests {
     use super::super::fixtures::{client, engine};
     use super::*;
 
+    use crate::list::BannedNetwork;
     use crate::table::Until;
     use crate::time::Span;
 
@@ -155,12 +176,24 @@ mod tests {
         for number in 0..3000 {
             engine.bans().ban(client(number), Scope::Web, Ban { until, rule: engine.names().intern("w00tw00t"), saved: true }, NOW);
         }
-        let text: String = snapshot(&engine, Arc::new(SnapshotBans::copy(&engine, NOW)), || NOW).collect();
+        engine.change_lists(|lists| {
+            for number in 0..1500_u32 {
+                let network = IpNet::from(std::net::IpAddr::from((0x0a00_0000 + (number << 8)).to_be_bytes()));
+                lists.banned.insert(BannedNetwork { network, rule: "manual".into(), since: NOW, until: None });
+            }
+        });
+        let bans = Arc::new(SnapshotBans::default());
+        let mut pieces = snapshot(&engine, Arc::clone(&bans), || NOW);
+        let mut text: String = pieces.by_ref().take_while(|piece| !piece.is_empty()).collect();
+        assert!(text.ends_with("begin bans\n"), "the bans are not copied yet");
+        bans.copy(&engine, NOW);
+        text.extend(pieces);
         let lines: Vec<FromDaemon> = text.lines().map(|line| FromDaemon::parse(line).unwrap()).collect();
         assert_eq!(lines.first(), Some(&FromDaemon::Hello(1)));
         assert_eq!(lines.last(), Some(&FromDaemon::EndBans));
         assert!(lines.contains(&FromDaemon::Listed(List::Deny, "203.0.113.9/32".parse().unwrap())));
         assert_eq!(lines.iter().filter(|line| matches!(line, FromDaemon::Ban { scope: Scope::Web, .. })).count(), 3000);
+        assert_eq!(lines.iter().filter(|line| matches!(line, FromDaemon::BanNetwork { .. })).count(), 1500);
         // A quarter of what a helper reads.
         assert!(text.lines().all(|line| line.len() < 64 * 1024));
     }
