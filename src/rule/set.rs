@@ -35,7 +35,7 @@ pub struct RuleSet {
 /// All request rules, with one automaton for each field.
 #[derive(Debug)]
 struct RequestMatcher {
-    /// Unique in this process, as the owner of the entries in a [`SeenCache`].
+    /// Unique in this process, as the owner of the entries in a [`SeenCache`](super::seen_cache::SeenCache).
     id: u64,
     rules: Vec<RequestRule>,
     path: PathMatcher,
