@@ -22,6 +22,8 @@ const HUNG: Duration = Duration::from_secs(10);
 pub struct Outcome {
     /// Offences that were refused.
     pub refused: u64,
+    /// The tracked clients whose answer says that they are banned.
+    pub banned: Vec<u32>,
     /// Offences that were served.
     pub served: u64,
     /// Innocent queries that were refused.
@@ -35,7 +37,8 @@ pub struct Outcome {
 /// A query that is not answered yet.
 #[derive(Clone, Copy)]
 enum Asked {
-    Offence,
+    /// Of this tracked client.
+    Offence(u32),
     Innocent(Instant),
 }
 
@@ -72,7 +75,7 @@ pub fn attack(helper: &mut Helper, clients: std::ops::Range<u32>) -> Result<Outc
                 out.extend_from_slice(
                     format!("{} {client} GET http://www.example.org/bench-ban Mozilla/5.0 none -\n", asked.len()).as_bytes(),
                 );
-                asked.push(Some(Asked::Offence));
+                asked.push(Some(Asked::Offence(next)));
                 next += 1;
                 offences += 1;
                 unanswered += 1;
@@ -107,8 +110,11 @@ pub fn attack(helper: &mut Helper, clients: std::ops::Range<u32>) -> Result<Outc
             let is_refused = verdict.starts_with("OK");
             unanswered -= 1;
             match slot.take().with_context(|| format!("answered twice: {text}"))? {
-                Asked::Offence => {
+                Asked::Offence(client) => {
                     offences -= 1;
+                    if verdict.contains("message=\"refused until") {
+                        outcome.banned.push(client);
+                    }
                     *(if is_refused { &mut outcome.refused } else { &mut outcome.served }) += 1;
                     outcome.wall = last_answer - start;
                 }

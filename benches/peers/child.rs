@@ -37,9 +37,20 @@ impl Process {
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
 
+    pub fn send(&self, signal: nix::sys::signal::Signal) -> Result<()> {
+        Ok(nix::sys::signal::kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+    }
+
+    /// Sends SIGKILL and waits.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Sends SIGTERM and waits; kills the process after `limit`.
     pub fn stop(&mut self, limit: Duration) -> Result<()> {
-        nix::sys::signal::kill(Pid::from_raw(i32::try_from(self.child.id())?), nix::sys::signal::Signal::SIGTERM)?;
+        self.send(nix::sys::signal::Signal::SIGTERM)?;
         let deadline = std::time::Instant::now() + limit;
         while self.child.try_wait()?.is_none() {
             if std::time::Instant::now() > deadline {

@@ -16,7 +16,7 @@ use crate::series::{median, paired, ratio};
 use crate::world::{World, wait_for};
 use crate::{Options, programs, traffic};
 
-const HELPERS: u32 = 4;
+pub(super) const HELPERS: u32 = 4;
 
 /// The results of one attack on the daemon's table.
 struct Attack {
@@ -71,7 +71,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
 }
 
 /// The time in milliseconds that `percent` of the innocent queries took at most.
-fn percentile(outcome: &Outcome, percent: usize) -> f64 {
+pub(super) fn percentile(outcome: &Outcome, percent: usize) -> f64 {
     let mut spans = outcome.innocents.clone();
     spans.sort_unstable();
     let index = (spans.len() * percent / 100).min(spans.len().saturating_sub(1));
@@ -85,18 +85,18 @@ fn on_embedded(offenders: u32) -> Result<Outcome> {
     attack(&mut Helper::start(&mut world.embedded(&config, Some(&state))?)?, 0..offenders)
 }
 
-fn on_daemon(offenders: u32) -> Result<Attack> {
-    let world = World::new()?;
-    let state = world.state("daemon.db", 0)?;
-    let config = world.config_with("daemon.toml", &state, 1_000_000, "")?;
-    let daemon = world.daemon(&config)?;
-    let share = offenders / HELPERS;
-    let mut helpers = Vec::new();
-    for number in 0..HELPERS {
+/// Four helpers on the daemon's table.
+pub(super) fn attach(world: &World) -> Result<Vec<Helper>> {
+    let start = |number| {
         let mut command = Command::new(programs::EXT_STRIKEOUT_ACL);
         command.arg("--table").arg(world.path("strikeout.sock")).stderr(world.log(&format!("attached-{number}"))?);
-        helpers.push(Helper::start(&mut command)?);
-    }
+        Helper::start(&mut command)
+    };
+    (0..HELPERS).map(start).collect()
+}
+
+/// Attacks all of `helpers` at once, each with `share` other clients.
+pub(super) fn attack_each(helpers: &mut [Helper], share: u32) -> Result<Outcome> {
     let outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
         let attacks =
             helpers.iter_mut().zip(0..).map(|(helper, number)| scope.spawn(move || attack(helper, number * share..(number + 1) * share)));
@@ -107,11 +107,23 @@ fn on_daemon(offenders: u32) -> Result<Attack> {
     for outcome in outcomes {
         let outcome = outcome?;
         sum.refused += outcome.refused;
+        sum.banned.extend(outcome.banned);
         sum.served += outcome.served;
         sum.innocents_refused += outcome.innocents_refused;
         sum.innocents.extend(outcome.innocents);
         sum.wall = sum.wall.max(outcome.wall);
     }
+    Ok(sum)
+}
+
+fn on_daemon(offenders: u32) -> Result<Attack> {
+    let world = World::new()?;
+    let state = world.state("daemon.db", 0)?;
+    let config = world.config_with("daemon.toml", &state, 1_000_000, "")?;
+    let daemon = world.daemon(&config)?;
+    let share = offenders / HELPERS;
+    let mut helpers = attach(&world)?;
+    let sum = attack_each(&mut helpers, share)?;
     // Offences that exceeded a queue are counted a little later than they are answered.
     let bans = || status(&world).ok()?["bans"].as_u64();
     let _ = wait_for("all bans", || bans() == Some(u64::from(share * HELPERS)));

@@ -8,6 +8,7 @@ mod logs;
 mod lookups;
 mod memory;
 mod offences;
+mod restart;
 mod squid;
 mod start;
 mod table;
@@ -25,7 +26,7 @@ pub struct Row {
     pub run: fn(&Options, &mut Report) -> Result<()>,
 }
 
-pub const ROWS: [Row; 12] = [
+pub const ROWS: [Row; 13] = [
     Row { name: "lookups", about: "CPU and lookups/s over a socket pair, beside the echo helper and a Python helper", run: lookups::run },
     Row { name: "userip", about: "the same without channel IDs, beside Squid's ext_file_userip_acl", run: userip::run },
     Row { name: "growth", about: "CPU per lookup as rules, tracked clients and URLs grow", run: growth::run },
@@ -34,6 +35,11 @@ pub const ROWS: [Row; 12] = [
         name: "load",
         about: "a botnet at four helpers: bans/s, offenders left unbanned, and how long innocent queries wait",
         run: load::run,
+    },
+    Row {
+        name: "restart",
+        about: "the same while the daemon is killed, stopped and started: bans lost, and how soon helpers are back",
+        run: restart::run,
     },
     Row { name: "squid", about: "requests/s and latency through Squid (cached hits, wrk) with each helper", run: squid::run },
     Row {
