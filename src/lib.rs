@@ -15,6 +15,7 @@
 //! | `config`, `state` | the configuration file; the state file |
 //! | `control` | what the daemon, its helpers and the operator's program say to each other |
 //! | `squid`, `exim`, `fleet`, `replay`, `daemon` | the two helpers; other machines; old logs; the process that holds the table |
+//! | `doctor` | looks at every link from the client to the verdict |
 //! | `cli` | the operator's program |
 #![forbid(unsafe_code)]
 
@@ -25,6 +26,7 @@ mod config;
 mod control;
 mod daemon;
 mod detector;
+mod doctor;
 mod engine;
 mod event;
 mod exim;

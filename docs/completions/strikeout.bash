@@ -22,6 +22,9 @@ _strikeout() {
             strikeout,check)
                 cmd="strikeout__subcmd__check"
                 ;;
+            strikeout,doctor)
+                cmd="strikeout__subcmd__doctor"
+                ;;
             strikeout,forget)
                 cmd="strikeout__subcmd__forget"
                 ;;
@@ -69,6 +72,9 @@ _strikeout() {
                 ;;
             strikeout__subcmd__help,check)
                 cmd="strikeout__subcmd__help__subcmd__check"
+                ;;
+            strikeout__subcmd__help,doctor)
+                cmd="strikeout__subcmd__help__subcmd__doctor"
                 ;;
             strikeout__subcmd__help,forget)
                 cmd="strikeout__subcmd__help__subcmd__forget"
@@ -134,7 +140,7 @@ _strikeout() {
 
     case "${cmd}" in
         strikeout)
-            opts="-h -V --help --version serve check status list why ban unban pause resume forget reload metrics test replay import help"
+            opts="-h -V --help --version serve check doctor status list why ban unban pause resume forget reload metrics test replay import help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -199,6 +205,36 @@ _strikeout() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        strikeout__subcmd__doctor)
+            opts="-h --config --table --json --squid --exim --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --table)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --squid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --exim)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         strikeout__subcmd__forget)
             opts="-h --config --table --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -222,7 +258,7 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__help)
-            opts="serve check status list why ban unban pause resume forget reload metrics test replay import help"
+            opts="serve check doctor status list why ban unban pause resume forget reload metrics test replay import help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -250,6 +286,20 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__help__subcmd__check)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        strikeout__subcmd__help__subcmd__doctor)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -1,11 +1,11 @@
 //! `strikeout check`: reads a configuration as the daemon would, and summarises what would be in force and what is wrong with its logs.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::{Failure, check_log, print};
+use crate::config::logs::unfed_rules;
 use crate::config::{Config, DEFAULT_FILE, LogConfig};
 use crate::policy::Policy;
 use crate::rule::{Mode, Rule, RuleSet, Trigger};
@@ -102,7 +102,7 @@ fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usiz
         let _ =
             writeln!(text, "rule {}: {} in {}, ban {bantime}, {}{shadow}", rule.name, rule.maxretry, rule.findtime, rule.scope.as_str());
     }
-    let (unfed, named_unfed) = unfed(rules, &logs).into_iter().partition::<Vec<_>, _>(|name| !named.contains(*name));
+    let (unfed, named_unfed) = unfed_rules(rules, &logs).into_iter().partition::<Vec<_>, _>(|name| !named.contains(*name));
     if !unfed.is_empty() {
         let _ = writeln!(text, "no log names these rules, so they count nothing: {}", unfed.join(", "));
     }
@@ -122,13 +122,6 @@ fn lone_page_probes<'a>(log: &LogConfig, rules: &'a RuleSet) -> Option<&'a Rule>
     let has_probes =
         named.iter().any(|rule| matches!(rule.trigger, Trigger::Request(_)) && rule.mode == Mode::Enforce && rule.refuses_offence);
     named.into_iter().find(|rule| rule.trigger == Trigger::PageProbe && !has_probes).map(|rule| &**rule)
-}
-
-/// The rules over log lines that no log names.
-fn unfed<'a>(rules: &'a [Arc<Rule>], logs: &[LogConfig]) -> Vec<&'a str> {
-    let fed: BTreeSet<&str> = logs.iter().flat_map(|log| log.rules.iter().flatten()).map(String::as_str).collect();
-    let over_lines = rules.iter().filter(|rule| matches!(rule.trigger, Trigger::Line(_)));
-    over_lines.map(|rule| &*rule.name).filter(|name| !fed.contains(name)).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod ban;
 mod ban_from;
 mod check;
 mod check_log;
+mod doctor;
 mod forget;
 mod import;
 mod list;
@@ -49,6 +50,9 @@ enum Command {
         #[command(flatten)]
         options: check::CheckOptions,
     },
+    /// Look at every link from a client to the verdict on this machine, and name what is broken and the command that mends it. Changes
+    /// nothing. Exit code 1 if there is a fault.
+    Doctor(doctor::DoctorArguments),
     /// Show the daemon's status.
     Status(status::StatusArguments),
     /// Show the bans.
@@ -177,6 +181,7 @@ pub fn run() -> ExitCode {
             daemon::ServeError::System(fault) => Failure::Failed(fault),
         }),
         Command::Check { config: ConfigArgument { config }, options } => check::run(config.as_deref(), options),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Why { target, daemon } => why::run(&target, &daemon),

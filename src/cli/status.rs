@@ -199,6 +199,9 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
     if status.wall_clock_drift_ms.abs() > 2000 {
         line("clock", &format!("set by {} s since the start; bans keep their length", status.wall_clock_drift_ms / 1000));
     }
+    for heavy in &status.heaviest {
+        line("traffic", &colours.bad(&heavy.to_string()));
+    }
     for rule in &status.false_bans {
         line("false bans", &colours.bad(&false_bans(rule)));
     }

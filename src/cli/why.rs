@@ -129,6 +129,9 @@ impl Printer {
         for strikes in &explanation.strikes {
             self.strikes(strikes);
         }
+        for heavy in &explanation.heaviest {
+            self.line("traffic", &heavy.to_string());
+        }
         for command in &explained.undo {
             let command = self.colours.strong(command);
             self.line("undo", &command);

@@ -1,5 +1,6 @@
 //! `[[log]]`: log files to follow, and the rules that look at their lines.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -130,6 +131,13 @@ pub fn check_all(specs: Vec<LogSpec>, rules: &RuleSet, text: &ConfigText) -> Res
 /// The names of the rules that look at a log which names none.
 fn over_requests(rules: &RuleSet) -> Vec<String> {
     rules.rules().iter().filter(|rule| rule.trigger.is_about_requests()).map(|rule| rule.name.to_string()).collect()
+}
+
+/// The rules over log lines that no log names, so that they count nothing.
+pub fn unfed_rules<'a>(rules: &'a [Arc<Rule>], logs: &[LogConfig]) -> Vec<&'a str> {
+    let fed: BTreeSet<&str> = logs.iter().flat_map(|log| log.rules.iter().flatten()).map(String::as_str).collect();
+    let over_lines = rules.iter().filter(|rule| matches!(rule.trigger, Trigger::Line(_)));
+    over_lines.map(|rule| &*rule.name).filter(|name| !fed.contains(name)).collect()
 }
 
 /// Checks that each rule exists and that a line can offend it. Those that are switched off are left out.

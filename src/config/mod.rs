@@ -4,7 +4,7 @@ mod defaults;
 mod error_text;
 pub mod fleet;
 mod hook;
-mod logs;
+pub mod logs;
 mod merge;
 mod metrics;
 pub mod pieces;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bans::ListedBan;
 use super::pause::PauseStatus;
+use super::status::HeavyClient;
 use crate::event::{Scope, Service};
 use crate::rule::Mode;
 
@@ -36,6 +37,9 @@ pub struct Explanation {
     pub shadow: Vec<ShadowBan>,
     #[serde(default)]
     pub strikes: Vec<StrikeCount>,
+    /// The clients that make more than half of the traffic: this one may be behind one of them.
+    #[serde(default)]
+    pub heaviest: Vec<HeavyClient>,
 }
 
 /// What each service answers the client, unless a pause is in force.

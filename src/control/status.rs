@@ -1,5 +1,7 @@
 //! The daemon's status, as `status` answers it and `strikeout status --json` prints it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::config::ConfigStatus;
@@ -72,6 +74,45 @@ pub struct DaemonStatus {
     pub logs: Vec<FollowedLog>,
     pub by_rule: Vec<RuleStatus>,
     pub hook: Option<HookStatus>,
+    pub asked: LastAsked,
+    /// For each service the client that makes more than half of its traffic.
+    pub heaviest: Vec<HeavyClient>,
+}
+
+/// How many seconds ago each server asked last; `None` if it has not since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastAsked {
+    pub squid: Option<u64>,
+    pub exim: Option<u64>,
+}
+
+/// A client that makes more than half of the traffic of a service: perhaps a load balancer that nobody named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeavyClient {
+    /// `web` or `mail`.
+    pub service: String,
+    pub client: String,
+    pub percent: u64,
+    /// The requests or connections of all clients that this is a share of: the latest ones, of which older ones count half.
+    pub events: u64,
+    /// Why it is never banned.
+    pub never_banned: Option<String>,
+    pub is_banned: bool,
+}
+
+/// In a sentence, with what follows from it.
+impl fmt::Display for HeavyClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.service == "mail" { "SMTP connections" } else { "requests" };
+        let Self { client, percent, events, .. } = self;
+        write!(f, "{client} makes {percent} % of the last {events} {what}: if it is a load balancer or a proxy of yours, ")?;
+        match (&self.never_banned, self.is_banned) {
+            (Some(reason), _) => write!(f, "nobody behind it is ever banned ({reason})"),
+            (None, true) => f.write_str("everybody behind it is banned with it"),
+            (None, false) => f.write_str("everybody behind it counts as one client"),
+        }
+    }
 }
 
 /// Whether bans are saved: `ok`, `none` or `degraded: REASON`.

@@ -11,6 +11,7 @@
 //! | `metrics` | counters, their text, and the HTTP listener for Prometheus |
 //! | `hook` | the program called at bans and unbans |
 //! | `housekeeping` | periodic work |
+//! | `traffic` | who makes most of the traffic, and when each server asked last |
 //! | `signals` | SIGTERM and SIGINT end the daemon, SIGHUP reloads |
 
 mod admin;
@@ -23,6 +24,7 @@ mod metrics;
 mod signals;
 mod smtp;
 mod subscribers;
+mod traffic;
 
 use parking_lot::Mutex;
 use std::os::unix::fs::DirBuilderExt;
@@ -100,12 +102,12 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
     let fleet = join(fleet_config.clone(), &engine, state.clone(), clock, table.bans.get());
     let positions = state.iter().flat_map(|state| state.take_positions()).map(|(path, position)| (path.into(), position)).collect();
     let queue = Arc::new(ReplyQueue::new().map_err(system("the event loop cannot be created"))?);
-    let logs = Arc::new(Mutex::new(Logs::new(Arc::clone(&engine), clock, positions)));
+    let (counters, hook) = (Arc::new(Counters::default()), Arc::new(Hook::new().map_err(system("the hook cannot be set up"))?));
+    let logs = Arc::new(Mutex::new(Logs::new(Arc::clone(&engine), Arc::clone(&counters.traffic), clock, positions)));
     logs.lock().follow(&log_files);
     let persistence = || state.as_ref().map(|state| Persistence { state: Arc::clone(state), logs: Arc::clone(&logs) });
     let housekeeping = Housekeeping::start(Arc::clone(&engine), clock, OwnAddressWatch::new(own), persistence())
         .map_err(system("a thread cannot be started"))?;
-    let (counters, hook) = (Arc::new(Counters::default()), Arc::new(Hook::new().map_err(system("the hook cannot be set up"))?));
     hook.configure(hook_config.as_ref()).map_err(system("a thread cannot be started"))?;
     observe(&engine, &counters, &hook);
     let report = Arc::new(MetricsReport {

@@ -30,6 +30,7 @@ pub struct LineJudgement {
     pub time: Time,
     /// The client.
     pub client: Client,
+    pub service: Service,
     /// How the client behaved.
     pub outcome: Outcome,
     /// Whether the client proved its identity.
@@ -253,7 +254,7 @@ impl LineJudge {
         count: &mut dyn FnMut(&LogOffence),
     ) -> LineJudgement {
         let Subject { time, address, client } = subject;
-        let mut judgement = subject.judgement(Outcome::from_status(line.status), line.is_authenticated());
+        let mut judgement = subject.judgement(Service::Web, Outcome::from_status(line.status), line.is_authenticated());
         let (url, user_agent) = (line.decode(line.url), line.user_agent.map(|text| line.decode(text)));
         let user_agent = user_agent.as_deref().map(Header::plain).unwrap_or_default();
         let referer = line.referer.map(|text| line.decode(text));
@@ -330,7 +331,7 @@ impl LineJudge {
             _ if rules.is_empty() => Outcome::Error,
             _ => Outcome::Offence,
         };
-        let mut judgement = subject.judgement(outcome, line.kind == EximKind::AcceptedAuthenticated);
+        let mut judgement = subject.judgement(Service::Mail, outcome, line.kind == EximKind::AcceptedAuthenticated);
         let detector = Detector { rules: &self.rules, ..*detector };
         let mut count = |kind, offence| count(&LogOffence { time, behind: None, service: Service::Mail, kind, offence });
         if detector.lists.never_banned(address).is_some() {
@@ -368,8 +369,9 @@ struct Subject {
 }
 
 impl Subject {
-    fn judgement(self, outcome: Outcome, authenticated: bool) -> LineJudgement {
-        LineJudgement { time: self.time, client: self.client, outcome, authenticated, banned_by: None, spared: Vec::new(), cleared: None }
+    fn judgement(self, service: Service, outcome: Outcome, authenticated: bool) -> LineJudgement {
+        let Self { time, client, .. } = self;
+        LineJudgement { time, client, service, outcome, authenticated, banned_by: None, spared: Vec::new(), cleared: None }
     }
 }
 

@@ -4,6 +4,7 @@ mod bans;
 mod bloom;
 pub mod counter;
 mod eviction;
+mod heavy_hitters;
 mod rate;
 mod seen_marks;
 mod strikes;
@@ -11,6 +12,7 @@ mod until;
 
 pub use bans::{Ban, Bans};
 pub use counter::Counter;
+pub use heavy_hitters::HeavyHitters;
 pub use rate::{RateLimit, RequestTally};
 pub use seen_marks::SeenMarks;
 pub use strikes::Strikes;

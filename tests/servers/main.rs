@@ -12,6 +12,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod doctor;
 mod examples;
 mod exim;
 mod exim_faults;

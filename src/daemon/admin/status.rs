@@ -4,9 +4,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::context::AdminContext;
 use crate::control::pause::PauseStatus;
-use crate::control::status::{DaemonStatus, FalseBans, FleetStatus, FollowedLog, RuleStatus, StateStatus};
+use crate::control::status::{DaemonStatus, FalseBans, FleetStatus, FollowedLog, HeavyClient, LastAsked, RuleStatus, StateStatus};
 use crate::daemon::metrics::counters::Question;
 use crate::daemon::metrics::report::resident_memory;
+use crate::daemon::traffic::Heaviest;
+use crate::event::Service;
 use crate::rule::Mode;
 
 impl AdminContext {
@@ -60,7 +62,24 @@ impl AdminContext {
             logs: self.followed_logs(),
             by_rule: self.rule_statuses(),
             hook: self.metrics.hook.stats(),
+            asked: LastAsked { squid: counters.traffic.last_asked(Service::Web), exim: counters.traffic.last_asked(Service::Mail) },
+            heaviest: self.heaviest(),
         }
+    }
+
+    /// The clients that make most of the traffic.
+    pub(super) fn heaviest(&self) -> Vec<HeavyClient> {
+        let (policy, now) = (self.engine.policy(), self.clock.now());
+        let heaviest = self.metrics.counters.traffic.heaviest().into_iter();
+        let heaviest = heaviest.map(|Heaviest { service, client, percent, events }| HeavyClient {
+            service: service.as_str().to_owned(),
+            client: client.display(policy.prefix).to_string(),
+            percent,
+            events,
+            never_banned: policy.lists.never_banned(client.address()).map(|reason| reason.to_string()),
+            is_banned: self.engine.bans().get(client, service, now).is_some(),
+        });
+        heaviest.collect()
     }
 
     fn false_bans(&self) -> Vec<FalseBans> {

@@ -49,6 +49,7 @@ impl AdminContext {
             ban: self.client_ban(now, client),
             shadow: shadow.collect(),
             strikes: self.strikes(now, client),
+            heaviest: self.heaviest(),
         }
     }
 

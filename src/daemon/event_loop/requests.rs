@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::EventLoop;
+use crate::client::Client;
 use crate::clock::Clock;
 use crate::control::request::{MAX_LINE, SocketRequest, parse};
 use crate::control::{answer, subscribe};
@@ -16,6 +17,7 @@ use crate::daemon::smtp::check;
 use crate::daemon::subscribers::{self, MAX_SUBSCRIBERS};
 use crate::engine::Engine;
 use crate::engine::reply::Reply;
+use crate::event::Service;
 use crate::verdict::{AllowReason, Verdict};
 
 impl EventLoop {
@@ -72,6 +74,10 @@ impl EventLoop {
                 self.reject(id, to, &fault);
             }
             SocketRequest::Check(check) => {
+                if let Some(address) = check.address {
+                    let client = Client::of(address, self.engine.policy().prefix);
+                    self.counters.traffic.record(Service::Mail, client, 1);
+                }
                 let reply = answering.reply(Question::Check, now, to.reply());
                 self.smtp.check(self.clock.now(), (id, number), &check, &peer, entry.connection.stream(), reply);
             }

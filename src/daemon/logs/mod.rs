@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::config::LogConfig;
+use crate::daemon::traffic::Traffic;
 use crate::detector::Detector;
 use crate::engine::Engine;
 use crate::engine::reply::Reply;
+use crate::event::Service;
 use crate::event::behaviour::Outcome;
 use crate::log::follow::{Follower, Position};
 use crate::log::health::LogHealth;
@@ -25,6 +27,7 @@ use thread::{LineSink, LogStatus, LogThread};
 /// The thread that follows the logs, if there are any, and the positions to save.
 pub struct Logs {
     engine: Arc<Engine>,
+    traffic: Arc<Traffic>,
     clock: Clock,
     /// Where reading stopped in each log that was ever followed.
     positions: HashMap<PathBuf, Position>,
@@ -37,13 +40,14 @@ pub struct Logs {
 struct FollowedLogs {
     logs: Vec<FollowedLog>,
     engine: Arc<Engine>,
+    traffic: Arc<Traffic>,
     clock: Clock,
 }
 
 impl LineSink for FollowedLogs {
     fn line(&mut self, number: usize, line: &[u8], is_live: bool) {
         if let Some(log) = self.logs.get_mut(number) {
-            log.line(&self.engine, self.clock.now(), self.clock.wall_drift(), line, is_live);
+            log.line(&self.engine, &self.traffic, self.clock.now(), self.clock.wall_drift(), line, is_live);
         }
     }
 
@@ -64,8 +68,8 @@ struct FollowedLog {
 impl Logs {
     /// Follows no log yet. `positions` says where reading stopped before the last shutdown.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, clock: Clock, positions: HashMap<PathBuf, Position>) -> Self {
-        Self { engine, clock, positions, unsaved: HashSet::new(), thread: None }
+    pub fn new(engine: Arc<Engine>, traffic: Arc<Traffic>, clock: Clock, positions: HashMap<PathBuf, Position>) -> Self {
+        Self { engine, traffic, clock, positions, unsaved: HashSet::new(), thread: None }
     }
 
     /// Follows these logs and stops following others. Logs that were followed before continue where reading stopped.
@@ -80,8 +84,8 @@ impl Logs {
         };
         let followers = logs.iter().map(follower).collect();
         let followed: Vec<FollowedLog> = logs.iter().map(FollowedLog::new).collect();
-        let (engine, clock) = (Arc::clone(&self.engine), self.clock);
-        let lines = FollowedLogs { logs: followed, engine, clock };
+        let (engine, traffic, clock) = (Arc::clone(&self.engine), Arc::clone(&self.traffic), self.clock);
+        let lines = FollowedLogs { logs: followed, engine, traffic, clock };
         match LogThread::start(followers, lines) {
             Ok(thread) => self.thread = Some(thread),
             Err(error) => log::error!("cannot follow any log: starting the thread failed: {error}"),
@@ -131,7 +135,7 @@ impl FollowedLog {
     /// Judges a line that was read `now`, and if it is live was written just before, and counts its offences.
     ///
     /// The times in lines are wall clock times, which are `drift` milliseconds ahead of table time if the clock was set since the start.
-    fn line(&mut self, engine: &Arc<Engine>, now: Time, drift: i64, line: &[u8], is_live: bool) {
+    fn line(&mut self, engine: &Arc<Engine>, traffic: &Traffic, now: Time, drift: i64, line: &[u8], is_live: bool) {
         let policy = engine.policy();
         let Some(judge) = self.judge(&policy) else { return };
         let mut counted = false;
@@ -143,6 +147,11 @@ impl FollowedLog {
         let wall = now.shifted(drift);
         let received = if is_live { Received::live(wall) } else { Received::late(wall) };
         let Some(judgement) = judge.judge(line, received, &detector, &mut count) else { return };
+        // Squid goes on logging what a banned client sends to a bare address: that would make every scanner a load balancer. The connections
+        // of Exim's log were asked about.
+        if judgement.service == Service::Web && judgement.banned_by.is_none() {
+            traffic.record(Service::Web, judgement.client, 1);
+        }
         if let Some(cleared) = &judgement.cleared {
             engine.clear(judgement.client, cleared);
         }
@@ -178,7 +187,6 @@ mod tests {
     use crate::client::Client;
     use crate::clock::timestamp;
     use crate::config::Config;
-    use crate::event::Service;
     use crate::rule_id::RuleNames;
     use std::path::Path;
 
@@ -196,7 +204,7 @@ mod tests {
             let wall = timestamp(Time::from_secs(NOW.secs() - ago).shifted(drift));
             let stamp = wall.replace('T', " ").replace('Z', " +0000");
             let line = format!("{stamp} Connection from [203.0.113.7] refused: too many connections from that IP address");
-            log.line(&engine, NOW, drift, line.as_bytes(), true);
+            log.line(&engine, &Traffic::default(), NOW, drift, line.as_bytes(), true);
         }
         let client = Client::from(std::net::Ipv4Addr::new(203, 0, 113, 7));
         engine.bans().get(client, Service::Mail, NOW).is_some()
@@ -217,7 +225,7 @@ mod tests {
         let engine = Arc::new(Engine::new(Arc::clone(&names), config.into(), 100, 100).unwrap());
         let mut log = FollowedLog { rules: Some(vec!["exim-per-host".into()]), inline: false, zone: Zone::utc(), judge: None };
         let stamp = timestamp(NOW).replace('T', " ").replace('Z', " +0000");
-        let mut line = |text: &str| log.line(&engine, NOW, 0, format!("{stamp} {text}").as_bytes(), true);
+        let mut line = |text: &str| log.line(&engine, &Traffic::default(), NOW, 0, format!("{stamp} {text}").as_bytes(), true);
         for client in ["203.0.113.7", "203.0.113.8"] {
             line(&format!("Connection from [{client}] refused: too many connections from that IP address"));
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::daemon::traffic::Traffic;
 use crate::engine::Change;
 use crate::event::Service;
 use crate::rule_id::RuleId;
@@ -97,6 +98,8 @@ pub struct Counters {
     refusals: Mutex<BTreeMap<RefusalKey, u64>>,
     /// Bans made, by the name of their rule.
     bans: Mutex<BTreeMap<Arc<str>, u64>>,
+    /// Who makes the traffic, and when each server asked last.
+    pub traffic: Arc<Traffic>,
     /// Ordinary requests that Squid's helpers report because a rule limits their rate.
     pub requests: AtomicU64,
     /// Queries that helpers answered without asking the daemon, and served.
@@ -127,6 +130,7 @@ impl Counters {
         if let Some(histogram) = self.answer_times.get(question as usize) {
             histogram.record(took);
         }
+        self.traffic.asked(question.service());
         let deny = match verdict {
             Verdict::Allow(reason) => {
                 if let Some(accepted) = self.accepted.get(question as usize) {
@@ -148,6 +152,7 @@ impl Counters {
 
     /// Counts queries that a helper served without asking the daemon; `failed_open` of them because of a fault.
     pub fn record_served_by_helper(&self, served: u64, failed_open: u64) {
+        self.traffic.asked(Service::Web);
         let all = served.saturating_add(failed_open);
         add(&self.served_by_helpers, all);
         add(&self.answered_by_helpers, all);
@@ -156,6 +161,7 @@ impl Counters {
 
     /// Counts queries that a helper refused without asking the daemon.
     pub fn record_refused_by_helper(&self, rule: RuleId, count: u64) {
+        self.traffic.asked(Service::Web);
         add(&self.answered_by_helpers, count);
         let key = RefusalKey { web: true, deny: true, rule };
         let mut refusals = self.refusals.lock();

@@ -33,6 +33,7 @@ pub fn receive(
         FromSubscriber::Requests { address, count } => {
             counters.requests.fetch_add(count.into(), Ordering::Relaxed);
             let policy = engine.policy();
+            counters.traffic.record(Service::Web, Client::of(address, policy.prefix), count.into());
             if policy.lists.never_banned(address).is_none() {
                 engine.count_requests(now, &mut vec![RequestTally::new(address, Client::of(address, policy.prefix), count)]);
             }
@@ -51,6 +52,7 @@ pub fn receive(
             engine.clear(Client::of(address, policy.prefix), &Cleared { rules, marks });
         }
         FromSubscriber::Offence { number, address, rules, marks, evidence } => {
+            let telling = counters;
             let (counters, since, answering) = (Arc::clone(counters), Instant::now(), Arc::clone(engine));
             let reply = Reply::new(move |verdict| {
                 let answer = answering.policy().answer(now, verdict);
@@ -59,6 +61,7 @@ pub fn receive(
             });
             let policy = engine.policy();
             let client = Client::of(address, policy.prefix);
+            telling.traffic.record(Service::Web, client, 1);
             // Lists and bans may have changed since the subscriber judged the request.
             if policy.lists.never_banned(address).is_some() {
                 reply.send(Verdict::Allow(AllowReason::NothingFound));

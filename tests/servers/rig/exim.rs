@@ -1,7 +1,7 @@
 //! A real Exim on loopback, with its own configuration, spool and logs. It learns client addresses by the PROXY protocol.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,6 +13,7 @@ static NAMES: AtomicU32 = AtomicU32::new(0);
 /// A running Exim.
 pub(crate) struct Exim {
     process: Process,
+    config: PathBuf,
     port: u16,
     submission: u16,
     dir: PathBuf,
@@ -85,7 +86,7 @@ impl Exim {
         let mut command = Command::new(program("exim4").expect("exim4"));
         command.arg("-C").arg(&config).arg("-bdf");
         let process = Process::start("exim", &mut command, vec![dir.join("output"), logs.join("mainlog"), logs.join("paniclog")]);
-        let mut exim = Self { process, port, submission, dir };
+        let mut exim = Self { process, config, port, submission, dir };
         wait_for("Exim listens", || {
             exim.process.assert_running();
             exim.mainlog().contains("listening for SMTP").then_some(())
@@ -95,6 +96,11 @@ impl Exim {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Its configuration file.
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
     }
 
     /// The port that stands for 465 and 587.

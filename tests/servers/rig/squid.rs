@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -107,6 +107,11 @@ impl Squid {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Its configuration file.
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
     }
 
     pub(crate) fn cache_log(&self) -> String {

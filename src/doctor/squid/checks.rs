@@ -1,0 +1,204 @@
+//! All checks of one Squid, in the order in which a request meets them.
+
+use std::path::Path;
+
+use super::external::External;
+use super::{access, forwarded, telling_log};
+use crate::doctor::facts::{Facts, HelperFacts, ServerFacts, SquidFacts, is_same_path};
+use crate::doctor::report::Finding;
+use crate::doctor::server;
+
+/// The oldest Squid that the examples work with.
+const OLDEST: u32 = 5;
+
+/// The findings about all Squids that run.
+pub fn check(facts: &Facts) -> Vec<Finding> {
+    if facts.squids.is_empty() {
+        return vec![Finding::ok("squid", "no Squid runs here")];
+    }
+    facts.squids.iter().flat_map(|squid| of_one(squid, facts)).collect()
+}
+
+fn of_one(squid: &SquidFacts, facts: &Facts) -> Vec<Finding> {
+    let ServerFacts { pid, config, version, .. } = &squid.server;
+    let version = version.as_deref().unwrap_or_default();
+    let mut findings = vec![match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
+        Some(major) if major < OLDEST => {
+            Finding::fault("squid", format!("Squid {version} runs (pid {pid}), expected {OLDEST} or newer"), "install a newer Squid")
+        }
+        _ => Finding::ok("squid", format!("Squid {version} runs (pid {pid}) with {}", config.display()).replace("  ", " ")),
+    }];
+    if let Some(unread) = squid.config.unread.first() {
+        findings.push(Finding::warning(
+            "squid-config",
+            format!("a part of Squid's configuration cannot be read: {unread}"),
+            "sudo strikeout doctor",
+        ));
+    }
+    let lines = External::all(&squid.config);
+    if lines.is_empty() {
+        let text = format!("{} does not name {}, so Squid asks about nothing", config.display(), super::external::PROGRAM);
+        findings.push(Finding::fault(
+            "squid-helper",
+            text,
+            "follow install-squid.md: copy squid-failopen.conf into conf.d, then: systemctl restart squid",
+        ));
+        return findings;
+    }
+    findings.push(helper(squid, facts));
+    findings.extend(socket(&lines, facts));
+    if lines.iter().any(|line| line.table().is_some()) {
+        findings.extend(server::group(&squid.server, &facts.socket, "squid", "squid"));
+    }
+    findings.extend(format(&lines));
+    findings.extend(cache(&lines));
+    findings.extend(access::check(&squid.config, &lines));
+    findings.extend(server::is_current(&squid.server, squid.newest.as_ref(), "squid", "squid -k reconfigure"));
+    if let Ok(config) = &facts.config {
+        findings.extend(forwarded::check(&squid.config, &config.lists));
+        let followed = facts.daemon.as_ref().map(|status| status.logs.as_slice()).unwrap_or_default();
+        findings.push(telling_log::check(&squid.config, &config.logs, followed));
+    }
+    let is_blamed = findings.iter().any(|finding| finding.level != crate::doctor::report::Level::Ok);
+    if let Ok(status) = &facts.daemon {
+        findings.extend(attached(squid, &lines, status.subscribers, status.asked.squid, is_blamed));
+    }
+    findings
+}
+
+/// The helper's program.
+fn helper(squid: &SquidFacts, facts: &Facts) -> Finding {
+    const CHECK: &str = "squid-helper";
+    let faulty = squid.helpers.iter().find_map(|HelperFacts { program, version }| Some((program, version.as_ref().err()?)));
+    if let Some((program, fault)) = faulty {
+        return Finding::fault(CHECK, format!("{} cannot be run: {fault}", program.display()), "apt-get install --reinstall strikeout");
+    }
+    let other = squid
+        .helpers
+        .iter()
+        .find_map(|HelperFacts { program, version }| Some((program, version.as_ref().ok().filter(|version| **version != facts.version)?)));
+    if let Some((program, version)) = other {
+        let text = format!("{} has the version {version}, this program {}", program.display(), facts.version);
+        return Finding::warning(CHECK, text, "apt-get install --reinstall strikeout");
+    }
+    if squid.helper_is_replaced {
+        let text = "Squid still runs the helper of an earlier installation";
+        return Finding::warning(CHECK, text, "squid -k reconfigure");
+    }
+    let programs: Vec<String> = squid.helpers.iter().map(|helper| helper.program.display().to_string()).collect();
+    Finding::ok(CHECK, format!("the helper is {}", programs.join(", ")))
+}
+
+/// Whether the helper asks the daemon whose socket the configuration names.
+fn socket(lines: &[External<'_>], facts: &Facts) -> Vec<Finding> {
+    const CHECK: &str = "squid-socket";
+    let socket = &facts.socket.path;
+    if facts.socket.is_guessed {
+        return Vec::new();
+    }
+    let other = lines.iter().find_map(|line| Some((line, line.table().filter(|table| !is_same_path(table, socket))?)));
+    if let Some((line, table)) = other {
+        let text = format!("{} asks on {}, and the daemon listens on {}", line.line.place(), table.display(), socket.display());
+        return vec![Finding::fault(CHECK, text, format!("write --table {} there, then: squid -k reconfigure", socket.display()))];
+    }
+    let alone = lines.iter().find(|line| line.table().is_none());
+    match alone {
+        Some(line) if facts.daemon.is_ok() => {
+            let text = format!("{} starts a helper with a table of its own, so it knows no ban of the daemon's", line.line.place());
+            vec![Finding::warning(CHECK, text, format!("write --table {} there, then: squid -k reconfigure", socket.display()))]
+        }
+        Some(_) => vec![Finding::ok(CHECK, "the helper has a table of its own")],
+        None => vec![Finding::ok(CHECK, format!("the helper asks on {}", socket.display()))],
+    }
+}
+
+/// The fields that the helper reads by their position.
+fn format(lines: &[External<'_>]) -> Option<Finding> {
+    /// What is expected at each position, and what it is called.
+    const FIELDS: [(&[&str], &str); 3] =
+        [(&["%>a", "%SRC"], "the address, %>a"), (&["%>rm", "%METHOD"], "the method, %>rm"), (&["%>ru", "%URI"], "the URL, %#>ru")];
+    const EXPECTED: &str = "%>a %>rm %#>ru %#.300{User-Agent}>h %#{Sec-Fetch-Site}>h";
+    let remedy = |line: &External<'_>| format!("write {EXPECTED} in {}, then: squid -k reconfigure", line.line.place());
+    for line in lines {
+        let wrong = line.format.iter().zip(FIELDS).find(|(found, (expected, _))| !expected.contains(&found.replace('#', "").as_str()));
+        if let Some((found, (_, expected))) = wrong {
+            let text = format!("{} gives {found} where the helper expects {expected}", line.line.place());
+            return Some(Finding::fault("squid-format", text, remedy(line)));
+        }
+        if line.format.is_empty() {
+            return Some(Finding::fault("squid-format", format!("{} gives the helper no address", line.line.place()), remedy(line)));
+        }
+        if line.format.get(2).is_some_and(|url| !url.contains('#')) {
+            let text = format!("{} gives the URL without #, so that %20 and a space look the same to the rules", line.line.place());
+            return Some(Finding::warning("squid-format", text, remedy(line)));
+        }
+        if line.asks_about_request() && line.format.len() < 5 {
+            let text = format!(
+                "{} gives the helper {} of 5 fields: without Sec-Fetch-Site a page of a stranger's can get its visitors banned",
+                line.line.place(),
+                line.format.len()
+            );
+            return Some(Finding::warning("squid-format", text, remedy(line)));
+        }
+    }
+    None
+}
+
+/// Whether each request reaches the helper, many at a time.
+fn cache(lines: &[External<'_>]) -> Option<Finding> {
+    let finding = |line: &External<'_>, text: &str, options: &str| {
+        let remedy = format!("write {options} in {}, then: squid -k reconfigure", line.line.place());
+        Some(Finding::warning("squid-cache", format!("{}: {text}", line.line.place()), remedy))
+    };
+    for line in lines {
+        let is_zero = |name| line.option(name) == Some("0");
+        if line.asks_about_request() && !(is_zero("ttl") && is_zero("cache") && line.option("negative_ttl").is_none_or(|ttl| ttl == "0")) {
+            return finding(
+                line,
+                "Squid answers repeated requests from its cache, so they count once",
+                "ttl=0 negative_ttl=0 grace=0 cache=0",
+            );
+        }
+        let ttl = |name| line.option(name).map_or(3600, |ttl: &str| ttl.parse().unwrap_or(0));
+        if !line.asks_about_request() && ttl("ttl").max(line.option("negative_ttl").map_or(ttl("ttl"), |ttl| ttl.parse().unwrap_or(0))) > 60
+        {
+            return finding(line, "Squid keeps an answer for more than a minute, so bans and unbans come late", "ttl=1 negative_ttl=1");
+        }
+        if line.option("concurrency").is_none_or(|concurrency| concurrency == "0") {
+            return finding(line, "without concurrency each request waits for the one before", "concurrency=500 queue-size=5000");
+        }
+        if line.option("queue-size").is_none() {
+            return finding(line, "without queue-size only two requests for each helper may wait, and more are denied", "queue-size=5000");
+        }
+    }
+    None
+}
+
+/// Whether helpers are attached to the daemon, and when one asked last.
+fn attached(squid: &SquidFacts, lines: &[External<'_>], subscribers: usize, last: Option<u64>, is_blamed: bool) -> Option<Finding> {
+    const CHECK: &str = "squid-attached";
+    lines.iter().any(|line| line.table().is_some()).then_some(())?;
+    let text = match (subscribers, squid.running_helpers) {
+        (0, 0) => "Squid has started no helper yet: the first request does".to_owned(),
+        // What keeps it away is a finding of its own.
+        (0, _) if is_blamed => return None,
+        (0, running) => {
+            let text = format!("{running} of Squid's helpers run, and none is attached to the daemon");
+            return Some(Finding::fault(
+                CHECK,
+                text,
+                "look for `cannot be reached` in /var/log/squid/cache.log, then: squid -k reconfigure",
+            ));
+        }
+        (attached, _) => format!("{attached} of Squid's helpers are attached"),
+    };
+    Some(Finding::ok(CHECK, format!("{text}; {}", server::last_asked("Squid", last))))
+}
+
+/// The programs that a configuration names as our helper, each once.
+pub fn programs(config: &crate::doctor::squid_config::SquidConfig) -> Vec<&Path> {
+    let mut programs: Vec<&Path> = External::all(config).iter().map(|line| line.program).collect();
+    programs.sort_unstable();
+    programs.dedup();
+    programs
+}
