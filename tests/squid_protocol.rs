@@ -413,6 +413,25 @@ fn two_helpers_with_one_state_file_share_their_bans() {
 }
 
 #[test]
+fn a_helper_ends_no_ban_in_a_shared_state_file_by_a_rule_that_only_another_one_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (state, probing, other) = (file("state.db"), file("probing.toml"), file("other.toml"));
+    std::fs::write(&probing, "[[rule]]\nname = 'own-probe'\npath = '/own-probe'\nmaxretry = 1\n").unwrap();
+    let start = |config: &str| SquidHelper::start(&["--config", config, "--state", &state]).until_ready();
+    let mut first = start(&probing);
+    assert!(is_ban(&first.ask("192.0.2.1 GET http://example.test/own-probe -")));
+    drop(first);
+    for text in ["", "[[rule]]\nname = 'own-probe'\npath = '/own-probe'\nmaxretry = 1\nmode = 'shadow'\n"] {
+        std::fs::write(&other, text).unwrap();
+        let mut second = start(&other);
+        // Without the rule, it takes the ban as that of the other one; by the same rule in shadow mode it refuses nobody.
+        assert_eq!(second.refuses("192.0.2.1"), text.is_empty(), "{text}");
+    }
+    assert!(start(&probing).refuses("192.0.2.1"), "nor did it remove the ban from the file");
+}
+
+#[test]
 fn a_ban_outlives_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     let (config, state) = (dir.path().join("strikeout.toml"), dir.path().join("strikeout.db"));

@@ -4,23 +4,26 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::lift::refuses_here;
 use super::publish::Publication;
 use super::{Applied, BanRecord, Change, Completion, Engine, Persisted};
 use crate::client::Client;
 use crate::event::Scope;
 use crate::list::BannedNetwork;
-use crate::rule::Evidence;
+use crate::rule::{Evidence, Standing};
 use crate::rule_id::RuleId;
 use crate::table::{Ban, Until};
 use crate::time::Time;
 
 impl Engine {
-    /// Bans a client. The caller has checked that the client may be banned.
+    /// Bans a client. The caller has checked that the client may be banned. A rule that refuses nobody here bans nobody.
     pub fn ban(self: &Arc<Self>, record: BanRecord, completion: Completion) {
         let rule = self.names.intern(&record.rule);
         let ban = Ban { until: record.until, rule, saved: self.journal.get().is_none() };
         let _lock = self.client_locks.lock(&record.client);
-        let changed = self.bans.ban(record.client, record.scope, ban, record.since);
+        let Some(changed) = self.ban_if(record.client, record.scope, ban, record.since, refuses_here) else {
+            return completion.complete(Applied { changed: false, persisted: Persisted::Yes });
+        };
         self.records.lock().put(record.client, record.clone());
         self.persist_and_complete(Change::Banned(record), changed, completion);
     }
@@ -72,15 +75,28 @@ impl Engine {
         });
     }
 
-    /// Applies a change that another process made and saved: only observers are notified.
+    /// Applies a change that another process made and saved: only observers are notified. A ban by a rule that refuses nobody here is none.
     pub fn apply(&self, change: &Change, now: Time) {
+        self.take_over(change, now, refuses_here);
+    }
+
+    /// Applies a change that was saved before this process started. The caller then lifts the bans of rules that refuse nobody any more.
+    pub fn load(&self, change: &Change, now: Time) {
+        self.take_over(change, now, |_| true);
+    }
+
+    fn take_over(&self, change: &Change, now: Time, refuses: impl Fn(Standing) -> bool) {
         let _lock = match change {
             Change::Banned(BanRecord { client, .. }) | Change::Unbanned { client, .. } => Some(self.client_locks.lock(client)),
             Change::NetworkBanned { network, .. } | Change::NetworkUnbanned { network, .. } => Some(self.client_locks.lock(network)),
             Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
         };
         match change {
-            Change::Banned(record) => self.restore(record, now),
+            Change::Banned(record) => {
+                if !self.restore(record, now, refuses) {
+                    return;
+                }
+            }
             Change::Unbanned { client, scope, .. } => {
                 self.bans.unban(*client, *scope);
                 self.forget_earlier_bans(*client);
@@ -107,15 +123,15 @@ impl Engine {
         self.notify_observers(change);
     }
 
-    /// Puts a saved ban into the table, unless it is over.
+    /// Puts a saved ban into the table, unless it is over. False if its rule refuses nobody.
     ///
     /// From now on it lasts at most its original length: a clock that was ahead when the ban was made must not prolong it.
-    fn restore(&self, record: &BanRecord, now: Time) {
+    fn restore(&self, record: &BanRecord, now: Time, refuses: impl Fn(Standing) -> bool) -> bool {
         let until = record.until.time().map_or(Until::NEVER, |until| Until::at(until.min(now.after(until.since(record.since)))));
         if until.is_expired(now) {
-            return;
+            return true;
         }
         let rule = self.names.intern(&record.rule);
-        self.bans.ban(record.client, record.scope, Ban { until, rule, saved: true }, now);
+        self.ban_if(record.client, record.scope, Ban { until, rule, saved: true }, now, refuses).is_some()
     }
 }

@@ -31,4 +31,9 @@ impl ClientLocks {
         #[expect(clippy::indexing_slicing, reason = "a remainder by the length")]
         self.stripes[index].lock()
     }
+
+    /// Waits until every guard that is held now has been dropped.
+    pub(super) fn wait_for_all(&self) {
+        self.stripes.iter().for_each(|stripe| drop(stripe.lock()));
+    }
 }

@@ -12,7 +12,7 @@ use crate::clock::timestamp;
 use crate::detector::Detector;
 use crate::event::Service;
 use crate::event::behaviour::Outcome;
-use crate::rule::{Cleared, Mode, Offence, Rule, Trigger};
+use crate::rule::{Cleared, Mode, Offence, Rule, Standing, Trigger};
 use crate::rule_id::RuleId;
 use crate::table::{Ban, Counter, Until};
 use crate::time::Time;
@@ -69,11 +69,11 @@ impl Engine {
             let Some(counter) = self.strike(now, rule, offence.client, strikes) else { continue };
             if counter.count() >= rule.maxretry {
                 if is_shadow {
-                    shadowed.push(self.ban_by_rule(now, rule, offence, counter));
+                    shadowed.extend(self.ban_by_rule(now, rule, offence, counter));
                     continue;
                 }
                 lock.get_or_insert_with(|| self.client_locks.lock(&offence.client));
-                let record = self.ban_by_rule(now, rule, offence, counter);
+                let Some(record) = self.ban_by_rule(now, rule, offence, counter) else { continue };
                 if refusal.is_none() && rule.scope.services().contains(&service) {
                     refusal = Some(Refusal { rule: rule.id, until: record.until, reason: DenyReason::Struck });
                 }
@@ -162,8 +162,9 @@ impl Engine {
         rule.mode == Mode::Enforce || !rule.scope.services().iter().all(is_shadow_banned)
     }
 
-    /// Bans the offence's client as `rule` says, in memory, and logs it; in shadow mode only among the shadow bans.
-    pub(super) fn ban_by_rule(&self, now: Time, rule: &Rule, offence: &Offence, counter: Counter) -> BanRecord {
+    /// Bans the offence's client as `rule` says, in memory, and logs it; in shadow mode only among the shadow bans. `None` if a reload has taken
+    /// the rule out of force since the offence was judged.
+    pub(super) fn ban_by_rule(&self, now: Time, rule: &Rule, offence: &Offence, counter: Counter) -> Option<BanRecord> {
         let record = self.new_record(now, rule, offence, counter);
         let text = || {
             format!(
@@ -176,7 +177,6 @@ impl Engine {
                 record.evidence.as_str()
             )
         };
-        self.false_positives.record_ban(rule.id, offence.client);
         if rule.mode == Mode::Shadow {
             self.shadow_bans.ban(offence.client, rule.scope, Ban { until: record.until, rule: rule.id, saved: true }, now);
             self.shadow_records.lock().put(offence.client, record.clone());
@@ -185,12 +185,15 @@ impl Engine {
                 log::info!("shadow: would ban {}", text());
             }
         } else {
-            self.insert_ban(now, rule, &record);
+            if !self.insert_ban(now, rule, &record) {
+                return None;
+            }
             if self.logs.made.lock().has_room(rule.id) {
                 log::info!("banned {}", text());
             }
         }
-        record
+        self.false_positives.record_ban(rule.id, offence.client);
+        Some(record)
     }
 
     /// Bans as `rule` says because the strikes of all machines together reach its `maxretry`: `count` of them, the last one at `last`.
@@ -202,7 +205,9 @@ impl Engine {
         self.forget_strikes(rule.id, offence.client);
         let record = self.new_record(now, rule, offence, Counter::new(last, count));
         let _lock = self.client_locks.lock(&offence.client);
-        self.insert_ban(now, rule, &record);
+        if !self.insert_ban(now, rule, &record) {
+            return;
+        }
         if self.logs.made.lock().has_room(rule.id) {
             log::info!(
                 "banned {} by rule {} ({count} on all machines in {}): {}",
@@ -215,10 +220,14 @@ impl Engine {
         self.publish_bans(vec![record], Verdict::Allow(AllowReason::NotApplicable), Reply::new(|_| ()));
     }
 
-    fn insert_ban(&self, now: Time, rule: &Rule, record: &BanRecord) {
+    /// False if a reload has taken the rule out of force.
+    fn insert_ban(&self, now: Time, rule: &Rule, record: &BanRecord) -> bool {
         let ban = Ban { until: record.until, rule: rule.id, saved: self.journal.get().is_none() };
-        self.bans.ban(record.client, rule.scope, ban, now);
-        self.stats.bans.fetch_add(1, Ordering::Relaxed);
+        let is_made = self.ban_if(record.client, rule.scope, ban, now, |standing| standing == Standing::Enforced).is_some();
+        if is_made {
+            self.stats.bans.fetch_add(1, Ordering::Relaxed);
+        }
+        is_made
     }
 
     /// The record of a ban by `rule`, longer than the client's earlier ones if the rule says so.

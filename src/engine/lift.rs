@@ -4,9 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{Change, Completion, Engine};
+use crate::client::Client;
+use crate::event::Scope;
 use crate::policy::Policy;
 use crate::rule::Standing;
 use crate::rule_id::{RESERVED, RuleId};
+use crate::table::Ban;
 use crate::time::Time;
 
 /// The bans of one rule that ended because the rule refuses nobody any more.
@@ -19,59 +22,78 @@ pub struct LiftedBans {
     pub bans: usize,
 }
 
+/// What becomes of lifted bans in the state file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SavedBans {
+    /// They end there as well: the file belongs to this process.
+    End,
+    /// They stay: another process that has the rule may share the file.
+    Stay,
+}
+
 impl Engine {
     /// Puts `policy` in force, and lifts the bans of the rules that refuse nobody under it: those in shadow mode, those switched off, and those
     /// that the policy before had and this one has not.
-    pub fn reload(self: &Arc<Self>, now: Time, policy: Policy) -> Vec<LiftedBans> {
+    pub fn reload(self: &Arc<Self>, now: Time, policy: Policy, saved: SavedBans) -> Vec<LiftedBans> {
         let before = self.policy();
         self.set_policy(policy);
-        self.lift(now, before.rules.rules().iter().map(|rule| &*rule.name))
+        self.lift(now, before.rules.rules().iter().map(|rule| &*rule.name), saved)
     }
 
     /// Lifts the bans of all rules that refuse nobody under the policy in force. A rule that is not in the configuration is one of these if
     /// this machine has made bans by it, so that it is among `own`; otherwise its bans are those of another machine, and stay.
-    pub fn lift<'a>(self: &Arc<Self>, now: Time, own: impl Iterator<Item = &'a str>) -> Vec<LiftedBans> {
+    ///
+    /// Later bans by these rules are refused where they are made: see [`Engine::ban_if`].
+    pub fn lift<'a>(self: &Arc<Self>, now: Time, own: impl Iterator<Item = &'a str>, saved: SavedBans) -> Vec<LiftedBans> {
         let own: HashSet<RuleId> = own.filter(|name| !RESERVED.contains(name)).filter_map(|name| self.names.find(name)).collect();
-        let lifted = self.lift_rules(now, |rule, standing| match standing {
+        let policy = self.policy();
+        let standing = |rule: RuleId| policy.rules.standing(Some(rule), &self.names.name(rule));
+        let is_lifted = |rule: &RuleId| match standing(*rule) {
             Standing::Enforced => false,
             Standing::Shadow | Standing::Off => true,
-            Standing::Unknown => own.contains(&rule),
-        });
+            Standing::Unknown => own.contains(rule),
+        };
+        let rules: HashSet<RuleId> = self.names.all().into_iter().filter(is_lifted).collect();
+        // Bans that were made under the policy before reach the journal first, or they would stay there after they are lifted.
+        self.client_locks.wait_for_all();
+        // What a rule would have banned in shadow mode says nothing once it is in another mode.
+        self.shadow_bans.unban_rules(|rule| standing(rule) != Standing::Shadow);
+        let mut lifted = self.bans.unban_rules(|rule| rules.contains(&rule));
+        if saved == SavedBans::End {
+            for rule in lifted.keys() {
+                self.persist_and_complete(Change::RuleLifted(self.names.name(*rule)), true, Completion::ignored());
+            }
+        }
+        for network in policy.lists.banned.iter() {
+            if let Some(rule) = self.names.find(&network.rule).filter(|rule| rules.contains(rule)) {
+                *lifted.entry(rule).or_default() += 1;
+                match saved {
+                    SavedBans::End => self.unban_network(now, network.network, Completion::ignored()),
+                    SavedBans::Stay => self.change_lists(|lists| _ = lists.banned.remove(network.network)),
+                }
+            }
+        }
+        let mut lifted: Vec<LiftedBans> =
+            lifted.into_iter().map(|(rule, bans)| LiftedBans { rule: self.names.name(rule), standing: standing(rule), bans }).collect();
+        lifted.sort_by(|one, other| other.bans.cmp(&one.bans).then_with(|| one.rule.cmp(&other.rule)));
         for LiftedBans { rule, standing, bans } in &lifted {
             log::info!("{bans} bans of rule {rule} ended: it is {standing}");
         }
         lifted
     }
 
-    /// Lifts bans by rules of the last reload that were made after it: an event that was being judged then was judged by the rules before.
-    pub(super) fn lift_again(self: &Arc<Self>, now: Time) {
-        let rules = std::mem::take(&mut *self.lifted.lock());
-        if !rules.is_empty() {
-            self.lift_rules(now, |rule, standing| standing != Standing::Enforced && rules.contains(&rule));
-        }
+    /// Puts a ban into the table if `refuses` says so of what the policy in force says of its rule. `None` if it does not; otherwise whether
+    /// the ban changed anything.
+    ///
+    /// The policy stays as it is until the ban is in the table. So a reload, which changes the policy before it lifts bans, misses none.
+    pub(super) fn ban_if(&self, client: Client, scope: Scope, ban: Ban, now: Time, refuses: impl Fn(Standing) -> bool) -> Option<bool> {
+        let policy = self.policy.read();
+        let is_refusing = refuses(policy.rules.standing(Some(ban.rule), &self.names.name(ban.rule)));
+        is_refusing.then(|| self.bans.ban(client, scope, ban, now))
     }
+}
 
-    fn lift_rules(self: &Arc<Self>, now: Time, is_lifted: impl Fn(RuleId, Standing) -> bool) -> Vec<LiftedBans> {
-        let policy = self.policy();
-        let standing = |rule: RuleId| policy.rules.standing(Some(rule), &self.names.name(rule));
-        let all = self.names.all();
-        let rules: HashSet<RuleId> = all.into_iter().filter(|rule| is_lifted(*rule, standing(*rule))).collect();
-        // What a rule would have banned in shadow mode says nothing once it is in another mode.
-        self.shadow_bans.unban_rules(|rule| standing(rule) != Standing::Shadow);
-        let mut lifted = self.bans.unban_rules(|rule| rules.contains(&rule));
-        for rule in lifted.keys() {
-            self.persist_and_complete(Change::RuleLifted(self.names.name(*rule)), true, Completion::ignored());
-        }
-        for network in policy.lists.banned.iter() {
-            if let Some(rule) = self.names.find(&network.rule).filter(|rule| rules.contains(rule)) {
-                *lifted.entry(rule).or_default() += 1;
-                self.unban_network(now, network.network, Completion::ignored());
-            }
-        }
-        self.lifted.lock().extend(rules);
-        let mut lifted: Vec<LiftedBans> =
-            lifted.into_iter().map(|(rule, bans)| LiftedBans { rule: self.names.name(rule), standing: standing(rule), bans }).collect();
-        lifted.sort_by(|one, other| other.bans.cmp(&one.bans).then_with(|| one.rule.cmp(&other.rule)));
-        lifted
-    }
+/// Whether the ban of a rule that another process or machine applied refuses here: also if only that one has the rule.
+pub(super) fn refuses_here(standing: Standing) -> bool {
+    matches!(standing, Standing::Enforced | Standing::Unknown)
 }

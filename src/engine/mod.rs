@@ -17,7 +17,6 @@ mod rates;
 mod records;
 pub mod reply;
 
-use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -41,6 +40,7 @@ pub use completion::{Abandoned, Applied, Completion};
 use deadline::{DISK_LIMIT, Deadlines};
 use false_positives::FalsePositives;
 use publish::DiskProgress;
+pub use lift::SavedBans;
 pub use records::EarlierBans;
 
 /// Maximum number of bans of rules in shadow mode.
@@ -77,8 +77,6 @@ pub struct Engine {
     disk: DiskProgress,
     observers: RwLock<Vec<Observer>>,
     strike_observer: OnceLock<StrikeObserver>,
-    /// Rules whose bans were lifted since the last sweep.
-    lifted: Mutex<HashSet<RuleId>>,
     stats: EngineStats,
     false_positives: FalsePositives,
     logs: BanLogs,
@@ -126,7 +124,6 @@ impl Engine {
             disk: DiskProgress::default(),
             observers: RwLock::default(),
             strike_observer: OnceLock::new(),
-            lifted: Mutex::default(),
             stats: EngineStats::default(),
             false_positives: FalsePositives::default(),
             logs: BanLogs::default(),
@@ -231,7 +228,6 @@ impl Engine {
         self.log_summaries(|log| log.summary(now, &self.names));
         self.shadow_bans.sweep(now, |_, _| ());
         self.end_pause(now);
-        self.lift_again(now);
         let policy = self.policy();
         for rule in policy.rules.rules() {
             if rule.maxretry > 1 {

@@ -73,6 +73,6 @@ impl Engine {
         }
         let _lock = self.client_locks.lock(&client);
         let record = self.ban_by_rule(now, rule, &offence, counter);
-        self.publish_bans(vec![record], Verdict::Allow(AllowReason::NotApplicable), Reply::new(|_| ()));
+        self.publish_bans(record.into_iter().collect(), Verdict::Allow(AllowReason::NotApplicable), Reply::new(|_| ()));
     }
 }

@@ -11,7 +11,7 @@ use super::Backend;
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_FILE, pieces};
-use crate::engine::Engine;
+use crate::engine::{Engine, SavedBans};
 use crate::engine::reply::Reply;
 use crate::event::Service;
 use crate::list::OwnAddresses;
@@ -56,7 +56,7 @@ impl Embedded {
         let engine = Arc::new(Engine::new(names, policy, clients, bans).map_err(no_thread)?);
         let clock = Clock::start();
         let state = state.map(|file| StateFile::open(&engine, clock, file)).transpose().map_err(no_thread)?;
-        state.iter().for_each(|state| state.lift_bans(clock.now()));
+        engine.lift(clock.now(), std::iter::empty(), SavedBans::Stay);
         Ok(Self { clock, engine, config: config.map(Path::to_path_buf), list_files, state })
     }
 
@@ -84,7 +84,7 @@ impl Embedded {
     pub fn reload(&self) -> Result<(), String> {
         let loaded = Config::load(self.config.as_deref(), self.engine.names()).map_err(|error| error.to_string())?;
         (*self.list_files.lock()).clone_from(&loaded.list_files);
-        self.engine.reload(self.clock.now(), Policy::from(loaded));
+        self.engine.reload(self.clock.now(), Policy::from(loaded), SavedBans::Stay);
         Ok(())
     }
 

@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use super::{Loaded, Reader, StateError, StateHealth, StoredStrikes, Writer, WriterEvent};
 use crate::client::Client;
 use crate::clock::Clock;
-use crate::engine::{BanRecord, Change, Engine, Journal, OnPersisted, Persisted};
+use crate::engine::{BanRecord, Change, Engine, Journal, OnPersisted, Persisted, SavedBans};
 use crate::log::follow::Position;
-use crate::rule::{Evidence, Standing};
+use crate::rule::Evidence;
 use crate::table::Until;
 use crate::time::{Span, Time};
 
@@ -79,7 +79,7 @@ impl StateFile {
                 {
                     own_rules.insert(Arc::clone(&record.rule));
                 }
-                apply(engine, clock.now(), loaded);
+                load(engine, clock.now(), loaded);
             }
         })?;
         let writer = Arc::new(writer);
@@ -95,9 +95,10 @@ impl StateFile {
         })
     }
 
-    /// Ends the loaded bans of rules that refuse nobody under the configuration of this start.
+    /// Ends the loaded bans of rules that refuse nobody under the configuration of this start, here and in the file. For a process that shares
+    /// the file with none of another configuration.
     pub fn lift_bans(&self, now: Time) {
-        self.engine.lift(now, self.own_rules.iter().map(|rule| &**rule));
+        self.engine.lift(now, self.own_rules.iter().map(|rule| &**rule), SavedBans::End);
     }
 
     /// Where reading of each log had stopped when the file was loaded. A second call returns nothing.
@@ -178,10 +179,18 @@ fn longest_forget(engine: &Engine) -> Span {
         .unwrap_or(Span::ZERO)
 }
 
-/// Applies a record of the file to the engine.
+/// Applies a record of the file, which another process has just written.
 fn apply(engine: &Engine, now: Time, loaded: Loaded) {
     match loaded {
         Loaded::Change(change) => engine.apply(&change, now),
+        other => load(engine, now, other),
+    }
+}
+
+/// Puts a record of the file into an engine that has just started.
+fn load(engine: &Engine, now: Time, loaded: Loaded) {
+    match loaded {
+        Loaded::Change(change) => engine.load(&change, now),
         Loaded::Strikes(strikes) => {
             // Strikes under a rule that no longer exists are dropped.
             if let Some(rule) = engine.names().find(&strikes.rule) {
@@ -198,21 +207,7 @@ fn handle_event(engine: &Arc<Engine>, now: Time, event: WriterEvent, writer: &La
         WriterEvent::Notice(text) => log::warn!("{text}"),
         WriterEvent::Degraded(reason) => log::error!("bans are in memory only until this is fixed: {reason}"),
         WriterEvent::Recovered => log::info!("the state file works again: all bans are saved"),
-        WriterEvent::Changed(records) => {
-            let rules = Arc::clone(&engine.policy().rules);
-            let refuses_nobody = |record: &Loaded| match record {
-                Loaded::Change(Change::Banned(ban)) => {
-                    matches!(rules.standing(engine.names().find(&ban.rule), &ban.rule), Standing::Shadow | Standing::Off)
-                }
-                _ => false,
-            };
-            let has_lifted = records.iter().any(refuses_nobody);
-            records.into_iter().for_each(|record| apply(engine, now, record));
-            // The process that made them has another configuration, or they are of a file that could not be read at the start.
-            if has_lifted {
-                engine.lift(now, std::iter::empty());
-            }
-        }
+        WriterEvent::Changed(records) => records.into_iter().for_each(|record| apply(engine, now, record)),
         WriterEvent::Resend { all } => {
             let writer = writer.lock().as_ref().and_then(Weak::upgrade);
             let Some(writer) = writer else { return };

@@ -8,6 +8,7 @@ use crate::clock::timestamp;
 use crate::config::{Config, DEFAULT_FILE};
 use crate::control::bans::seconds;
 use crate::control::config::{ConfigStatus, LiftedRule, RefusedConfig, ReloadReport};
+use crate::engine::SavedBans;
 use crate::policy::Policy;
 use crate::rule::Mode;
 
@@ -51,7 +52,7 @@ impl AdminContext {
         self.metrics.counters.reloads.fetch_add(1, Ordering::Relaxed);
         let logs = config.logs.clone();
         let pieces = config.files.iter().skip(1).cloned().collect();
-        let lifted = self.engine.reload(now, Policy::from(config)).into_iter();
+        let lifted = self.engine.reload(now, Policy::from(config), SavedBans::End).into_iter();
         let lifted =
             lifted.map(|lifted| LiftedRule { rule: lifted.rule.to_string(), because: lifted.standing.to_string(), bans: lifted.bans });
         self.logs.lock().follow(&logs);

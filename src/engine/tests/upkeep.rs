@@ -22,18 +22,35 @@ fn network(until: u64) -> BannedNetwork {
 fn observed(engine: &Engine) -> Arc<Mutex<Vec<&'static str>>> {
     let kinds = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&kinds);
-    engine.observe(move |change| {
-        seen.lock().push(match change {
-            Change::Banned(_) => "banned",
-            Change::Unbanned { .. } => "unbanned",
-            Change::NetworkBanned { .. } => "network banned",
-            Change::NetworkUnbanned { .. } => "network unbanned",
-            Change::RuleLifted(_) => "rule lifted",
-            Change::Paused(_) => "paused",
-            Change::Resumed => "resumed",
-        });
-    });
+    engine.observe(move |change| seen.lock().push(kind(change)));
     kinds
+}
+
+fn kind(change: &Change) -> &'static str {
+    match change {
+        Change::Banned(_) => "banned",
+        Change::Unbanned { .. } => "unbanned",
+        Change::NetworkBanned { .. } => "network banned",
+        Change::NetworkUnbanned { .. } => "network unbanned",
+        Change::RuleLifted(_) => "rule lifted",
+        Change::Paused(_) => "paused",
+        Change::Resumed => "resumed",
+    }
+}
+
+/// Saves everything at once, and remembers the kinds of the changes.
+#[derive(Clone, Default)]
+struct NamedJournal(Arc<Mutex<Vec<&'static str>>>);
+
+impl Journal for NamedJournal {
+    fn persist(&self, change: Change, on_persisted: OnPersisted) {
+        self.0.lock().push(kind(&change));
+        on_persisted(Persisted::Yes);
+    }
+
+    fn flush(&self, on_persisted: OnPersisted) {
+        on_persisted(Persisted::Yes);
+    }
 }
 
 fn offence(engine: &Engine, rule: &str) -> Offence {
@@ -70,7 +87,7 @@ fn a_reload_lifts_the_bans_of_rules_that_refuse_nobody_and_only_those() {
         let other = Client::from(Ipv4Addr::new(192, 0, 2, 3));
         engine.ban(BanRecord { rule: "of-another-machine".into(), ..record(other, at(0)) }, Completion::ignored());
         changes.lock().clear();
-        let lifted = engine.reload(at(1), Policy::for_tests(&rules(login), engine.names()));
+        let lifted = engine.reload(at(1), Policy::for_tests(&rules(login), engine.names()), SavedBans::End);
         assert_eq!(lifted, [LiftedBans { rule: "login".into(), standing, bans: 1 }]);
         assert_eq!(*changes.lock(), ["rule lifted"]);
         assert_eq!(reason(&ask(&engine, at(1), "192.0.2.1", &get("/"))), Some(DenyReason::Banned));
@@ -80,14 +97,65 @@ fn a_reload_lifts_the_bans_of_rules_that_refuse_nobody_and_only_those() {
 }
 
 #[test]
-fn an_event_that_was_being_judged_during_a_reload_bans_for_a_second_at_most() {
-    let engine = engine("[[rule]]\nname = 'login'\npath = '/login'\nmaxretry = 1");
+fn what_comes_after_a_reload_by_a_rule_that_it_switched_off_bans_nobody_wherever_it_comes_from() {
+    let login = "[[rule]]\nname = 'login'\npath = '/login'\nmaxretry = 1\nfleet = true\n";
+    let rate = "[[rule]]\nname = 'web-rate'\nmaxretry = 10\nfindtime = '1m'\nmode = 'enforce'\n";
+    for change in ["mode = 'shadow'\n", "enabled = false\n", ""] {
+        let engine = engine(&format!("{rate}{login}"));
+        let changes = observed(&engine);
+        let late = offence(&engine, "login");
+        let rate_rule = Arc::clone(engine.policy().rules.by_name("web-rate").unwrap());
+        let after = if change.is_empty() { String::new() } else { format!("{login}{change}") };
+        let off = "[[rule]]\nname = 'web-rate'\nenabled = false\n";
+        assert!(engine.reload(at(0), Policy::for_tests(&format!("{off}{after}"), engine.names()), SavedBans::End).is_empty());
+        // An event that was being judged during the reload, and the count of a fleet.
+        engine.record_offence(at(0), &late, Service::Web, Reply::new(|_| ()));
+        engine.ban_by_fleet_count(at(0), at(0), &late.rules[0], &late, 9);
+        let by_rate = Offence { rules: vec![rate_rule], ..late.clone() };
+        engine.record_offences(at(0), &by_rate, Service::Web, 10, Reply::new(|_| ()));
+        assert_eq!((engine.bans().len(), changes.lock().len()), (0, 0), "{change}");
+        // Those of another machine or process, unless only that one has the rule.
+        let other = BanRecord { rule: "login".into(), ..record(client(), at(0)) };
+        engine.ban(other.clone(), Completion::ignored());
+        assert_eq!(engine.bans().len(), usize::from(change.is_empty()), "{change}");
+        engine.unban(at(0), client(), Scope::All, Completion::ignored());
+        engine.apply(&Change::Banned(other), at(0));
+        assert_eq!(engine.bans().len(), usize::from(change.is_empty()), "{change}");
+    }
+}
+
+#[test]
+fn a_ban_that_is_being_made_during_a_reload_reaches_the_journal_before_it_is_lifted() {
+    let journal = NamedJournal::default();
+    let engine = engine_with("[[rule]]\nname = 'login'\npath = '/login'\nmaxretry = 1", Some(Box::new(journal.clone())));
     let late = offence(&engine, "login");
-    assert!(engine.reload(at(0), Policy::for_tests("", engine.names())).is_empty());
-    engine.record_offence(at(0), &late, Service::Web, Reply::new(|_| ()));
-    assert_eq!(engine.bans().len(), 1);
-    engine.sweep(at(1));
+    let threads: Vec<_> = (0..4)
+        .map(|thread: u8| {
+            let (engine, late) = (Arc::clone(&engine), late.clone());
+            std::thread::spawn(move || {
+                for number in 0..250 {
+                    let address = IpAddr::from([10, 0, thread, number]);
+                    let offence = Offence { address, client: Client::of(address, Ipv6Prefix::default()), ..late.clone() };
+                    engine.record_offence(at(0), &offence, Service::Web, Reply::new(|_| ()));
+                }
+            })
+        })
+        .collect();
+    engine.reload(at(0), Policy::for_tests("", engine.names()), SavedBans::End);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert_eq!(engine.bans().len(), 0);
+    let changes = journal.0.lock().clone();
+    let lifted = changes.iter().rposition(|change| *change == "rule lifted").map_or(0, |at| at + 1);
+    assert_eq!(changes[lifted..].iter().filter(|change| **change == "banned").count(), 0, "none after the lift");
+}
+
+#[test]
+fn bans_of_a_rule_that_another_process_may_have_end_in_memory_alone() {
+    let engine = engine("[[rule]]\nname = 'login'\npath = '/login'\nmaxretry = 1");
+    ask(&engine, at(0), "192.0.2.2", &get("/login"));
+    let changes = observed(&engine);
+    let lifted = engine.reload(at(1), Policy::for_tests("", engine.names()), SavedBans::Stay);
+    assert_eq!((lifted.len(), engine.bans().len(), changes.lock().len()), (1, 0, 0));
 }
 
 #[test]
