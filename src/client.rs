@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
+
 /// Parses an address as Squid, Exim and logs write it. An IPv4-mapped IPv6 address becomes the IPv4 address.
 ///
 /// # Errors
@@ -130,6 +132,15 @@ impl Client {
         match v6.to_ipv4_mapped() {
             Some(v4) => IpAddr::V4(v4),
             None => IpAddr::V6(v6),
+        }
+    }
+
+    /// What a ban of the client covers: an address, or a network of IPv6.
+    #[must_use]
+    pub fn network(self, prefix: Ipv6Prefix) -> IpNet {
+        match self.address() {
+            IpAddr::V6(v6) => IpNet::new(v6.into(), prefix.bits()).unwrap_or(IpNet::from(self.address())),
+            address => address.into(),
         }
     }
 

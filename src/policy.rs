@@ -29,11 +29,13 @@ pub struct Policy {
 }
 
 /// An operator's pause: until its end everybody is served. Counting goes on, and so do bans, which refuse again from then on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pause {
     pub since: Time,
     /// Exclusive.
     pub until: Time,
+    /// Who paused, in words; empty if that is not known here.
+    pub by: Arc<str>,
 }
 
 impl Policy {
@@ -114,7 +116,7 @@ mod tests {
         let refusal = Refusal { rule: RuleId::MANUAL, until: Until::NEVER, reason: DenyReason::Banned };
         let counted = Verdict::Allow(AllowReason::Counted { rule: RuleId::MANUAL, count: 2 });
         assert_eq!(policy.answer(time(10), Verdict::Defer(refusal)), Verdict::Defer(refusal), "no pause");
-        policy.pause = Some(Pause { since: time(10), until: time(20) });
+        policy.pause = Some(Pause { since: time(10), until: time(20), by: "".into() });
         for refused in [Verdict::Deny(refusal), Verdict::Defer(refusal)] {
             assert_eq!(policy.answer(time(19), refused.clone()), Verdict::Allow(AllowReason::Paused));
             assert_eq!(policy.answer(time(20), refused.clone()), refused);

@@ -477,7 +477,8 @@ fn only_root_and_the_daemons_user_may_ban_unban_and_reload() {
         (String::from_utf8(output.stderr).unwrap(), output.status.code())
     };
     for user in ["65534", "33"] {
-        let named = nix::unistd::User::from_uid(user.parse::<u32>().unwrap().into()).unwrap().map_or(user.to_owned(), |user| user.name);
+        let known = nix::unistd::User::from_uid(user.parse::<u32>().unwrap().into()).unwrap();
+        let named = known.map_or(user.to_owned(), |known| format!("{} (uid {user})", known.name));
         for arguments in [&["ban", "203.0.113.1"][..], &["unban", "203.0.113.1"], &["reload"]] {
             let (stderr, code) = as_user(user, arguments);
             assert_eq!(code, Some(1), "{user} {arguments:?}: {stderr}");

@@ -16,8 +16,10 @@ use crate::list::file::parse_network;
 
 /// Timeout for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Timeout for `list`, `unban`, `why` and `reload`, which may concern a million bans or networks.
+/// Timeout for `list`, `why` and `reload`, which may concern a million bans or networks.
 const LONG_TIMEOUT: Duration = Duration::from_secs(60);
+/// Timeout for `unban`: a million bans are undone in pieces, so that bans made meanwhile need not wait.
+const UNBAN_TIMEOUT: Duration = Duration::from_secs(600);
 /// Maximum length of an answer in bytes.
 const MAX_ANSWER: usize = 1 << 30;
 
@@ -43,10 +45,10 @@ pub fn ask_list<T: DeserializeOwned>(daemon: &DaemonArguments, request: &AdminRe
 /// The daemon cannot be asked, or refuses.
 pub fn ask_text(daemon: &DaemonArguments, request: &AdminRequest) -> Result<String, Failure> {
     let socket = daemon.socket()?;
-    let timeout = if matches!(request, AdminRequest::List(_) | AdminRequest::Unban(_) | AdminRequest::Why(_) | AdminRequest::Reload) {
-        LONG_TIMEOUT
-    } else {
-        TIMEOUT
+    let timeout = match request {
+        AdminRequest::Unban(_) => UNBAN_TIMEOUT,
+        AdminRequest::List(_) | AdminRequest::Why(_) | AdminRequest::Reload => LONG_TIMEOUT,
+        _ => TIMEOUT,
     };
     let answer = client::ask(&socket, &request.to_string(), MAX_ANSWER, timeout)
         .map_err(|error| Failure::Failed(unreachable_text(&socket, &error)))?;

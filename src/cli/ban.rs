@@ -8,12 +8,9 @@ use jiff::tz::TimeZone;
 use super::ask::{ask, scope, target};
 use super::terminal::{moment, now, span};
 use super::{DaemonArguments, Failure, ban_from, print, print_json};
-use crate::control::admin::{AdminRequest, BanLength, BanRequest, check_scope, length};
+use crate::control::admin::{AdminRequest, BanLength, BanRequest, MAX_REASON, check_scope, length};
 use crate::control::bans::BanReport;
 use crate::event::Scope;
-
-/// Maximum length of a reason, in characters.
-const MAX_REASON: usize = 500;
 
 /// The arguments of `ban`.
 #[derive(Debug, clap::Args)]
@@ -85,7 +82,7 @@ fn ban_request(client: &str, duration: Option<&str>, on: &str, reason: &str) -> 
 /// Checks the arguments as the daemon would.
 fn target_and_scope(argument: &str, on: &str) -> Result<(IpNet, Scope), Failure> {
     let (target, scope) = (target(argument)?, scope(on)?);
-    check_scope(target, scope).map_err(|fault| Failure::Usage(fault.to_string()))?;
+    check_scope(target, scope, None).map_err(|fault| Failure::Usage(fault.to_string()))?;
     Ok((target, scope))
 }
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use super::ask::ask_all;
 use super::terminal::{counted, now};
 use super::{DaemonArguments, Failure, print, print_json};
-use crate::control::admin::{AdminRequest, BanLength, BanRequest};
+use crate::control::admin::{AdminRequest, BanLength, BanRequest, MAX_REASON};
 use crate::control::bans::{BanReport, ListedBan};
-use crate::event::Scope;
 use crate::list::file::{self, parse_network};
+use crate::rule_id::{RULE_NAME, is_rule_name};
 use crate::time::Span;
 
 /// What became of the bans of a file.
@@ -18,9 +18,14 @@ struct Restored {
     banned: usize,
     /// Bans that had ended.
     ended: usize,
-    /// Why the daemon did not make the others.
-    refused: Vec<String>,
+    /// Bans that the daemon did not make.
+    refused: usize,
+    /// Why, of the first [`MAX_REASONS`].
+    reasons: Vec<String>,
 }
+
+/// Maximum number of refusals that are told with their reason.
+const MAX_REASONS: usize = 20;
 
 /// Bans everybody in `path`, or on the standard input if it is `-`. `with` says how long, where and why, unless the file says so itself.
 ///
@@ -32,7 +37,12 @@ pub fn run(daemon: &DaemonArguments, path: &Path, with: &BanRequest) -> Result<(
     let mut restored = Restored { ended, ..Restored::default() };
     ask_all(daemon, requests.into_iter().map(AdminRequest::Ban), |answer: Result<BanReport, String>| match answer {
         Ok(_) => restored.banned += 1,
-        Err(fault) => restored.refused.push(fault),
+        Err(fault) => {
+            restored.refused += 1;
+            if restored.reasons.len() < MAX_REASONS {
+                restored.reasons.push(fault);
+            }
+        }
     })?;
     if daemon.json {
         print_json(&restored)?;
@@ -43,11 +53,12 @@ pub fn run(daemon: &DaemonArguments, path: &Path, with: &BanRequest) -> Result<(
             counted(restored.ended, "ban")
         ))?;
     }
-    if restored.refused.is_empty() {
+    if restored.refused == 0 {
         return Ok(());
     }
-    let refused = counted(restored.refused.len(), "ban");
-    Err(Failure::Failed(format!("{refused} refused: {}", restored.refused.join("; "))))
+    let (refused, untold) = (counted(restored.refused, "ban"), restored.refused - restored.reasons.len());
+    let more = if untold > 0 { format!("; and {untold} more") } else { String::new() };
+    Err(Failure::Failed(format!("{refused} refused: {}{more}", restored.reasons.join("; "))))
 }
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -74,9 +85,14 @@ fn requests(text: &[u8], with: &BanRequest, now: i64) -> Result<(Vec<BanRequest>
     let mut requests = Vec::new();
     for ban in bans {
         let target = parse_network(&ban.client).map_err(|error| format!(": found the client {:?}, {error}", ban.client))?;
-        let is_network = target.prefix_len() < target.max_prefix_len();
+        if !is_rule_name(&ban.rule) {
+            return Err(format!(": found the rule {:?} of {}, expected {RULE_NAME}", ban.rule, ban.client));
+        }
         let length = match u64::try_from(ban.until) {
-            Err(_) => BanLength::Permanent,
+            Err(_) if ban.until == -1 => BanLength::Permanent,
+            Err(_) => {
+                return Err(format!(": found until = {} of {}, expected seconds since 1970, or -1 for ever", ban.until, ban.client));
+            }
             Ok(until) => match until.checked_sub(u64::try_from(now).unwrap_or(0)).filter(|left| *left > 0) {
                 Some(left) => BanLength::For(Span::from_secs(left)),
                 None => {
@@ -88,9 +104,9 @@ fn requests(text: &[u8], with: &BanRequest, now: i64) -> Result<(Vec<BanRequest>
         requests.push(BanRequest {
             target,
             length,
-            scope: if is_network { Scope::All } else { ban.scope },
-            rule: Some(ban.rule).filter(|rule| rule != "manual"),
-            reason: ban.evidence.unwrap_or_else(|| with.reason.clone()),
+            scope: ban.scope,
+            rule: Some(ban.rule),
+            reason: ban.evidence.unwrap_or_else(|| with.reason.clone()).chars().take(MAX_REASON).collect(),
         });
     }
     Ok((requests, ended))
@@ -99,6 +115,7 @@ fn requests(text: &[u8], with: &BanRequest, now: i64) -> Result<(Vec<BanRequest>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Scope;
 
     fn with() -> BanRequest {
         let target = "0.0.0.0/32".parse().unwrap();
@@ -120,8 +137,8 @@ mod tests {
         ]"#;
         let expected = [
             "ban 198.51.100.7/32 scope=mail for=600 rule=helo reason=HELO x",
-            "ban 198.51.100.8/32 scope=all for=-1 reason=a list",
-            "ban 2001:db8:1:2::/64 scope=all for=60 rule=a reason=a list",
+            "ban 198.51.100.8/32 scope=all for=-1 rule=manual reason=a list",
+            "ban 2001:db8:1:2::/64 scope=web for=60 rule=a reason=a list",
         ];
         assert_eq!(lines(text), Ok((expected.map(str::to_owned).into(), 1)));
     }
@@ -136,5 +153,21 @@ mod tests {
                 .unwrap_err()
                 .starts_with(": found the client \"x\"")
         );
+        for (key, value, expected) in [
+            ("until", "-2", ": found until = -2 of 192.0.2.1, expected seconds since 1970, or -1 for ever"),
+            ("rule", "\"a b\\nban 192.0.2.7\"", ": found the rule \"a b\\nban 192.0.2.7\" of 192.0.2.1, expected 1 to 64 characters"),
+        ] {
+            let mut ban = serde_json::json!({"client": "192.0.2.1", "scope": "web", "rule": "a", "until": -1, "remaining": -1});
+            ban[key] = serde_json::from_str(value).unwrap();
+            let error = lines(&format!("[{ban}]")).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn evidence_of_any_length_fits_into_a_request() {
+        let ban = serde_json::json!({"client": "192.0.2.1", "scope": "web", "rule": "a", "until": -1, "remaining": -1, "evidence": "\u{e4}".repeat(9000)});
+        let (requests, _) = lines(&format!("[{ban}]")).unwrap();
+        assert!(requests[0].len() < crate::control::request::MAX_LINE, "{}", requests[0].len());
     }
 }

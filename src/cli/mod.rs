@@ -71,7 +71,7 @@ enum Command {
     Unban(unban::UnbanArguments),
     /// Serve everybody for a while: stop refusing at once, on the web and in mail. Counting goes on, and the pause ends by itself.
     Pause {
-        /// How long, such as 30m or 2h. [default: 1h]
+        /// How long, such as 30m or 2h, at most 30d. [default: 1h]
         #[arg(allow_hyphen_values = true)]
         duration: Option<String>,
         #[command(flatten)]

@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn a_pause_is_reported_with_its_end() {
-        let paused = PauseStatus { since: 1_800_000_000, until: 1_800_001_800, remaining: 1800 };
+        let paused = PauseStatus { since: 1_800_000_000, until: 1_800_001_800, remaining: 1800, by: String::new() };
         let text = pause_text(&PauseReport { paused, not_saved: None }, 1_800_000_000, &TimeZone::UTC);
         assert_eq!(text, "everybody is served until 2027-01-15 08:30:00 (for 30 min)");
     }

@@ -40,6 +40,9 @@ impl Printer {
         let by = if ban.rule == "manual" { "by hand".to_owned() } else { format!("by {}", ban.rule) };
         let (since, end) = (self.ago(ban.since_ago), self.end(ban.remaining));
         self.line("network", &format!("{} is banned {by} since {since}, {end}", ban.network));
+        if let Some(by) = &ban.by {
+            self.line("by", by);
+        }
         if let Some(reason) = &ban.reason {
             self.line("reason", reason);
         }

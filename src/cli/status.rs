@@ -101,7 +101,8 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
     line("strikeout", &format!("{version}, up {}, {}, pid {pid}, {socket}", span(status.uptime), bytes(status.memory)));
     if let Some(pause) = &status.paused {
         let left = span(u64::try_from(pause.remaining).unwrap_or(0));
-        line("PAUSED", &colours.bad(&format!("everybody is served for another {left}; to end that: strikeout resume")));
+        let by = if pause.by.is_empty() { String::new() } else { format!(", paused by {}", pause.by) };
+        line("PAUSED", &colours.bad(&format!("everybody is served for another {left}{by}; to end that: strikeout resume")));
     }
     line(
         "bans",

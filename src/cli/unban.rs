@@ -1,15 +1,17 @@
 //! `strikeout unban`.
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::ask::{address, ask, scope, target};
 use super::ban::with_warning;
 use super::terminal::counted;
-use super::why::undo;
+use super::why::{Answer, undo};
+use super::why_network::ExplainedNetwork;
 use super::{DaemonArguments, Failure, print, print_json};
 use crate::control::admin::{AdminRequest, UnbanRequest, UnbanTarget, check_scope};
 use crate::control::bans::UnbanReport;
-use crate::event::Scope;
+use crate::event::{Scope, Service};
 use crate::rule_id::{RULE_NAME, is_rule_name};
 
 /// The arguments of `unban`.
@@ -68,13 +70,26 @@ pub fn run(arguments: &UnbanArguments) -> Result<(), Failure> {
 fn unban(daemon: &DaemonArguments, request: UnbanRequest) -> Result<Unbanned, Failure> {
     let report: UnbanReport = ask(daemon, &AdminRequest::Unban(request.clone()))?;
     let undo = match request.what {
-        UnbanTarget::One(network) if report.inside > 0 => vec![format!("strikeout unban {network} --inside{}", daemon.repeated())],
-        UnbanTarget::One(network) if request.scope == Scope::All && network.prefix_len() == network.max_prefix_len() => {
-            undo(&ask(daemon, &AdminRequest::Why(network))?, &daemon.repeated())
-        }
-        _ => Vec::new(),
+        UnbanTarget::One(network) | UnbanTarget::Inside(network) => still_refused(daemon, network, request.scope)?,
+        UnbanTarget::Rule(_) | UnbanTarget::All => Vec::new(),
     };
     Ok(Unbanned { still_refused: !undo.is_empty(), report, undo })
+}
+
+/// The commands that end what still refuses `target` on the services of `scope`: bans, also of what is inside it or around it, and lists.
+fn still_refused(daemon: &DaemonArguments, target: IpNet, scope: Scope) -> Result<Vec<String>, Failure> {
+    Ok(match ask(daemon, &AdminRequest::Why(target))? {
+        Answer::Network(explanation) => ExplainedNetwork::of(explanation, &daemon.repeated()).undo,
+        Answer::Client(mut explanation) => {
+            let services = &mut explanation.services;
+            for (service, refusal) in [(Service::Web, &mut services.web), (Service::Mail, &mut services.mail)] {
+                if !scope.services().contains(&service) {
+                    *refusal = None;
+                }
+            }
+            undo(&explanation, &daemon.repeated())
+        }
+    })
 }
 
 /// Checks the arguments as the daemon would, all of them before the first unban.
@@ -94,7 +109,7 @@ fn requests(arguments: &UnbanArguments) -> Result<Vec<UnbanRequest>, Failure> {
         if arguments.inside {
             return Ok(UnbanRequest { what: UnbanTarget::Inside(target), scope });
         }
-        check_scope(target, scope).map_err(|fault| Failure::Usage(fault.to_string()))?;
+        check_scope(target, scope, None).map_err(|fault| Failure::Usage(fault.to_string()))?;
         Ok(UnbanRequest { what: UnbanTarget::One(target), scope })
     };
     arguments.targets.iter().map(request).collect()

@@ -18,7 +18,7 @@ use crate::rule::Mode;
 /// The answer about a network, or about a client.
 #[derive(Debug, serde::Deserialize)]
 #[serde(untagged)]
-enum Answer {
+pub(super) enum Answer {
     Network(NetworkExplanation),
     Client(Box<Explanation>),
 }
@@ -122,6 +122,10 @@ impl Printer {
         if let Some(ban) = &explanation.ban {
             self.client_ban(ban);
         }
+        if let Some(unbanned) = &explanation.unbanned {
+            let at = self.ago(unbanned.at_ago);
+            self.line("unbanned", &format!("{at} by {} ({})", unbanned.by, unbanned.what));
+        }
         for ban in &explanation.shadow {
             let end = self.end(ban.remaining);
             self.line("shadow", &format!("{} would refuse it ({}) {end} if it were not in shadow mode", ban.rule, ban.service));
@@ -187,6 +191,9 @@ impl Printer {
         }
         if let Some(node) = &ban.node {
             self.line("machine", node);
+        }
+        if let Some(by) = &ban.by {
+            self.line("by", by);
         }
         let evidence = if ban.evidence.is_empty() { "none recorded" } else { &ban.evidence };
         self.line(if is_manual { "reason" } else { "evidence" }, evidence);

@@ -14,7 +14,7 @@ pub struct ExplainedNetwork {
     #[serde(flatten)]
     explanation: NetworkExplanation,
     /// The commands that end the bans, in this order.
-    undo: Vec<String>,
+    pub undo: Vec<String>,
 }
 
 impl ExplainedNetwork {

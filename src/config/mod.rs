@@ -1,6 +1,7 @@
 //! The configuration file, checked whole: an error names file and line, what was found and what was expected.
 
 mod defaults;
+mod duplicate;
 mod error_text;
 pub mod fleet;
 mod hook;

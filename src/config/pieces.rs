@@ -19,10 +19,19 @@ pub fn read(file: &Path, is_optional: bool) -> Result<ConfigText, ConfigError> {
         Err(error) => return Err(ConfigError::unreadable(file, &error)),
     };
     for piece in files(file)? {
-        let bytes = std::fs::read(&piece).map_err(|error| ConfigError::unreadable(&piece, &error))?;
-        text.add(&bytes, &piece)?;
+        text.add(&read_piece(&piece)?, &piece)?;
     }
     Ok(text)
+}
+
+/// Reads a piece. Only a file, or a link to one: to open a pipe would wait for somebody who writes to it.
+fn read_piece(piece: &Path) -> Result<Vec<u8>, ConfigError> {
+    let unreadable = |error| ConfigError::unreadable(piece, &error);
+    if !std::fs::metadata(piece).map_err(unreadable)?.is_file() {
+        let message = "found a folder, a pipe or a device, expected a file".to_owned();
+        return Err(ConfigError { file: piece.into(), line: None, message });
+    }
+    std::fs::read(piece).map_err(unreadable)
 }
 
 /// The pieces beside `file`, in order of name. Hidden files, as editors leave them, are none.
@@ -120,6 +129,48 @@ mod tests {
         ] {
             let folder = folder(main, &[("a.toml", piece)]);
             assert_eq!(load(&folder).unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn a_piece_that_is_a_pipe_or_a_folder_is_refused_and_a_link_to_a_file_is_read() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let folder = folder("", &[("a.toml", "[defaults]\nmaxretry = 7")]);
+        let piece = |name: &str| folder.path().join(FOLDER).join(name);
+        std::fs::rename(piece("a.toml"), piece("target")).unwrap();
+        std::os::unix::fs::symlink("target", piece("b.toml")).unwrap();
+        assert!(load(&folder).is_ok());
+        mknodat(CWD, piece("c.toml"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert_eq!(load(&folder).unwrap_err(), "conf.d/c.toml: found a folder, a pipe or a device, expected a file");
+        std::fs::remove_file(piece("c.toml")).unwrap();
+        std::fs::create_dir(piece("d.toml")).unwrap();
+        assert_eq!(load(&folder).unwrap_err(), "conf.d/d.toml: found a folder, a pipe or a device, expected a file");
+    }
+
+    #[test]
+    fn a_duplicate_in_one_file_names_both_lines() {
+        for (main, expected) in [
+            (
+                "[defaults]\nmaxretry = 3\n\nmaxretry = 4",
+                ":4: found a second maxretry, the first is at strikeout.toml:2; expected it in one place",
+            ),
+            (
+                "[defaults]\nmaxretry = 3\n[table]\n[defaults]",
+                ":4: found a second defaults, the first is at strikeout.toml:1; expected it in one place",
+            ),
+            (
+                "[[rule]]\nname = 'a'\npath = '/a'\n[[rule]]\nname = 'b'\n'path' = '/b'\nbantime = { initial = 1, maxtime = 2 }\npath = '/c'",
+                ":8: found a second path, the first is at strikeout.toml:6; expected it in one place",
+            ),
+            (
+                "[[rule]]\nname = 'a'\nbantime = { initial = 1, initial = 2 }",
+                ":3: found a second initial, the first is at strikeout.toml:3; ",
+            ),
+        ] {
+            let error = load(&folder(main, &[])).unwrap_err();
+            assert!(error.starts_with(&format!("strikeout.toml{expected}")), "{main}\n{error}");
+            let error = load(&folder("", &[("a.toml", main)])).unwrap_err();
+            assert!(error.starts_with(&format!("conf.d/a.toml{}", expected.replace("strikeout", "conf.d/a"))), "{main}\n{error}");
         }
     }
 

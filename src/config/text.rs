@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::duplicate;
 use super::error_text::readable;
 use crate::rule::spec::SpecError;
 
@@ -100,6 +101,13 @@ impl ConfigText {
 
     pub(super) fn toml_error(&self, error: &toml::de::Error, start: usize) -> ConfigError {
         let Some(span) = error.span() else { return self.error(readable(error.message(), "", "")) };
+        if error.message() == "duplicate key"
+            && let Some((piece, _)) = self.piece_at(span.start + start)
+            && let Some((name, first)) = duplicate::first(&piece.text, span.clone())
+        {
+            let first = self.place(first + start);
+            return self.error_at(span.start + start, format!("found a second {name}, the first is at {first}; expected it in one place"));
+        }
         let (from, to) = (span.start + start, span.end + start);
         let (before, value) = self.piece_at(from).map_or(("", ""), |(piece, at)| {
             (piece.text.get(..at).unwrap_or_default(), piece.text.get(at..at + (to - from)).unwrap_or_default())

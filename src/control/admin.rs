@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::answer::one_line;
 use super::request_error::{RequestError, expected};
+use crate::client::Ipv6Prefix;
 use crate::event::Scope;
 use crate::list::file::parse_network;
 use crate::rule_id::is_rule_name;
@@ -127,11 +128,14 @@ pub struct BanRequest {
     pub length: BanLength,
     /// Always `all` for a network.
     pub scope: Scope,
-    /// The rule that made the ban which is restored; `None` for a ban by hand.
+    /// The rule that made the ban which is restored, `manual` if that was by hand; `None` for a new ban by hand.
     pub rule: Option<String>,
-    /// The operator's reason; empty if none was given.
+    /// The operator's reason; empty if none was given. Of a ban which is restored, its evidence as it was shown.
     pub reason: String,
 }
+
+/// Maximum length of an operator's reason, in characters: far less than a line of the socket holds.
+pub const MAX_REASON: usize = 500;
 
 /// How long a ban by hand lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,23 +182,26 @@ pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
             None => ban.length = length(word)?,
         }
     }
-    check_scope(ban.target, ban.scope)?;
+    check_scope(ban.target, ban.scope, None)?;
     Ok(ban)
 }
 
 /// Length of a pause if the operator gives none.
 pub const DEFAULT_PAUSE: Span = Span::from_secs(3600);
 
+/// Maximum length of a pause: one that is longer was meant as one without an end.
+pub const MAX_PAUSE: Span = Span::from_secs(30 * 86_400);
+
 /// `[LENGTH]`: how long a pause lasts. It always has an end, so that nobody can forget to resume.
 ///
 /// # Errors
-/// It is no duration of at least a second.
+/// It is no duration of at least a second and at most [`MAX_PAUSE`].
 pub fn pause_length(text: &str) -> Result<Span, RequestError> {
     if text.is_empty() {
         return Ok(DEFAULT_PAUSE);
     }
-    let length = Span::parse(text).ok().filter(|length| *length >= Span::from_secs(1));
-    length.ok_or_else(|| expected(text, "a duration such as 30m or 2h: a pause always ends by itself"))
+    let length = Span::parse(text).ok().filter(|length| (Span::from_secs(1)..=MAX_PAUSE).contains(length));
+    length.ok_or_else(|| expected(text, "a duration such as 30m or 2h, at most 30d: a pause always ends by itself"))
 }
 
 /// `TARGET [inside] [scope=SCOPE]`, `rule=NAME [scope=SCOPE]` or `all [scope=SCOPE]`.
@@ -214,7 +221,7 @@ pub(super) fn unban(text: &str) -> Result<AdminRequest, RequestError> {
         Some(word) => scope(word.strip_prefix("scope=").ok_or_else(|| expected(word, "scope=SCOPE"))?)?,
     };
     if let UnbanTarget::One(target) = what {
-        check_scope(target, scope)?;
+        check_scope(target, scope, None)?;
     }
     match words.next() {
         None => Ok(AdminRequest::Unban(UnbanRequest { what, scope })),
@@ -222,12 +229,17 @@ pub(super) fn unban(text: &str) -> Result<AdminRequest, RequestError> {
     }
 }
 
-/// Checks that `scope` is possible for `target`: a network is always banned on every service.
+/// Checks that `scope` is possible for `target`: a network is always banned on every service. Of IPv6, a network of the length `prefix` is a
+/// client; any may be one where `prefix` is not known.
 ///
 /// # Errors
 /// The target is a network, and the scope is narrower than `all`.
-pub fn check_scope(target: IpNet, scope: Scope) -> Result<(), RequestError> {
-    if scope == Scope::All || target.prefix_len() == target.max_prefix_len() {
+pub fn check_scope(target: IpNet, scope: Scope, prefix: Option<Ipv6Prefix>) -> Result<(), RequestError> {
+    let is_client = match target {
+        IpNet::V4(v4) => v4.prefix_len() == v4.max_prefix_len(),
+        IpNet::V6(v6) => prefix.is_none_or(|prefix| v6.prefix_len() >= prefix.bits()),
+    };
+    if scope == Scope::All || is_client {
         return Ok(());
     }
     let scope = scope.as_str();

@@ -32,6 +32,9 @@ pub struct Explanation {
     /// The active ban of the client itself, or its latest one.
     #[serde(default)]
     pub ban: Option<ClientBan>,
+    /// The latest unban of it by an operator, if it has no active ban.
+    #[serde(default)]
+    pub unbanned: Option<UnbannedBy>,
     /// Bans that rules in shadow mode would have made.
     #[serde(default)]
     pub shadow: Vec<ShadowBan>,
@@ -98,6 +101,20 @@ pub struct NetworkBan {
     /// The operator's reason.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Who banned it by hand, in words.
+    #[serde(default)]
+    pub by: Option<String>,
+}
+
+/// An unban by an operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnbannedBy {
+    /// Who, in words.
+    pub by: String,
+    pub at: i64,
+    pub at_ago: u64,
+    /// What was unbanned: an address, a network, `inside NETWORK`, `rule NAME` or `all`.
+    pub what: String,
 }
 
 /// A ban of a client, with its evidence.
@@ -124,6 +141,9 @@ pub struct ClientBan {
     /// The node of the fleet that made the ban, if it is another one.
     #[serde(default)]
     pub node: Option<String>,
+    /// Who made or restored it by hand, in words.
+    #[serde(default)]
+    pub by: Option<String>,
     /// The rule's current configuration.
     #[serde(default)]
     pub rule_settings: Option<RuleSettings>,

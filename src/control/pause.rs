@@ -13,13 +13,16 @@ pub struct PauseStatus {
     pub since: i64,
     pub until: i64,
     pub remaining: i64,
+    /// Who paused, in words; empty if that is not known.
+    #[serde(default)]
+    pub by: String,
 }
 
 impl PauseStatus {
     #[must_use]
     pub fn of(pause: &Pause, now: Time) -> Self {
         let until = Until::at(pause.until);
-        Self { since: seconds(pause.since), until: epoch(until), remaining: remaining(until, now) }
+        Self { since: seconds(pause.since), until: epoch(until), remaining: remaining(until, now), by: pause.by.to_string() }
     }
 }
 

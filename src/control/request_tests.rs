@@ -100,13 +100,15 @@ fn an_error_says_what_was_found_and_what_was_expected() {
         (b"strike 192.0.2.1", "found \"\", expected the name of one rule after the address"),
         (b"strike 192.0.2.1 a b", "found \"a b\", expected the name of one rule"),
         (b"why", "found \"\", expected an IP address or a network"),
-        (b"pause -1", "found \"-1\", expected a duration such as 30m or 2h: a pause always ends by itself"),
+        (b"pause -1", "found \"-1\", expected a duration such as 30m or 2h, at most 30d: a pause always ends by itself"),
+        (b"pause 36500d", "found \"36500d\", expected a duration such as 30m or 2h, at most 30d"),
+        (b"pause 2592001", "found \"2592001\", expected a duration"),
         (b"resume now", "found \"now\", expected nothing more"),
         (b"status all", "found \"all\", expected nothing more"),
         (b"ban 192.0.2.1 for=soon", "found \"soon\", expected a duration"),
         (b"ban everybody", "found \"everybody\", expected an IP address or a network"),
         (b"ban 192.0.2.0/24 scope=web", "found the scope web for the network 192.0.2.0/24, expected all"),
-        (b"unban 2001:db8::/32 scope=mail", "found the scope mail for the network 2001:db8::/32, expected all"),
+        (b"unban 192.0.2.0/31 scope=mail", "found the scope mail for the network 192.0.2.0/31, expected all"),
         (b"unban everybody", "found \"everybody\", expected an IP address, a network, rule=NAME or all"),
         (b"unban rule=a_b", "found \"rule=a_b\", expected an IP address, a network, rule=NAME or all"),
         (b"unban 192.0.2.0/24 outside", "found \"outside\", expected scope=SCOPE"),
@@ -163,7 +165,7 @@ proptest! {
                 AdminRequest::Unban(UnbanRequest { what, scope })
             }
             7 => AdminRequest::Forget(name),
-            8 => AdminRequest::Pause(Span::from_secs(seconds)),
+            8 => AdminRequest::Pause(Span::from_secs(seconds).min(MAX_PAUSE)),
             9 => AdminRequest::Resume,
             _ => AdminRequest::Reload,
         };

@@ -150,7 +150,7 @@ fn words(change: &Change, prefix: Ipv6Prefix) -> Option<Words> {
         Change::NetworkBanned { network, until, .. } => vec!["ban".into(), network.to_string(), "manual".into(), until.to_string()],
         Change::Unbanned { client, .. } => vec!["unban".into(), client.display(prefix).to_string()],
         Change::NetworkUnbanned { network, .. } => vec!["unban".into(), network.to_string()],
-        Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => return None,
+        Change::Forgotten(_) | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => return None,
     })
 }
 
@@ -278,7 +278,7 @@ mod tests {
 
     fn unbanned(last: u8) -> Change {
         let client = Client::from(std::net::Ipv4Addr::new(198, 51, 100, last));
-        Change::Unbanned { client, scope: Scope::All, at: Time::from_secs(0) }
+        Change::Unbanned { client, scope: Scope::All, at: Time::from_secs(0), kept: Vec::new() }
     }
 
     #[track_caller]

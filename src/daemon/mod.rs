@@ -138,6 +138,8 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
         config_since: started,
         refused_config: None,
         lists: Arc::default(),
+        unbans: Arc::default(),
+        undone: Arc::default(),
     };
     let worker = AdminWorker::start(admin).map_err(system("a thread cannot be started"))?;
     let event_loop = EventLoop::new(listener, signals, queue, worker, counters, Arc::clone(&engine), clock);

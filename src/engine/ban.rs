@@ -28,15 +28,15 @@ impl Engine {
         self.persist_and_complete(Change::Banned(record), changed, completion);
     }
 
-    /// Unbans `client` on the services of `scope`, and forgets its earlier bans, so that its next ban is as long as a first one.
+    /// Unbans `client` on the services of `scope`, and forgets its earlier bans there, so that its next ban is as long as a first one.
     ///
     /// Persisted and published even if there is no ban here: another process or machine may know of one.
     pub fn unban(self: &Arc<Self>, now: Time, client: Client, scope: Scope, completion: Completion) {
         let _lock = self.client_locks.lock(&client);
         let changed = scope.services().iter().any(|service| self.bans.get(client, *service, now).is_some());
         self.bans.unban(client, scope);
-        self.forget_earlier_bans(client);
-        self.persist_and_complete(Change::Unbanned { client, scope, at: now }, changed, completion);
+        let kept = self.forget_earlier_bans(client, scope);
+        self.persist_and_complete(Change::Unbanned { client, scope, at: now, kept }, changed, completion);
     }
 
     /// Bans a network, on all services, in place of an earlier ban of the same network.
@@ -89,7 +89,7 @@ impl Engine {
         let _lock = match change {
             Change::Banned(BanRecord { client, .. }) | Change::Unbanned { client, .. } => Some(self.client_locks.lock(client)),
             Change::NetworkBanned { network, .. } | Change::NetworkUnbanned { network, .. } => Some(self.client_locks.lock(network)),
-            Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
+            Change::Forgotten(_) | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
         };
         match change {
             Change::Banned(record) => {
@@ -99,8 +99,9 @@ impl Engine {
             }
             Change::Unbanned { client, scope, .. } => {
                 self.bans.unban(*client, *scope);
-                self.forget_earlier_bans(*client);
+                self.forget_earlier_bans(*client, *scope);
             }
+            Change::Forgotten(forgotten) => self.drop_earlier_bans(forgotten),
             Change::NetworkBanned { network, since, until, .. } => {
                 let rule = self.names.name(RuleId::MANUAL);
                 let ban = BannedNetwork { network: *network, rule, since: *since, until: until.time() };
@@ -117,7 +118,7 @@ impl Engine {
                 let rule = self.names.find(name);
                 self.bans.unban_rules(|of| Some(of) == rule);
             }
-            Change::Paused(pause) => self.restore_pause(*pause, now),
+            Change::Paused(pause) => self.restore_pause(pause.clone(), now),
             Change::Resumed => self.set_pause(None),
         }
         self.notify_observers(change);

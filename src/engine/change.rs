@@ -20,7 +20,11 @@ pub enum Change {
         client: Client,
         scope: Scope,
         at: Time,
+        /// The rules under which its earlier bans still count, because they refuse on another service.
+        kept: Vec<Arc<str>>,
     },
+    /// An operator had the earlier bans of many clients forgotten, whether these are banned or not.
+    Forgotten(Forgotten),
     /// A network is banned by an operator or another machine.
     NetworkBanned {
         network: IpNet,
@@ -38,6 +42,17 @@ pub enum Change {
     Paused(Pause),
     /// An operator ended the pause.
     Resumed,
+}
+
+/// The earlier bans that are forgotten: those that match every condition given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Forgotten {
+    /// Under this rule.
+    pub rule: Option<Arc<str>>,
+    /// Of clients in this network.
+    pub network: Option<IpNet>,
+    /// Under none of these rules.
+    pub kept: Vec<Arc<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -34,13 +34,13 @@ use crate::rule_id::{RuleId, RuleNames};
 use crate::table::{Ban, Bans, SeenMarks, Strikes};
 use crate::time::Time;
 use ban_log::BanLog;
-pub use change::{BanRecord, Change, Journal, OnPersisted, Persisted, contain_panic};
+pub use change::{BanRecord, Change, Forgotten, Journal, OnPersisted, Persisted, contain_panic};
 use client_locks::ClientLocks;
 pub use completion::{Abandoned, Applied, Completion};
 use deadline::{DISK_LIMIT, Deadlines};
 use false_positives::FalsePositives;
-use publish::DiskProgress;
 pub use lift::SavedBans;
+use publish::DiskProgress;
 pub use records::EarlierBans;
 
 /// Maximum number of bans of rules in shadow mode.
@@ -147,7 +147,7 @@ impl Engine {
         let mut current = self.policy.write();
         policy.lists.set_own(current.lists.own().clone());
         policy.lists.banned = current.lists.banned.clone();
-        policy.pause = current.pause;
+        policy.pause.clone_from(&current.pause);
         *current = Arc::new(policy);
     }
 

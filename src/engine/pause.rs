@@ -9,7 +9,7 @@ use crate::time::Time;
 impl Engine {
     /// Begins a pause, in place of an earlier one.
     pub fn pause(self: &Arc<Self>, pause: Pause, completion: Completion) {
-        self.set_pause(Some(pause));
+        self.set_pause(Some(pause.clone()));
         self.persist_and_complete(Change::Paused(pause), true, completion);
     }
 

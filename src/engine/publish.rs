@@ -148,7 +148,7 @@ impl Engine {
     /// Publishes the bans of a client again after an unban that they may have overtaken: a ban that finds the journal's queue full is published
     /// at once, before an earlier unban that is still waiting in the queue.
     fn notify_newer_bans(&self, change: &Change) {
-        let Change::Unbanned { client, scope, at } = change else { return };
+        let Change::Unbanned { client, scope, at, .. } = change else { return };
         if !self.journal.get().is_some_and(|journal| journal.has_overflowed()) {
             return;
         }

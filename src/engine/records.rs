@@ -1,9 +1,15 @@
 //! Ban records: what is known of a client's bans besides the service and the end, which the table holds.
 
-use super::{BanRecord, Engine};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::{BanRecord, Change, Completion, Engine, Forgotten};
 use crate::client::Client;
-use crate::event::Service;
-use crate::rule::Evidence;
+use crate::event::{Scope, Service};
+use crate::rule::{Evidence, Rule};
+use crate::rule_id::RuleId;
 use crate::table::Ban;
 use crate::time::Time;
 
@@ -59,12 +65,40 @@ impl Engine {
         self.shadow_records.lock().peek(&client).cloned()
     }
 
-    /// Forgets the bans of `client` that would make its next one longer.
-    pub(super) fn forget_earlier_bans(&self, client: Client) {
+    /// Forgets the bans of `client` that would make its next one longer, of all rules that refuse on a service of `scope`. Returns the names of
+    /// the others.
+    pub(super) fn forget_earlier_bans(&self, client: Client, scope: Scope) -> Vec<Arc<str>> {
         let policy = self.policy();
         let growing = policy.rules.rules().iter().filter(|rule| rule.bantime.increment.is_some());
+        let (forgotten, kept): (Vec<_>, Vec<_>) = growing.partition(|rule| refuses_on(rule, scope));
         let mut earlier_bans = self.earlier_bans.lock();
-        growing.for_each(|rule| _ = earlier_bans.pop(&(client, rule.id)));
+        forgotten.iter().for_each(|rule| _ = earlier_bans.pop(&(client, rule.id)));
+        kept.iter().map(|rule| Arc::clone(&rule.name)).collect()
+    }
+
+    /// Forgets the bans that would make the next ones longer: of all clients, of those in `network`, or under `rule`; of rules that refuse on a
+    /// service of `scope`.
+    pub fn forget_all_earlier_bans(self: &Arc<Self>, rule: Option<RuleId>, network: Option<IpNet>, scope: Scope) {
+        let policy = self.policy();
+        let growing = policy.rules.rules().iter().filter(|rule| rule.bantime.increment.is_some());
+        let kept = growing.filter(|rule| !refuses_on(rule, scope)).map(|rule| Arc::clone(&rule.name)).collect();
+        let forgotten = Forgotten { rule: rule.map(|rule| self.names.name(rule)), network, kept };
+        self.drop_earlier_bans(&forgotten);
+        self.persist_and_complete(Change::Forgotten(forgotten), true, Completion::ignored());
+    }
+
+    pub(super) fn drop_earlier_bans(&self, forgotten: &Forgotten) {
+        let prefix = self.policy().prefix;
+        let rule = forgotten.rule.as_deref().map(|rule| self.names.find(rule));
+        let kept: HashSet<RuleId> = forgotten.kept.iter().filter_map(|name| self.names.find(name)).collect();
+        let is_forgotten = |(client, of): &(Client, RuleId)| {
+            rule.is_none_or(|rule| rule == Some(*of))
+                && forgotten.network.is_none_or(|network| network.contains(&client.network(prefix)))
+                && !kept.contains(of)
+        };
+        let mut earlier_bans = self.earlier_bans.lock();
+        let keys: Vec<_> = earlier_bans.iter().map(|(key, _)| *key).filter(is_forgotten).collect();
+        keys.iter().for_each(|key| _ = earlier_bans.pop(key));
     }
 
     /// Restores the earlier bans of a client under a rule, as a state file has them.
@@ -72,4 +106,9 @@ impl Engine {
         let rule = self.names.intern(rule);
         self.earlier_bans.lock().put((client, rule), earlier);
     }
+}
+
+/// Whether bans by `rule` refuse on a service of `scope`.
+fn refuses_on(rule: &Rule, scope: Scope) -> bool {
+    rule.scope.services().iter().any(|service| scope.services().contains(service))
 }

@@ -4,10 +4,11 @@
 
 use super::Filter;
 use super::forgery::forgeries;
+use super::import_ignored::{Ignored, addresses};
 use super::ini::{IniConfig, Options, with_additions};
 use super::jail::{Jail, Jails, is_true};
-use crate::list::file::parse_network;
 use crate::rule::builtin;
+use crate::rule::spec::MAX_NETWORKS;
 use crate::rule_id::RESERVED;
 use crate::table::counter::MAX_FINDTIME;
 use crate::time::{Span, parse_seconds};
@@ -60,10 +61,9 @@ pub fn import(folder: &Path, names: &[String], shadow: bool) -> anyhow::Result<I
         head.push_str("# No jail is enabled there.\n");
         importer.imported.warnings.push(format!("no jail is enabled in {}", folder.display()));
     }
-    let ignored = importer.ignored(&read);
-    if !ignored.is_empty() {
-        let list: Vec<String> = ignored.iter().map(|network| quoted(network)).collect();
-        let _ = write!(head, "\n[defaults]\nignoreip = [{}]\n", list.join(", "));
+    importer.note_ignored(Ignored::of(&read, addresses));
+    if !importer.ignored.by_any.is_empty() {
+        let _ = write!(head, "\n[defaults]\nignoreip = [{}]\n", list(&importer.ignored.by_any));
     }
     let mut translated = 0;
     for jail in &read {
@@ -99,6 +99,8 @@ struct Importer {
     shadow: bool,
     /// How long earlier bans are remembered, in seconds.
     forget: f64,
+    /// What the jails ignore.
+    ignored: Ignored,
 }
 
 impl Importer {
@@ -111,35 +113,15 @@ impl Importer {
         self.imported.warnings.push(message);
     }
 
-    /// The networks that any of the jails ignores: nobody whom fail2ban spared may be banned. Says which of them are not ignored by all.
-    fn ignored(&mut self, jails: &[Jail]) -> Vec<String> {
-        let mut ignored: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-        for jail in jails {
-            for text in jail.options.get("ignoreip").map(String::as_str).unwrap_or_default().split([' ', ',', '\n', '\t']) {
-                match (text.trim(), network(text.trim())) {
-                    ("", _) => {}
-                    (_, Some(network)) => {
-                        let by = ignored.entry(network).or_default();
-                        if by.last() != Some(&jail.name.as_str()) {
-                            by.push(&jail.name);
-                        }
-                    }
-                    (name, None) => self.warn(
-                        &jail.name,
-                        &format!(
-                            "ignoreip: found {name:?}, which is no address or network: add the addresses of that host to ignoreip yourself"
-                        ),
-                    ),
-                }
-            }
+    /// Notes what the jails ignore, and what an operator must look at.
+    fn note_ignored(&mut self, ignored: Ignored) {
+        for (jail, message) in &ignored.warnings {
+            self.warn(jail, message);
         }
-        for (network, by) in &ignored {
-            if by.len() < jails.len() {
-                let _ =
-                    writeln!(self.imported.text, "# {network} is ignored by {} alone in fail2ban, and by every rule here.", by.join(", "));
-            }
+        for comment in &ignored.comments {
+            let _ = writeln!(self.imported.text, "# {comment}");
         }
-        ignored.into_keys().collect()
+        self.ignored = ignored;
     }
 
     /// Writes the rule of a jail, as comments if its filter cannot be used; returns whether it can.
@@ -173,6 +155,13 @@ impl Importer {
             lines.push(format!("bantime = {bantime}"));
         }
         lines.push(format!("scope = {}", quoted(scope(option("port").unwrap_or_default()))));
+        if let Some(own) = self.ignored.own.get(&jail.name) {
+            if own.len() <= MAX_NETWORKS {
+                lines.push(format!("ignoreip = [{}]", list(own)));
+            } else {
+                self.warn(&jail.name, &format!("ignoreip: found {} networks: they stand in [defaults] alone", own.len()));
+            }
+        }
         let off = unguarded(jail).or_else(|| logs.is_empty().then(|| "no log file feeds it".to_owned()));
         if let Some(reason) = &off {
             self.warn(&jail.name, &format!("its rule is switched off: {reason}"));
@@ -388,11 +377,9 @@ fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-/// An address or network in the configuration's notation: host bits cleared, and a netmask turned into a prefix length.
-fn network(text: &str) -> Option<String> {
-    let network = parse_network(text).ok()?;
-    let is_address = network.prefix_len() == network.max_prefix_len();
-    Some(if is_address { network.addr().to_string() } else { network.to_string() })
+/// The elements of a TOML list of strings.
+fn list(texts: &BTreeSet<String>) -> String {
+    texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ")
 }
 
 /// The ports of Squid and of web servers behind it, as jails name them.

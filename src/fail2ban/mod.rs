@@ -18,6 +18,7 @@ mod filter;
 mod forgery;
 pub mod import;
 pub mod import_bans;
+mod import_ignored;
 mod ini;
 mod jail;
 mod line_buffer;

@@ -88,7 +88,7 @@ fn to_publish(change: &Change, engine: &Engine, origins: &Mutex<Origins>) -> Opt
             origins.clear(*network, Scope::All);
             Some(Outgoing::network_ban(*network, *since, *until, reason))
         }
-        Change::Unbanned { client, scope, at } => {
+        Change::Unbanned { client, scope, at, .. } => {
             let target = IpNet::from(client.address());
             (!origins.lock().is_echo(target, *at)).then_some(Outgoing::Unban { target, scope: *scope, at: SentTime::new(*at) })
         }
@@ -98,7 +98,7 @@ fn to_publish(change: &Change, engine: &Engine, origins: &Mutex<Origins>) -> Opt
             at: SentTime::new(*at),
         }),
         // Each machine has its own configuration, and is paused by itself.
-        Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
+        Change::Forgotten(_) | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
     }
 }
 

@@ -12,6 +12,7 @@ pub mod set;
 pub mod spec;
 mod standing;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -210,12 +211,14 @@ pub enum SmtpRefusal {
     Deny,
 }
 
-/// The text of an offence, escaped and truncated, for logs and `strikeout why`.
+/// The text of an offence, or an operator's reason, escaped and truncated, for logs and `strikeout why`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Evidence(
+pub struct Evidence {
     /// Printable ASCII. Offences are frequent and evidence is rarely shown, so it is converted to a `str` only when it is shown.
-    Vec<u8>,
-);
+    text: Vec<u8>,
+    /// The operator whose reason this is.
+    by: Option<Arc<str>>,
+}
 
 /// Appends `part`, escaped, to evidence. Returns false if it did not fit and was truncated.
 fn append(text: &mut Vec<u8>, part: &[u8]) -> bool {
@@ -248,14 +251,15 @@ impl Evidence {
     /// Joins `parts` with spaces. Escapes everything but printable ASCII, and truncates at [`Evidence::MAX`].
     #[must_use]
     pub fn new(parts: &[&[u8]]) -> Self {
-        let mut evidence = Self(Vec::with_capacity(parts.iter().map(|part| part.len() + 1).sum::<usize>().min(Self::MAX)));
+        let capacity = parts.iter().map(|part| part.len() + 1).sum::<usize>().min(Self::MAX);
+        let mut evidence = Self { text: Vec::with_capacity(capacity), by: None };
         evidence.replace(parts);
         evidence
     }
 
     /// Becomes what [`Evidence::new`] returns for `parts`, in the same memory.
     pub fn replace(&mut self, parts: &[&[u8]]) {
-        let text = &mut self.0;
+        let text = &mut self.text;
         text.clear();
         for (number, part) in parts.iter().enumerate() {
             let separator: &[u8] = if number > 0 { b" " } else { b"" };
@@ -270,13 +274,37 @@ impl Evidence {
     #[must_use]
     pub fn restore(text: &str) -> Self {
         let is_clean = text.len() <= Self::MAX && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-        if is_clean { Self(text.as_bytes().to_vec()) } else { Self::new(&[text.as_bytes()]) }
+        if is_clean { Self { text: text.as_bytes().to_vec(), by: None } } else { Self::new(&[text.as_bytes()]) }
+    }
+
+    /// The same as the reason of an operator, who is named in words such as "user root (uid 0)".
+    #[must_use]
+    pub fn signed(self, by: &str) -> Self {
+        Self { by: Some(Self::new(&[by.as_bytes()]).as_str().into()), ..self }
+    }
+
+    /// The operator whose reason it is.
+    #[must_use]
+    pub fn by(&self) -> Option<&str> {
+        self.by.as_deref()
+    }
+
+    /// As it is saved: with the operator on a line before it.
+    #[must_use]
+    pub fn to_saved(&self) -> Cow<'_, str> {
+        self.by().map_or(Cow::Borrowed(self.as_str()), |by| Cow::Owned(format!("{by}\n{}", self.as_str())))
+    }
+
+    /// Evidence that [`Evidence::to_saved`] has written.
+    #[must_use]
+    pub fn from_saved(text: &str) -> Self {
+        text.split_once('\n').map_or_else(|| Self::restore(text), |(by, text)| Self::restore(text).signed(by))
     }
 
     /// Printable ASCII, at most [`Evidence::MAX`] bytes.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        std::str::from_utf8(&self.text).unwrap_or_default()
     }
 }
 

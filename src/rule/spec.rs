@@ -20,7 +20,7 @@ use crate::time::Span;
 const MAX_DISTINCT: u32 = 100;
 
 /// Maximum number of networks in a rule's `ignoreip`, which goes to each helper with the rule, in one line.
-const MAX_NETWORKS: usize = 1000;
+pub const MAX_NETWORKS: usize = 1000;
 
 /// An error in a rule, with its place in the configuration text.
 #[derive(Debug, Clone, PartialEq, Eq)]

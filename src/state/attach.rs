@@ -253,7 +253,7 @@ fn resend(engine: &Arc<Engine>, writer: &Writer, now: Time, all: bool) {
     }
     let policy = engine.policy();
     if let Some(pause) = policy.active_pause(now) {
-        writer.persist(Change::Paused(*pause), Box::new(|_| ()));
+        writer.persist(Change::Paused(pause.clone()), Box::new(|_| ()));
     }
     for network in policy.lists.banned.iter() {
         let change = Change::NetworkBanned {

@@ -74,13 +74,16 @@ pub(super) fn load(connection: &Connection, names: &mut NameCache, now: Time, si
     Ok(cursor)
 }
 
-/// The operator's pause. A file on a disk that takes no writes may lack the table.
+/// The operator's pause. A file on a disk that takes no writes may lack the table, or who paused.
 fn pause(connection: &Connection) -> rusqlite::Result<Option<Pause>> {
     if !connection.table_exists(None, "pause")? {
         return Ok(None);
     }
-    let pause = |row: &rusqlite::Row<'_>| Ok(Pause { since: rows::time(row, 0)?, until: rows::time(row, 1)? });
-    connection.query_row("SELECT since, until FROM pause", [], pause).optional()
+    let user = if connection.column_exists(None, "pause", "user")? { "user" } else { "''" };
+    let pause = |row: &rusqlite::Row<'_>| {
+        Ok(Pause { since: rows::time(row, 0)?, until: rows::time(row, 1)?, by: row.get_ref(2)?.as_str()?.into() })
+    };
+    connection.query_row(&format!("SELECT since, until, {user} FROM pause"), [], pause).optional()
 }
 
 /// The changes after `cursor` that were made by a writer other than `own`. Advances the cursor.

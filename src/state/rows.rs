@@ -72,7 +72,7 @@ pub(super) fn ban(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::
 /// Reads [`BAN_COLUMNS`] as a change; `None` if the ban is over.
 pub(super) fn ban_change(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::Result<Option<Change>> {
     if was_removed(row, 6)? {
-        return Ok(Some(Change::Unbanned { client: client(row, 1)?, scope: scope(row, 2)?, at: time(row, 5)? }));
+        return Ok(Some(Change::Unbanned { client: client(row, 1)?, scope: scope(row, 2)?, at: time(row, 5)?, kept: Vec::new() }));
     }
     Ok(ban(row, names, now)?.map(Change::Banned))
 }
@@ -103,7 +103,7 @@ pub(super) fn earlier_bans(row: &Row<'_>, names: &mut NameCache, now: Time) -> r
 
 /// Reads evidence as it was saved; empty if there is none.
 pub(super) fn evidence(row: &Row<'_>, column: &str) -> rusqlite::Result<Evidence> {
-    Ok(Evidence::restore(row.get_ref(column)?.as_str_or_null()?.unwrap_or_default()))
+    Ok(Evidence::from_saved(row.get_ref(column)?.as_str_or_null()?.unwrap_or_default()))
 }
 
 fn was_removed(row: &Row<'_>, until: usize) -> rusqlite::Result<bool> {

@@ -74,7 +74,10 @@ CREATE TABLE position (
 ";
 
 /// An operator's pause: one row, or none. Not among [`TABLES`], because files of version 1 without it exist.
-const PAUSE_TABLE: &str = "CREATE TABLE IF NOT EXISTS pause (since INTEGER NOT NULL, until INTEGER NOT NULL) STRICT";
+const PAUSE_TABLE: &str =
+    "CREATE TABLE IF NOT EXISTS pause (since INTEGER NOT NULL, until INTEGER NOT NULL, user TEXT NOT NULL DEFAULT '') STRICT";
+/// For files whose table was created without it.
+const PAUSE_USER: &str = "ALTER TABLE pause ADD COLUMN user TEXT NOT NULL DEFAULT ''";
 
 /// One query for each table, to check that the file has the tables and columns of this version and that their first pages can be read.
 const PROBES: [&str; 6] = [
@@ -105,6 +108,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, StateError> {
         create(&connection).map_err(failed)?;
     }
     connection.execute_batch(PAUSE_TABLE).map_err(failed)?;
+    if !connection.column_exists(None, "pause", "user").map_err(failed)? {
+        connection.execute_batch(PAUSE_USER).map_err(failed)?;
+    }
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0)).map_err(failed)?;
     if mode != "wal" {
         return Err(StateError::Unavailable(format!("{}: found journal mode {mode}, expected wal", path.display())));

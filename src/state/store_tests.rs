@@ -40,7 +40,7 @@ fn banned(ban: BanRecord) -> WriteItem {
 }
 
 fn unbanned(address: &str, scope: Scope, seconds: u64) -> WriteItem {
-    WriteItem::Change(Change::Unbanned { client: client(address), scope, at: at(seconds) })
+    WriteItem::Change(Change::Unbanned { client: client(address), scope, at: at(seconds), kept: Vec::new() })
 }
 
 fn without_evidence(ban: &BanRecord) -> BanRecord {
@@ -220,8 +220,10 @@ fn each_process_sees_the_changes_of_the_other_and_not_its_own() {
         [Change::Banned(without_evidence(&ban("192.0.2.1", until(60)))), changes[1].clone()]
     );
     assert_eq!(two.changes_since(&mut cursor, at(1)).unwrap(), []);
-    let unbans =
-        [Change::Unbanned { client: client("192.0.2.1"), scope: Scope::All, at: at(5) }, Change::NetworkUnbanned { network, at: at(5) }];
+    let unbans = [
+        Change::Unbanned { client: client("192.0.2.1"), scope: Scope::All, at: at(5), kept: Vec::new() },
+        Change::NetworkUnbanned { network, at: at(5) },
+    ];
     one.save(&unbans.clone().map(WriteItem::Change), false).unwrap();
     assert_eq!(two.changes_since(&mut cursor, at(5)).unwrap(), unbans);
 }

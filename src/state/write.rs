@@ -1,13 +1,14 @@
 //! Writes changes, strikes and log positions within a transaction.
 
 use ipnet::IpNet;
+use rusqlite::types::Value;
 use rusqlite::{Transaction, params};
 
 use super::load::find_bans;
 use super::rows::{NameCache, REMOVED, blob, stored, stored_end};
 use super::{StoredStrikes, WriteItem};
-use crate::client::Client;
-use crate::engine::{BanRecord, Change};
+use crate::client::{Client, Ipv6Prefix};
+use crate::engine::{BanRecord, Change, Forgotten};
 use crate::event::Scope;
 use crate::log::follow::Position;
 use crate::time::Time;
@@ -26,9 +27,13 @@ pub(super) fn write(transaction: &Transaction<'_>, item: &WriteItem, writer: i64
             }
             write_ban(transaction, ban, writer)
         }
-        WriteItem::Change(Change::Unbanned { client, scope, at }) => unban(transaction, *client, *scope, writer, *at),
+        WriteItem::Change(Change::Unbanned { client, scope, at, kept }) => {
+            forget(transaction, &Forgotten { network: Some(client.address().into()), kept: kept.clone(), ..Forgotten::default() })?;
+            unban(transaction, *client, *scope, writer, *at)
+        }
+        WriteItem::Change(Change::Forgotten(forgotten)) => forget(transaction, forgotten),
         WriteItem::Change(Change::NetworkBanned { network, since, until, reason }) => {
-            write_network(transaction, *network, *since, until.time().map(stored_end), reason.as_str(), writer)
+            write_network(transaction, *network, *since, until.time().map(stored_end), &reason.to_saved(), writer)
         }
         WriteItem::Change(Change::NetworkUnbanned { network, at }) => write_network(transaction, *network, *at, Some(REMOVED), "", writer),
         WriteItem::Change(Change::RuleLifted(rule)) => {
@@ -37,7 +42,8 @@ pub(super) fn write(transaction: &Transaction<'_>, item: &WriteItem, writer: i64
         }
         WriteItem::Change(Change::Paused(pause)) => {
             transaction.execute("DELETE FROM pause", [])?;
-            transaction.execute("INSERT INTO pause (since, until) VALUES (?, ?)", [stored(pause.since), stored(pause.until)]).map(drop)
+            let values = params![stored(pause.since), stored(pause.until), &*pause.by];
+            transaction.execute("INSERT INTO pause (since, until, user) VALUES (?, ?, ?)", values).map(drop)
         }
         WriteItem::Change(Change::Resumed) => transaction.execute("DELETE FROM pause", []).map(drop),
         WriteItem::Position(path, position) => write_position(transaction, path, position),
@@ -86,16 +92,15 @@ fn write_ban(transaction: &Transaction<'_>, ban: &BanRecord, writer: i64) -> rus
             &*ban.node,
             writer
         ])?;
-    if !ban.evidence.as_str().is_empty() {
+    let evidence = ban.evidence.to_saved();
+    if !evidence.is_empty() {
         let id = transaction.last_insert_rowid();
-        transaction
-            .prepare_cached("INSERT OR REPLACE INTO evidence (ban, text) VALUES (?, ?)")?
-            .execute(params![id, ban.evidence.as_str()])?;
+        transaction.prepare_cached("INSERT OR REPLACE INTO evidence (ban, text) VALUES (?, ?)")?.execute(params![id, evidence])?;
     }
     Ok(())
 }
 
-/// Removes the bans on the services of `scope`, and the earlier bans. A ban on all services that is removed on one stays on the other.
+/// Removes the bans on the services of `scope`. A ban on all services that is removed on one stays on the other.
 fn unban(transaction: &Transaction<'_>, client: Client, scope: Scope, writer: i64, at: Time) -> rusqlite::Result<()> {
     let other = match scope {
         Scope::Web => Some(Scope::Mail),
@@ -109,7 +114,6 @@ fn unban(transaction: &Transaction<'_>, client: Client, scope: Scope, writer: i6
             write_ban(transaction, &ban, writer)?;
         }
     }
-    transaction.prepare_cached("DELETE FROM history WHERE client = ?")?.execute([blob(client)])?;
     const REMOVED_BANS: &str = "client = ?1 AND (scope IN (?2, 'all') OR ?2 = 'all')";
     let key = params![blob(client), scope.as_str()];
     transaction.prepare_cached(&format!("DELETE FROM evidence WHERE ban IN (SELECT id FROM ban WHERE {REMOVED_BANS})"))?.execute(key)?;
@@ -121,6 +125,29 @@ fn unban(transaction: &Transaction<'_>, client: Client, scope: Scope, writer: i6
         )?
         .execute(params![blob(client), scope.as_str(), stored(at), REMOVED, writer])
         .map(drop)
+}
+
+/// Removes earlier bans.
+fn forget(transaction: &Transaction<'_>, forgotten: &Forgotten) -> rusqlite::Result<()> {
+    let Forgotten { rule, network, kept } = forgotten;
+    let (mut conditions, mut values) = (Vec::new(), Vec::new());
+    if !kept.is_empty() {
+        conditions.push(format!("rule NOT IN ({})", vec!["?"; kept.len()].join(", ")));
+        values.extend(kept.iter().map(|name| Value::Text(name.to_string())));
+    }
+    if let Some(rule) = rule {
+        conditions.push("rule = ?".to_owned());
+        values.push(Value::Text(rule.to_string()));
+    }
+    if let Some(network) = network {
+        conditions.push("client BETWEEN ? AND ?".to_owned());
+        // A client is stored in the form that maps IPv4 into IPv6, and sorts as its address does.
+        let whole = Ipv6Prefix::new(128).unwrap_or_default();
+        values.extend([network.network(), network.broadcast()].map(|address| Value::Blob(blob(Client::of(address, whole)).into())));
+    }
+    let which = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    let statement = format!("DELETE FROM history{which}");
+    transaction.prepare_cached(&statement)?.execute(rusqlite::params_from_iter(values)).map(drop)
 }
 
 fn write_network(

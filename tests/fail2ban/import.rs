@@ -95,7 +95,7 @@ fn what_cannot_be_translated_is_a_comment_and_a_warning() {
         ("filter.d/lines.conf", "[Definition]\nfailregex = ^a <HOST>$\nmaxlines = many\n"),
         (
             "jail.conf",
-            "[DEFAULT]\nenabled = true\n[X Y]\nfilter = x[mode=normal]\nbackend = systemd\naction = iptables[name=a]\nignorecommand = /bin/true\nbantime = -1\nignoreip = a.example 192.0.2.1\nignoreself = no\nusedns = yes\nbantime.formula = ban.Time\n[lines]\nfilter = lines\nlogpath = /nowhere/x\n[gone]\nfilter = gone\n",
+            "[DEFAULT]\nenabled = true\n[X Y]\nfilter = x[mode=normal]\nbackend = systemd\naction = iptables[name=a]\nignorecommand = /bin/true\nbantime = -1\nignoreip = a!example 192.0.2.1\nignoreself = no\nusedns = yes\nbantime.formula = ban.Time\n[lines]\nfilter = lines\nlogpath = /nowhere/x\n[gone]\nfilter = gone\n",
         ),
     ]);
     let imported = import(folder.path(), &[], false).expect("translated");
@@ -104,7 +104,7 @@ fn what_cannot_be_translated_is_a_comment_and_a_warning() {
         "jail X Y: action: iptables[name=a]: not translated",
         "jail X Y: ignorecommand: /bin/true: not translated",
         "jail X Y: backend: systemd: the journal is not read",
-        "jail X Y: ignoreip: found \"a.example\"",
+        "jail X Y: ignoreip: found \"a!example\"",
         "jail X Y: its rule is switched off: no log file feeds it",
         "jail X Y: ignoreself = false",
         "jail X Y: usedns: yes",
@@ -164,15 +164,24 @@ fn nobody_whom_a_jail_ignores_is_banned_by_any_rule() {
         ("l", ""),
         (
             "jail.conf",
-            "[DEFAULT]\nenabled = true\nfilter = x[mode=normal]\nlogpath = FOLDER/l\n[a]\nignoreip = 192.0.2.1 203.0.113.0/24\n[b]\nignoreip = 192.0.2.1\n",
+            "[DEFAULT]\nenabled = true\nfilter = x[mode=normal]\nlogpath = FOLDER/l\n[a]\nignoreip = 192.0.2.1 203.0.113.0/24\n[b]\nignoreip = 192.0.2.1 localhost\n[c]\nignoreip = 0.0.0.0/0 192.0.2.1\n",
         ),
     ]);
     let imported = import(folder.path(), &[], false).expect("translated");
-    let lists = parsed(&imported).lists;
-    for address in ["192.0.2.1", "203.0.113.9"] {
+    let config = parsed(&imported);
+    let lists = &config.lists;
+    for address in ["192.0.2.1", "203.0.113.9", "127.0.0.1"] {
         assert!(lists.never_banned(address.parse().expect("an address")).is_some(), "{address} in\n{}", imported.text);
     }
     assert!(imported.text.contains("# 203.0.113.0/24 is ignored by a alone in fail2ban, and by every rule here.\n"), "{}", imported.text);
+    assert!(imported.text.contains("# The host localhost in the ignoreip of b had the addresses "), "{}", imported.text);
+    // What holds the whole Internet protects nobody but from its own rule.
+    assert!(lists.never_banned("198.51.100.1".parse().expect("an address")).is_none());
+    assert!(imported.warnings.iter().any(|warning| warning.starts_with("jail c: ignoreip: 0.0.0.0/0 holds much of the Internet")));
+    let ignores =
+        |rule: &str, address: &str| config.rules.by_name(rule).expect(rule).ignoreip.contains(address.parse().expect("an address"));
+    assert_eq!(["a", "b", "c"].map(|rule| ignores(rule, "203.0.113.9")), [true, false, true]);
+    assert_eq!(["a", "b", "c"].map(|rule| ignores(rule, "198.51.100.1")), [false, false, true]);
 }
 
 #[test]

@@ -151,6 +151,50 @@ fn unban_of_a_network_says_what_is_still_banned_inside_it_and_how_to_end_that() 
 }
 
 #[test]
+fn unban_of_a_network_says_what_around_it_still_refuses_it_and_a_part_of_an_ipv6_client_is_that_client() {
+    let daemon = Daemon::start(RULES);
+    let still = |arguments: &[&str], undo: &str| {
+        let (stdout, stderr, code) = daemon.run(arguments);
+        assert_eq!(code, Some(3), "{arguments:?}: {stdout}{stderr}");
+        assert!(stderr.contains(&format!("is still refused; to change that: {undo}")), "{stderr}");
+    };
+    daemon.text(&["ban", "198.51.0.0/16"]);
+    daemon.text(&["ban", "198.51.100.0/24"]);
+    still(&["unban", "198.51.100.0/24"], "strikeout unban 198.51.0.0/16");
+    still(&["unban", "198.51.100.0/24", "--inside"], "strikeout unban 198.51.0.0/16");
+    // RULES has this address on the deny list.
+    still(&["unban", "203.0.113.66/31"], "remove 203.0.113.66");
+    daemon.text(&["ban", "2001:db8:1:2::7"]);
+    assert_eq!(daemon.text(&["unban", "2001:db8:1:2::/72"]), "unbanned 2001:db8:1:2::/64\n");
+    daemon.text(&["ban", "2001:db8:1:2::7"]);
+    daemon.text(&["ban", "2001:db8:1:2::/72"]);
+    still(&["unban", "2001:db8:1:2::/72"], "strikeout unban 2001:db8:1:2::");
+    assert_eq!(daemon.text(&["unban", "2001:db8:1:2::/64"]), "unbanned 2001:db8:1:2::/64\n");
+    assert_eq!(banned(&daemon), ["198.51.0.0/16"]);
+}
+
+#[test]
+fn a_ban_of_an_ipv6_client_on_one_service_is_saved_restored_and_taken_back_as_it_is_listed() {
+    let daemon = Daemon::start(RULES);
+    daemon.text(&["ban", "2001:db8:1:2::7", "--scope", "web", "--reason", "it's \"bad\" \\ caf\u{e9}"]);
+    let listed = daemon.json(&["list", "--evidence"]);
+    let saved = daemon.stage().write("saved.json", &listed.to_string());
+    assert_eq!(daemon.text(&["unban", "2001:db8:1:2::/64", "--scope", "web"]), "unbanned 2001:db8:1:2::/64\n");
+    assert!(banned(&daemon).is_empty());
+    for _ in 0..2 {
+        daemon.text(&["ban", "--from", saved.to_str().unwrap()]);
+        let again = daemon.json(&["list", "--evidence"]);
+        for key in ["client", "scope", "rule", "evidence"] {
+            assert_eq!(again[0][key], listed[0][key], "{again} {listed}");
+        }
+    }
+    for arguments in [["ban", "2001:db8:1::/48", "--scope", "web"], ["unban", "2001:db8:1::/48", "--scope", "web"]] {
+        let (_, stderr, code) = daemon.run(&arguments);
+        assert!(code == Some(1) && stderr.contains("found the scope web for the network 2001:db8:1::/48, expected all"), "{stderr}");
+    }
+}
+
+#[test]
 fn unban_by_rule_and_of_all_reaches_helpers_and_survives_a_restart() {
     let daemon = Daemon::start(RULES);
     let stage = daemon.stage().clone();
@@ -172,6 +216,24 @@ fn unban_by_rule_and_of_all_reaches_helpers_and_survives_a_restart() {
     wait_until("the helper serves", || !helper.refuses("203.0.113.51") && !helper.refuses("203.0.113.10"));
     daemon.end(Signal::KILL);
     assert!(banned(&Daemon::start_again(&stage)).is_empty());
+}
+
+#[test]
+fn others_are_answered_while_many_bans_are_undone() {
+    let daemon = Daemon::start(RULES);
+    let text: String = (0..6000).map(|number| format!("198.{}.{}.1\n", 18 + number / 250, number % 250)).collect();
+    let list = daemon.stage().write("list", &text);
+    daemon.text(&["ban", "--from", list.to_str().unwrap()]);
+    let counts = std::thread::scope(|scope| {
+        let unban = scope.spawn(|| daemon.text(&["unban", "--all"]));
+        let mut counts = Vec::new();
+        while !unban.is_finished() {
+            counts.push(daemon.number("bans"));
+        }
+        assert_eq!(unban.join().unwrap(), "unbanned all: 6000 clients and networks\n");
+        counts
+    });
+    assert!(counts.iter().any(|bans| (1..6000).contains(bans)), "{counts:?}");
 }
 
 #[test]
@@ -237,6 +299,8 @@ fn what_list_prints_as_json_can_be_banned_again_elsewhere() {
     let (stdout, stderr, code) = daemon.run(&["ban", "--from", saved]);
     assert_eq!((stdout.as_str(), code), ("banned 2 client or networks, left out 0 bans that had ended\n", Some(1)));
     assert!(stderr.contains("2 bans refused: ") && stderr.contains("203.0.113.10 is never banned: "), "{stderr}");
+    let report = daemon.json(&["ban", "--from", saved]);
+    assert_eq!((&report["banned"], &report["refused"], report["reasons"].as_array().unwrap().len()), (&json!(2), &json!(2), 2));
     assert!(stderr.contains("203.0.113.11 is not banned: its rule helo is in shadow mode"), "{stderr}");
 }
 

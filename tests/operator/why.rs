@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::RULES;
@@ -74,6 +75,45 @@ fn the_exit_code_of_why_and_unban_is_3_while_the_client_is_refused_and_0_otherwi
     assert_eq!((code(&["unban", "203.0.113.10"]), code(&["unban", "203.0.113.10"])), (Some(0), Some(0)));
     assert_eq!((code(&["unban", "203.0.113.66"]), code(&["why", "203.0.113.66"])), (Some(3), Some(3)), "on the deny list");
     assert_eq!((code(&["why", "nobody"]), code(&["unban", "nobody"])), (Some(2), Some(2)));
+}
+
+#[test]
+fn who_banned_and_who_unbanned_stands_in_why_and_in_the_journal_also_after_a_restart() {
+    let daemon = Daemon::start(RULES);
+    let stage = daemon.stage().clone();
+    let uid = rustix::process::geteuid().as_raw();
+    let user =
+        nix::unistd::User::from_uid(uid.into()).unwrap().map_or(format!("user {uid}"), |user| format!("user {} (uid {uid})", user.name));
+    for target in ["203.0.113.10", "203.0.113.11", "198.51.100.0/24", "198.51.100.7"] {
+        daemon.text(&["ban", target, "--reason", "floods us"]);
+    }
+    daemon.ask("strike 203.0.113.12 helo\nstrike 203.0.113.12 helo\n");
+    daemon.text(&["unban", "203.0.113.11"]);
+    let why = daemon.json(&["why", "203.0.113.11"]);
+    assert_eq!((&why["unbanned"]["by"], &why["unbanned"]["what"]), (&json!(user), &json!("203.0.113.11")));
+    assert!(daemon.text(&["why", "203.0.113.11"]).contains(&format!(" ago) by {user} (203.0.113.11)\n")));
+    daemon.text(&["unban", "--rule", "helo"]);
+    assert_eq!(daemon.json(&["why", "203.0.113.12"])["unbanned"]["what"], "rule helo");
+    assert!(daemon.json(&["why", "203.0.113.13"])["unbanned"].is_null(), "never banned");
+    assert!(daemon.json(&["why", "203.0.113.10"])["unbanned"].is_null(), "banned");
+    assert!(daemon.json(&["pause"])["paused"]["by"] == user);
+    let log = daemon.log();
+    for expected in [
+        format!(" by {user}: floods us"),
+        format!("unbanned 203.0.113.11 by {user}"),
+        format!("unbanned rule helo by {user}: 1 clients"),
+        format!("paused by {user} until "),
+    ] {
+        assert!(log.contains(&expected), "{expected} is not in\n{log}");
+    }
+    daemon.end(Signal::KILL);
+    let daemon = Daemon::start_again(&stage);
+    assert_eq!(daemon.json(&["why", "203.0.113.10"])["ban"]["by"], user);
+    let text = daemon.text(&["why", "198.51.100.9"]);
+    assert!(text.contains(&format!("  by        {user}\n  reason    floods us\n")), "{text}");
+    assert!(daemon.text(&["status"]).contains(&format!(", paused by {user}; to end that: strikeout resume\n")));
+    daemon.text(&["resume"]);
+    assert!(daemon.log().contains(&format!("resumed by {user}")));
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn an_unban_is_saved_even_if_the_queue_is_full() {
             |number| matches!(persist(&writer, ban(number)).try_recv(), Ok(Persisted::No(why)) if why.contains("too many bans wait"));
         numbers.by_ref().take(20_000).any(refused)
     });
-    let unbanned = persist(&writer, Change::Unbanned { client: client(0), scope: Scope::All, at: now() });
+    let unbanned = persist(&writer, Change::Unbanned { client: client(0), scope: Scope::All, at: now(), kept: Vec::new() });
     assert!(unbanned.try_recv().is_err(), "it waits");
     holder.execute_batch("COMMIT").unwrap();
     drop(unbanned.recv_timeout(DEADLINE).unwrap());

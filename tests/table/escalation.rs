@@ -86,6 +86,40 @@ fn an_unban_forgets_the_bans_that_made_the_next_one_longer() {
 }
 
 #[test]
+fn an_unban_of_many_forgets_the_earlier_bans_of_those_who_are_not_banned_now_too() {
+    let rule =
+        "[[rule]]\nname = 'helo'\nevent = 'incident'\nmaxretry = 1\nscope = 'mail'\nbantime = { initial = '10m', increment = true }\n";
+    let client = "203.0.113.1";
+    for (unban, seconds) in [
+        ("unban all", 600),
+        ("unban rule=helo", 600),
+        ("unban 203.0.113.0/24 inside", 600),
+        ("unban 203.0.113.1", 600),
+        ("unban 198.51.100.0/24 inside", 1200),
+        ("unban rule=manual", 1200),
+        // The rule refuses in mail alone.
+        ("unban all scope=web", 1200),
+        ("unban 203.0.113.1 scope=web", 1200),
+        ("unban all scope=mail", 600),
+    ] {
+        for restart in [false, true] {
+            let stage = Stage::new();
+            let daemon = Daemon::start_on(&stage, "", rule);
+            assert!(about(ban_for(&daemon, client, "helo"), 600));
+            daemon.end(Signal::KILL);
+            let mut daemon = start_after_the_bans(&stage);
+            daemon.object(unban);
+            if restart {
+                daemon.end(Signal::KILL);
+                daemon = Daemon::start_again(&stage);
+            }
+            let next = ban_for(&daemon, client, "helo");
+            assert!(about(next, seconds), "{unban}, restart {restart}: {next}");
+        }
+    }
+}
+
+#[test]
 fn a_permanent_ban_survives_a_restart_and_eviction_until_an_unban() {
     let stage = Stage::new();
     let rule = "[[rule]]\nname = 'helo'\nevent = 'incident'\nmaxretry = 1\nbantime = -1\n";

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::client::{Client, Ipv6Prefix};
 use crate::clock::timestamp;
-use crate::control::admin::{BanLength, BanRequest};
+use crate::control::admin::{BanLength, BanRequest, check_scope};
 use crate::control::answer::{error, object};
 use crate::control::bans::{BanReport, epoch, remaining};
 use crate::daemon::conn::replies::ReplyHandle;
@@ -22,14 +22,16 @@ use crate::time::{Span, Time};
 /// Length of a ban by hand if the operator gives none.
 const DEFAULT_LENGTH: Span = Span::from_secs(3600);
 
-/// Bans an address or a network, and answers when the ban is saved.
+/// Bans an address or a network on behalf of `user`, and answers when the ban is saved.
 ///
 /// # Errors
-/// The target is never banned, or the rule of a restored ban refuses nobody here.
-pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, to: &ReplyHandle) -> Result<(), String> {
+/// The target is never banned, a network on one service, or the rule of a restored ban refuses nobody here.
+pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, user: &str, to: &ReplyHandle) -> Result<(), String> {
     let policy = engine.policy();
-    // A restored ban of an IPv6 client has the network that the client is shown as.
-    let is_shown_client = request.rule.is_some() && matches!(request.target, IpNet::V6(v6) if v6.prefix_len() == policy.prefix.bits());
+    check_scope(request.target, request.scope, Some(policy.prefix)).map_err(|error| error.to_string())?;
+    // A restored ban of an IPv6 client has the network that the client is shown as, and only a client is banned on one service.
+    let is_one = request.rule.is_some() || request.scope != Scope::All;
+    let is_shown_client = is_one && matches!(request.target, IpNet::V6(v6) if v6.prefix_len() == policy.prefix.bits());
     let is_network = request.target.prefix_len() < request.target.max_prefix_len() && !is_shown_client;
     // An IPv6 client is a network as well: its ban must cover no address that is never banned.
     let covered = match request.target {
@@ -39,9 +41,11 @@ pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, to: &ReplyHand
     if let Some(reason) = policy.lists.overlaps_never_banned(covered) {
         return Err(format!("{} is never banned: {reason}", shown(request.target, policy.prefix)));
     }
-    let rule: Arc<str> = request.rule.as_deref().unwrap_or("manual").into();
-    let standing = policy.rules.standing(engine.names().find(&rule), &rule);
-    if request.rule.is_some() && standing != Standing::Enforced {
+    let rule = engine.names().name(RuleId::MANUAL);
+    let rule = request.rule.as_deref().map_or_else(|| Arc::clone(&rule), Arc::from);
+    let id = engine.names().find(&rule);
+    let standing = policy.rules.standing(id, &rule);
+    if id != Some(RuleId::MANUAL) && standing != Standing::Enforced {
         return Err(format!("{} is not banned: its rule {rule} is {standing}", shown(request.target, policy.prefix)));
     }
     let until = match request.length {
@@ -49,7 +53,12 @@ pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, to: &ReplyHand
         BanLength::For(span) => Until::at(now.after(span)),
         BanLength::Permanent => Until::NEVER,
     };
-    let evidence = Evidence::new(&[request.reason.as_bytes()]);
+    // Evidence is restored as it was shown: escaped.
+    let evidence = match request.rule {
+        Some(_) => Evidence::restore(&request.reason),
+        None => Evidence::new(&[request.reason.as_bytes()]),
+    };
+    let evidence = evidence.signed(user);
     let (target, scope, reason) = (shown(request.target, policy.prefix), request.scope, evidence.clone());
     if is_network {
         let network = BannedNetwork {
@@ -93,11 +102,12 @@ pub(super) fn not_saved(persisted: Persisted) -> Option<String> {
 
 fn ban_report(target: &str, scope: Scope, until: Until, now: Time, reason: &Evidence, applied: Applied) -> BanReport {
     let ends = until.time().map_or_else(|| "forever".to_owned(), |time| format!("until {}", timestamp(time)));
+    let by = reason.by().unwrap_or_default();
     let reason = if reason.as_str().is_empty() { "no reason given" } else { reason.as_str() };
     if applied.changed {
-        log::info!("banned {target} {ends} by hand: {reason}");
+        log::info!("banned {target} {ends} by {by}: {reason}");
     } else {
-        log::info!("ban of {target} by hand changes nothing, because it is already banned {ends}: {reason}");
+        log::info!("ban of {target} by {by} changes nothing, because it is already banned {ends}: {reason}");
     }
     BanReport {
         banned: target.to_owned(),

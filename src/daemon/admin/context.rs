@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::undone::UndoneBans;
 use crate::clock::Clock;
 use crate::config::fleet::FleetConfig;
 use crate::config::{MetricsConfig, TableConfig};
@@ -40,4 +41,8 @@ pub struct AdminContext {
     pub refused_config: Option<(Time, String)>,
     /// Counts the lists that are being read: each holds a clone.
     pub lists: Arc<()>,
+    /// Counts the threads that undo many bans: each holds a clone.
+    pub unbans: Arc<()>,
+    /// The latest unbans by operators.
+    pub undone: Arc<Mutex<UndoneBans>>,
 }

@@ -1,13 +1,10 @@
 //! `list`: the bans that match a filter, generated piece by piece as fast as the operator's program reads them.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
 use super::context::AdminContext;
-use crate::client::{Client, Ipv6Prefix};
+use crate::client::Client;
 use crate::control::admin::BanFilter;
 use crate::control::answer::{END, error, line};
 use crate::control::bans::{ListedBan, epoch, remaining, seconds};
@@ -83,7 +80,7 @@ impl AdminContext {
         let mut bans = Vec::new();
         let table = if filter.shadow { self.engine.shadow_bans() } else { self.engine.bans() };
         table.for_each(now, |client, service, ban| {
-            let network_of = network_of(client, policy.prefix);
+            let network_of = client.network(policy.prefix);
             let is_wanted = rule.is_none_or(|rule| rule == ban.rule)
                 && filter.network.is_none_or(|network| network.contains(&network_of) || network_of.contains(&network))
                 && !policy.lists.protects_all_of(network_of);
@@ -112,7 +109,11 @@ impl AdminContext {
                 until: epoch(until),
                 remaining: remaining(until, now),
                 since: Some(seconds(ban.since)),
-                evidence: if filter.evidence { self.network_ban_reason(ban.network) } else { None },
+                evidence: if filter.evidence {
+                    self.network_ban_reason(ban.network).map(|reason| reason.as_str().to_owned())
+                } else {
+                    None
+                },
             }
         });
         listed.collect()
@@ -166,14 +167,6 @@ impl AdminContext {
         let policy = self.engine.policy();
         let hint = did_you_mean(name, policy.rules.rules().iter().map(|rule| &*rule.name).chain(["manual"]));
         format!("found {:?}, expected the name of a rule{hint}", Evidence::new(&[name.as_bytes()]).as_str())
-    }
-}
-
-/// What the ban of a client covers: an address, or a network of IPv6.
-pub(super) fn network_of(client: Client, prefix: Ipv6Prefix) -> IpNet {
-    match client.address() {
-        IpAddr::V6(v6) => IpNet::new(v6.into(), prefix.bits()).unwrap_or(IpNet::from(client.address())),
-        address => address.into(),
     }
 }
 

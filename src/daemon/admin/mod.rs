@@ -7,6 +7,7 @@ mod pause;
 mod reload;
 mod status;
 mod unban;
+mod undone;
 mod why;
 mod why_network;
 pub mod worker;

@@ -12,10 +12,10 @@ impl AdminContext {
     /// Begins a pause on behalf of `user`, and answers when it is saved.
     pub(super) fn pause(&self, length: Span, user: &str, to: &ReplyHandle) {
         let now = self.clock.now();
-        let pause = Pause { since: now, until: now.after(length) };
+        let pause = Pause { since: now, until: now.after(length), by: user.into() };
         log::warn!("paused by {user} until {}: everybody is served", timestamp(pause.until));
-        let completion =
-            answering(to, move |applied| PauseReport { paused: PauseStatus::of(&pause, now), not_saved: not_saved(applied.persisted) });
+        let paused = PauseStatus::of(&pause, now);
+        let completion = answering(to, move |applied| PauseReport { paused, not_saved: not_saved(applied.persisted) });
         self.engine.pause(pause, completion);
     }
 

@@ -1,23 +1,31 @@
 //! `unban`: of one client or network, of all inside a network, of a rule's, or of all.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use ipnet::IpNet;
+use parking_lot::Mutex;
 
 use super::ban::{not_saved, shown};
 use super::context::AdminContext;
-use super::list::network_of;
+use super::undone::{Undone, UndoneBans};
 use crate::client::Client;
-use crate::control::admin::{UnbanRequest, UnbanTarget};
+use crate::clock::Clock;
+use crate::control::admin::{UnbanRequest, UnbanTarget, check_scope};
+use crate::control::answer::{error, object};
 use crate::control::bans::UnbanReport;
-use crate::engine::{Abandoned, Completion};
+use crate::daemon::conn::replies::ReplyHandle;
+use crate::engine::{Abandoned, Completion, Engine};
 use crate::event::Scope;
 use crate::rule_id::RuleId;
 use crate::time::Time;
 
-/// Number of unbans that are under way at a time, well below the length of the journal's queue.
-const AT_ONCE: usize = 1024;
+/// Number of unbans that are under way at a time: a ban that is made meanwhile waits for them to be saved before it.
+const AT_ONCE: usize = 512;
+/// Maximum number of threads that undo many bans.
+const MAX_UNBANS: usize = 1;
 
 /// What to unban.
 #[derive(Default)]
@@ -26,67 +34,135 @@ struct Targets {
     networks: BTreeSet<IpNet>,
 }
 
+/// An unban that is carried out.
+struct Unban {
+    engine: Arc<Engine>,
+    clock: Clock,
+    request: UnbanRequest,
+    /// The rule whose bans end, if that is what was asked for.
+    rule: Option<RuleId>,
+    user: String,
+    undone: Arc<Mutex<UndoneBans>>,
+}
+
 impl AdminContext {
-    /// Unbans on behalf of `user`, and returns when everything is saved, or the disk was too slow.
+    /// Unbans on behalf of `user`, and answers when everything is saved, or the disk was too slow. Many bans are undone by a thread of its own,
+    /// so that other requests are answered meanwhile.
     ///
     /// # Errors
-    /// There is no such rule, or the change was not completed.
-    pub(super) fn unban(&self, request: &UnbanRequest, user: &str) -> Result<UnbanReport, String> {
-        let (now, prefix) = (self.clock.now(), self.engine.policy().prefix);
-        let (target, targets) = match &request.what {
-            UnbanTarget::One(target) => (shown(*target, prefix), self.one(*target)),
-            UnbanTarget::Inside(network) => (shown(*network, prefix), self.banned(request.scope, now, |_, found| network.contains(&found))),
-            UnbanTarget::Rule(name) => {
-                let rule = self.find_rule(name)?;
-                (format!("rule {name}"), self.banned(request.scope, now, |by, _| by == rule))
+    /// There is no such rule, a network is unbanned everywhere only, or as many as possible are being unbanned already.
+    pub(super) fn unban(&self, request: UnbanRequest, user: String, to: &ReplyHandle) -> Result<(), String> {
+        let rule = if let UnbanTarget::Rule(name) = &request.what { Some(self.find_rule(name)?) } else { None };
+        let is_one = matches!(request.what, UnbanTarget::One(_));
+        let unban = Unban { engine: Arc::clone(&self.engine), clock: self.clock, request, rule, user, undone: Arc::clone(&self.undone) };
+        if is_one {
+            to.answer(object(&unban.run()?));
+            return Ok(());
+        }
+        if Arc::strong_count(&self.unbans) > MAX_UNBANS {
+            return Err("the bans of another unban of many are still being undone, try again".to_owned());
+        }
+        let (working, to) = (Arc::clone(&self.unbans), to.clone());
+        let work = move || {
+            let _working = working;
+            let answer = catch_unwind(AssertUnwindSafe(|| unban.run())).unwrap_or_else(|_| Err("internal fault".to_owned()));
+            to.answer(answer.map_or_else(|fault| error(&fault), |report| object(&report)));
+        };
+        let spawned = std::thread::Builder::new().name("unban".into()).spawn(work);
+        spawned.map(drop).map_err(|error| format!("a thread cannot be started: {error}"))
+    }
+}
+
+impl Unban {
+    fn run(&self) -> Result<UnbanReport, String> {
+        let (now, prefix, scope) = (self.clock.now(), self.engine.policy().prefix, self.request.scope);
+        let mut single = None;
+        let (target, targets) = match &self.request.what {
+            UnbanTarget::One(target) => {
+                check_scope(*target, scope, Some(prefix)).map_err(|error| error.to_string())?;
+                let targets = self.one(*target);
+                let client = targets.clients.first();
+                single = client.map(|client| client.network(prefix));
+                (client.map_or_else(|| shown(*target, prefix), |client| client.display(prefix).to_string()), targets)
             }
-            UnbanTarget::All => ("all".to_owned(), self.banned(request.scope, now, |_, _| true)),
+            UnbanTarget::Inside(network) => {
+                self.engine.forget_all_earlier_bans(None, Some(*network), scope);
+                (shown(*network, prefix), self.banned(scope, now, |_, found| network.contains(&found)))
+            }
+            UnbanTarget::Rule(name) => {
+                self.engine.forget_all_earlier_bans(self.rule, None, scope);
+                (format!("rule {name}"), self.banned(scope, now, |by, _| Some(by) == self.rule))
+            }
+            UnbanTarget::All => {
+                self.engine.forget_all_earlier_bans(None, None, scope);
+                ("all".to_owned(), self.banned(scope, now, |_, _| true))
+            }
         };
         let mut report = UnbanReport { target, found: false, unbanned: 0, inside: 0, not_saved: None };
         let clients = targets.clients.into_iter().map(Ok);
         let mut all = clients.chain(targets.networks.into_iter().map(Err)).peekable();
         while all.peek().is_some() {
-            let (sender, results) = channel();
-            for target in all.by_ref().take(AT_ONCE) {
-                let sender = sender.clone();
-                // The receiver waits for every one.
-                let completion = Completion::new(move |result| drop(sender.send(result)));
-                match target {
-                    Ok(client) => self.engine.unban(now, client, request.scope, completion),
-                    Err(network) => self.engine.unban_network(now, network, completion),
-                }
-            }
-            drop(sender);
-            for result in results {
-                let applied = result.map_err(|Abandoned| "internal fault: the change was not completed".to_owned())?;
-                report.unbanned += usize::from(applied.changed);
-                report.not_saved = report.not_saved.or(not_saved(applied.persisted));
-            }
+            self.undo(all.by_ref().take(AT_ONCE), &mut report)?;
         }
         report.found = report.unbanned > 0;
-        if let UnbanTarget::One(network) = request.what {
+        if let UnbanTarget::One(network) = self.request.what {
             let inside = self.banned(Scope::All, now, |_, found| network.contains(&found) && found != network);
             report.inside = if is_single(network) { 0 } else { inside.clients.len() + inside.networks.len() };
         }
-        let UnbanReport { target, unbanned, .. } = &report;
-        match request.what {
+        self.log(&report);
+        // What was not banned is remembered too: a fleet, or another process on the same state file, may have had its ban.
+        let named = match self.request.what {
+            UnbanTarget::One(network) => Some(single.unwrap_or(network)),
+            UnbanTarget::Inside(_) | UnbanTarget::Rule(_) | UnbanTarget::All => None,
+        };
+        self.undone.lock().remember(Undone { at: now, by: self.user.as_str().into(), what: self.request.what.clone() }, named);
+        Ok(report)
+    }
+
+    /// Unbans these, and waits until that is saved.
+    fn undo(&self, targets: impl Iterator<Item = Result<Client, IpNet>>, report: &mut UnbanReport) -> Result<(), String> {
+        let (sender, results) = channel();
+        for target in targets {
+            let sender = sender.clone();
+            // The receiver waits for every one.
+            let completion = Completion::new(move |result| drop(sender.send(result)));
+            match target {
+                Ok(client) => self.engine.unban(self.clock.now(), client, self.request.scope, completion),
+                Err(network) => self.engine.unban_network(self.clock.now(), network, completion),
+            }
+        }
+        drop(sender);
+        for result in results {
+            let applied = result.map_err(|Abandoned| "internal fault: the change was not completed".to_owned())?;
+            report.unbanned += usize::from(applied.changed);
+            report.not_saved = report.not_saved.take().or(not_saved(applied.persisted));
+        }
+        Ok(())
+    }
+
+    fn log(&self, report: &UnbanReport) {
+        let (UnbanReport { target, unbanned, .. }, user) = (report, &self.user);
+        match self.request.what {
             UnbanTarget::One(_) if report.found => log::info!("unbanned {target} by {user}"),
             UnbanTarget::One(_) => log::info!("unban of {target} by {user}: it was not banned"),
             UnbanTarget::Inside(_) => log::info!("unbanned {unbanned} clients and networks inside {target} by {user}"),
             UnbanTarget::Rule(_) | UnbanTarget::All => log::info!("unbanned {target} by {user}: {unbanned} clients and networks"),
         }
-        Ok(report)
     }
 
-    /// A client, or a network. An IPv6 client is shown as a network, so a network of that length is both.
+    /// A client, or a network. An IPv6 client is shown as a network, so a network of that length is both, and a smaller one is part of a
+    /// client unless it is banned by itself.
     fn one(&self, target: IpNet) -> Targets {
-        let prefix = self.engine.policy().prefix;
+        let policy = self.engine.policy();
         let mut targets = Targets::default();
-        if is_single(target) || (matches!(target, IpNet::V6(_)) && target.prefix_len() == prefix.bits()) {
-            targets.clients.insert(Client::of(target.addr(), prefix));
+        let is_banned = self.request.scope == Scope::All && !is_single(target) && policy.lists.banned.get(target).is_some();
+        let is_in_client = is_single(target) || (matches!(target, IpNet::V6(_)) && target.prefix_len() >= policy.prefix.bits());
+        let is_client = is_in_client && (is_single(target) || target.prefix_len() == policy.prefix.bits() || !is_banned);
+        // Also what is not banned here: another process or machine may know of its ban.
+        if is_client {
+            targets.clients.insert(Client::of(target.addr(), policy.prefix));
         }
-        // Also one that is not banned here: another process or machine may know of its ban.
-        if !is_single(target) && (targets.clients.is_empty() || self.engine.policy().lists.banned.get(target).is_some()) {
+        if is_banned || !is_in_client {
             targets.networks.insert(target);
         }
         targets
@@ -97,7 +173,7 @@ impl AdminContext {
         let (engine, policy) = (&self.engine, self.engine.policy());
         let mut targets = Targets::default();
         engine.bans().for_each(now, |client, service, ban| {
-            if scope.services().contains(&service) && is_wanted(ban.rule, network_of(client, policy.prefix)) {
+            if scope.services().contains(&service) && is_wanted(ban.rule, client.network(policy.prefix)) {
                 targets.clients.insert(client);
             }
         });

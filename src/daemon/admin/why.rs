@@ -4,18 +4,20 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::ban::shown;
 use super::context::AdminContext;
 use crate::client::Client;
+use crate::control::admin::UnbanTarget;
 use crate::control::bans::{epoch, remaining, seconds};
 use crate::control::explanation::{
-    ActiveRefusal, ClientBan, Explanation, NetworkBan, RefusedBy, RuleSettings, Services, ShadowBan, StrikeCount,
+    ActiveRefusal, ClientBan, Explanation, NetworkBan, RefusedBy, RuleSettings, Services, ShadowBan, StrikeCount, UnbannedBy,
 };
 use crate::control::pause::PauseStatus;
 use crate::detector::Detector;
 use crate::engine::BanRecord;
 use crate::event::Service;
 use crate::list::BannedNetwork;
-use crate::rule::{Mode, Rule};
+use crate::rule::{Evidence, Mode, Rule};
 use crate::table::{Ban, Until};
 use crate::time::Time;
 use crate::verdict::DenyReason;
@@ -36,6 +38,7 @@ impl AdminContext {
             })
         });
         let paused = policy.active_pause(now).map(|pause| PauseStatus::of(pause, now));
+        let ban = self.client_ban(now, client);
         let refused = paused.is_none() && (services.web.is_some() || services.mail.is_some());
         Explanation {
             address: address.to_string(),
@@ -46,7 +49,8 @@ impl AdminContext {
             never_banned: policy.lists.never_banned(address).map(|reason| reason.to_string()),
             denied: policy.lists.denied(address).map(|entry| entry.to_string()),
             network: self.banned_network(now, address),
-            ban: self.client_ban(now, client),
+            unbanned: if ban.as_ref().is_some_and(|ban| ban.active) { None } else { self.unbanned(now, client) },
+            ban,
             shadow: shadow.collect(),
             strikes: self.strikes(now, client),
             heaviest: self.heaviest(),
@@ -73,13 +77,29 @@ impl AdminContext {
         policy.lists.banned.lookup(address, now).map(|ban| self.network_ban(now, ban))
     }
 
+    /// The latest unban of `client` by an operator.
+    fn unbanned(&self, now: Time, client: Client) -> Option<UnbannedBy> {
+        let record = self.engine.ban_record(client);
+        let undone = self.undone.lock().of(client.network(self.engine.policy().prefix), record.as_ref()).cloned()?;
+        Some(UnbannedBy {
+            by: undone.by.to_string(),
+            at: seconds(undone.at),
+            at_ago: now.since(undone.at).secs(),
+            what: match undone.what {
+                UnbanTarget::One(network) => shown(network, self.engine.policy().prefix),
+                UnbanTarget::Inside(network) => format!("inside {network}"),
+                UnbanTarget::Rule(name) => format!("rule {name}"),
+                UnbanTarget::All => "all".to_owned(),
+            },
+        })
+    }
+
     /// The operator's reason for the ban of a network, if it is known.
-    pub(super) fn network_ban_reason(&self, network: IpNet) -> Option<String> {
-        let reason = self.state.as_ref().map_or(Ok(None), |state| state.network_ban_reason(network)).unwrap_or_else(|fault| {
+    pub(super) fn network_ban_reason(&self, network: IpNet) -> Option<Evidence> {
+        self.state.as_ref().map_or(Ok(None), |state| state.network_ban_reason(network)).unwrap_or_else(|fault| {
             log::warn!("{fault}");
             None
-        });
-        reason.map(|reason| reason.as_str().to_owned()).filter(|reason| !reason.is_empty())
+        })
     }
 
     pub(super) fn network_ban(&self, now: Time, ban: &BannedNetwork) -> NetworkBan {
@@ -88,6 +108,7 @@ impl AdminContext {
         #[cfg(not(feature = "fleet"))]
         let node = None;
         let until = ban.until.map_or(Until::NEVER, Until::at);
+        let reason = self.network_ban_reason(ban.network);
         NetworkBan {
             network: ban.network.to_string(),
             rule: ban.rule.to_string(),
@@ -96,7 +117,8 @@ impl AdminContext {
             since_ago: now.since(ban.since).secs(),
             until: epoch(until),
             remaining: remaining(until, now),
-            reason: self.network_ban_reason(ban.network),
+            by: reason.as_ref().and_then(Evidence::by).map(str::to_owned),
+            reason: reason.map(|reason| reason.as_str().to_owned()).filter(|reason| !reason.is_empty()),
         }
     }
 
@@ -120,6 +142,7 @@ impl AdminContext {
             count: record.count,
             times: record.times,
             node: Some(record.node.to_string()).filter(|node| !node.is_empty()),
+            by: record.evidence.by().map(str::to_owned),
             rule_settings: rule.map(|rule| rule_settings(rule)),
             rule_description: rule.map(|rule| rule.description.to_string()).filter(|description| !description.is_empty()),
         })

@@ -80,7 +80,7 @@ impl AdminContext {
         }
     }
 
-    /// The answer to a request; `None` if it follows when a ban or a pause is saved.
+    /// The answer to a request; `None` if it follows when a change is saved.
     fn answer(&mut self, request: AdminRequest, peer: Peer, to: &ReplyHandle) -> Option<ReplyText> {
         let own = rustix::process::geteuid().as_raw();
         if request.needs_privilege() && !peer.is_privileged(own) {
@@ -93,12 +93,12 @@ impl AdminContext {
             AdminRequest::Metrics => (self.metrics.prometheus() + END).into(),
             AdminRequest::List(filter) => self.list(&filter),
             AdminRequest::Why(target) => self.why_target(target).into(),
-            AdminRequest::Ban(request) => match ban::ban(&self.engine, self.clock.now(), &request, to) {
+            AdminRequest::Ban(request) => match ban::ban(&self.engine, self.clock.now(), &request, &user(peer.user), to) {
                 Ok(()) => return None,
                 Err(fault) => error(&fault).into(),
             },
-            AdminRequest::Unban(request) => match self.unban(&request, &user(peer.user)) {
-                Ok(report) => object(&report).into(),
+            AdminRequest::Unban(request) => match self.unban(request, user(peer.user), to) {
+                Ok(()) => return None,
                 Err(fault) => error(&fault).into(),
             },
             AdminRequest::Pause(length) => {
@@ -136,5 +136,5 @@ impl AdminContext {
 /// A user by name, if the name is known.
 fn user(id: u32) -> String {
     let user = nix::unistd::User::from_uid(id.into()).ok().flatten();
-    user.map_or_else(|| format!("user {id}"), |user| format!("user {}", user.name))
+    user.map_or_else(|| format!("user {id}"), |user| format!("user {} (uid {id})", user.name))
 }

@@ -186,9 +186,12 @@ impl Counters {
         let rule: Arc<str> = match change {
             Change::Banned(record) => Arc::clone(&record.rule),
             Change::NetworkBanned { .. } => "manual".into(),
-            Change::Unbanned { .. } | Change::NetworkUnbanned { .. } | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => {
-                return;
-            }
+            Change::Unbanned { .. }
+            | Change::Forgotten(_)
+            | Change::NetworkUnbanned { .. }
+            | Change::RuleLifted(_)
+            | Change::Paused(_)
+            | Change::Resumed => return,
         };
         *self.bans.lock().entry(rule).or_default() += 1;
     }

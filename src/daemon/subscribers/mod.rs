@@ -49,8 +49,10 @@ impl Subscribers {
         let count = Arc::new(AtomicUsize::new(0));
         let (observed, changes) = (Arc::clone(&count), Arc::clone(queue));
         engine.observe(move |change| {
-            if observed.load(Ordering::Relaxed) > 0 {
-                changes.push(QueueItem::Change(change_line(change, clock.now())));
+            if observed.load(Ordering::Relaxed) > 0
+                && let Some(line) = change_line(change, clock.now())
+            {
+                changes.push(QueueItem::Change(line));
             }
         });
         Self { ids: Vec::new(), count, sent: engine.policy(), snapshots: Vec::new(), current: Weak::new(), queue: Arc::clone(queue) }

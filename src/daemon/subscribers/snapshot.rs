@@ -135,10 +135,10 @@ fn ranges(len: usize) -> impl Iterator<Item = Range<usize>> + Send + 'static {
     (0..len).step_by(PIECE_LINES).map(move |start| start..len.min(start + PIECE_LINES))
 }
 
-/// The line that tells subscribers about a change.
+/// The line that tells subscribers about a change, if it concerns them.
 #[must_use]
-pub fn change_line(change: &Change, now: Time) -> String {
-    line(&match change {
+pub fn change_line(change: &Change, now: Time) -> Option<String> {
+    Some(line(&match change {
         Change::Banned(record) => FromDaemon::Ban {
             client: record.client,
             scope: record.scope,
@@ -151,7 +151,8 @@ pub fn change_line(change: &Change, now: Time) -> String {
         Change::RuleLifted(rule) => FromDaemon::UnbanRule(Arc::clone(rule)),
         Change::Paused(pause) => FromDaemon::Pause(pause.until.since(now)),
         Change::Resumed => FromDaemon::Resume,
-    })
+        Change::Forgotten(_) => return None,
+    }))
 }
 
 fn line(message: &FromDaemon) -> String {
@@ -163,6 +164,7 @@ mod tests {
     use super::super::fixtures::{client, engine};
     use super::*;
 
+    use crate::engine::Forgotten;
     use crate::list::BannedNetwork;
     use crate::table::Until;
     use crate::time::Span;
@@ -199,9 +201,16 @@ mod tests {
     }
 
     #[test]
-    fn every_change_is_a_line() {
+    fn every_change_that_refuses_or_serves_somebody_is_a_line() {
         let at = NOW;
-        assert_eq!(change_line(&Change::Unbanned { client: client(1), scope: Scope::All, at }, NOW), "unban 198.51.100.1 all\n");
-        assert_eq!(change_line(&Change::NetworkUnbanned { network: "10.0.0.0/8".parse().unwrap(), at }, NOW), "unban-network 10.0.0.0/8\n");
+        assert_eq!(
+            change_line(&Change::Unbanned { client: client(1), scope: Scope::All, at, kept: Vec::new() }, NOW).unwrap(),
+            "unban 198.51.100.1 all\n"
+        );
+        assert_eq!(
+            change_line(&Change::NetworkUnbanned { network: "10.0.0.0/8".parse().unwrap(), at }, NOW).unwrap(),
+            "unban-network 10.0.0.0/8\n"
+        );
+        assert_eq!(change_line(&Change::Forgotten(Forgotten::default()), NOW), None, "except what concerns no subscriber");
     }
 }

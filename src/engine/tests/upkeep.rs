@@ -30,6 +30,7 @@ fn kind(change: &Change) -> &'static str {
     match change {
         Change::Banned(_) => "banned",
         Change::Unbanned { .. } => "unbanned",
+        Change::Forgotten(_) => "forgotten",
         Change::NetworkBanned { .. } => "network banned",
         Change::NetworkUnbanned { .. } => "network unbanned",
         Change::RuleLifted(_) => "rule lifted",

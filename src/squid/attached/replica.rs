@@ -172,7 +172,7 @@ impl Replica {
             FromDaemon::UnbanNetwork(network) => self.change_lists(|lists| {
                 lists.banned.remove(network);
             }),
-            FromDaemon::Pause(remaining) => self.set_pause(Some(Pause { since: now, until: now.after(remaining) })),
+            FromDaemon::Pause(remaining) => self.set_pause(Some(Pause { since: now, until: now.after(remaining), by: "".into() })),
             FromDaemon::Resume => self.set_pause(None),
             FromDaemon::Answer { number, refusal } => {
                 let held = self.unanswered.lock().remove(&number);
@@ -188,7 +188,7 @@ impl Replica {
     pub fn set_policy(&self, mut policy: Policy) {
         let mut current = self.policy.write();
         policy.lists.banned = current.lists.banned.clone();
-        policy.pause = current.pause;
+        policy.pause.clone_from(&current.pause);
         *current = Arc::new(policy);
     }
 
