@@ -13,11 +13,40 @@ mod harness;
 
 const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs");
 
-/// Sections that clap cannot know.
-const EXIT_STATUS: &str = ".SH \"EXIT STATUS\"\n0: done.  1: failed.  2: the arguments or the configuration cannot be used.\n\
-    3 (of why and unban alone): done, and a client that was asked about is refused.\n";
-const SEE_ALSO: &str = ".SH \"SEE ALSO\"\n\
-    .BR strikeout (8),\n.BR strikeout.toml (5),\n.BR ext_strikeout_acl (8),\n.BR exim_strikeout_acl (8),\n.I /usr/share/doc/strikeout\n";
+/// What clap cannot know: the exit codes of each page.
+fn exit_status(page: &str) -> &'static str {
+    match page {
+        "ext_strikeout_acl" => "0: Squid has closed the input. A fault of configuration, state or socket ends no helper.",
+        "exim_strikeout_acl" => "0, whatever the answer is and whatever has failed.",
+        "strikeout-why" => {
+            "0: the address is served.  1: the daemon cannot be asked.  2: the arguments or the configuration cannot be used.  3: it is refused."
+        }
+        "strikeout-unban" => {
+            "0: done, and all are served.  1: failed.  2: the arguments or the configuration cannot be used.  3: something still refuses one."
+        }
+        "strikeout-check" => {
+            "0: the configuration can be used.  1: a log has a fault.  2: the arguments or the configuration cannot be used."
+        }
+        "strikeout-doctor" => "0: there is no fault; there may be warnings.  1: there is a fault.  2: the arguments cannot be used.",
+        "strikeout-test" => "0: something matches.  1: nothing does.  2: the arguments or the configuration cannot be used.",
+        "strikeout" => {
+            "0: done.  1: failed.  2: the arguments or the configuration cannot be used.  3 (of why and unban alone): done, and a client that was asked about is refused."
+        }
+        _ => "0: done.  1: failed.  2: the arguments or the configuration cannot be used.",
+    }
+}
+
+const FILES: &str = ".SH FILES\n\
+    .TP\n.I /etc/strikeout/strikeout.toml\nThe configuration; the pieces beside it are\n.IR /etc/strikeout/conf.d/*.toml .\n\
+    .TP\n.I /run/strikeout/strikeout.sock\nThe daemon's socket.\n\
+    .TP\n.I /var/lib/strikeout/strikeout.db\nThe state file, in which bans outlive the daemon.\n";
+
+/// The pages beside one, and the documentation.
+fn see_also(page: &str) -> String {
+    let others = [("strikeout", 8), ("strikeout.toml", 5), ("ext_strikeout_acl", 8), ("exim_strikeout_acl", 8)];
+    let others = others.iter().filter(|(name, _)| *name != page).map(|(name, section)| format!(".BR {name} ({section}),\n"));
+    format!(".SH \"SEE ALSO\"\n{}.I /usr/share/doc/strikeout\n", others.collect::<String>())
+}
 
 fn programs() -> [Command; 3] {
     [strikeout::internals::cli::command(), strikeout::internals::squid::helper::command(), strikeout::internals::exim::command()]
@@ -33,14 +62,40 @@ fn pages(program: &Command) -> BTreeMap<String, String> {
         .map(|command| {
             // The page of `strikeout why` is strikeout-why(8).
             let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
-            // No date: a page changes only with its content.
-            let page = clap_mangen::Man::new(command).section("8").source("Strikeout").manual("System Administration").date("");
-            let mut text = Vec::new();
-            page.render(&mut text).unwrap();
-            let text = String::from_utf8(text).unwrap() + if name.starts_with("strikeout") { EXIT_STATUS } else { "" } + SEE_ALSO;
-            (format!("man/{name}.8"), tidy(&text))
+            let file = format!("man/{name}.8");
+            let text = dated(&file, |date| page(&command, &name, date));
+            (file, text)
         })
         .collect()
+}
+
+/// One page. Its name is that of the page, its description the first sentence of the program's.
+fn page(command: &Command, name: &str, date: &str) -> String {
+    let source = concat!("Strikeout ", env!("CARGO_PKG_VERSION"));
+    let page = clap_mangen::Man::new(command.clone()).section("8").source(source).manual("System Administration").date(date);
+    let mut text = Vec::new();
+    page.render(&mut text).unwrap();
+    let text = tidy(&String::from_utf8(text).unwrap());
+    let (before, rest) = text.split_once(".SH NAME\n").unwrap();
+    let (line, rest) = rest.split_once('\n').unwrap();
+    let line = line.split([':', ';']).next().unwrap().split(". ").next().unwrap();
+    // The version stands in the page's foot.
+    let body = rest.split(".SH VERSION\n").next().unwrap();
+    format!("{before}.SH NAME\n{line}\n{body}.SH \"EXIT STATUS\"\n{}\n{FILES}{}", exit_status(name), see_also(name))
+}
+
+/// The page with the date of its last change: the one that it has, unless something else in it has changed.
+fn dated(file: &str, page: impl Fn(&str) -> String) -> String {
+    let committed = std::fs::read_to_string(Path::new(DOCS).join(file)).unwrap_or_default();
+    let today = jiff::Zoned::now().date().to_string();
+    let same = page(&date_of(&committed).unwrap_or_else(|| today.clone()));
+    if same == committed { same } else { page(&today) }
+}
+
+/// The date in a page's title line.
+fn date_of(page: &str) -> Option<String> {
+    let title = page.lines().find(|line| line.starts_with(".TH "))?;
+    title.split([' ', '"']).find(|word| word.parse::<jiff::civil::Date>().is_ok()).map(str::to_owned)
 }
 
 /// Removes blanks at line ends.
@@ -117,6 +172,27 @@ fn the_page_of_the_configuration_describes_every_option() {
             let described = words.flat_map(|line| line.split_whitespace()).any(|word| word.trim_matches(',') == key);
             assert!(described, "strikeout.toml.5 does not describe {key} of [{table}]");
         }
+    }
+}
+
+#[test]
+fn every_page_has_its_section_a_date_and_the_sections_of_a_manual_page() {
+    for entry in std::fs::read_dir(Path::new(DOCS).join("man")).unwrap() {
+        let path = entry.unwrap().path();
+        let (page, file) = (std::fs::read_to_string(&path).unwrap(), path.file_name().unwrap().to_str().unwrap().to_owned());
+        let (name, section) = file.rsplit_once('.').unwrap();
+        assert!(page.contains(&format!(".TH {name} {section} ")), "{file}: another name or section in its title");
+        assert!(date_of(&page).is_some(), "{file} has no date");
+        let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".SH ")).map(|line| line.trim_matches('"')).collect();
+        let mut last = 0;
+        let order = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "FILES", "SEE ALSO"];
+        for heading in order.iter().filter(|heading| section == "8" || !["OPTIONS", "EXIT STATUS"].contains(heading)) {
+            let at = headings.iter().position(|found| found == heading).unwrap_or_else(|| panic!("{file} has no {heading}"));
+            assert!(at >= last, "{file}: {heading} stands before {}", headings[last]);
+            last = at;
+        }
+        let described = page.split_once(".SH NAME\n").unwrap().1.lines().next().unwrap();
+        assert!(described.contains("\\- ") && described.len() <= 160, "{file}: {described}");
     }
 }
 

@@ -10,66 +10,9 @@ use std::time::{Duration, SystemTime};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Daemon, STRIKEOUT, Stage, free_port, is_root, wait_until};
-use crate::rig::{Exim, Mail, Origin, Squid, get};
-
-/// What a stage is made of. The default is sound: the socket belongs to a group that both servers have.
-struct Plan {
-    group: &'static str,
-    table: &'static str,
-    /// What follows the logs in the configuration.
-    rules: String,
-    squid: String,
-    acl: String,
-    exim_options: &'static str,
-    authenticators: &'static str,
-    follows_exim: bool,
-    follows_squid: bool,
-}
-
-/// The running servers of a plan.
-struct Sound {
-    daemon: Daemon,
-    squid: Squid,
-    exim: Exim,
-    stage: Stage,
-    /// The operator's SSH session.
-    session: &'static str,
-    _origin: Origin,
-}
-
-impl Plan {
-    fn new(stage: &Stage) -> Self {
-        Self {
-            group: "Debian-exim",
-            table: "",
-            rules: String::new(),
-            squid: format!("cache_effective_group Debian-exim\n{}", stage.squid_example("squid-failopen.conf")),
-            acl: stage.exim_example("exim-readsocket.acl"),
-            exim_options: "",
-            authenticators: "",
-            follows_exim: true,
-            follows_squid: true,
-        }
-    }
-
-    fn start(self, stage: &Stage) -> Sound {
-        let origin = Origin::start();
-        let exim = Exim::start_whole(stage, &self.acl, self.exim_options, "accept", self.authenticators);
-        let squid = Squid::start(stage, &origin, &self.squid);
-        let mut logs = String::new();
-        if self.follows_squid {
-            logs += &format!("[[log]]\npath = {:?}\noptional = true\n", stage.squid_log());
-        }
-        if self.follows_exim {
-            let zone = if self.rules.contains("KOLKATA") { "zone = 'Asia/Kolkata'\n" } else { "" };
-            logs += &format!("[[log]]\npath = {:?}\nrules = ['exim-per-host', 'exim-global']\n{zone}", exim.mainlog_path());
-        }
-        let mode = if self.table.contains("mode") { "" } else { "mode = '0660'\n" };
-        let daemon = Daemon::start_on(stage, &format!("group = '{}'\n{mode}{}", self.group, self.table), &format!("{logs}{}", self.rules));
-        Sound { daemon, squid, exim, stage: stage.clone(), session: "", _origin: origin }
-    }
-}
+use crate::harness::{STRIKEOUT, Stage, free_port, wait_until};
+use crate::rig::{Mail, get};
+use crate::sound::{Plan, Sound, stage};
 
 impl Sound {
     /// What doctor reports: what is not sound, as `level check`, and everything.
@@ -110,11 +53,6 @@ impl Sound {
         let output = self.stage.strikeout(arguments);
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
     }
-}
-
-fn stage() -> Option<Stage> {
-    // Only root can give the socket to a group that the servers have.
-    is_root("start servers as their own users").then(Stage::with_both).flatten()
 }
 
 /// Makes a file one that was changed after everything has read it.
@@ -314,7 +252,7 @@ fn squid_after_it_was_started() {
     std::io::Write::write_all(&mut garbage, "what is this?\n".repeat(50).as_bytes()).unwrap();
     wait_until("the garbage was read", || sound.daemon.object("status")["logs"].to_string().contains("what is this?"));
     sound.expect("a log is not understood", "fault logs");
-    let Some(stage) = self::stage() else { return };
+    let Some(stage) = crate::sound::stage() else { return };
     let sound = Plan::new(&stage).start(&stage);
     fs::remove_file(stage.program("ext_strikeout_acl")).unwrap();
     sound.expect("the helper is gone", "fault squid-helper");
@@ -373,7 +311,7 @@ fn exim_after_it_was_started() {
     assert_eq!(Mail::code(sound.exim.port(), "198.51.100.1"), 220);
     wait_until("the times are noticed", || sound.daemon.object("status")["logs"].to_string().contains("the clock"));
     sound.expect("a log in another time zone", "fault logs");
-    let Some(stage) = self::stage() else { return };
+    let Some(stage) = crate::sound::stage() else { return };
     let sound = Plan::new(&stage).start(&stage);
     age(sound.exim.config());
     sound.expect("Exim's configuration has changed", "warning exim-reload");

@@ -126,6 +126,12 @@ impl Squid {
         parents.iter().flat_map(|parent| children(*parent, &self.helper)).collect()
     }
 
+    /// The command that `squid -k what` has to be for this Squid.
+    pub(crate) fn command(&self) -> Vec<String> {
+        let program = program("squid").expect("squid").display().to_string();
+        vec![program, "-n".into(), self.service.clone(), "-f".into(), self.config.display().to_string()]
+    }
+
     /// Runs `squid -k what`, and waits for the command but not for its effect.
     pub(crate) fn control(&self, what: &str) {
         let output = Command::new(program("squid").expect("squid"))
