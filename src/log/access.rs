@@ -27,16 +27,36 @@ pub enum Asked {
     Failed,
 }
 
-/// How a log escapes the text of clients.
+/// What Squid's result code says about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Escapes {
-    /// `\"`, `\\` and `\xHH`; see [`unescape`].
-    Backslash,
-    /// Squid's `%#`, which escapes `%` too, so that decoding once is lossless.
-    Percent,
+pub enum SquidResult {
+    /// `http_access` denied it (`TCP_DENIED`).
+    Denied,
+    /// It was denied at a later place (`TCP_DENIED_REPLY`).
+    DeniedLater,
+    /// Nothing was done for it (`NONE_NONE`, before Squid 5 `NONE`), such as for a malformed request.
+    Nothing,
+    /// It was an ICP datagram (`UDP_*`).
+    Datagram,
+    /// Any other, such as `TCP_MISS`.
+    Other,
+}
+
+impl SquidResult {
+    fn new(code: &[u8]) -> Self {
+        match code.strip_suffix(b"_ABORTED").unwrap_or(code) {
+            b"TCP_DENIED" => Self::Denied,
+            b"NONE_NONE" | b"NONE" => Self::Nothing,
+            code if code.starts_with(b"TCP_DENIED") => Self::DeniedLater,
+            code if code.starts_with(b"UDP_") => Self::Datagram,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// One request in an access log. Texts are as they appear in the line; see [`AccessLine::decode`].
+///
+/// It has 128 bytes: one byte more, and each move of it is a call of `memcpy`, which made `replay` measurably slower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AccessLine<'a> {
     /// The line's own time: the end of the request in Squid and nginx, its start in Apache.
@@ -59,20 +79,20 @@ pub struct AccessLine<'a> {
     pub referer: Option<&'a [u8]>,
     /// Whether the request carried a user's name and password; none if the line does not say.
     pub credentials: Option<bool>,
-    /// Squid's result code (`TCP_DENIED`), if Squid wrote the line.
-    pub result: Option<&'a [u8]>,
+    /// Squid's result, if Squid wrote the line.
+    pub result: Option<SquidResult>,
     /// Whether the server asked about the request.
     pub asked: Asked,
-    escapes: Escapes,
 }
 
 impl AccessLine<'_> {
     /// A text of this line as the client sent it.
     #[must_use]
     pub fn decode<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
-        match self.escapes {
-            Escapes::Backslash => unescape(text),
-            Escapes::Percent => percent::decode(text),
+        match self.asked {
+            Asked::Unknown => unescape(text),
+            // Our format, the only one that says it: Squid's `%#` escapes `%` too, so that decoding once is lossless.
+            Asked::Yes | Asked::No | Asked::Failed => percent::decode(text),
         }
     }
 
@@ -80,21 +100,20 @@ impl AccessLine<'_> {
     /// it was malformed and never came as far (`NONE_NONE`, before Squid 5 `NONE`). `TCP_DENIED_REPLY` is a refusal after the question.
     #[must_use]
     pub fn is_refused_unasked(&self) -> bool {
-        let result = self.result.map(|code| code.strip_suffix(b"_ABORTED").unwrap_or(code));
-        matches!(result, Some(b"TCP_DENIED" | b"NONE_NONE" | b"NONE")) && !self.is_our_refusal()
+        matches!(self.result, Some(SquidResult::Denied | SquidResult::Nothing)) && !self.is_our_refusal()
     }
 
     /// Whether the line records no request. An ICP datagram (`UDP_*`) may have a forged source, and a connection that ended before a request
     /// (`error:transaction-end-before-headers`, status 000) asked for nothing.
     #[must_use]
     pub fn is_no_request(&self) -> bool {
-        self.result.is_some_and(|code| code.starts_with(b"UDP_")) || (self.status.is_none() && self.url.starts_with(b"error:"))
+        self.result == Some(SquidResult::Datagram) || (self.status.is_none() && self.url.starts_with(b"error:"))
     }
 
     /// Whether this is a refusal by Strikeout itself, a 429. It never counts, or a ban would prolong itself.
     #[must_use]
     pub fn is_our_refusal(&self) -> bool {
-        self.status == Some(429) && self.result.is_some_and(|code| code.starts_with(b"TCP_DENIED"))
+        self.status == Some(429) && matches!(self.result, Some(SquidResult::Denied | SquidResult::DeniedLater))
     }
 
     /// Whether the status is 2xx or 3xx.
@@ -114,14 +133,16 @@ impl AccessLine<'_> {
 #[must_use]
 pub fn parse<'a>(line: &'a [u8], zone: &mut Zone) -> Option<AccessLine<'a>> {
     let line = match time::epoch(line) {
-        // Where our format has the address, Squid's native one has a number of milliseconds.
-        Some((time, rest)) => match word(rest).filter(|(second, _)| !is_number(second)) {
-            Some((second, behind)) => {
-                let ours = parse_address_bytes(second).ok().and_then(|client| ours(time, client, behind));
-                ours.or_else(|| native(time, rest))
+        Some((time, rest)) => {
+            let (first, rest) = word(rest)?;
+            // Where our format has the address, Squid's native one has a number of milliseconds.
+            if is_number(first) {
+                native_behind_number(time, rest)
+            } else {
+                let ours = parse_address_bytes(first).ok().and_then(|client| ours(time, client, rest));
+                ours.or_else(|| native_behind_address(time, first, rest))
             }
-            None => native(time, rest),
-        },
+        }
         None => common(line).or_else(|| native_with_readable_time(line, zone)),
     };
     line.map(without_client_of_no_request)
@@ -212,29 +233,41 @@ fn ours(time: Time, client: IpAddr, rest: &[u8]) -> Option<AccessLine<'_>> {
             b"yes" => Some(false),
             _ => None,
         },
-        result: Some(result),
+        result: Some(SquidResult::new(result)),
         asked: match asked {
             b"-" => Asked::No,
             b"yes" | b"password" | b"" => Asked::Yes,
             _ => Asked::Failed,
         },
-        escapes: Escapes::Percent,
     })
 }
 
 /// Squid's native format after the time: `     4 192.0.2.1 TCP_DENIED/403 4099 GET http://site/ user HIER_NONE/- text/html`. Some put
 /// the address before the milliseconds.
-///
-/// The fields behind the URL are read from the end, so that blanks in a URL (`uri_whitespace allow`) cannot pass for fields.
 fn native(time: Time, rest: &[u8]) -> Option<AccessLine<'_>> {
     let (first, rest) = word(rest)?;
+    if is_number(first) { native_behind_number(time, rest) } else { native_behind_address(time, first, rest) }
+}
+
+/// The usual order, after the milliseconds.
+fn native_behind_number(time: Time, rest: &[u8]) -> Option<AccessLine<'_>> {
     let (second, rest) = word(rest)?;
-    // Most lines have the number first: then the first word is not tried as an address, which would cost more than all the rest.
-    let client = match if is_number(first) { None } else { address(first) } {
+    native_behind_client(time, address(second), rest)
+}
+
+/// The other order: `first` should be the address. Where it is none, the address may follow behind a word of another kind.
+fn native_behind_address<'a>(time: Time, first: &[u8], rest: &'a [u8]) -> Option<AccessLine<'a>> {
+    let (second, rest) = word(rest)?;
+    let client = match address(first) {
         Some(_) if !is_number(second) => return None,
         Some(client) => Some(client),
         None => address(second),
     };
+    native_behind_client(time, client, rest)
+}
+
+/// The fields behind the URL are read from the end, so that blanks in a URL (`uri_whitespace allow`) cannot pass for fields.
+fn native_behind_client(time: Time, client: Option<IpAddr>, rest: &[u8]) -> Option<AccessLine<'_>> {
     let (code, rest) = word(rest)?;
     let (result, code) = match code.split_last_chunk() {
         // The usual case, which needs no search.
@@ -257,9 +290,8 @@ fn native(time: Time, rest: &[u8]) -> Option<AccessLine<'_>> {
         sec_fetch_site: None,
         referer: None,
         credentials: None,
-        result: Some(result),
+        result: Some(SquidResult::new(result)),
         asked: Asked::Unknown,
-        escapes: Escapes::Backslash,
     })
 }
 
@@ -311,7 +343,7 @@ fn common(line: &[u8]) -> Option<AccessLine<'_>> {
     let (referer, user_agent) = word(rest).and_then(|(_bytes, rest)| referer_and_agent(rest)).unzip();
     // Read from the end: Squid does not escape quotes in a User-Agent.
     let result = last_word(rest).map(|(_, last)| last).filter(|last| last.first().is_some_and(u8::is_ascii_uppercase));
-    let result = result.and_then(|last| last.get(..memchr(b':', last)?));
+    let result = result.and_then(|last| last.get(..memchr(b':', last)?)).map(SquidResult::new);
     Some(AccessLine {
         time,
         client,
@@ -325,7 +357,6 @@ fn common(line: &[u8]) -> Option<AccessLine<'_>> {
         credentials: Some(user != b"-"),
         result,
         asked: Asked::Unknown,
-        escapes: Escapes::Backslash,
     })
 }
 

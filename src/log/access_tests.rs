@@ -28,9 +28,8 @@ fn squids_own_format_is_parsed() {
             sec_fetch_site: None,
             referer: None,
             credentials: None,
-            result: Some(b"TCP_DENIED"),
+            result: Some(SquidResult::Denied),
             asked: Asked::Unknown,
-            escapes: Escapes::Backslash,
         }
     );
 }
@@ -59,9 +58,8 @@ fn our_format_is_read_with_its_escapes() {
             sec_fetch_site: Some(b"same-origin"),
             referer: Some(b"http://x/%20y"),
             credentials: Some(false),
-            result: Some(b"TCP_MISS"),
+            result: Some(SquidResult::Other),
             asked: Asked::Yes,
-            escapes: Escapes::Percent,
         }
     );
     assert_eq!(line.decode(line.url).as_ref(), b"http://site/a%20b?x", "as the client sent it");
@@ -166,7 +164,7 @@ fn a_quote_in_a_path_that_squid_does_not_escape_does_not_end_the_request() {
         let text = format!(r#"192.0.2.1 - - [23/Nov/2026:01:02:03 +0000] "GET {url} HTTP/1.1" 404 345 "-" "x" TCP_MISS:HIER_DIRECT"#);
         let line = parsed(&text);
         assert_eq!((line.client, line.url, line.status), (ip("192.0.2.1"), url.as_bytes(), Some(404)), "{url}");
-        assert_eq!((line.user_agent, line.result), (Some(&b"x"[..]), Some(&b"TCP_MISS"[..])), "{url}");
+        assert_eq!((line.user_agent, line.result), (Some(&b"x"[..]), Some(SquidResult::Other)), "{url}");
     }
 }
 
@@ -202,7 +200,7 @@ fn the_common_format_is_read_as_squid_writes_it() {
     let line = parsed(r#"192.0.2.1 - - [23/Nov/2026:01:02:03 +0000] "GET http://site/x HTTP/1.1" 429 3897 TCP_DENIED:HIER_NONE"#);
     assert_eq!((line.time, line.client), (Time::from_secs(1_795_395_723), ip("192.0.2.1")));
     assert_eq!((line.method, line.url, line.status), (&b"GET"[..], &b"http://site/x"[..], Some(429)));
-    assert_eq!(line.result, Some(&b"TCP_DENIED"[..]));
+    assert_eq!(line.result, Some(SquidResult::Denied));
     assert!(line.is_our_refusal());
 }
 
@@ -216,7 +214,7 @@ fn the_combined_format_is_read_as_apache_nginx_and_squid_write_it() {
     assert!(line.is_authenticated() && line.result.is_none());
     let line =
         parsed(r#"192.0.2.1 - - [23/Nov/2026:01:02:03 +0000] "GET http://s/ HTTP/1.1" 429 12 "-" "x" TCP_MISS:Z "y" TCP_DENIED:HIER_NONE"#);
-    assert_eq!(line.result, Some(&b"TCP_DENIED"[..]), "what Squid wrote last, not what a client wrote");
+    assert_eq!(line.result, Some(SquidResult::Denied), "what Squid wrote last, not what a client wrote");
 }
 
 #[test]
@@ -373,4 +371,9 @@ proptest! {
         line.truncate(cut);
         let _ = parse(&line, &mut Zone::utc());
     }
+}
+
+#[test]
+fn a_line_is_moved_without_a_call() {
+    assert_eq!((size_of::<AccessLine<'_>>(), size_of::<crate::log::line::LogLine<'_>>()), (128, 128));
 }

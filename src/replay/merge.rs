@@ -118,7 +118,7 @@ fn time_of(line: &[u8], parsed: &LogLine<'_>) -> Option<Time> {
 
 /// Maximum number of lines that are parsed before they are passed on. Parsing and judging together are more code than the processor's cache
 /// for instructions holds, so doing one after the other for each line would load all of it again and again.
-const MAX_BATCH: usize = 16;
+const MAX_BATCH: usize = 64;
 
 /// Passes the lines of all sources to `on_line`, parsed, with the number of their source: in order within a source, by time across sources.
 /// Each source has the parser with its number, which knows its zone. A line is parsed once more only where another source's line goes
@@ -150,9 +150,10 @@ pub fn run(
         // Lines of this source up to the next line of another source.
         let mut batch_size = 1;
         loop {
-            let batch: Vec<_> = source.peek_many(batch_size).map(|line| (line, parser.parse(line))).collect();
+            let mut batch = Vec::with_capacity(batch_size);
+            batch.extend(source.peek_many(batch_size).map(|line| parser.parse(line)));
             let (mut head, mut passed) = (source.head, 0);
-            for (line, parsed) in &batch {
+            for (line, parsed) in source.peek_many(batch_size).zip(&batch) {
                 head = time_of(line, parsed).unwrap_or(head);
                 if until.is_some_and(|until| (head, number) > until) {
                     break;
