@@ -4,6 +4,7 @@
 //!   [`seen_lines`] finds out what was read before; [`open`] reads a whole old log.
 //! - [`line`](mod@line) parses a line with [`access`], [`exim`] and [`time`], behind a header of [`syslog`] as well. [`client_field`] finds
 //!   the client in front of a request, [`readable_time`] reads times in forms for people, [`token`] finds the end of a word.
+//!   [`outline`] is a parsed line apart from its text.
 //! - [`judge`] finds the [`offence`]s in a parsed line, [`text_rule`] those of fail2ban's expressions, [`health`] what speaks against the log.
 //!   No clock, no I/O.
 
@@ -20,6 +21,7 @@ pub mod line;
 pub mod lines;
 pub mod offence;
 pub mod open;
+pub mod outline;
 mod readable_time;
 mod seen_lines;
 mod syslog;

@@ -1,20 +1,20 @@
 //! Reads a whole log for replay: plain, gzip or zstd, told apart by their first bytes.
 
 use super::lines::LineSplitter;
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes per read: small enough that a chunk and its lines stay in the second-level cache.
 const CHUNK: usize = 64 * 1024;
 
 /// A log that is read from start to end.
 pub struct LogReader {
-    reader: Box<dyn Read>,
+    reader: Box<dyn Read + Send>,
     size: Option<u64>,
-    consumed: Rc<Cell<u64>>,
+    consumed: Arc<AtomicU64>,
     lines: LineSplitter,
     chunk: Vec<u8>,
     ended: bool,
@@ -29,13 +29,13 @@ impl std::fmt::Debug for LogReader {
 /// Counts the bytes read from a file before they are decompressed.
 struct CountingReader<R> {
     inner: R,
-    consumed: Rc<Cell<u64>>,
+    consumed: Arc<AtomicU64>,
 }
 
 impl<R: Read> Read for CountingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
-        self.consumed.set(self.consumed.get() + u64::try_from(read).unwrap_or_default());
+        self.consumed.fetch_add(u64::try_from(read).unwrap_or_default(), Ordering::Relaxed);
         Ok(read)
     }
 }
@@ -67,15 +67,15 @@ impl LogReader {
     ///
     /// # Errors
     /// The first bytes cannot be read.
-    pub fn new(input: impl Read + 'static, size: Option<u64>) -> io::Result<Self> {
-        let consumed = Rc::new(Cell::new(0));
-        let mut counted = CountingReader { inner: input, consumed: Rc::clone(&consumed) };
+    pub fn new(input: impl Read + Send + 'static, size: Option<u64>) -> io::Result<Self> {
+        let consumed = Arc::new(AtomicU64::new(0));
+        let mut counted = CountingReader { inner: input, consumed: Arc::clone(&consumed) };
         let mut magic = Vec::with_capacity(4);
         counted.by_ref().take(4).read_to_end(&mut magic)?;
         let is_gzip = magic.starts_with(&[0x1f, 0x8b]);
         let is_zstd = magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
         let input = io::Cursor::new(magic).chain(counted);
-        let reader: Box<dyn Read> = if is_gzip {
+        let reader: Box<dyn Read + Send> = if is_gzip {
             // A gzip file may consist of several members (RFC 1952, section 2.2), for example rotated logs put together with `cat`.
             Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(CHUNK, input)))
         } else if is_zstd {
@@ -86,10 +86,10 @@ impl LogReader {
         Ok(Self { reader, size, consumed, lines: LineSplitter::default(), chunk: vec![0; CHUNK], ended: false })
     }
 
-    /// Number of bytes read so far from the file as it is on disk.
+    /// Number of bytes read so far from the file as it is on disk, for any thread.
     #[must_use]
-    pub fn consumed(&self) -> u64 {
-        self.consumed.get()
+    pub fn consumed(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.consumed)
     }
 
     /// Size of the file on disk; none for a pipe.
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(reader.size(), Some(file.len() as u64));
         let mut lines = Vec::new();
         while reader.next_chunk(&mut |line| lines.push(String::from_utf8_lossy(line).into_owned())).map_err(|error| error.to_string())? {}
-        assert_eq!(reader.consumed(), file.len() as u64);
+        assert_eq!(reader.consumed().load(Ordering::Relaxed), file.len() as u64);
         Ok(lines)
     }
 

@@ -10,14 +10,13 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::merge;
-use super::merge::LogSource;
 use super::report::{Report, RunInfo};
 use super::run::Replay;
+use super::source::LogSource;
 use super::{page, text};
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_FILE, LogConfig};
 use crate::list::own::OwnAddresses;
-use crate::log::line::LineParser;
 use crate::log::time::Zone;
 use crate::rule_id::RuleNames;
 use crate::time::Time;
@@ -75,15 +74,14 @@ pub fn run_with(args: &ReplayArguments, output: &mut dyn Write, errors: &mut dyn
     let zone = args.zone.as_deref().map(Zone::parse).transpose().map_err(anyhow::Error::msg)?;
     let now = Clock::start().now();
     let zones: Vec<Zone> = args.logs.iter().map(|log| zone_of(log, zone.as_ref(), &config.logs, now)).collect::<anyhow::Result<_>>()?;
-    let mut sources = args.logs.iter().map(|log| LogSource::open(log)).collect::<Result<Vec<_>, _>>()?;
+    let opened = args.logs.iter().zip(&zones).map(|(log, zone)| LogSource::open(log, zone.clone()));
+    let mut sources = opened.collect::<Result<Vec<_>, _>>()?;
     let info = RunInfo { config: config_name(args.config.as_deref()), false_ban_share: config.false_ban_share, seconds: 0.0 };
     let mut replay = Replay::new(config, names, &args.logs, &zones).context("cannot replay")?;
-    let mut parsers: Vec<LineParser> = zones.into_iter().map(|zone| LineParser::new(zone, true, true)).collect();
     let bar = progress_bar(&sources);
     let start = Instant::now();
     merge::run(
         &mut sources,
-        &mut parsers,
         |log, line, parsed| replay.line(log, line, parsed),
         |sources| bar.set_position(sources.iter().map(|source| source.progress().0).sum()),
     );

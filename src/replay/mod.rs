@@ -1,6 +1,6 @@
 //! Replay: runs the detector over old logs and reports what it would have done.
 //!
-//! - [`merge`] turns several logs into one stream of lines;
+//! - [`source`] reads and parses a log on a thread of its own, [`merge`] makes one stream of the lines of several;
 //! - [`run`] runs the detector over them and counts in [`tally`] and [`behaviours`];
 //! - [`report`] sums up, [`text`] and [`page`] (with [`plot`]s) show it;
 //! - [`command`] is `strikeout replay`.
@@ -12,6 +12,7 @@ mod page;
 mod plot;
 mod report;
 mod run;
+mod source;
 mod tally;
 mod text;
 

@@ -6,8 +6,8 @@ use ahash::RandomState;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
-use super::merge::LogSource;
 use super::run::ReplayResult;
+use super::source::LogSource;
 use super::tally::{Banned, Bin, RuleTally, Series};
 use crate::client::{Client, ClientDisplay};
 use crate::clock::timestamp;
@@ -192,7 +192,7 @@ impl Report {
         let mode = |id: RuleId| policy.rules.get(id).map(|rule| rule.mode);
         let mut refused_good = Vec::new();
         let mut total = Total {
-            lines: sources.iter().map(|source| source.lines).sum(),
+            lines: sources.iter().map(|source| source.lines()).sum(),
             unread: tally.unread,
             requests: tally.requests,
             mail: tally.mail,
@@ -386,7 +386,12 @@ fn setting(rule: &crate::rule::Rule) -> String {
 }
 
 fn log_report(source: &LogSource) -> LogReport {
-    LogReport { path: source.path().display().to_string(), lines: source.lines, bytes: source.progress().0, fault: source.fault.clone() }
+    LogReport {
+        path: source.path().display().to_string(),
+        lines: source.lines(),
+        bytes: source.progress().0,
+        fault: source.fault().map(str::to_owned),
+    }
 }
 
 impl OverTime {
