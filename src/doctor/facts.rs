@@ -164,6 +164,7 @@ pub struct EximSettings {
     pub ports: Vec<String>,
     /// The path of the main log; none if it goes to syslog alone.
     pub main_log: Option<PathBuf>,
+    /// Whether clients can log in.
     pub has_authenticators: bool,
 }
 

@@ -23,7 +23,12 @@ pub fn configuration(facts: &Facts) -> Vec<Finding> {
         pieces => format!(" and {pieces} pieces"),
     };
     let enforced = config.rules.rules().iter().filter(|rule| rule.mode == Mode::Enforce).count();
-    let mut findings = vec![Finding::ok("config", format!("{}{pieces} can be read", facts.config_file.display()))];
+    let file = facts.config_file.display();
+    let is_there = facts.config_files.iter().any(|file| file.path == facts.config_file);
+    let mut findings = vec![Finding::ok(
+        "config",
+        if is_there { format!("{file}{pieces} can be read") } else { format!("there is no {file}: the defaults are in force{pieces}") },
+    )];
     findings.push(if enforced == 0 {
         Finding::warning(
             "rules",

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 /// Depth to which Squid follows `include` (`cache_cf.cc`: parseManyConfigFiles).
 const MAX_DEPTH: usize = 16;
+/// Maximum number of files, of which one that includes itself would make ever more.
+const MAX_FILES: usize = 1000;
 /// Maximum number of directives. A configuration that a program has written may be long.
 const MAX_DIRECTIVES: usize = 200_000;
 
@@ -84,7 +86,7 @@ impl SquidConfig {
                 }
                 continue;
             }
-            if depth >= MAX_DEPTH {
+            if depth >= MAX_DEPTH || self.files.len() >= MAX_FILES {
                 self.unread.push(format!("{}:{line}: found more than {MAX_DEPTH} files that include each other", path.display()));
                 continue;
             }
@@ -286,6 +288,8 @@ pub mod tests {
 
     #[test]
     fn a_file_that_includes_itself_ends_and_one_that_cannot_be_read_is_named() {
+        let many = config(&[("/squid.conf", "include /squid.conf\ninclude /squid.conf")]);
+        assert!(many.files.len() <= MAX_FILES + 1, "not two to the power of the depth");
         let endless = config(&[("/squid.conf", "include /squid.conf\nworkers 1")]);
         assert_eq!((endless.directives.len(), endless.unread.len()), (MAX_DEPTH + 1, 1));
         assert!(SquidConfig::read(Path::new("/none"), &MemoryFiles(BTreeMap::new())).unread[0].starts_with("/none: "));

@@ -55,9 +55,15 @@ impl Sound {
     }
 }
 
-/// Makes a file one that was changed after everything has read it.
-fn age(path: &Path) {
-    File::options().append(true).open(path).unwrap().set_modified(SystemTime::now() + Duration::from_secs(60)).unwrap();
+/// Makes a file one that was changed after everything has read it, and returns when it was changed before.
+fn age(path: &Path) -> SystemTime {
+    let before = fs::metadata(path).unwrap().modified().unwrap();
+    set_changed(path, SystemTime::now() + Duration::from_secs(60));
+    before
+}
+
+fn set_changed(path: &Path, time: SystemTime) {
+    File::options().append(true).open(path).unwrap().set_modified(time).unwrap();
 }
 
 /// Starts the sound plan as changed by `change`, and expects doctor to name `expected` alone.
@@ -76,6 +82,8 @@ fn a_sound_stage_has_no_fault_and_no_warning_before_and_after_its_first_bans() {
         let mut plan = Plan::new(&stage);
         plan.squid = format!("cache_effective_group Debian-exim\n{}", stage.squid_example(squid));
         plan.acl = stage.exim_example(exim);
+        // As Debian's, for Exim as a client: nobody can log in here.
+        plan.authenticators = "plain:\n  driver = plaintext\n  public_name = PLAIN\n  client_send = ^user^secret\n";
         let mut sound = plan.start(&stage);
         sound.session = "127.0.0.1 50000 192.0.2.1 22";
         let (found, report) = sound.report();
@@ -117,9 +125,9 @@ fn the_configuration_and_what_is_in_force_of_it() {
     fs::remove_file(stage.path("conf.d/piece.toml")).unwrap();
     sound.expect("a piece has gone", "warning config-in-force");
     sound.text(&["reload"]);
-    age(&list);
+    let before = age(&list);
     sound.expect("a list has changed", "warning config-in-force");
-    File::options().append(true).open(&list).unwrap().set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+    set_changed(&list, before);
     piece("[[rule]]\nname = 'sshd'\nfailregex = '^bad <HOST>$'\n");
     sound.text(&["reload"]);
     sound.expect("no log feeds a rule", "warning rules");
@@ -242,9 +250,9 @@ fn squids_logs_and_its_clients_addresses() {
 fn squid_after_it_was_started() {
     let Some(stage) = stage() else { return };
     let sound = Plan::new(&stage).start(&stage);
-    age(sound.squid.config());
+    let before = age(sound.squid.config());
     sound.expect("Squid's configuration has changed", "warning squid-reload");
-    File::options().append(true).open(sound.squid.config()).unwrap().set_modified(SystemTime::now()).unwrap();
+    set_changed(sound.squid.config(), before);
     sound.expect_nothing();
     assert_eq!(get(sound.squid.port(), "198.51.100.1", "/"), 200);
     let log = stage.squid_log();
@@ -313,9 +321,9 @@ fn exim_after_it_was_started() {
     sound.expect("a log in another time zone", "fault logs");
     let Some(stage) = crate::sound::stage() else { return };
     let sound = Plan::new(&stage).start(&stage);
-    age(sound.exim.config());
+    let before = age(sound.exim.config());
     sound.expect("Exim's configuration has changed", "warning exim-reload");
-    File::options().append(true).open(sound.exim.config()).unwrap().set_modified(SystemTime::now()).unwrap();
+    set_changed(sound.exim.config(), before);
     let acl = stage.path(sound.exim.config().file_name().unwrap().to_str().unwrap()).with_extension("acl");
     fs::set_permissions(&acl, fs::Permissions::from_mode(0o600)).unwrap();
     sound.expect("Exim may not read its ACL", "fault exim-acl");

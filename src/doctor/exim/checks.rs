@@ -26,8 +26,10 @@ fn of_one(exim: &EximFacts, facts: &Facts) -> Vec<Finding> {
         return vec![Finding::ok("exim", format!("Exim {version} runs (pid {pid}); what it asks only root can see").replace("  ", " "))];
     };
     let ports = settings.ports.join(", ");
-    let mut findings =
-        vec![Finding::ok("exim", format!("Exim {version} runs (pid {pid}) with {} on {ports}", config.display()).replace("  ", " "))];
+    let mut findings = vec![Finding::ok(
+        "exim",
+        format!("Exim {version} runs (pid {pid}) with {}, on the ports {ports}", config.display()).replace("  ", " "),
+    )];
     findings.push(connect(settings, facts));
     // Without a question nothing else can be wrong with it.
     if findings.iter().all(|finding| finding.level == Level::Ok) {

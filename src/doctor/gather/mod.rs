@@ -98,7 +98,8 @@ fn ask<T: serde::de::DeserializeOwned>(socket: &Path, request: &AdminRequest) ->
 fn socket(path: PathBuf, is_guessed: bool, unseen: &mut Vec<String>) -> SocketFacts {
     use std::os::unix::fs::MetadataExt as _;
     let access = files::access(&path);
-    if access.is_none() && path.parent().is_some_and(Path::exists) {
+    let is_hidden = |error: std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    if access.is_none() && std::fs::metadata(&path).is_err_and(is_hidden) {
         unseen.push(format!("who may ask on {}", path.display()));
     }
     let group = std::fs::metadata(&path).ok().and_then(|socket| nix::unistd::Group::from_gid(socket.gid().into()).ok().flatten());

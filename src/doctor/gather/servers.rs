@@ -210,7 +210,8 @@ fn settings(values: &BTreeMap<String, String>, config: Option<&Path>, exim: &Cre
         notquit: acl("acl_smtp_notquit"),
         ports: ports(value("daemon_smtp_ports")),
         main_log: main_log(value("log_file_path"), value("spool_directory")),
-        has_authenticators: authenticators.lines().any(|line| line.trim_end().ends_with(':')),
+        // Debian's own are for Exim as a client.
+        has_authenticators: authenticators.lines().any(|line| line.trim_start().starts_with("server_")),
     }
 }
 
