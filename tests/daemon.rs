@@ -495,13 +495,15 @@ fn only_root_and_the_daemons_user_may_ban_unban_and_reload() {
 }
 
 #[test]
-fn the_service_manager_is_notified_once_it_answers() {
+fn the_service_manager_is_notified_once_it_answers_and_then_again_and_again() {
     let dir = tempfile::tempdir().unwrap();
     let (config, socket, manager) = (dir.path().join("strikeout.toml"), dir.path().join("socket"), dir.path().join("notify"));
     fs::write(&config, format!("[table]\nsocket = {socket:?}\ngroup = ''\nstate = ''\n")).unwrap();
     let notifications = UnixDatagram::bind(&manager).unwrap();
     notifications.set_read_timeout(Some(DEADLINE)).unwrap();
-    let mut child = Command::new(STRIKEOUT).args(["serve", "--config"]).arg(&config).env("NOTIFY_SOCKET", &manager).spawn().unwrap();
+    let mut command = Command::new(STRIKEOUT);
+    let mut child =
+        command.args(["serve", "--config"]).arg(&config).env("NOTIFY_SOCKET", &manager).env("WATCHDOG_USEC", "300000").spawn().unwrap();
     let next = || {
         let mut message = [0; 100];
         let length = notifications.recv(&mut message).unwrap();
@@ -510,7 +512,10 @@ fn the_service_manager_is_notified_once_it_answers() {
     assert_eq!(next(), "READY=1\n");
     let status = Command::new(STRIKEOUT).args(["status", "--table"]).arg(&socket).output().unwrap();
     assert!(status.status.success(), "{status:?}");
+    // Heartbeats, although nothing else happens.
+    (0..5).for_each(|_| assert_eq!(next(), "WATCHDOG=1\n"));
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-    assert_eq!(next(), "STOPPING=1\n");
+    let last = std::iter::repeat_with(next).find(|message| message != "WATCHDOG=1\n");
+    assert_eq!(last.as_deref(), Some("STOPPING=1\n"));
     assert!(child.wait().unwrap().success());
 }

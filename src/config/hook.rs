@@ -20,9 +20,30 @@ pub struct HookConfig {
     /// Maximum number of waiting bans and unbans; further ones are dropped and counted.
     #[serde(default = "queue")]
     pub queue: Bounded<1_000_000>,
-    /// Maximum number of bans and unbans that one run is given. With 1 they are its arguments, otherwise lines on its standard input.
-    #[serde(default = "batch")]
-    pub batch: Bounded<10_000>,
+    /// Maximum number of bans and unbans that one run is given: 1, or [`MAX_GROUP`] of a group, unless it is set.
+    #[serde(default)]
+    pub batch: Option<Bounded<MAX_GROUP>>,
+    /// How long bans and unbans are collected for one run; they are not if none is given.
+    #[serde(default)]
+    pub group: Option<HookGroup>,
+}
+
+/// Maximum number of bans and unbans of one run: some 30 MB of JSON.
+const MAX_GROUP: usize = 100_000;
+
+impl HookConfig {
+    /// Maximum number of bans and unbans that one run is given.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        let default = if self.group.is_some() { MAX_GROUP } else { 1 };
+        self.batch.map_or(default, Bounded::get)
+    }
+
+    /// Number of queues, each with a thread that runs the program: a group goes to one.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        if self.group.is_some() { 1 } else { self.at_once.get() }
+    }
 }
 
 fn at_once() -> Bounded<64> {
@@ -35,10 +56,6 @@ fn timeout() -> HookTimeout {
 
 fn queue() -> Bounded<1_000_000> {
     Bounded(1000)
-}
-
-fn batch() -> Bounded<10_000> {
-    Bounded(1)
 }
 
 /// The program and its first arguments.
@@ -68,11 +85,25 @@ pub struct HookTimeout(pub Span);
 
 impl<'de> Deserialize<'de> for HookTimeout {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let span = Span::deserialize(deserializer)?;
-        if (Span::from_secs(1)..=Span::from_secs(3600)).contains(&span) {
-            Ok(Self(span))
-        } else {
-            Err(serde::de::Error::custom(format!("found timeout = {span}, expected 1s to 1h")))
-        }
+        up_to_an_hour(deserializer, "timeout").map(Self)
+    }
+}
+
+/// How long bans and unbans are collected, 1 second to 1 hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HookGroup(pub Span);
+
+impl<'de> Deserialize<'de> for HookGroup {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        up_to_an_hour(deserializer, "group").map(Self)
+    }
+}
+
+fn up_to_an_hour<'de, D: serde::Deserializer<'de>>(deserializer: D, key: &str) -> Result<Span, D::Error> {
+    let span = Span::deserialize(deserializer)?;
+    if (Span::from_secs(1)..=Span::from_secs(3600)).contains(&span) {
+        Ok(span)
+    } else {
+        Err(serde::de::Error::custom(format!("found {key} = {span}, expected 1s to 1h")))
     }
 }

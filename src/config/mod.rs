@@ -220,6 +220,7 @@ mod tests {
             ("[metrics]\nlisten = \"192.0.2.7:9471\"", ":2: found listen = \"192.0.2.7:9471\", expected a loopback address and a port"),
             ("[hook]\ncommand = [\"tell\"]", ":2: found \"tell\", expected the absolute path of a program"),
             ("[hook]\ncommand = [\"/x\"]\ntimeout = \"1d\"", ":3: found timeout = 1d, expected 1s to 1h"),
+            ("[hook]\ncommand = [\"/x\"]\ngroup = \"0\"", ":3: found group = 0s, expected 1s to 1h"),
             ("[table", ":1: "),
         ] {
             let error = parse(text).unwrap_err();

@@ -1,11 +1,11 @@
 //! The hook: a program that is run at each ban and unban, or for many of them together, without a shell. Changes are queued, and the program
-//! is run by worker threads, limited in number and time; a change that finds its queue full is dropped and counted, so the table never waits
-//! for the program.
+//! is run by worker threads, limited in number and time; a change that finds its queue full is dropped, counted, and its number told to the
+//! next run, so the table never waits for the program.
 
 use parking_lot::{Condvar, Mutex};
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
-use std::io::{Seek, Write};
+use std::io::{BufWriter, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -19,8 +19,10 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+use super::hook_event::{DroppedEvent, HookEvent};
 use crate::client::Ipv6Prefix;
 use crate::config::HookConfig;
+use crate::control::answer::line;
 use crate::control::status::HookStatus;
 use crate::engine::Change;
 
@@ -40,17 +42,19 @@ struct Counts {
     failed: AtomicU64,
     killed: AtomicU64,
     dropped: AtomicU64,
+    /// Of those, how many no run has been told of.
+    untold: AtomicU64,
 }
 
 /// The workers of one configuration. After a reload, the previous ones finish their queues and end.
 struct Workers {
     config: HookConfig,
     /// One queue per worker. All changes of a client go to the same one, so they stay in order.
-    queues: Vec<SyncSender<Words>>,
+    queues: Vec<SyncSender<Told>>,
 }
 
-/// A change in words, as the program is given it.
-type Words = Vec<String>;
+/// A change that the program is told of, and the prefix of IPv6 clients then.
+type Told = (Change, Ipv6Prefix);
 
 pub struct Hook {
     workers: Mutex<Option<Workers>>,
@@ -83,8 +87,8 @@ impl Hook {
     }
 
     fn start(&self, config: &HookConfig) -> std::io::Result<Workers> {
-        let capacity = config.queue.get().div_ceil(config.at_once.get());
-        let queues = (0..config.at_once.get()).map(|_| {
+        let capacity = config.queue.get().div_ceil(config.workers());
+        let queues = (0..config.workers()).map(|_| {
             let (sender, changes) = sync_channel(capacity);
             let (config, counts, end) = (config.clone(), Arc::clone(&self.counts), Arc::clone(&self.end));
             std::thread::Builder::new().name("hook".into()).spawn(move || work(&config, &changes, &counts, &end))?;
@@ -97,16 +101,17 @@ impl Hook {
     pub fn notify(&self, change: &Change, prefix: Ipv6Prefix) {
         let workers = self.workers.lock();
         let Some(workers) = workers.as_ref() else { return };
-        let Some(words) = words(change, prefix) else { return };
+        let Some(event) = HookEvent::of(change, prefix) else { return };
         let mut hasher = self.hasher.build_hasher();
-        hasher.write(words.get(1).map(String::as_bytes).unwrap_or_default());
+        hasher.write(event.client().as_bytes());
         let worker = usize::try_from(hasher.finish() >> 32).unwrap_or(0) % workers.queues.len().max(1);
         self.counts.waiting.fetch_add(1, Ordering::Relaxed);
-        if workers.queues.get(worker).is_none_or(|queue| queue.try_send(words).is_err()) {
+        if workers.queues.get(worker).is_none_or(|queue| queue.try_send((change.clone(), prefix)).is_err()) {
             self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.counts.untold.fetch_add(1, Ordering::Relaxed);
             let before = self.counts.dropped.fetch_add(1, Ordering::Relaxed);
             if before.is_multiple_of(DROPPED_PER_LINE) {
-                log::warn!("the hook is too slow: {} bans and unbans dropped so far; `batch` gives it many at once", before + 1);
+                log::warn!("the hook is too slow: {} bans and unbans dropped so far; `batch` or `group` gives it many at once", before + 1);
             }
         }
     }
@@ -140,25 +145,9 @@ impl Hook {
     }
 }
 
-/// `ban TARGET RULE UNTIL` or `unban TARGET`, with UNTIL in seconds since 1970, or -1 for never. `None` for a change that the program is not
-/// run for.
-fn words(change: &Change, prefix: Ipv6Prefix) -> Option<Words> {
-    Some(match change {
-        Change::Banned(record) => {
-            vec!["ban".into(), record.client.display(prefix).to_string(), record.rule.to_string(), record.until.to_string()]
-        }
-        Change::NetworkBanned { network, until, .. } => vec!["ban".into(), network.to_string(), "manual".into(), until.to_string()],
-        Change::Unbanned { client, .. } => vec!["unban".into(), client.display(prefix).to_string()],
-        Change::NetworkUnbanned { network, .. } => vec!["unban".into(), network.to_string()],
-        Change::Forgotten(_) | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => return None,
-    })
-}
-
 /// Runs the program for the changes of one queue, in order.
-fn work(config: &HookConfig, changes: &Receiver<Words>, counts: &Counts, end: &EndSignal) {
-    while let Ok(first) = changes.recv() {
-        let mut batch = vec![first];
-        batch.extend(changes.try_iter().take(config.batch.get() - 1));
+fn work(config: &HookConfig, changes: &Receiver<Told>, counts: &Counts, end: &EndSignal) {
+    while let Some(batch) = collect(config, changes) {
         {
             // Under the lock, so that `Hook::end` either sees this run or prevents it, and knows what still waits.
             let mut running = counts.running.lock();
@@ -168,7 +157,13 @@ fn work(config: &HookConfig, changes: &Receiver<Words>, counts: &Counts, end: &E
             counts.waiting.fetch_sub(u64::try_from(batch.len()).unwrap_or(0), Ordering::Relaxed);
             *running += 1;
         }
-        let (counter, fault) = match run(config, &batch, end) {
+        let dropped = counts.untold.swap(0, Ordering::Relaxed);
+        let result = run(config, &batch, dropped, end);
+        if !matches!(&result, Ok(Some(status)) if status.success()) {
+            // The next run is told.
+            counts.untold.fetch_add(dropped, Ordering::Relaxed);
+        }
+        let (counter, fault) = match result {
             Ok(Some(status)) if status.success() => (&counts.done, None),
             Ok(Some(status)) => (&counts.failed, Some(status.to_string())),
             Ok(None) => (&counts.killed, Some(format!("killed after {}", config.timeout.0))),
@@ -178,7 +173,8 @@ fn work(config: &HookConfig, changes: &Receiver<Words>, counts: &Counts, end: &E
         let is_logged = counter.fetch_add(1, Ordering::Relaxed).is_multiple_of(100);
         if let Some(fault) = fault.filter(|_| is_logged) {
             let more = if batch.len() > 1 { format!(" and {} more", batch.len() - 1) } else { String::new() };
-            let first = batch.first().map(|words| words.join(" ")).unwrap_or_default();
+            let first = batch.iter().find_map(|(change, prefix)| HookEvent::of(change, *prefix)).map(|event| event.words().join(" "));
+            let first = first.unwrap_or_default();
             log::warn!("hook {} {first}{more}: {fault}", config.command.program);
         }
         let mut running = counts.running.lock();
@@ -189,16 +185,30 @@ fn work(config: &HookConfig, changes: &Receiver<Words>, counts: &Counts, end: &E
     }
 }
 
-/// Runs the program in a process group of its own. Returns `None` if it was killed.
-fn run(config: &HookConfig, batch: &[Words], end: &EndSignal) -> std::io::Result<Option<std::process::ExitStatus>> {
+/// Waits for changes, and collects them for the time of a group if one is configured. `None` at the end of the queue.
+fn collect(config: &HookConfig, changes: &Receiver<Told>) -> Option<Vec<Told>> {
+    let mut batch = vec![changes.recv().ok()?];
+    if let Some(group) = config.group {
+        let deadline = Instant::now() + Duration::from_millis(group.0.millis());
+        while batch.len() < config.most()
+            && let Ok(change) = changes.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            batch.push(change);
+        }
+    }
+    batch.extend(changes.try_iter().take(config.most() - batch.len()));
+    Some(batch)
+}
+
+/// Runs the program in a process group of its own, and tells it how many changes were dropped. Returns `None` if it was killed.
+fn run(config: &HookConfig, batch: &[Told], dropped: u64, end: &EndSignal) -> std::io::Result<Option<std::process::ExitStatus>> {
     let mut command = Command::new(&config.command.program);
     command.args(&config.command.arguments).env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    if config.batch.get() > 1 {
-        command.stdin(lines(batch)?);
-    } else {
-        command.args(batch.iter().flatten()).stdin(Stdio::null());
+    let events = || batch.iter().filter_map(|(change, prefix)| HookEvent::of(change, *prefix));
+    if config.most() == 1 {
+        command.args(events().flat_map(|event| event.words()));
     }
-    let mut child = command.stdout(Stdio::null()).process_group(0).spawn()?;
+    let mut child = command.stdin(lines(events(), dropped)?).stdout(Stdio::null()).process_group(0).spawn()?;
     let deadline = Instant::now() + Duration::from_millis(config.timeout.0.millis());
     match wait(&child, deadline, end) {
         Ok(true) => child.wait().map(Some),
@@ -213,10 +223,15 @@ fn run(config: &HookConfig, batch: &[Words], end: &EndSignal) -> std::io::Result
 }
 
 /// A file in memory with one change a line. A pipe would have to be written as fast as the program reads.
-fn lines(batch: &[Words]) -> std::io::Result<File> {
-    let mut file = File::from(memfd_create("strikeout-hook", MemfdFlags::CLOEXEC)?);
-    let text: String = batch.iter().map(|words| words.join(" ") + "\n").collect();
-    file.write_all(text.as_bytes())?;
+fn lines<'a>(events: impl Iterator<Item = HookEvent<'a>>, dropped: u64) -> std::io::Result<File> {
+    let mut file = BufWriter::new(File::from(memfd_create("strikeout-hook", MemfdFlags::CLOEXEC)?));
+    if dropped > 0 {
+        file.write_all(line(&DroppedEvent::new(dropped)).as_bytes())?;
+    }
+    for event in events {
+        file.write_all(line(&event).as_bytes())?;
+    }
+    let mut file = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
     file.rewind()?;
     Ok(file)
 }
@@ -342,9 +357,47 @@ mod tests {
         assert_eq!(hook.stats().unwrap().waiting, 4);
         std::fs::write(go, "").unwrap();
         wait_for(&hook, |stats| stats.done == 3);
-        let change = |last: u8| format!("unban 198.51.100.{last}\n");
+        let change = |last: u8| format!("{{\"event\":\"unban\",\"client\":\"198.51.100.{last}\",\"scope\":\"all\",\"at\":0}}\n");
         let expected = [change(1), "1 mine\n".into(), change(2) + &change(3) + &change(4), "1 mine\n".into(), change(5), "1 mine\n".into()];
         assert_eq!(std::fs::read_to_string(lines).unwrap(), expected.concat());
+    }
+
+    #[test]
+    fn a_group_is_one_run_with_all_of_its_time_and_a_run_alone_gets_its_change_as_json_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = folder.path().join("lines");
+        let command = format!("command = ['/bin/sh', '-c', 'cat >> {0}; echo \"$#\" >> {0}', 'sh']", lines.display());
+        let hook = hook(&format!("[hook]\n{command}\ngroup = '1s'"));
+        (1..=50).for_each(|last| hook.notify(&unbanned(last), Ipv6Prefix::default()));
+        wait_for(&hook, |stats| stats.done == 1);
+        let text = std::fs::read_to_string(&lines).unwrap();
+        assert!(text.lines().count() == 51 && text.ends_with("}\n0\n"), "{text}");
+        std::fs::remove_file(&lines).unwrap();
+        let alone = self::hook(&format!("[hook]\n{command}"));
+        alone.notify(&unbanned(7), Ipv6Prefix::default());
+        wait_for(&alone, |stats| stats.done == 1);
+        let text = std::fs::read_to_string(lines).unwrap();
+        assert_eq!(text, "{\"event\":\"unban\",\"client\":\"198.51.100.7\",\"scope\":\"all\",\"at\":0}\n2\n");
+    }
+
+    #[test]
+    fn the_next_run_that_ends_well_is_told_how_many_were_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let [lines, go, fail] = ["lines", "go", "fail"].map(|name| folder.path().join(name).display().to_string());
+        let script = format!("grep dropped >> {lines}; until [ -e {go} ]; do sleep 0.01; done; test ! -e {fail}");
+        let hook = hook(&format!("[hook]\ncommand = ['/bin/sh', '-c', '{script}']\nat_once = 1\nqueue = 2"));
+        std::fs::write(&fail, "").unwrap();
+        hook.notify(&unbanned(1), Ipv6Prefix::default());
+        wait_for(&hook, |stats| (stats.running, stats.waiting) == (1, 0));
+        (2..=6).for_each(|last| hook.notify(&unbanned(last), Ipv6Prefix::default()));
+        assert_eq!(hook.stats().unwrap().dropped, 3);
+        std::fs::write(&go, "").unwrap();
+        wait_for(&hook, |stats| stats.failed == 3);
+        std::fs::remove_file(fail).unwrap();
+        (7..=8).for_each(|last| hook.notify(&unbanned(last), Ipv6Prefix::default()));
+        wait_for(&hook, |stats| stats.done == 2);
+        let dropped = "{\"event\":\"dropped\",\"number\":3}\n";
+        assert_eq!(std::fs::read_to_string(lines).unwrap(), dropped.repeat(3), "two runs that failed, and one that did not");
     }
 
     #[test]

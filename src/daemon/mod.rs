@@ -9,15 +9,17 @@
 //! | `admin` | operators' requests, on a thread of their own |
 //! | `logs` | the logs that are followed |
 //! | `metrics` | counters, their text, and the HTTP listener for Prometheus |
-//! | `hook` | the program called at bans and unbans |
+//! | `hook`, `hook_event` | the program called at bans and unbans, and what it is told |
 //! | `housekeeping` | periodic work |
 //! | `traffic` | who makes most of the traffic, and when each server asked last |
 //! | `signals` | SIGTERM and SIGINT end the daemon, SIGHUP reloads |
+//! | `watchdog` | the heartbeat for systemd |
 
 mod admin;
 mod conn;
 mod event_loop;
 mod hook;
+mod hook_event;
 mod housekeeping;
 mod logs;
 mod metrics;
@@ -25,11 +27,13 @@ mod signals;
 mod smtp;
 mod subscribers;
 mod traffic;
+mod watchdog;
 
 use parking_lot::Mutex;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -110,6 +114,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
         .map_err(system("a thread cannot be started"))?;
     hook.configure(hook_config.as_ref()).map_err(system("a thread cannot be started"))?;
     observe(&engine, &counters, &hook);
+    counters.config_read.store(started.secs(), Ordering::Relaxed);
     let report = Arc::new(MetricsReport {
         engine: Arc::clone(&engine),
         counters: Arc::clone(&counters),

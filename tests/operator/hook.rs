@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::RULES;
 use crate::harness::{Daemon, Stage, wait_for, wait_until};
@@ -67,7 +67,8 @@ fn under_a_flood_one_run_is_given_many_bans_and_none_is_lost() {
         (status["hook"]["waiting"] == 0 && status["hook"]["running"] == 0).then_some(status)
     });
     let lines = fs::read_to_string(stage.path("lines")).unwrap();
-    let mut clients: Vec<&str> = lines.lines().map(|line| line.split(' ').nth(1).unwrap()).collect();
+    let client = |line: &str| serde_json::from_str::<Value>(line).unwrap()["client"].as_str().unwrap().to_owned();
+    let mut clients: Vec<String> = lines.lines().map(client).collect();
     clients.sort_unstable();
     clients.dedup();
     assert_eq!((lines.lines().count(), clients.len()), (901, 901));

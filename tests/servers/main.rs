@@ -27,4 +27,5 @@ mod smp;
 mod sound;
 mod squid;
 mod squid_faults;
+mod telling;
 mod unasked;

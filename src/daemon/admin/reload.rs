@@ -24,6 +24,7 @@ impl AdminContext {
             Ok(config) => config,
             Err(fault) => {
                 self.metrics.counters.refused_reloads.fetch_add(1, Ordering::Relaxed);
+                self.metrics.counters.config_refused.store(true, Ordering::Relaxed);
                 let fault = fault.to_string();
                 let text = format!("{fault}; what was read at {} stays in force", timestamp(self.config_since));
                 self.refused_config = Some((now, fault));
@@ -57,6 +58,8 @@ impl AdminContext {
             lifted.map(|lifted| LiftedRule { rule: lifted.rule.to_string(), because: lifted.standing.to_string(), bans: lifted.bans });
         self.logs.lock().follow(&logs);
         (self.config_pieces, self.config_since, self.refused_config) = (pieces, now, None);
+        self.metrics.counters.config_read.store(now.secs(), Ordering::Relaxed);
+        self.metrics.counters.config_refused.store(false, Ordering::Relaxed);
         log::info!("the configuration was read again and is in force");
         Ok(ReloadReport { reloaded: true, notes, lifted: lifted.collect(), config: self.config_status() })
     }

@@ -6,7 +6,7 @@ use super::context::AdminContext;
 use crate::control::pause::PauseStatus;
 use crate::control::status::{DaemonStatus, FalseBans, FleetStatus, FollowedLog, HeavyClient, LastAsked, RuleStatus, StateStatus};
 use crate::daemon::metrics::counters::Question;
-use crate::daemon::metrics::report::resident_memory;
+use crate::daemon::metrics::process::ProcessNumbers;
 use crate::daemon::traffic::Heaviest;
 use crate::event::Service;
 use crate::rule::Mode;
@@ -22,7 +22,7 @@ impl AdminContext {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime: now.since(self.started).secs(),
-            memory: resident_memory(),
+            memory: ProcessNumbers::read().resident_bytes,
             socket: self.table.socket.display().to_string(),
             config: self.config_status(),
             paused: policy.active_pause(now).map(|pause| PauseStatus::of(pause, now)),

@@ -33,6 +33,7 @@ use super::signals::Signals;
 use super::smtp::check::SmtpChecks;
 use super::smtp::processes::MAX_PROCESSES;
 use super::subscribers::Subscribers;
+use super::watchdog::Watchdog;
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::logging::ThrottledLog;
@@ -160,15 +161,18 @@ impl EventLoop {
     fn serve_until_end(&mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(EVENT_BATCH);
         let mut last_tick = Instant::now();
+        let mut watchdog = Watchdog::of_environment(last_tick);
         loop {
             events.clear();
             let has_timeouts = !self.connections.is_empty() || !self.smtp.processes().is_empty() || self.accept_paused_until.is_some();
-            let timeout = has_timeouts.then(|| timespec(TICK));
+            let timeouts = has_timeouts.then_some(TICK).into_iter().chain(watchdog.timeout(Instant::now()));
+            let timeout = timeouts.min().map(timespec);
             match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
             let now = Instant::now();
+            watchdog.tick(now);
             for event in &events {
                 let flags = event.flags;
                 match Token::from_data(event.data) {

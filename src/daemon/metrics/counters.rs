@@ -4,13 +4,14 @@
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::daemon::traffic::Traffic;
 use crate::engine::Change;
 use crate::event::Service;
 use crate::rule_id::RuleId;
+use crate::time::Time;
 use crate::verdict::{AllowReason, Verdict};
 
 /// A question that is answered with a verdict.
@@ -91,13 +92,21 @@ pub struct RefusalKey {
     pub rule: RuleId,
 }
 
+/// The bans that a rule has made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BansMade {
+    pub number: u64,
+    /// When the last one began.
+    pub last: Time,
+}
+
 #[derive(Debug, Default)]
 pub struct Counters {
     answer_times: [Histogram; Question::ALL.len()],
     accepted: [AtomicU64; Question::ALL.len()],
     refusals: Mutex<BTreeMap<RefusalKey, u64>>,
     /// Bans made, by the name of their rule.
-    bans: Mutex<BTreeMap<Arc<str>, u64>>,
+    bans: Mutex<BTreeMap<Arc<str>, BansMade>>,
     /// Who makes the traffic, and when each server asked last.
     pub traffic: Arc<Traffic>,
     /// Ordinary requests that Squid's helpers report because a rule limits their rate.
@@ -122,6 +131,10 @@ pub struct Counters {
     pub reloads: AtomicU64,
     /// Configurations refused by a reload.
     pub refused_reloads: AtomicU64,
+    /// When the configuration in force was read, in seconds since 1970.
+    pub config_read: AtomicU64,
+    /// Whether the last configuration was refused.
+    pub config_refused: AtomicBool,
 }
 
 impl Counters {
@@ -183,9 +196,9 @@ impl Counters {
 
     /// Counts a change of the table, if it is a ban.
     pub fn record_change(&self, change: &Change) {
-        let rule: Arc<str> = match change {
-            Change::Banned(record) => Arc::clone(&record.rule),
-            Change::NetworkBanned { .. } => "manual".into(),
+        let (rule, since): (Arc<str>, Time) = match change {
+            Change::Banned(record) => (Arc::clone(&record.rule), record.since),
+            Change::NetworkBanned { since, .. } => ("manual".into(), *since),
             Change::Unbanned { .. }
             | Change::Forgotten(_)
             | Change::NetworkUnbanned { .. }
@@ -193,7 +206,9 @@ impl Counters {
             | Change::Paused(_)
             | Change::Resumed => return,
         };
-        *self.bans.lock().entry(rule).or_default() += 1;
+        let mut bans = self.bans.lock();
+        let made = bans.entry(rule).or_default();
+        (made.number, made.last) = (made.number + 1, made.last.max(since));
     }
 
     /// How long the answers to `question` took.
@@ -223,7 +238,7 @@ impl Counters {
 
     /// The bans made so far, by the name of their rule.
     #[must_use]
-    pub fn bans(&self) -> BTreeMap<Arc<str>, u64> {
+    pub fn bans(&self) -> BTreeMap<Arc<str>, BansMade> {
         self.bans.lock().clone()
     }
 }

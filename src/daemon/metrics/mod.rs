@@ -2,4 +2,5 @@
 
 pub mod counters;
 pub mod http;
+pub mod process;
 pub mod report;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::counters::{BUCKETS, Counters, Question};
+use super::process::ProcessNumbers;
 use crate::clock::Clock;
 use crate::control::status::RuleCounts;
 use crate::daemon::hook::Hook;
@@ -15,9 +16,10 @@ use crate::daemon::logs::thread::LogStatus;
 use crate::engine::Engine;
 use crate::event::Service;
 use crate::fleet::FleetHealth;
+use crate::list::ListSource;
 use crate::rule_id::RuleId;
 use crate::state::attach::StateFile;
-use crate::time::Time;
+use crate::time::{Span, Time};
 
 /// Everything that metrics are read from.
 pub struct MetricsReport {
@@ -60,8 +62,8 @@ impl MetricsReport {
         for network in policy.lists.banned.iter().filter(|network| network.is_active(now)) {
             rules.entry(Arc::clone(&network.rule)).or_default().bans += 1;
         }
-        for (rule, made) in self.counters.bans() {
-            rules.entry(rule).or_default().bans_made = made;
+        for (rule, bans) in self.counters.bans() {
+            rules.entry(rule).or_default().bans_made = bans.number;
         }
         for (refusal, times) in self.counters.refusals() {
             rules.entry(self.engine.names().name(refusal.rule)).or_default().refused += times;
@@ -77,8 +79,8 @@ impl MetricsReport {
         let mut page = Page::default();
         page.header("build_info", "gauge", "Always 1; the label is the version.");
         page.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-        page.single("uptime_seconds", "gauge", "Seconds since the start.", self.clock.now().since(self.started).secs());
-        page.single("memory_bytes", "gauge", "Memory that the daemon occupies (RSS).", resident_memory());
+        self.process(&mut page);
+        self.configuration(&mut page);
         page.single("rules", "gauge", "Rules in force.", count(engine.policy().rules.rules().len()));
         page.single("bans", "gauge", "Banned clients.", count(engine.bans().len()));
         page.single("banned_networks", "gauge", "Banned networks.", count(engine.policy().lists.banned.len()));
@@ -137,20 +139,77 @@ impl MetricsReport {
         page.0
     }
 
-    /// Metrics of questions and verdicts.
+    /// Metrics of the process, under the names that all programs share.
+    fn process(&self, page: &mut Page) {
+        let process = ProcessNumbers::read();
+        page.shared(
+            "process_start_time_seconds",
+            "gauge",
+            "When the daemon started, in seconds since 1970.",
+            &self.started.secs().to_string(),
+        );
+        let cpu = seconds(process.cpu_millis * 1000);
+        page.shared("process_cpu_seconds_total", "counter", "User and system time that the daemon used.", &cpu);
+        for (name, help, number) in [
+            ("process_resident_memory_bytes", "Memory that the daemon occupies (RSS).", Some(process.resident_bytes)),
+            ("process_virtual_memory_bytes", "Address space of the daemon.", Some(process.virtual_bytes)),
+            ("process_threads", "Threads of the daemon.", Some(process.threads)),
+            ("process_open_fds", "Open file descriptors.", Some(process.open_fds)),
+            ("process_max_fds", "Maximum number of open file descriptors.", process.max_fds),
+        ] {
+            if let Some(number) = number {
+                page.shared(name, "gauge", help, &number.to_string());
+            }
+        }
+    }
+
+    /// Metrics of what is in force.
+    fn configuration(&self, page: &mut Page) {
+        let policy = self.engine.policy();
+        let read = self.counters.config_read.load(Ordering::Relaxed);
+        page.single("config_last_reload_success_timestamp_seconds", "gauge", "When the configuration in force was read.", read);
+        let is_refused = self.counters.config_refused.load(Ordering::Relaxed);
+        page.single("config_last_reload_successful", "gauge", "0 while the last configuration is refused.", u64::from(!is_refused));
+        page.header("list_networks", "gauge", "Addresses and networks in a list.");
+        let size = |sources: &[ListSource]| sources.iter().map(|source| count(source.networks().len())).sum();
+        let lists = &policy.lists;
+        let own = count(lists.own().addresses().len() + lists.own().gateways().len());
+        for (list, number) in [
+            ("ignoreip", size(lists.ignoreip())),
+            ("trusted_proxies", size(lists.trusted_proxies())),
+            ("deny", size(lists.deny())),
+            ("own", own),
+        ] {
+            page.sample("list_networks", &[("list", list)], number);
+        }
+        page.header("last_query_timestamp_seconds", "gauge", "When a server asked last.");
+        for service in Service::ALL {
+            if let Some(ago) = self.counters.traffic.last_asked(service) {
+                let at = self.clock.now().before(Span::from_secs(ago));
+                page.sample("last_query_timestamp_seconds", &[("service", service.as_str())], at.secs());
+            }
+        }
+    }
+
+    /// Metrics of questions and verdicts. A question, a service or a rule has none before its first answer.
     fn answers(&self, page: &mut Page) {
         page.header(
             "queries_total",
             "counter",
             "Questions that the daemon answered, and queries that Squid's helpers answered without asking it.",
         );
-        page.sample("queries_total", &[("question", "query")], self.counters.answered_by_helpers());
-        for question in Question::ALL {
-            page.sample("queries_total", &[("question", question.as_str())], self.counters.answers(question));
+        let by_helpers = ("query", self.counters.answered_by_helpers());
+        let asked = || Question::ALL.into_iter().filter(|question| self.counters.answers(*question) > 0);
+        let answers = asked().map(|question| (question.as_str(), self.counters.answers(question)));
+        for (question, number) in answers.chain([by_helpers]).filter(|(_, number)| *number > 0) {
+            page.sample("queries_total", &[("question", question)], number);
         }
         page.header("verdicts_total", "counter", "Answers by service, verdict and the rule that refused.");
         for service in Service::ALL {
             let accepted = self.counters.accepted(service);
+            if accepted == 0 {
+                continue;
+            }
             page.sample("verdicts_total", &[("service", service.as_str()), ("verdict", "accept"), ("rule", "")], accepted);
         }
         for (refusal, count) in self.counters.refusals() {
@@ -160,7 +219,7 @@ impl MetricsReport {
             page.sample("verdicts_total", &[("service", service), ("verdict", verdict), ("rule", &rule)], count);
         }
         page.header("answer_seconds", "histogram", "Time from reading a question to its answer, including the wait for the disk.");
-        for question in Question::ALL {
+        for question in asked() {
             let (counts, micros) = self.counters.histogram(question);
             let ends = BUCKETS.iter().map(|micros| seconds(*micros)).chain(["+Inf".to_owned()]);
             for (end, count) in ends.zip(&counts) {
@@ -171,9 +230,10 @@ impl MetricsReport {
         }
     }
 
-    /// Metrics of each rule.
+    /// Metrics of each rule that has counted something.
     fn rules(&self, page: &mut Page) {
-        let rules = self.by_rule();
+        let mut rules = self.by_rule();
+        rules.retain(|_, counts| *counts != RuleCounts::default());
         let columns: [Column<RuleCounts>; 4] = [
             ("rule_bans", "gauge", "Clients and networks that a rule bans.", |rule| rule.bans),
             ("rule_shadow_bans", "gauge", "Clients that a rule in shadow mode would ban.", |rule| rule.shadow_bans),
@@ -185,6 +245,10 @@ impl MetricsReport {
             for (rule, counts) in &rules {
                 page.sample(name, &[("rule", rule)], number(counts));
             }
+        }
+        page.header("rule_last_ban_timestamp_seconds", "gauge", "When a rule, or an operator, banned last.");
+        for (rule, bans) in self.counters.bans() {
+            page.sample("rule_last_ban_timestamp_seconds", &[("rule", &rule)], bans.last.secs());
         }
     }
 
@@ -211,10 +275,11 @@ impl MetricsReport {
             page.single("state_failed_total", "counter", "Changes that could not be saved at the first attempt.", health.failed);
         }
         if let Some(hook) = self.hook.stats() {
-            page.header("hook_calls_total", "counter", "Runs of the hook by result; bans and unbans dropped.");
-            for (result, number) in [("done", hook.done), ("failed", hook.failed), ("killed", hook.killed), ("dropped", hook.dropped)] {
-                page.sample("hook_calls_total", &[("result", result)], number);
+            page.header("hook_runs_total", "counter", "Runs of the hook by result.");
+            for (result, number) in [("done", hook.done), ("failed", hook.failed), ("killed", hook.killed)] {
+                page.sample("hook_runs_total", &[("result", result)], number);
             }
+            page.single("hook_dropped_total", "counter", "Bans and unbans that the hook was not run for.", hook.dropped);
             page.single("hook_waiting", "gauge", "Bans and unbans that wait for the hook.", hook.waiting);
         }
         if let Some(fleet) = self.fleet.as_ref().map(|health| health.counts()) {
@@ -247,6 +312,12 @@ impl Page {
         let _ = writeln!(self.0, "# HELP strikeout_{name} {help}\n# TYPE strikeout_{name} {kind}");
     }
 
+    /// A metric with one sample, under a name that other programs share.
+    fn shared(&mut self, name: &str, kind: &str, help: &str, value: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
+
     /// A metric with one sample.
     fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {
         self.header(name, kind, help);
@@ -275,13 +346,6 @@ fn seconds(micros: u64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Memory that this process occupies (RSS) in bytes; 0 if /proc is not available.
-pub fn resident_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
-}
-
 fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
@@ -300,10 +364,5 @@ mod tests {
     #[test]
     fn times_are_written_without_rounding() {
         assert_eq!([seconds(0), seconds(20), seconds(150_000), seconds(2_000_000)], ["0", "0.00002", "0.15", "2"]);
-    }
-
-    #[test]
-    fn the_resident_memory_of_this_process_is_known() {
-        assert!(resident_memory() > 100_000);
     }
 }
