@@ -15,7 +15,18 @@ use crate::rule_id::RuleId;
 use crate::table::{Ban, Until};
 use crate::time::Time;
 
+/// Why a change is not saved when its time limit has passed: it still may be.
+pub const SLOW: &str = "the state file is slow";
+
 impl Engine {
+    /// Calls `then` when everything that was changed before is saved, or has failed, however long that takes.
+    pub fn when_all_saved(&self, then: impl FnOnce(Persisted) + Send + 'static) {
+        match self.journal.get() {
+            Some(journal) => journal.flush(Box::new(then)),
+            None => then(Persisted::Yes),
+        }
+    }
+
     /// Bans a client. The caller has checked that the client may be banned. A rule that refuses nobody here bans nobody.
     pub fn ban(self: &Arc<Self>, record: BanRecord, completion: Completion) {
         let rule = self.names.intern(&record.rule);
@@ -66,7 +77,7 @@ impl Engine {
         let held = self.deadlines.hold(completion, move |completion: Completion| {
             unsaved.publish(&engine);
             engine.count_unsaved_answer();
-            completion.complete(Applied { changed, persisted: Persisted::No("the state file is slow".into()) });
+            completion.complete(Applied { changed, persisted: Persisted::No(SLOW.into()) });
         });
         self.persist(&publication, move |persisted| {
             if let Some(completion) = held.take() {

@@ -33,6 +33,7 @@ use crate::rule::{Offence, Rule};
 use crate::rule_id::{RuleId, RuleNames};
 use crate::table::{Ban, Bans, SeenMarks, Strikes};
 use crate::time::Time;
+pub use ban::SLOW;
 use ban_log::BanLog;
 pub use change::{BanRecord, Change, Forgotten, Journal, OnPersisted, Persisted, contain_panic};
 use client_locks::ClientLocks;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -17,13 +18,15 @@ use crate::control::admin::{UnbanRequest, UnbanTarget, check_scope};
 use crate::control::answer::{error, object};
 use crate::control::bans::UnbanReport;
 use crate::daemon::conn::replies::ReplyHandle;
-use crate::engine::{Abandoned, Completion, Engine};
+use crate::engine::{Abandoned, Completion, Engine, Persisted, SLOW};
 use crate::event::Scope;
 use crate::rule_id::RuleId;
 use crate::time::Time;
 
 /// Number of unbans that are under way at a time: a ban that is made meanwhile waits for them to be saved before it.
 const AT_ONCE: usize = 512;
+/// How long to wait for the disk before an unban of many is reported as not saved.
+const LAST_SAVE: Duration = Duration::from_secs(60);
 /// Maximum number of threads that undo many bans.
 const MAX_UNBANS: usize = 1;
 
@@ -103,6 +106,14 @@ impl Unban {
         let mut all = clients.chain(targets.networks.into_iter().map(Err)).peekable();
         while all.peek().is_some() {
             self.undo(all.by_ref().take(AT_ONCE), &mut report)?;
+        }
+        if report.not_saved.as_deref() == Some(SLOW) && !matches!(self.request.what, UnbanTarget::One(_)) {
+            // Of many, some are saved late where the disk is busy with them: only what stays unsaved is worth a word.
+            let (sender, saved) = channel();
+            self.engine.when_all_saved(move |persisted| drop(sender.send(persisted)));
+            if saved.recv_timeout(LAST_SAVE) == Ok(Persisted::Yes) {
+                report.not_saved = None;
+            }
         }
         report.found = report.unbanned > 0;
         if let UnbanTarget::One(network) = self.request.what {

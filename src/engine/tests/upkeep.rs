@@ -278,6 +278,21 @@ fn only_a_ban_that_is_saved_is_marked_as_saved() {
 }
 
 #[test]
+fn all_changes_are_saved_once_those_before_are() {
+    let (sender, saved) = channel();
+    let journal = ManualJournal::default();
+    let slow = engine_with("", Some(Box::new(journal.clone())));
+    slow.unban(at(0), client(), Scope::All, Completion::ignored());
+    for engine in [&slow, &engine("")] {
+        let sender = sender.clone();
+        engine.when_all_saved(move |persisted| sender.send(persisted).unwrap());
+    }
+    assert_eq!(saved.try_iter().collect::<Vec<_>>(), [Persisted::Yes], "at once without a state file");
+    std::mem::take(&mut *journal.0.lock()).into_iter().for_each(|on_persisted| on_persisted(Persisted::Yes));
+    assert_eq!(saved.try_iter().collect::<Vec<_>>(), [Persisted::Yes]);
+}
+
+#[test]
 fn a_ban_that_an_earlier_unban_has_removed_from_the_state_file_is_unsaved_again() {
     let journal = ManualJournal::default();
     let engine = engine_with("", Some(Box::new(journal.clone())));
