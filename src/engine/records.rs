@@ -78,13 +78,13 @@ impl Engine {
 
     /// Forgets the bans that would make the next ones longer: of all clients, of those in `network`, or under `rule`; of rules that refuse on a
     /// service of `scope`.
-    pub fn forget_all_earlier_bans(self: &Arc<Self>, rule: Option<RuleId>, network: Option<IpNet>, scope: Scope) {
+    pub fn forget_all_earlier_bans(self: &Arc<Self>, rule: Option<RuleId>, network: Option<IpNet>, scope: Scope, completion: Completion) {
         let policy = self.policy();
         let growing = policy.rules.rules().iter().filter(|rule| rule.bantime.increment.is_some());
         let kept = growing.filter(|rule| !refuses_on(rule, scope)).map(|rule| Arc::clone(&rule.name)).collect();
         let forgotten = Forgotten { rule: rule.map(|rule| self.names.name(rule)), network, kept };
         self.drop_earlier_bans(&forgotten);
-        self.persist_and_complete(Change::Forgotten(forgotten), true, Completion::ignored());
+        self.persist_and_complete(Change::Forgotten(forgotten), true, completion);
     }
 
     pub(super) fn drop_earlier_bans(&self, forgotten: &Forgotten) {

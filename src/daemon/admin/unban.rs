@@ -18,7 +18,7 @@ use crate::control::admin::{UnbanRequest, UnbanTarget, check_scope};
 use crate::control::answer::{error, object};
 use crate::control::bans::UnbanReport;
 use crate::daemon::conn::replies::ReplyHandle;
-use crate::engine::{Abandoned, Completion, Engine, Persisted, SLOW};
+use crate::engine::{Abandoned, Applied, Completion, Engine, Persisted, SLOW};
 use crate::event::Scope;
 use crate::rule_id::RuleId;
 use crate::time::Time;
@@ -80,8 +80,11 @@ impl Unban {
     fn run(&self) -> Result<UnbanReport, String> {
         let (now, prefix, scope) = (self.clock.now(), self.engine.policy().prefix, self.request.scope);
         let mut single = None;
+        let (sender, forgetting) = channel();
+        let forgotten = Completion::new(move |result| drop(sender.send(result)));
         let (target, targets) = match &self.request.what {
             UnbanTarget::One(target) => {
+                forgotten.complete(Applied { changed: false, persisted: Persisted::Yes });
                 check_scope(*target, scope, Some(prefix)).map_err(|error| error.to_string())?;
                 let targets = self.one(*target);
                 let client = targets.clients.first();
@@ -89,15 +92,15 @@ impl Unban {
                 (client.map_or_else(|| shown(*target, prefix), |client| client.display(prefix).to_string()), targets)
             }
             UnbanTarget::Inside(network) => {
-                self.engine.forget_all_earlier_bans(None, Some(*network), scope);
+                self.engine.forget_all_earlier_bans(None, Some(*network), scope, forgotten);
                 (shown(*network, prefix), self.banned(scope, now, |_, found| network.contains(&found)))
             }
             UnbanTarget::Rule(name) => {
-                self.engine.forget_all_earlier_bans(self.rule, None, scope);
+                self.engine.forget_all_earlier_bans(self.rule, None, scope, forgotten);
                 (format!("rule {name}"), self.banned(scope, now, |by, _| Some(by) == self.rule))
             }
             UnbanTarget::All => {
-                self.engine.forget_all_earlier_bans(None, None, scope);
+                self.engine.forget_all_earlier_bans(None, None, scope, forgotten);
                 ("all".to_owned(), self.banned(scope, now, |_, _| true))
             }
         };
@@ -106,6 +109,10 @@ impl Unban {
         let mut all = clients.chain(targets.networks.into_iter().map(Err)).peekable();
         while all.peek().is_some() {
             self.undo(all.by_ref().take(AT_ONCE), &mut report)?;
+        }
+        // Saved before everything else, but there may be nothing else.
+        if let Ok(Ok(applied)) = forgetting.recv() {
+            report.not_saved = report.not_saved.take().or(not_saved(applied.persisted));
         }
         if report.not_saved.as_deref() == Some(SLOW) && !matches!(self.request.what, UnbanTarget::One(_)) {
             // Of many, some are saved late where the disk is busy with them: only what stays unsaved is worth a word.
