@@ -108,6 +108,12 @@ pub mod log {
 pub mod policy {
     pub use crate::policy::Policy;
 }
+pub mod prefilter {
+    pub use crate::prefilter::{ORDINARY_METHODS, Prefilter};
+    pub mod files {
+        pub use crate::prefilter::files::{AGENT_FILE, LoadedPrefilter, PATH_FILE};
+    }
+}
 pub mod rule {
     pub use crate::rule::{Evidence, LinePattern, Mode, Offence, Rule, RuleSet, Trigger};
     pub mod builtin {

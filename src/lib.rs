@@ -12,7 +12,7 @@
 //! | `detector` | judges an event, and does not count |
 //! | `engine` | counts offences, makes bans, persists and publishes them, answers exactly once |
 //! | `fail2ban`, `log` | fail2ban's filters, jails, regexes and dates; following and judging log files |
-//! | `config`, `state` | the configuration file; the state file |
+//! | `config`, `prefilter`, `state` | the configuration file; what Squid can see by itself; the state file |
 //! | `control` | what the daemon, its helpers and the operator's program say to each other |
 //! | `squid`, `exim`, `fleet`, `replay`, `daemon` | the two helpers; other machines; old logs; the process that holds the table |
 //! | `doctor` | looks at every link from the client to the verdict |
@@ -38,6 +38,7 @@ mod list;
 mod log;
 mod logging;
 mod policy;
+mod prefilter;
 mod replay;
 mod rule;
 mod rule_id;

@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+#[path = "samples/mod.rs"]
+mod samples;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde::Deserialize;
+use samples::{BROWSER, DISGUISES, Rewrite, Sample, Samples, encoded, lines, method_and_url, mixed_case, samples, split_sample};
 use strikeout::internals::config::Config;
 use strikeout::internals::event::exim_kind::EximKind;
 use strikeout::internals::event::{Header, Request};
@@ -14,8 +17,6 @@ use strikeout::internals::log::time::Zone;
 use strikeout::internals::rule::set::{RuleSet, Scratch};
 use strikeout::internals::rule::{LinePattern, Mode, Rule, Trigger, builtin};
 use strikeout::internals::rule_id::RuleNames;
-
-const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:133.0) Gecko/20100101 Firefox/133.0";
 
 /// All built-in rules, including those that are off by default.
 fn every_rule() -> RuleSet {
@@ -26,18 +27,6 @@ fn every_rule() -> RuleSet {
 
 fn default_rules() -> RuleSet {
     Config::parse(b"", Path::new("test.toml"), &RuleNames::default()).unwrap().rules
-}
-
-fn lines(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("# "))
-}
-
-/// `POST /path` or `/path`.
-fn method_and_url(line: &str) -> (&str, &str) {
-    match line.split_once(' ') {
-        Some((method, url)) if method.bytes().all(|byte| byte.is_ascii_uppercase()) => (method, url),
-        _ => ("GET", line),
-    }
 }
 
 fn enforced(rules: Vec<std::sync::Arc<Rule>>) -> Vec<String> {
@@ -89,27 +78,15 @@ fn programs_that_visit_ordinary_sites_offend_no_rule() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// A sample: a URL, `POST /url`, a table, or a log line for a rule over log lines.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-enum Sample {
-    Text(String),
-    Table { url: String, user_agent: Option<String>, status: Option<u16>, referer: Option<String>, credentials: Option<bool> },
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Samples {
-    strike: Vec<Sample>,
-    spare: Vec<Sample>,
-}
-
-fn samples() -> BTreeMap<String, Samples> {
-    toml::from_str(include_str!("data/probes.toml")).unwrap()
-}
-
-impl Sample {
+/// What a sample is about.
+trait Judged {
     /// The names of the rules that the sample offends.
+    fn offends(&self, rules: &RuleSet) -> BTreeSet<String>;
+    /// The kind of the Exim log line.
+    fn kind(&self) -> EximKind;
+}
+
+impl Judged for Sample {
     fn offends(&self, rules: &RuleSet) -> BTreeSet<String> {
         let (text, agent, status, referer, credentials) = match self {
             Self::Text(text) => (text, BROWSER, None, "", None),
@@ -134,7 +111,6 @@ impl Sample {
         offended.iter().map(|rule| rule.name.to_string()).collect()
     }
 
-    /// The kind of the Exim log line.
     fn kind(&self) -> EximKind {
         let Self::Text(line) = self else { panic!("{self:?} is not a log line") };
         exim::parse(line.as_bytes(), &mut Zone::utc()).kind
@@ -189,26 +165,6 @@ fn at_least_a_hundred_rules_over_requests_with_five_hundred_samples_are_enforced
     assert!(enforced >= 100, "{enforced} rules");
 }
 
-/// `url` with those letters and digits of its path percent-encoded that `which` selects. Encoded ones stay as they are.
-fn encoded(url: &str, which: impl Fn(usize) -> bool) -> String {
-    let end = url.find('?').unwrap_or(url.len());
-    let (path, rest) = url.split_at(end);
-    let mut out = String::new();
-    let mut escape = 0_u8;
-    for (at, byte) in path.bytes().enumerate() {
-        if byte == b'%' {
-            escape = 3;
-        }
-        if escape == 0 && byte.is_ascii_alphanumeric() && which(at) {
-            out.push_str(&format!("%{byte:02X}"));
-        } else {
-            out.push(char::from(byte));
-        }
-        escape = escape.saturating_sub(1);
-    }
-    out + rest
-}
-
 #[test]
 fn a_probe_is_recognised_however_its_path_is_encoded() {
     let rules = every_rule();
@@ -237,46 +193,6 @@ fn a_probe_is_recognised_however_its_path_is_encoded() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-}
-
-/// Rewrites a path; `None` if it cannot be rewritten this way.
-type Rewrite = fn(&str) -> Option<String>;
-
-/// Ways to write a path that a server reads as the plain one.
-const DISGUISES: [(&str, Rewrite); 16] = [
-    ("a dot segment before", |path| Some(format!("/.{path}"))),
-    ("an encoded dot segment before", |path| Some(format!("/%2e{path}"))),
-    ("up and down", |path| Some(format!("/a/..{path}"))),
-    ("doubled slashes", |path| Some(format!("/{}", path.replace('/', "//")))),
-    ("an empty segment with a parameter", |path| Some(format!("/;a{path}"))),
-    ("a parameter at the end", |path| Some(format!("{path};p=1"))),
-    ("an encoded parameter at the end", |path| Some(format!("{path}%3Bp=1"))),
-    ("a slash at the end", |path| Some(format!("{path}/"))),
-    ("a dot at the end", |path| Some(format!("{path}."))),
-    ("a dot segment inside", |path| Some(format!("/{}", path.get(1..)?.replace('/', "/./")))),
-    ("backslashes", |path| Some(format!("/{}", path.get(1..)?.replace('/', "\\")))),
-    ("up and down by backslashes", |path| Some(format!("/a\\..\\{}", path.get(1..)?))),
-    ("up and down by encoded backslashes", |path| Some(format!("/a%5c%2e.{path}"))),
-    ("letters encoded twice", |path| Some(encoded(path, |_| true).replace('%', "%25"))),
-    ("up and down encoded twice", |path| Some(format!("/a/%252e%252e{path}"))),
-    ("userinfo", |path| Some(format!("http://user:password@site.example{path}"))),
-];
-
-/// `path` with every other letter in the other case; `None` if the path contains an escape.
-fn mixed_case(path: &str) -> Option<String> {
-    let swapped = |(at, letter): (usize, char)| match letter {
-        _ if at % 2 == 0 => letter,
-        'a'..='z' => letter.to_ascii_uppercase(),
-        _ => letter.to_ascii_lowercase(),
-    };
-    (!path.contains('%')).then(|| path.chars().enumerate().map(swapped).collect())
-}
-
-/// Splits a sample into method, path and query; `None` if its URL is not a path.
-fn split_sample(text: &str) -> Option<(&str, &str, &str)> {
-    let (method, url) = method_and_url(text);
-    let end = url.find('?').unwrap_or(url.len());
-    url.starts_with('/').then(|| (method, &url[..end], &url[end..]))
 }
 
 #[test]

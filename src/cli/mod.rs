@@ -12,6 +12,7 @@ mod list;
 mod list_format;
 mod metrics;
 mod pause;
+mod prefilter;
 mod printer;
 mod reload;
 mod status;
@@ -86,6 +87,8 @@ enum Command {
         #[command(flatten)]
         daemon: DaemonArguments,
     },
+    /// Write the expressions by which Squid knows requests that no rule can match, and need not ask about them.
+    Prefilter(prefilter::PrefilterArguments),
     /// Make the daemon reload its configuration.
     Reload(DaemonArguments),
     /// Show the daemon's metrics in Prometheus' text format.
@@ -190,6 +193,7 @@ pub fn run() -> ExitCode {
         Command::Pause { duration, daemon } => pause::pause(&daemon, duration.as_deref()),
         Command::Resume(daemon) => pause::resume(&daemon),
         Command::Forget { node, daemon } => forget::run(&daemon, &node),
+        Command::Prefilter(arguments) => prefilter::run(&arguments),
         Command::Reload(daemon) => reload::run(&daemon),
         Command::Metrics(daemon) => metrics::run(&daemon),
         Command::Test(arguments) => return test::run(arguments),

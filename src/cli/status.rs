@@ -132,6 +132,10 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
     };
     let dropped = lost(status.offences_dropped, "never counted, because the daemon could not take them in time");
     line("squid", &format!("{helpers} attached; {queries} answered there, {offences} here{deferred}{dropped}"));
+    for prefilter in &status.prefilters {
+        let state = prefilter.stale.as_ref().map_or_else(|| colours.good("current"), |stale| colours.bad(&format!("stale: {stale}")));
+        line("prefilter", &format!("{}: {state}", prefilter.directory));
+    }
     line(
         "exim",
         &format!(

@@ -58,6 +58,8 @@ pub struct DaemonStatus {
     pub mail_connections_watched: usize,
     /// Attached Squid helpers.
     pub subscribers: usize,
+    /// The prefilters of Squids in the fast form.
+    pub prefilters: Vec<PrefilterStatus>,
     pub reloads: u64,
     pub reloads_refused: u64,
     /// By how much the wall clock was set since the start, in milliseconds.
@@ -113,6 +115,15 @@ impl fmt::Display for HeavyClient {
             (None, false) => f.write_str("everybody behind it counts as one client"),
         }
     }
+}
+
+/// A prefilter that a Squid has loaded.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PrefilterStatus {
+    /// Where its files are.
+    pub directory: String,
+    /// What is wrong with it, and the commands that mend it; none if Squid asks about everything that rules may match.
+    pub stale: Option<String>,
 }
 
 /// Whether bans are saved: `ok`, `none` or `degraded: REASON`.

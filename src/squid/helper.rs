@@ -15,6 +15,7 @@ use super::session::{End, Session};
 use super::{Backend, BackendSlot};
 use crate::list::own::OwnAddressWatch;
 use crate::logging::{self, FAULT_INTERVAL, FaultLog};
+use crate::prefilter::files::LoadedPrefilter;
 
 /// How often a configuration that cannot be used is tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -42,6 +43,9 @@ pub struct HelperArguments {
     /// Keep the bans of the helper's own table in this file
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
+    /// Squid asks only about requests that the expressions in this directory match (`strikeout prefilter`): say when they are outdated
+    #[arg(long, value_name = "DIR")]
+    prefilter: Option<PathBuf>,
     /// Log every query and its answer
     #[arg(short = 'd')]
     debug: bool,
@@ -109,8 +113,10 @@ fn keep_logging(fault: String) {
 
 /// Puts the backend into `slot` and does its periodic work, for the life of the process.
 fn run_backend(args: &HelperArguments, slot: &BackendSlot, ready: &std::sync::mpsc::Sender<()>) {
+    // Squid has just read the files as well: it starts its helpers anew whenever it does.
+    let prefilter = args.prefilter.as_deref().map(LoadedPrefilter::read);
     if let Some(socket) = &args.table {
-        return super::attached::run(socket, slot, ready);
+        return super::attached::run(socket, prefilter, slot, ready);
     }
     let mut faults = FaultLog::default();
     let table = loop {
@@ -124,6 +130,8 @@ fn run_backend(args: &HelperArguments, slot: &BackendSlot, ready: &std::sync::mp
         std::thread::sleep(RETRY);
     };
     faults.resolve("the configuration is valid: queries are judged");
+    let warn_if_stale = || prefilter.iter().for_each(|prefilter| prefilter.warn_if_stale(table.engine().policy().rules.rules()));
+    warn_if_stale();
     let mut stamp = table.config_stamp();
     slot.put(Arc::clone(&table) as Arc<dyn Backend>);
     let _ = ready.send(());
@@ -153,6 +161,7 @@ fn run_backend(args: &HelperArguments, slot: &BackendSlot, ready: &std::sync::mp
                 Ok(()) => {
                     faults.resolve("the configuration is valid again");
                     log::info!("the configuration was read again");
+                    warn_if_stale();
                 }
                 Err(error) => faults.report(&format!("the old configuration stays in force: {error}")),
             }

@@ -11,12 +11,15 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../samples/mod.rs"]
+mod samples;
 
 mod doctor;
 mod examples;
 mod exim;
 mod exim_faults;
 mod exim_incidents;
+mod fast;
 mod forward;
 mod guessing;
 mod pause;

@@ -2,10 +2,16 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use super::{StreamError, stream_error};
 use crate::client::parse_address;
+use crate::prefilter::Stamp;
+use crate::prefilter::files::LoadedPrefilter;
 use crate::rule::{Evidence, Marks};
+
+/// Rules of a prefilter in one line, which has at most 8 KiB.
+const RULES_PER_LINE: usize = 200;
 
 /// Maximum number of rules that one offence names.
 pub const MAX_RULES: usize = 32;
@@ -64,6 +70,8 @@ pub enum FromSubscriber {
         /// Offences that were given up since the last report: they are never reported.
         dropped: u64,
     },
+    /// The prefilter that the subscriber's Squid has loaded, or more of the rules that it covers.
+    Prefilter(Box<LoadedPrefilter>),
     /// Queries that the subscriber refused without asking the daemon since the last report.
     Refused {
         /// The name of the rule.
@@ -86,6 +94,10 @@ impl fmt::Display for FromSubscriber {
             Self::Stats { served, failed_open } => write!(f, "stats {served} {failed_open}"),
             Self::Overflow { deferred, dropped } => write!(f, "overflow {deferred} {dropped}"),
             Self::Refused { rule, count } => write!(f, "refused {rule} {count}"),
+            Self::Prefilter(prefilter) => {
+                let json = serde_json::to_string(&PrefilterLine::of(prefilter)).map_err(|_| fmt::Error)?;
+                write!(f, "prefilter {json}")
+            }
         }
     }
 }
@@ -101,6 +113,12 @@ impl fmt::Display for Rules<'_> {
 }
 
 impl FromSubscriber {
+    /// The lines that report a prefilter, each with a part of its rules.
+    pub fn prefilter(prefilter: &LoadedPrefilter) -> impl Iterator<Item = Self> {
+        let parts = prefilter.stamp.parts(RULES_PER_LINE);
+        parts.into_iter().map(|stamp| Self::Prefilter(Box::new(LoadedPrefilter { stamp, ..prefilter.clone() })))
+    }
+
     /// Parses a line without its newline.
     ///
     /// # Errors
@@ -109,7 +127,7 @@ impl FromSubscriber {
         Self::read(line).ok_or_else(|| {
             stream_error(
                 line,
-                "offence NUMBER ADDRESS RULE,… EVIDENCE, strike NUMBER ADDRESS RULE,… EVIDENCE, clear ADDRESS RULE,…, requests ADDRESS NUMBER, stats NUMBER NUMBER, overflow NUMBER NUMBER or refused RULE NUMBER",
+                "offence NUMBER ADDRESS RULE,… EVIDENCE, strike NUMBER ADDRESS RULE,… EVIDENCE, clear ADDRESS RULE,…, requests ADDRESS NUMBER, stats NUMBER NUMBER, overflow NUMBER NUMBER, refused RULE NUMBER or prefilter JSON",
             )
         })
     }
@@ -143,12 +161,38 @@ impl FromSubscriber {
                 let (deferred, dropped) = rest.split_once(' ')?;
                 Some(Self::Overflow { deferred: deferred.parse().ok()?, dropped: dropped.parse().ok()? })
             }
+            "prefilter" => serde_json::from_str::<PrefilterLine>(rest).ok()?.into_prefilter().map(|prefilter| Self::Prefilter(Box::new(prefilter))),
             "refused" => {
                 let (rule, count) = rest.split_once(' ')?;
                 Some(Self::Refused { rule: rule.to_owned(), count: count.parse().ok()? })
             }
             _ => None,
         }
+    }
+}
+
+/// A part of a [`LoadedPrefilter`].
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PrefilterLine {
+    directory: PathBuf,
+    rules: String,
+    fault: Option<String>,
+}
+
+impl PrefilterLine {
+    fn of(prefilter: &LoadedPrefilter) -> Self {
+        let rules = prefilter.stamp.lines(RULES_PER_LINE).next().unwrap_or_default();
+        Self { directory: prefilter.directory.clone(), rules, fault: prefilter.fault.clone() }
+    }
+
+    fn into_prefilter(self) -> Option<LoadedPrefilter> {
+        let mut stamp = Stamp::default();
+        let is_printable = |text: &str| !text.chars().any(char::is_control);
+        let is_good = (self.rules.is_empty() || stamp.add(&self.rules))
+            && self.directory.to_str().is_some_and(is_printable)
+            && self.fault.as_deref().is_none_or(is_printable);
+        is_good.then_some(LoadedPrefilter { directory: self.directory, stamp, fault: self.fault })
     }
 }
 

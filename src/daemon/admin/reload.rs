@@ -61,6 +61,7 @@ impl AdminContext {
         self.metrics.counters.config_read.store(now.secs(), Ordering::Relaxed);
         self.metrics.counters.config_refused.store(false, Ordering::Relaxed);
         log::info!("the configuration was read again and is in force");
+        notes.extend(self.prefilters().into_iter().filter_map(|prefilter| prefilter.stale));
         Ok(ReloadReport { reloaded: true, notes, lifted: lifted.collect(), config: self.config_status() })
     }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::context::AdminContext;
 use crate::control::pause::PauseStatus;
-use crate::control::status::{DaemonStatus, FalseBans, FleetStatus, FollowedLog, HeavyClient, LastAsked, RuleStatus, StateStatus};
+use crate::control::status::{DaemonStatus, FalseBans, FleetStatus, FollowedLog, HeavyClient, LastAsked, PrefilterStatus, RuleStatus, StateStatus};
 use crate::daemon::metrics::counters::Question;
 use crate::daemon::metrics::process::ProcessNumbers;
 use crate::daemon::traffic::Heaviest;
@@ -47,6 +47,7 @@ impl AdminContext {
             connections: gauge(&counters.connections),
             mail_connections_watched: gauge(&counters.processes),
             subscribers: gauge(&counters.subscribers),
+            prefilters: self.prefilters(),
             reloads: total(&counters.reloads),
             reloads_refused: total(&counters.refused_reloads),
             wall_clock_drift_ms: self.clock.wall_drift(),
@@ -80,6 +81,14 @@ impl AdminContext {
             is_banned: self.engine.bans().get(client, service, now).is_some(),
         });
         heaviest.collect()
+    }
+
+    /// The prefilters of Squids, each once however many helpers have reported it.
+    pub(super) fn prefilters(&self) -> Vec<PrefilterStatus> {
+        let mut prefilters = self.metrics.counters.prefilters.stale(self.engine.policy().rules.rules());
+        prefilters.sort_unstable();
+        prefilters.dedup();
+        prefilters
     }
 
     fn false_bans(&self) -> Vec<FalseBans> {

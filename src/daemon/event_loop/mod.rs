@@ -278,6 +278,7 @@ impl EventLoop {
         let overdue: Vec<ConnectionId> = overdue.map(|(id, _)| *id).collect();
         overdue.into_iter().for_each(|id| self.close(id, now));
         self.subscribers.open(|id| self.connections.contains_key(&id));
+        self.counters.prefilters.retain(|id| self.connections.contains_key(&ConnectionId(id)));
         if self.accept_paused_until.is_some_and(|until| until <= now) {
             self.accept_paused_until = None;
             if let Err(error) = epoll::add(&self.epoll, &self.listener, Token::Listener.data(), epoll::EventFlags::IN) {

@@ -117,7 +117,7 @@ impl EventLoop {
         let send = to.clone();
         let line = String::from_utf8_lossy(line);
         let received =
-            subscribers::receive(&self.engine, self.clock.now(), &line, &self.counters, move |answer| send.push(answer.into_bytes()));
+            subscribers::receive(id, &self.engine, self.clock.now(), &line, &self.counters, move |answer| send.push(answer.into_bytes()));
         if let Err(fault) = received {
             log::warn!("a helper is disconnected: {fault}");
             self.reject(id, to, &fault);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::prefilters::LoadedPrefilters;
 use crate::daemon::traffic::Traffic;
 use crate::engine::Change;
 use crate::event::Service;
@@ -127,6 +128,8 @@ pub struct Counters {
     pub processes: AtomicUsize,
     /// Attached Squid helpers.
     pub subscribers: AtomicUsize,
+    /// The prefilters of their Squids.
+    pub prefilters: LoadedPrefilters,
     /// Configurations put in force by a reload.
     pub reloads: AtomicU64,
     /// Configurations refused by a reload.

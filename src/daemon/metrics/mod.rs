@@ -2,5 +2,6 @@
 
 pub mod counters;
 pub mod http;
+pub mod prefilters;
 pub mod process;
 pub mod report;

@@ -121,6 +121,8 @@ impl MetricsReport {
         self.answers(&mut page);
         self.rules(&mut page);
         page.single("subscribers", "gauge", "Attached Squid helpers.", count(counters.subscribers.load(Ordering::Relaxed)));
+        let stale = counters.prefilters.stale(engine.policy().rules.rules()).iter().filter(|status| status.stale.is_some()).count();
+        page.single("prefilters_stale", "gauge", "Squid helpers whose Squid may not ask about what newer rules match.", count(stale));
         page.single("connections", "gauge", "Connections to the socket.", count(counters.connections.load(Ordering::Relaxed)));
         page.single(
             "mail_connections",

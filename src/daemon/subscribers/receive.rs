@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::client::Client;
 use crate::control::subscribe::{FromDaemon, FromSubscriber};
+use crate::daemon::conn::replies::ConnectionId;
 use crate::daemon::metrics::counters::{Counters, Question};
 use crate::detector::Detector;
 use crate::engine::Engine;
@@ -18,11 +19,12 @@ use crate::table::RequestTally;
 use crate::time::Time;
 use crate::verdict::{AllowReason, Verdict};
 
-/// Handles a line from a subscriber. `send` sends the answer to it, if there is one, from any thread.
+/// Handles a line from the subscriber on connection `id`. `send` sends the answer to it, if there is one, from any thread.
 ///
 /// # Errors
 /// What was found and what was expected, if the line is not part of the protocol.
 pub fn receive(
+    id: ConnectionId,
     engine: &Arc<Engine>,
     now: Time,
     text: &str,
@@ -40,6 +42,7 @@ pub fn receive(
         }
         FromSubscriber::Stats { served, failed_open } => counters.record_served_by_helper(served, failed_open),
         FromSubscriber::Overflow { deferred, dropped } => counters.record_overflow(deferred, dropped),
+        FromSubscriber::Prefilter(prefilter) => counters.prefilters.report(id.0, *prefilter),
         FromSubscriber::Refused { rule, count } => {
             // A rule that this table has never had has no metric.
             if let Some(rule) = engine.names().find(&rule) {
@@ -109,10 +112,11 @@ mod tests {
     use std::sync::mpsc::channel;
 
     const NOW: Time = Time::from_secs(1_800_000_000);
+    const ID: ConnectionId = ConnectionId(7);
 
     fn receive_one(engine: &Arc<Engine>, text: &str) -> String {
         let (sender, receiver) = channel();
-        receive(engine, NOW, text, &Arc::default(), move |line| sender.send(line).unwrap()).unwrap();
+        receive(ID, engine, NOW, text, &Arc::default(), move |line| sender.send(line).unwrap()).unwrap();
         receiver.recv().unwrap()
     }
 
@@ -134,14 +138,14 @@ mod tests {
         assert_eq!(receive_one(&engine, "offence 1 198.51.100.7 w00tw00t x"), "answer 1 accept\n");
         assert_eq!(receive_one(&engine, "offence 2 198.51.100.8 gone,exim-rate x"), "answer 2 accept\n");
         assert!(engine.bans().is_empty());
-        assert!(receive(&engine, NOW, "check 1.2.3.4", &Arc::default(), |_| ()).is_err());
+        assert!(receive(ID, &engine, NOW, "check 1.2.3.4", &Arc::default(), |_| ()).is_err());
     }
 
     #[test]
     fn a_strike_counts_without_an_answer() {
         let engine = engine("[defaults]\nignoreip = ['198.51.100.9']\n[[rule]]\nname = 'page-probes'\nmaxretry = 3");
         let receive_some = |count: u32, address: &str, rule: &str| {
-            receive(&engine, NOW, &format!("strike {count} {address} {rule} GET /x"), &Arc::default(), |_| panic!("an answer")).unwrap();
+            receive(ID, &engine, NOW, &format!("strike {count} {address} {rule} GET /x"), &Arc::default(), |_| panic!("an answer")).unwrap();
             engine.bans().len()
         };
         let receive = |address: &str, rule: &str| receive_some(1, address, rule);
@@ -163,7 +167,7 @@ mod tests {
         assert_eq!(receive_one(&engine, "offence 3 198.51.100.7 x@2.0.0 GET /x2"), "answer 3 accept\n");
         for _ in 0..3 {
             assert_eq!(receive_one(&engine, "offence 4 198.51.100.7 login 401 GET /l"), "answer 4 accept\n");
-            receive(&engine, NOW, "clear 198.51.100.7 login", &Arc::default(), |_| panic!("an answer")).unwrap();
+            receive(ID, &engine, NOW, "clear 198.51.100.7 login", &Arc::default(), |_| panic!("an answer")).unwrap();
         }
         assert_eq!(receive_one(&engine, "offence 5 198.51.100.7 x@3.0.0 GET /x3"), "answer 5 deny x 3600 struck\n");
     }
@@ -172,7 +176,7 @@ mod tests {
     fn requests_are_added_to_the_rates() {
         let engine = engine("[[rule]]\nname = 'rate'\nevent = 'request'\nmaxretry = 50\nfindtime = '1m'");
         for _ in 0..2 {
-            receive(&engine, NOW, "requests 198.51.100.7 25", &Arc::default(), |_| ()).unwrap();
+            receive(ID, &engine, NOW, "requests 198.51.100.7 25", &Arc::default(), |_| ()).unwrap();
         }
         assert_eq!(engine.bans().len(), 1);
     }

@@ -24,6 +24,7 @@ use ahash::RandomState;
 
 use super::{Backend, BackendSlot};
 use crate::logging::FaultLog;
+use crate::prefilter::files::LoadedPrefilter;
 use config_builder::ConfigBuilder;
 use line_reader::LineReader;
 use replica::{HelperState, Replica};
@@ -40,8 +41,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// Keeps `slot` in step with the daemon on `socket`, for the life of the process. Sends to `ready` once the first queries can be answered, or
 /// the first attempt to reach the daemon has failed.
-pub fn run(socket: &Path, slot: &BackendSlot, ready: &Sender<()>) {
-    let state = Arc::new(HelperState::default());
+pub fn run(socket: &Path, prefilter: Option<LoadedPrefilter>, slot: &BackendSlot, ready: &Sender<()>) {
+    let state = Arc::new(HelperState::new(prefilter));
     let mut faults = FaultLog::default();
     let mut retry = FIRST_RETRY;
     loop {

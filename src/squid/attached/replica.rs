@@ -21,6 +21,7 @@ use crate::engine::deadline::{DAEMON_LIMIT, Deadlines, HeldReply};
 use crate::engine::reply::Reply;
 use crate::list::{BannedNetwork, Lists};
 use crate::policy::{OnFailure, Pause, Policy};
+use crate::prefilter::files::LoadedPrefilter;
 use crate::rule::{Cleared, Mode, Offence, Rule};
 use crate::rule_id::{RuleId, RuleNames};
 use crate::squid::Backend;
@@ -43,6 +44,14 @@ pub struct HelperState {
     stats: Mutex<HelperStats>,
     /// Offences that the daemon could not take yet.
     deferred: Mutex<DeferredOffences>,
+    /// The expressions by which Squid decides what to ask about.
+    prefilter: Option<LoadedPrefilter>,
+}
+
+impl HelperState {
+    pub fn new(prefilter: Option<LoadedPrefilter>) -> Self {
+        Self { prefilter, ..Self::default() }
+    }
 }
 
 /// A copy of the daemon's rules, lists and bans, with the connection that keeps it current.
@@ -75,6 +84,9 @@ impl Replica {
         };
         if let Some(mut queue) = replica.connection.queue() {
             queue.push(Instant::now(), &format_args!("subscribe {}", subscribe::VERSION));
+            for line in state.prefilter.iter().flat_map(FromSubscriber::prefilter) {
+                queue.push(Instant::now(), &line);
+            }
         }
         replica.connection.flush();
         Ok(replica)
@@ -125,7 +137,7 @@ impl Replica {
                     stats.dropped += dropped;
                 }
                 // Rates and successes are of this moment. Anything else is the first line.
-                Ok(FromSubscriber::Requests { .. } | FromSubscriber::Clear { .. }) | Err(_) => {}
+                Ok(FromSubscriber::Requests { .. } | FromSubscriber::Clear { .. } | FromSubscriber::Prefilter { .. }) | Err(_) => {}
             }
         }
     }
@@ -186,6 +198,7 @@ impl Replica {
 
     /// Puts a policy in force. Banned networks and the pause are not part of it and stay.
     pub fn set_policy(&self, mut policy: Policy) {
+        self.state.prefilter.iter().for_each(|prefilter| prefilter.warn_if_stale(policy.rules.rules()));
         let mut current = self.policy.write();
         policy.lists.banned = current.lists.banned.clone();
         policy.pause.clone_from(&current.pause);

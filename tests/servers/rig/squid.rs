@@ -105,6 +105,11 @@ impl Squid {
         squid
     }
 
+    /// The process, which serves by itself unless it has workers.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }

@@ -1,0 +1,83 @@
+//! `strikeout prefilter`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use super::terminal::counted;
+use super::{Failure, print};
+use crate::config::Config;
+use crate::prefilter::Prefilter;
+use crate::prefilter::files::{AGENT_FILE, PATH_FILE};
+use crate::rule::{Mode, RuleSet};
+use crate::rule_id::RuleNames;
+
+/// The arguments of `prefilter`.
+#[derive(Debug, clap::Args)]
+pub struct PrefilterArguments {
+    /// The configuration. [default: /etc/strikeout/strikeout.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The directory, which must exist. Squid reads path.regex and agent.regex there.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+}
+
+/// Writes the expressions that conf-examples/squid-fast.conf uses.
+///
+/// # Errors
+/// The configuration has an error, or a file cannot be written.
+pub fn run(arguments: &PrefilterArguments) -> Result<(), Failure> {
+    let config = Config::load(arguments.config.as_deref(), &RuleNames::default()).map_err(|fault| Failure::Usage(fault.to_string()))?;
+    let prefilter = Prefilter::of(config.rules.rules());
+    prefilter.write(&arguments.output).map_err(Failure::Failed)?;
+    print(&text(&prefilter, &config.rules, &arguments.output.display().to_string()))
+}
+
+fn text(prefilter: &Prefilter, rules: &RuleSet, directory: &str) -> String {
+    let mut text = String::new();
+    for (name, expressions) in [(PATH_FILE, &prefilter.path), (AGENT_FILE, &prefilter.agent)] {
+        let bytes: usize = expressions.iter().map(String::len).sum();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{directory}/{name}: {}, {bytes} bytes", counted(expressions.len(), "expression"));
+    }
+    let _ = writeln!(text, "{} over requests; squid -k reconfigure loads them", counted(prefilter.rules, "rule"));
+    for unexpressed in &prefilter.unexpressed {
+        let _ = writeln!(text, "warning: every request is asked about: {unexpressed}");
+    }
+    for rule in rules.request_rates().iter().filter(|rule| rule.mode == Mode::Enforce) {
+        let _ = writeln!(
+            text,
+            "warning: rule {} counts every request, which Squid must tell by its log: see strikeout_rates in squid-fast.conf",
+            rule.name
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text_of(rules: &str) -> String {
+        let config = Config::parse(rules.as_bytes(), std::path::Path::new("test.toml"), &RuleNames::default()).unwrap();
+        text(&Prefilter::of(config.rules.rules()), &config.rules, "/etc/squid/strikeout")
+    }
+
+    #[test]
+    fn the_files_are_named_with_what_they_hold() {
+        let text = text_of("");
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("/etc/squid/strikeout/path.regex: ") && lines[0].ends_with(" bytes"), "{text}");
+        assert!(lines[1].starts_with("/etc/squid/strikeout/agent.regex: 1 expression, "), "{text}");
+        assert!(lines[2].ends_with(" rules over requests; squid -k reconfigure loads them"), "{text}");
+        assert_eq!(lines.len(), 3, "{text}");
+    }
+
+    #[test]
+    fn a_rule_that_needs_more_than_expressions_is_named() {
+        let text = text_of("[[rule]]\nname = 'any'\npath = '.'\n[[rule]]\nname = 'web-rate'\nmode = 'enforce'");
+        assert!(text.contains("path.regex: 1 expression, 1 bytes\n"), "{text}");
+        assert!(text.contains("warning: every request is asked about: rule any: nothing is certain"), "{text}");
+        assert!(text.contains("warning: rule web-rate counts every request"), "{text}");
+    }
+}
