@@ -43,6 +43,9 @@ _strikeout() {
             strikeout,pause)
                 cmd="strikeout__subcmd__pause"
                 ;;
+            strikeout,prefilter)
+                cmd="strikeout__subcmd__prefilter"
+                ;;
             strikeout,reload)
                 cmd="strikeout__subcmd__reload"
                 ;;
@@ -94,6 +97,9 @@ _strikeout() {
             strikeout__subcmd__help,pause)
                 cmd="strikeout__subcmd__help__subcmd__pause"
                 ;;
+            strikeout__subcmd__help,prefilter)
+                cmd="strikeout__subcmd__help__subcmd__prefilter"
+                ;;
             strikeout__subcmd__help,reload)
                 cmd="strikeout__subcmd__help__subcmd__reload"
                 ;;
@@ -140,7 +146,7 @@ _strikeout() {
 
     case "${cmd}" in
         strikeout)
-            opts="-h -V --help --version serve check doctor status list why ban unban pause resume forget reload metrics test replay import help"
+            opts="-h -V --help --version serve check doctor status list why ban unban pause resume forget prefilter reload metrics test replay import help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -258,7 +264,7 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__help)
-            opts="serve check doctor status list why ban unban pause resume forget reload metrics test replay import help"
+            opts="serve check doctor status list why ban unban pause resume forget prefilter reload metrics test replay import help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -398,6 +404,20 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__help__subcmd__pause)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        strikeout__subcmd__help__subcmd__prefilter)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -673,6 +693,28 @@ _strikeout() {
                     return 0
                     ;;
                 --table)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        strikeout__subcmd__prefilter)
+            opts="-h --config --output --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -59,6 +59,7 @@ mod tests {
     use super::*;
 
     fn text_of(rules: &str) -> String {
+        let rules = format!("[defaults]\nfamilies = ['scanners', 'agents', 'ordinary']\n{rules}");
         let config = Config::parse(rules.as_bytes(), std::path::Path::new("test.toml"), &RuleNames::default()).unwrap();
         text(&Prefilter::of(config.rules.rules()), &config.rules, "/etc/squid/strikeout")
     }

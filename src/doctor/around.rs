@@ -1,9 +1,12 @@
 //! What is checked around the verdicts: logs, lists, the operator's own address, who makes most of the traffic, fleet, hook, metrics.
 
+use std::path::Path;
+
 use super::facts::Facts;
 use super::report::Finding;
-use crate::control::status::FleetStatus;
+use crate::control::status::{FleetStatus, PrefilterStatus};
 use crate::list::ListSource;
+use crate::prefilter::files::commands;
 
 /// How many bytes of a log may wait.
 const MAX_LAG: u64 = 1 << 20;
@@ -146,5 +149,14 @@ pub fn services(facts: &Facts) -> Vec<Finding> {
         Some(Ok(())) => findings.push(Finding::ok("metrics", "the metrics are served")),
         None => {}
     }
+    findings.extend(status.prefilters.iter().map(prefilter));
     findings
+}
+
+/// The expressions of a Squid in the fast form.
+fn prefilter(status: &PrefilterStatus) -> Finding {
+    match &status.stale {
+        Some(stale) => Finding::warning("prefilter", stale.clone(), commands(Path::new(&status.directory))),
+        None => Finding::ok("prefilter", format!("the expressions in {} cover all rules in force", status.directory)),
+    }
 }

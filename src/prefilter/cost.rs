@@ -24,7 +24,7 @@ const ORDINARY: &str = " /index.html /index.php /admin/ /login /images/ /img/ /s
     /wp-content/plugins/ /wp-content/themes/ /wp-content/uploads/ /wp-includes/ /wp-admin/ /user/ /users/ /account/ /search /page/ /pages/ \
     /tags/ /news/ /blog/ /download/ /public/ /config /content/ /system/ /portal/ /services/ /resources/ /favicon.ico /robots.txt \
     /file/ /src/ /lib/ /include/ /themes/ /modules/ /plugins/ /packages/ /archive/ /logs /log/ /home /data/ /docs/ /help /info /test/ /service/ \
-    /services /settings /profile /summary.json /common.js /main.js /bundle.js /app.js /style.css /logo.png /photo-1024x768.jpg /fetch.php /load.php?lang=en \
+    /services /settings /profile /summary.json /common.js /main.js /bundle.js /app.js /style.css /logo.png /photo-1024x768.jpg /fetch.php /index.php/page /rest.php/v1/ /check /load.php?lang=en \
     &modules=startup &only=scripts /view.php?id=3 /discuss.php?d=12 /index.php?page=2 /default.aspx /setup.exe /package.json /config.xml /errors/ \
     /group/ /mail/ /root /local /default /create /media= /photos /image= /include= /templates/ /tools/ /products/ /category/ /2024/01/ \
     .html .php .css .js .jpg .jpeg .png .svg .gif .webp .xml .json .aspx .asp .jsp .cgi .txt .pdf .zip www. .com/ .org/ .net/ \

@@ -8,7 +8,10 @@
 ///
 /// A zero byte is none of them, because Squid leaves `%00` as it is (rfc1738.c: `rfc1738_unescape`), and so is `%`: see [`super::seen`].
 pub(super) const fn is_asked_about(byte: u8) -> bool {
-    matches!(byte, 0x01..=0x1f | 0x7f | b';' | b'\\' | b'#' | b'"' | b'\'' | b'<' | b'>' | b'^' | b'`' | b'{' | b'}')
+    matches!(
+        byte,
+        0x01..=0x1f | 0x7f | b';' | b'\\' | b'#' | b'"' | b'\'' | b'<' | b'>' | b'^' | b'`' | b'{' | b'}' | b'(' | b'$' | b'*' | b'|'
+    )
 }
 
 /// Further texts that make Squid ask.

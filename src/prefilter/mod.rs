@@ -89,7 +89,10 @@ impl Prefilter {
         let mut path = expressions::of(expressions::IN_URL, urls);
         let mut agent = expressions::of(expressions::IN_AGENT, agents);
         if path.len() > MAX_EXPRESSIONS || agent.len() > MAX_EXPRESSIONS {
-            unexpressed.push(Unexpressed { rule: None, because: "the rules are too many for Squid's expressions, which would take longer than asking" });
+            unexpressed.push(Unexpressed {
+                rule: None,
+                because: "the rules are too many for Squid's expressions, which would take longer than asking",
+            });
         }
         if !unexpressed.is_empty() {
             (path, agent) = (vec![EVERYTHING.to_owned()], Vec::new());
@@ -115,12 +118,8 @@ fn part(pattern: &RequestPattern) -> Result<Part, &'static str> {
     if !pattern.methods.is_empty() && pattern.methods.iter().all(is_unusual) {
         return Ok(Part::Method);
     }
-    let fields = [
-        (Field::Path, &pattern.path),
-        (Field::Query, &pattern.query),
-        (Field::Url, &pattern.url),
-        (Field::Agent, &pattern.user_agent),
-    ];
+    let fields =
+        [(Field::Path, &pattern.path), (Field::Query, &pattern.query), (Field::Url, &pattern.url), (Field::Agent, &pattern.user_agent)];
     if fields.iter().all(|(_, text)| text.is_none()) {
         return Err("it matches an ordinary method whatever the request is");
     }

@@ -214,7 +214,34 @@ pub(super) fn set(bytes: &[u8]) -> String {
     }
     let (mut plain, mut others) = (String::new(), Vec::new());
     let (mut has_control, mut has_high) = (false, false);
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b' ' | b'!' | b'"' | b'#' | b'%' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'/' | b';' | b'<' | b'>' | b'?' | b'@' | b'_' | b'`' | b'{' | b'|' | b'}' | b'$');
+    let is_plain = |byte: u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b' ' | b'!'
+                    | b'"'
+                    | b'#'
+                    | b'%'
+                    | b'\''
+                    | b'('
+                    | b')'
+                    | b'*'
+                    | b'+'
+                    | b','
+                    | b'/'
+                    | b';'
+                    | b'<'
+                    | b'>'
+                    | b'?'
+                    | b'@'
+                    | b'_'
+                    | b'`'
+                    | b'{'
+                    | b'|'
+                    | b'}'
+                    | b'$'
+            )
+    };
     let mut rest = bytes;
     while let Some((first, after)) = rest.split_first() {
         rest = after;
@@ -224,7 +251,9 @@ pub(super) fn set(bytes: &[u8]) -> String {
             0x80.. => has_high = true,
             byte if is_plain(byte) => {
                 let run = after.iter().zip(byte.saturating_add(1)..).take_while(|(next, expected)| {
-                    *next == expected && next.is_ascii_digit() == byte.is_ascii_digit() && next.is_ascii_lowercase() == byte.is_ascii_lowercase()
+                    *next == expected
+                        && next.is_ascii_digit() == byte.is_ascii_digit()
+                        && next.is_ascii_lowercase() == byte.is_ascii_lowercase()
                 });
                 let length = if byte.is_ascii_alphanumeric() { run.count() } else { 0 };
                 plain.push(char::from(byte));
@@ -265,7 +294,9 @@ mod tests {
 
     #[test]
     fn a_set_is_written_for_both_dialects_and_means_at_least_itself() {
-        for bytes in [vec![b'-'], vec![b']', b'^'], vec![b'['], vec![b'\n'], vec![b'a', b'b', b'c', b'd'], vec![0xaf, 0xc0], (0..=255).collect()] {
+        for bytes in
+            [vec![b'-'], vec![b']', b'^'], vec![b'['], vec![b'\n'], vec![b'a', b'b', b'c', b'd'], vec![0xaf, 0xc0], (0..=255).collect()]
+        {
             let regex = regex::bytes::Regex::new(&format!("(?is-u)^{}$", set(&bytes))).unwrap();
             assert!(bytes.iter().all(|byte| regex.is_match(&[*byte])), "{bytes:?}: {}", set(&bytes));
         }

@@ -16,7 +16,7 @@ use strikeout::internals::rule::set::{RuleSet, Scratch};
 use strikeout::internals::rule_id::RuleNames;
 
 use crate::harness::{STRIKEOUT, Stage, wait_until};
-use crate::rig::{Origin, Squid, get};
+use crate::rig::{Origin, Squid, get, request};
 use crate::samples::{BROWSER, DISGUISES, Rewrite, Sample, encoded, lines, method_and_url, mixed_case, samples};
 
 /// The rules that are off by default, switched on.
@@ -100,7 +100,10 @@ fn deciding(stage: &Stage, origin: &Origin, directory: &std::path::Path) -> Squi
     Squid::start(
         stage,
         origin,
-        &format!("{}\nhttp_access deny !strikeout_method\nhttp_access deny strikeout_agent\nhttp_access deny strikeout_path\n", acls.join("\n")),
+        &format!(
+            "{}\nhttp_access deny !strikeout_method\nhttp_access deny strikeout_agent\nhttp_access deny strikeout_path\n",
+            acls.join("\n")
+        ),
     )
 }
 
@@ -193,7 +196,17 @@ fn word(hir: &Hir, last: bool, out: &mut String) {
 
 /// Percent-encodes what may not stand in a URL.
 fn in_url(word: &str) -> String {
-    word.bytes().map(|byte| if byte.is_ascii_alphanumeric() || b"/.-_?=&".contains(&byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") }).collect()
+    word.bytes()
+        .map(
+            |byte| {
+                if byte.is_ascii_alphanumeric() || b"/.-_?=&".contains(&byte) {
+                    char::from(byte).to_string()
+                } else {
+                    format!("%{byte:02x}")
+                }
+            },
+        )
+        .collect()
 }
 
 #[test]
@@ -259,10 +272,9 @@ fn an_innocent_request_never_leaves_squid_and_a_probe_is_refused_all_the_same() 
     wait_until("the client is refused on other connections", || get(squid.port(), "198.51.100.1", "/") == 429);
     assert_eq!(get(squid.port(), "198.51.100.1", "/%77ootwoot"), 429);
     assert_eq!(innocent.send("GET", "/", &from("203.0.113.9")), 200);
-    for (client, method, url, headers) in [
-        ("198.51.100.2", "GET", "/", "User-Agent: sqlmap/1.7\r\n"),
-        ("198.51.100.3", "GET", "/a/%252e%252e/.env", ""),
-    ] {
+    for (client, method, url, headers) in
+        [("198.51.100.2", "GET", "/", "User-Agent: sqlmap/1.7\r\n"), ("198.51.100.3", "GET", "/a/%252e%252e/.env", "")]
+    {
         let status = Browser::new(squid.port()).send(method, url, &format!("X-Forwarded-For: {client}\r\n{headers}"));
         assert_eq!(status, 429, "{method} {url} {headers}");
     }
@@ -310,7 +322,10 @@ fn a_prefilter_older_than_the_rules_is_named_with_the_commands_that_mend_it() {
     // What the commands do.
     prefilter(&stage, rule);
     squid.control("reconfigure");
-    wait_until("Squid has loaded it", || get(squid.port(), "198.51.100.3", "/secret-place") == 429);
+    // Meanwhile Squid closes its port.
+    wait_until("Squid has loaded it", || {
+        request(squid.port(), "198.51.100.3", "GET", "/secret-place", "").is_ok_and(|reply| reply.status == 429)
+    });
     wait_until("it is current", || stale().as_array().unwrap().iter().all(|prefilter| prefilter["stale"].is_null()));
 }
 

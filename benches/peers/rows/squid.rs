@@ -81,7 +81,8 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let python = copy(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/helper.py")), "helper.py")?;
     let prefilter = world.path("prefilter");
     std::fs::create_dir(&prefilter)?;
-    let written = Command::new(programs::STRIKEOUT).arg("prefilter").arg("--config").arg(&config).arg("--output").arg(&prefilter).output()?;
+    let written =
+        Command::new(programs::STRIKEOUT).arg("prefilter").arg("--config").arg(&config).arg("--output").arg(&prefilter).output()?;
     anyhow::ensure!(written.status.success(), "strikeout prefilter: {}", String::from_utf8_lossy(&written.stderr));
     let form = |name: &str| -> Result<String> {
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("conf-examples").join(name))?;
@@ -148,7 +149,13 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         report.finding(case, "requests/s to echo", "×", paired(&rate(2), &rate(1), ratio), Some(Goal::AtLeast(0.97)));
         report.finding(case, "requests/s to no helper", "×", paired(&rate(2), &rate(0), ratio), None);
         report.finding(case, "requests/s of squid-failopen.conf to no helper", "×", paired(&rate(3), &rate(0), ratio), None);
-        report.finding(case, "requests/s of squid-fast.conf to no helper", "×", paired(&rate(4), &rate(0), ratio), Some(Goal::AtLeast(goal)));
+        report.finding(
+            case,
+            "requests/s of squid-fast.conf to no helper",
+            "×",
+            paired(&rate(4), &rate(0), ratio),
+            Some(Goal::AtLeast(goal)),
+        );
         report.finding(case, "requests/s of squid-fast.conf to the Python helper", "×", paired(&rate(4), &rate(5), ratio), None);
         if variants.len() > 6 {
             report.finding(case, "requests/s to userip", "×", paired(&rate(2), &rate(6), ratio), None);

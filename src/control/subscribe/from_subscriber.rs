@@ -161,7 +161,9 @@ impl FromSubscriber {
                 let (deferred, dropped) = rest.split_once(' ')?;
                 Some(Self::Overflow { deferred: deferred.parse().ok()?, dropped: dropped.parse().ok()? })
             }
-            "prefilter" => serde_json::from_str::<PrefilterLine>(rest).ok()?.into_prefilter().map(|prefilter| Self::Prefilter(Box::new(prefilter))),
+            "prefilter" => {
+                serde_json::from_str::<PrefilterLine>(rest).ok()?.into_prefilter().map(|prefilter| Self::Prefilter(Box::new(prefilter)))
+            }
             "refused" => {
                 let (rule, count) = rest.split_once(' ')?;
                 Some(Self::Refused { rule: rule.to_owned(), count: count.parse().ok()? })

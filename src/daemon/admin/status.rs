@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::context::AdminContext;
 use crate::control::pause::PauseStatus;
-use crate::control::status::{DaemonStatus, FalseBans, FleetStatus, FollowedLog, HeavyClient, LastAsked, PrefilterStatus, RuleStatus, StateStatus};
+use crate::control::status::{
+    DaemonStatus, FalseBans, FleetStatus, FollowedLog, HeavyClient, LastAsked, PrefilterStatus, RuleStatus, StateStatus,
+};
 use crate::daemon::metrics::counters::Question;
 use crate::daemon::metrics::process::ProcessNumbers;
 use crate::daemon::traffic::Heaviest;

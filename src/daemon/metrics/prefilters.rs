@@ -32,10 +32,9 @@ impl LoadedPrefilters {
     #[must_use]
     pub fn stale(&self, rules: &[Arc<Rule>]) -> Vec<PrefilterStatus> {
         let known = self.0.lock();
-        let status = known.values().map(|prefilter| PrefilterStatus {
-            directory: prefilter.directory.display().to_string(),
-            stale: prefilter.staleness(rules),
-        });
+        let status = known
+            .values()
+            .map(|prefilter| PrefilterStatus { directory: prefilter.directory.display().to_string(), stale: prefilter.staleness(rules) });
         status.collect()
     }
 }

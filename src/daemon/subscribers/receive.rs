@@ -145,7 +145,8 @@ mod tests {
     fn a_strike_counts_without_an_answer() {
         let engine = engine("[defaults]\nignoreip = ['198.51.100.9']\n[[rule]]\nname = 'page-probes'\nmaxretry = 3");
         let receive_some = |count: u32, address: &str, rule: &str| {
-            receive(ID, &engine, NOW, &format!("strike {count} {address} {rule} GET /x"), &Arc::default(), |_| panic!("an answer")).unwrap();
+            receive(ID, &engine, NOW, &format!("strike {count} {address} {rule} GET /x"), &Arc::default(), |_| panic!("an answer"))
+                .unwrap();
             engine.bans().len()
         };
         let receive = |address: &str, rule: &str| receive_some(1, address, rule);

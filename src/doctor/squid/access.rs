@@ -136,8 +136,11 @@ mod tests {
     use super::*;
     use crate::doctor::squid_config::tests::config;
 
-    const EXAMPLES: [&str; 2] =
-        [include_str!("../../../conf-examples/squid-failopen.conf"), include_str!("../../../conf-examples/squid.conf")];
+    const EXAMPLES: [&str; 3] = [
+        include_str!("../../../conf-examples/squid-failopen.conf"),
+        include_str!("../../../conf-examples/squid.conf"),
+        include_str!("../../../conf-examples/squid-fast.conf"),
+    ];
 
     fn found(text: &str) -> Vec<String> {
         let config = config(&[("/s", text)]);
