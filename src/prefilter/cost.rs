@@ -73,14 +73,14 @@ pub(super) fn of_expression(length: usize, probability: f64, field: Field) -> f6
 /// The same for the ordinary words that the expression matches.
 pub(super) fn of_ordinary(expression: &str) -> f64 {
     // An expression that the other engine does not take is no worse for that.
-    let Ok(regex) = Regex::new(&format!("(?is-u){expression}")) else { return 0.0 };
+    let Ok(regex) = Regex::new(&format!("(?is){expression}")) else { return 0.0 };
     ORDINARY.split_ascii_whitespace().filter(|word| regex.is_match(word.as_bytes())).map(|_| OF_ASKING * ORDINARY_SHARE).sum()
 }
 
 /// Microseconds for each request that a text costs.
 pub(super) fn of_text(text: &[u8], field: Field) -> f64 {
     let probability = text.iter().map(|byte| frequency(byte.to_ascii_lowercase(), field)).product();
-    let ordinary = if ORDINARY_PARTS.contains(text) { OF_ASKING * ORDINARY_SHARE } else { 0.0 };
+    let ordinary = if ORDINARY_PARTS.contains(text.trim_ascii()) { OF_ASKING * ORDINARY_SHARE } else { 0.0 };
     // Most texts in a URL begin with a slash, which they share.
     let length = text.len() - usize::from(text.starts_with(b"/"));
     of_expression(length, probability, field) + ordinary

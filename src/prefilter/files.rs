@@ -30,8 +30,8 @@ impl Prefilter {
     /// The file that could not be written, and why. The old one is still there.
     pub fn write(&self, directory: &Path) -> Result<(), String> {
         // A reader takes the rules from the second file, and notices if the first one is of other rules.
-        replace(directory, AGENT_FILE, &self.text(&self.agent, false))?;
-        replace(directory, PATH_FILE, &self.text(&self.path, true))?;
+        replace(directory, AGENT_FILE, &bytes(&self.text(&self.agent, false)))?;
+        replace(directory, PATH_FILE, &bytes(&self.text(&self.path, true)))?;
         // So that both names outlive a power failure.
         let _ = fs::File::open(directory).and_then(|directory| directory.sync_all());
         Ok(())
@@ -45,16 +45,21 @@ impl Prefilter {
             let _ = writeln!(text, "{RULES}{line}");
         }
         for expression in expressions {
-            // Squid joins expressions of the same case to longer ones, as far as 8 KiB (RegexData.cc: `compileOptimisedREs`), for which glibc
-            // takes much more memory and time.
+            // Squid joins short expressions of the same case to longer ones (RegexData.cc: `compileOptimisedREs`), for which glibc takes more
+            // memory and time. By this change of case it compiles each by itself, and says at its start that it could not join them.
             let _ = writeln!(text, "-i\n{expression}\n+i");
         }
         text
     }
 }
 
+/// Characters from 0x80 on stand for bytes; see [`super::posix`].
+fn bytes(text: &str) -> Vec<u8> {
+    text.chars().map(|character| u8::try_from(character).unwrap_or(b'.')).collect()
+}
+
 /// Writes a file beside `name`, and renames it.
-fn replace(directory: &Path, name: &str, text: &str) -> Result<(), String> {
+fn replace(directory: &Path, name: &str, text: &[u8]) -> Result<(), String> {
     let (path, temporary) = (directory.join(name), directory.join(format!(".{name}.{}", std::process::id())));
     let written = (|| {
         // One of an earlier process with this number. A link that somebody else has put there is not followed.
@@ -65,7 +70,7 @@ fn replace(directory: &Path, name: &str, text: &str) -> Result<(), String> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
         // Whatever the umask is: Squid's user must be able to read it.
         rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o644))?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(text)?;
         file.sync_all()?;
         fs::rename(&temporary, &path)
     })();
@@ -148,9 +153,10 @@ fn named(rules: &[&str]) -> String {
 /// The version and the rules that a file says that it is made of.
 fn read_file(path: &Path) -> Result<(u64, Stamp), String> {
     let at = |error: String| format!("{}: {error}", path.display());
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(|error| at(error.to_string()))?;
-    file.take(MAX_SIZE).read_to_string(&mut text).map_err(|error| at(error.to_string()))?;
+    file.take(MAX_SIZE).read_to_end(&mut bytes).map_err(|error| at(error.to_string()))?;
+    let text = String::from_utf8_lossy(&bytes);
     let version = text.lines().find_map(|line| line.strip_prefix(VERSION)).and_then(|version| u64::from_str_radix(version, 16).ok());
     let version = version.ok_or_else(|| at(format!("found no line {VERSION:?}, expected a file made by `strikeout prefilter`")))?;
     let mut stamp = Stamp::default();
@@ -213,7 +219,7 @@ mod tests {
         let fault = || LoadedPrefilter::read(path).fault.unwrap();
         assert!(fault().contains("path.regex: No such file"), "{}", fault());
         Prefilter::of(&rules("")).write(path).unwrap();
-        let mine = fs::read_to_string(path.join(AGENT_FILE)).unwrap();
+        let mine = fs::read(path.join(AGENT_FILE)).unwrap();
         Prefilter::of(&rules("[[rule]]\nname = 'one'\npath = '^/one$'")).write(path).unwrap();
         fs::write(path.join(AGENT_FILE), mine).unwrap();
         assert!(fault().contains("different rules"), "{}", fault());
@@ -239,6 +245,9 @@ mod tests {
         let all = Config::parse(b"", Path::new("test.toml"), &RuleNames::default()).unwrap();
         let prefilter = Prefilter::of(all.rules.rules());
         let text = prefilter.text(&prefilter.path, true);
-        assert!(text.lines().all(|line| line.len() <= 1000 && line.bytes().all(|byte| (b' '..=b'~').contains(&byte))));
+        assert!(
+            text.lines()
+                .all(|line| line.len() <= 1000 && line.chars().all(|c| (' '..='~').contains(&c) || ('\u{80}'..='\u{ff}').contains(&c)))
+        );
     }
 }

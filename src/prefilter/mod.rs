@@ -32,7 +32,7 @@ const MAX_EXPRESSIONS: usize = 16;
 /// The expressions for Squid, and what they do not cover.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefilter {
-    /// For `url_regex`, each at most [`expressions::MAX_LENGTH`] bytes of printable ASCII, to be matched regardless of case.
+    /// For `url_regex`, each at most [`expressions::MAX_LENGTH`] characters, to be matched regardless of case; one from 0x80 on is a byte.
     pub path: Vec<String>,
     /// For `browser`; the same.
     pub agent: Vec<String>,

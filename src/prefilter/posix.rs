@@ -1,12 +1,15 @@
 //! Translates patterns into POSIX extended expressions, which Squid uses, and texts and sets of bytes for use in them.
 //!
-//! Everything that is written is printable ASCII and means the same to the `regex` crate (with `(?is-u)`), which the tests use.
+//! What is written is printable ASCII, and bytes from 0x80 on as characters of the same number, which [`super::files`] writes as bytes. It means
+//! the same to the `regex` crate (with `(?is-u)` and such a byte as an escape), which the tests use.
 
 use regex_syntax::hir::{Class, ClassBytes, Hir, HirKind, Literal, Repetition};
 
 use super::cost;
 use super::seen::Field;
 
+/// Bytes besides letters and digits that mean themselves between brackets, in both dialects and wherever they stand.
+const PLAIN: &[u8] = b" !\"#%'()*+,/;<>?@_`{|}$";
 /// Maximum length of a translated pattern, in bytes.
 const MAX_LENGTH: usize = 500;
 /// Maximum number of times that a repeated part is written.
@@ -202,10 +205,11 @@ fn bytes_of(class: &Class) -> Vec<u8> {
     }
 }
 
-/// An expression for one of `bytes`, which are sorted and not empty (an expression for none would match anything); it may match further bytes that no URL holds as sent.
+/// An expression for one of `bytes`, which are sorted and not empty: one for none would match anything. It may match further bytes that no URL
+/// holds as sent.
 pub(super) fn set(bytes: &[u8]) -> String {
     if let [byte] = bytes
-        && byte.is_ascii_graphic()
+        && (byte.is_ascii_graphic() || !byte.is_ascii())
     {
         return escaped(*byte);
     }
@@ -213,42 +217,18 @@ pub(super) fn set(bytes: &[u8]) -> String {
         return ".".to_owned();
     }
     let (mut plain, mut others) = (String::new(), Vec::new());
-    let (mut has_control, mut has_high) = (false, false);
-    let is_plain = |byte: u8| {
-        byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b' ' | b'!'
-                    | b'"'
-                    | b'#'
-                    | b'%'
-                    | b'\''
-                    | b'('
-                    | b')'
-                    | b'*'
-                    | b'+'
-                    | b','
-                    | b'/'
-                    | b';'
-                    | b'<'
-                    | b'>'
-                    | b'?'
-                    | b'@'
-                    | b'_'
-                    | b'`'
-                    | b'{'
-                    | b'|'
-                    | b'}'
-                    | b'$'
-            )
-    };
+    // Many are written as what no URL holds as sent.
+    let has_high = bytes.iter().filter(|byte| !byte.is_ascii()).count() > 16;
+    let mut has_control = false;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || PLAIN.contains(&byte);
     let mut rest = bytes;
     while let Some((first, after)) = rest.split_first() {
         rest = after;
         match *first {
             // A zero byte is no part of what Squid sees.
             0..=0x1f | 0x7f => has_control = true,
-            0x80.. => has_high = true,
+            byte if !byte.is_ascii() && !has_high => plain.push(char::from(byte)),
+            0x80.. => {}
             byte if is_plain(byte) => {
                 let run = after.iter().zip(byte.saturating_add(1)..).take_while(|(next, expected)| {
                     *next == expected
@@ -297,7 +277,9 @@ mod tests {
         for bytes in
             [vec![b'-'], vec![b']', b'^'], vec![b'['], vec![b'\n'], vec![b'a', b'b', b'c', b'd'], vec![0xaf, 0xc0], (0..=255).collect()]
         {
-            let regex = regex::bytes::Regex::new(&format!("(?is-u)^{}$", set(&bytes))).unwrap();
+            let text: String =
+                set(&bytes).chars().map(|c| if c.is_ascii() { c.to_string() } else { format!("\\x{:02x}", u32::from(c)) }).collect();
+            let regex = regex::bytes::Regex::new(&format!("(?is-u)^{text}$")).unwrap();
             assert!(bytes.iter().all(|byte| regex.is_match(&[*byte])), "{bytes:?}: {}", set(&bytes));
         }
         assert_eq!(set(b"0123456789abc"), "[0-9abc]");

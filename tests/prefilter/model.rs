@@ -12,7 +12,12 @@ pub struct Model {
 
 impl Model {
     pub fn new(prefilter: &Prefilter) -> Self {
-        let compile = |text: &String| Regex::new(&format!("(?is-u){text}")).unwrap_or_else(|error| panic!("{text}: {error}"));
+        // A character from 0x80 on is a byte.
+        let escaped = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\x{:02x}", u32::from(c)) };
+        let compile = |text: &String| {
+            let text: String = text.chars().map(escaped).collect();
+            Regex::new(&format!("(?is-u){text}")).unwrap_or_else(|error| panic!("{text}: {error}"))
+        };
         Self { path: prefilter.path.iter().map(compile).collect(), agent: prefilter.agent.iter().map(compile).collect() }
     }
 
