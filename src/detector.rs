@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::client::{Client, Ipv6Prefix};
 use crate::event::{Connection, Event, Request, Service};
-use crate::list::Lists;
+use crate::list::{BannedNetwork, Lists};
 use crate::policy::Policy;
 use crate::rule::set::Scratch;
 use crate::rule::{Cleared, Evidence, LinePattern, Marks, Mode, Offence, Rule, RuleSet, SmtpRefusal, Trigger};
@@ -85,7 +85,7 @@ impl Detector<'_> {
         // The ban of an IPv6 prefix may be due to another of its addresses.
         let is_meant = |ban: &Ban| !self.rules.get(ban.rule).is_some_and(|rule| rule.ignoreip.contains(address));
         let own = || self.bans.get(client, service, now).filter(is_meant);
-        if let Some(Ban { until, rule, saved }) = own().or_else(|| self.banned_network(now, address)) {
+        if let Some(Ban { until, rule, saved }) = own().or_else(|| self.banned_network(now, address, service)) {
             return Some((Refusal { rule, until, reason: DenyReason::Banned }, saved));
         }
         self.lists.denied(address)?;
@@ -146,9 +146,16 @@ impl Detector<'_> {
         }
     }
 
-    fn banned_network(&self, now: Time, address: IpAddr) -> Option<Ban> {
-        let network = self.lists.banned.lookup(address, now)?;
-        Some(Ban { until: network.until.map_or(Until::NEVER, Until::at), rule: RuleId::MANUAL, saved: true })
+    fn banned_network(&self, now: Time, address: IpAddr, service: Service) -> Option<Ban> {
+        let network = self.network_ban(now, address, service)?;
+        Some(Ban { until: network.until.map_or(Until::NEVER, Until::at), rule: network.rule, saved: network.saved.get() })
+    }
+
+    /// The banned network that refuses `address` on `service`, unless the client's own ban does.
+    #[must_use]
+    pub fn network_ban(&self, now: Time, address: IpAddr, service: Service) -> Option<&BannedNetwork> {
+        let is_ignored = |rule| self.rules.get(rule).is_some_and(|rule| rule.ignoreip.contains(address));
+        self.lists.banned.lookup(address, now, |ban| ban.scope.services().contains(&service) && !is_ignored(ban.rule))
     }
 
     fn request(&self, now: Time, address: IpAddr, client: Client, request: &Request<'_>, scratch: &mut Scratch) -> Judgement {

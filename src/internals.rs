@@ -115,7 +115,7 @@ pub mod prefilter {
     }
 }
 pub mod rule {
-    pub use crate::rule::{Evidence, LinePattern, Mode, Offence, Rule, RuleSet, Trigger};
+    pub use crate::rule::{CountBy, Evidence, LinePattern, Mode, Offence, Rule, RuleSet, Trigger};
     pub mod builtin {
         pub use crate::rule::builtin::{FAMILIES, family, specs};
     }

@@ -133,8 +133,9 @@ fn every_rule_matches_its_samples_and_not_its_counterexamples() {
     for rule in rules.rules() {
         if matches!(
             rule.trigger,
-            Trigger::RequestRate | Trigger::PageProbe | Trigger::ConnectionRate | Trigger::Simultaneous { .. } | Trigger::Incident
-        ) {
+            Trigger::PageProbe | Trigger::ConnectionRate | Trigger::Simultaneous { .. } | Trigger::Incident | Trigger::Ban
+        ) || rule.trigger.is_request_rate()
+        {
             continue; // They do not look at text.
         }
         let Some(Samples { strike, spare }) = samples.get(&*rule.name).filter(|samples| !samples.strike.is_empty()) else {
@@ -276,7 +277,7 @@ fn no_single_request_or_failure_of_ordinary_use_is_enough_for_a_ban() {
     }
     for rule in rules.rules() {
         match &rule.trigger {
-            Trigger::RequestRate => assert_eq!(rule.mode, Mode::Shadow, "{}", rule.name),
+            Trigger::RequestRate | Trigger::UnreferredRate => assert_eq!(rule.mode, Mode::Shadow, "{}", rule.name),
             // A page that embeds what is missing names itself, and who logs in succeeds in the end.
             Trigger::Response(pattern) => {
                 let is_no_page = pattern.referer == Some(false) && (rule.distinct.is_some() || pattern.methods == ["POST"]);

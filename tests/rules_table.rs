@@ -7,7 +7,7 @@ use std::path::Path;
 
 use strikeout::internals::event::Scope;
 use strikeout::internals::rule::spec::RuleDefaults;
-use strikeout::internals::rule::{LinePattern, Mode, Rule, Trigger, builtin};
+use strikeout::internals::rule::{CountBy, LinePattern, Mode, Rule, Trigger, builtin};
 use strikeout::internals::rule_id::RuleNames;
 
 fn looks_at(rule: &Rule) -> String {
@@ -24,6 +24,8 @@ fn looks_at(rule: &Rule) -> String {
             methods.into_iter().chain(parts).collect::<Vec<_>>().join(", ")
         }
         Trigger::RequestRate => "every request".into(),
+        Trigger::UnreferredRate => "every request without Referer and Sec-Fetch-Site".into(),
+        Trigger::Ban => "bans by other rules".into(),
         Trigger::PageProbe => "refused requests, Sec-Fetch-Site".into(),
         Trigger::Response(pattern) => {
             let statuses: Vec<String> = pattern.statuses.iter().map(u16::to_string).collect();
@@ -61,6 +63,10 @@ fn table() -> String {
             let off = spec.enabled == Some(false);
             let rule = spec.check(&names, &RuleDefaults::default()).unwrap();
             let after = if rule.maxretry == 1 { "1".into() } else { format!("{} in {}", rule.maxretry, rule.findtime) };
+            let after = match rule.count_by {
+                CountBy::Client => after,
+                CountBy::Network(size) => format!("{after} by {} clients of a /{} (IPv6 /{})", rule.members, size.ipv4, size.ipv6),
+            };
             let mode = match (off, rule.mode) {
                 (true, _) => "off",
                 (false, Mode::Shadow) => "shadow",

@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 
 use super::terminal::{Colours, moment, span};
 use crate::control::explanation::NetworkBan;
+use crate::event::Scope;
 
 /// Builds the text, a titled line at a time.
 pub(super) struct Printer {
@@ -39,12 +40,16 @@ impl Printer {
     pub(super) fn network(&mut self, ban: &NetworkBan) {
         let by = if ban.rule == "manual" { "by hand".to_owned() } else { format!("by {}", ban.rule) };
         let (since, end) = (self.ago(ban.since_ago), self.end(ban.remaining));
-        self.line("network", &format!("{} is banned {by} since {since}, {end}", ban.network));
+        let place = if ban.scope == Scope::All { String::new() } else { format!(" (scope {})", ban.scope.as_str()) };
+        self.line("network", &format!("{} is banned {by}{place} since {since}, {end}", ban.network));
         if let Some(by) = &ban.by {
             self.line("by", by);
         }
+        if ban.members > 0 {
+            self.line("members", &format!("{} clients or more", ban.members));
+        }
         if let Some(reason) = &ban.reason {
-            self.line("reason", reason);
+            self.line(if ban.members > 0 { "evidence" } else { "reason" }, reason);
         }
         if let Some(node) = &ban.node {
             self.line("machine", node);

@@ -130,6 +130,13 @@ impl Printer {
             let end = self.end(ban.remaining);
             self.line("shadow", &format!("{} would refuse it ({}) {end} if it were not in shadow mode", ban.rule, ban.service));
         }
+        for ban in &explanation.shadow_networks {
+            let end = self.end(ban.remaining);
+            self.line("shadow", &format!("{} would refuse {} {end} if it were not in shadow mode", ban.rule, ban.network));
+            if let Some(reason) = &ban.reason {
+                self.line("", reason);
+            }
+        }
         for strikes in &explanation.strikes {
             self.strikes(strikes);
         }

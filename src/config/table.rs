@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::{Bounded, ConfigError, pieces};
 use crate::client::Ipv6Prefix;
+use crate::engine::DEFAULT_NETWORKS;
 use crate::policy::OnFailure;
 
 /// The socket that the daemon listens on and all other programs connect to, unless configured otherwise.
@@ -27,6 +28,8 @@ pub struct TableConfig {
     pub clients: Bounded<100_000_000>,
     /// Maximum number of clients banned by rules, 1 to 100,000,000.
     pub bans: Bounded<100_000_000>,
+    /// Maximum number of networks whose offences are counted, 1 to 10,000,000.
+    pub networks: Bounded<10_000_000>,
     /// Prefix length that IPv6 addresses are cut to, 1 to 128 bits.
     pub ipv6_prefix: Ipv6Prefix,
     /// The answer of a helper that cannot reach the table.
@@ -42,6 +45,7 @@ impl Default for TableConfig {
             state: "/var/lib/strikeout/strikeout.db".into(),
             clients: Bounded(1_000_000),
             bans: Bounded(1_000_000),
+            networks: Bounded(DEFAULT_NETWORKS),
             ipv6_prefix: Ipv6Prefix::default(),
             on_failure: OnFailure::Allow,
         }

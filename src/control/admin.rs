@@ -182,7 +182,10 @@ pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
             None => ban.length = length(word)?,
         }
     }
-    check_scope(ban.target, ban.scope, None)?;
+    // A rule that counts networks bans them on its services, and such a ban may be restored.
+    if ban.rule.is_none() {
+        check_scope(ban.target, ban.scope, None)?;
+    }
     Ok(ban)
 }
 

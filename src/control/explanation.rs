@@ -29,6 +29,9 @@ pub struct Explanation {
     /// The banned network that it is in.
     #[serde(default)]
     pub network: Option<NetworkBan>,
+    /// The networks around it that rules in shadow mode would have banned.
+    #[serde(default)]
+    pub shadow_networks: Vec<NetworkBan>,
     /// The active ban of the client itself, or its latest one.
     #[serde(default)]
     pub ban: Option<ClientBan>,
@@ -90,6 +93,11 @@ pub enum RefusedBy {
 pub struct NetworkBan {
     pub network: String,
     pub rule: String,
+    #[serde(default)]
+    pub scope: Scope,
+    /// How many different clients offended; 0 for a ban by hand.
+    #[serde(default)]
+    pub members: u32,
     /// The node of the fleet that made the ban, if it is another one.
     #[serde(default)]
     pub node: Option<String>,
@@ -98,7 +106,7 @@ pub struct NetworkBan {
     pub since_ago: u64,
     pub until: i64,
     pub remaining: i64,
-    /// The operator's reason.
+    /// Some of the clients and the last offence, or the operator's reason.
     #[serde(default)]
     pub reason: Option<String>,
     /// Who banned it by hand, in words.

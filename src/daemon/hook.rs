@@ -312,12 +312,12 @@ mod tests {
         let hook = hook(&format!("[hook]\ncommand = ['/bin/sh', '-c', 'echo \"$@\" >> {}', 'calls']", file.display()));
         for _ in 0..3 {
             hook.notify(
-                &Change::NetworkBanned {
-                    network: "198.51.100.0/24".parse().unwrap(),
-                    since: Time::from_secs(0),
-                    until: crate::table::Until::NEVER,
-                    reason: crate::rule::Evidence::new(&[]),
-                },
+                &Change::NetworkBanned(crate::engine::NetworkRecord::manual(
+                    "198.51.100.0/24".parse().unwrap(),
+                    Time::from_secs(0),
+                    crate::table::Until::NEVER,
+                    crate::rule::Evidence::new(&[]),
+                )),
                 Ipv6Prefix::default(),
             );
             hook.notify(

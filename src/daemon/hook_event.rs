@@ -82,13 +82,13 @@ impl<'a> HookEvent<'a> {
                 by: record.evidence.by(),
                 node: given(&record.node),
             },
-            Change::NetworkBanned { network, since, until, reason } => Self {
+            Change::NetworkBanned(record) => Self {
                 event: "ban",
-                rule: Some("manual"),
-                until: Some(epoch(*until)),
-                evidence: given(reason.as_str()),
-                by: reason.by(),
-                ..unban(network.to_string(), Scope::All, *since)
+                rule: Some(&record.rule),
+                until: Some(epoch(record.until)),
+                evidence: given(record.reason.as_str()),
+                by: record.reason.by(),
+                ..unban(record.network.to_string(), record.scope, record.since)
             },
             Change::Unbanned { client, scope, at, .. } => unban(client.display(prefix).to_string(), *scope, *at),
             Change::NetworkUnbanned { network, at } => unban(network.to_string(), Scope::All, *at),

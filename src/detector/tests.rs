@@ -161,7 +161,7 @@ fn a_banned_network_refuses_its_addresses_on_every_service_until_its_end() {
         [("192.0.2.0/24", Some(NOW.after(Span::from_secs(60)))), ("198.51.100.0/24", None), ("203.0.113.0/24", Some(NOW))]
     {
         let network = network.parse().unwrap();
-        fixture.policy.lists.banned.insert(BannedNetwork { network, rule: "manual".into(), since: NOW, until });
+        fixture.policy.lists.banned.insert(BannedNetwork { until, ..BannedNetwork::manual(network, NOW) });
     }
     for (address, until) in
         [("192.0.2.7", Some(Until::at(NOW.after(Span::from_secs(60))))), ("198.51.100.7", Some(Until::NEVER)), ("203.0.113.7", None)]

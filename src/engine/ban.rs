@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::crowds::banned_network;
 use super::lift::refuses_here;
 use super::publish::Publication;
-use super::{Applied, BanRecord, Change, Completion, Engine, Persisted};
+use super::{Applied, BanRecord, Change, Completion, Engine, NetworkRecord, Persisted};
 use crate::client::Client;
 use crate::event::Scope;
-use crate::list::BannedNetwork;
-use crate::rule::{Evidence, Standing};
-use crate::rule_id::RuleId;
+use crate::list::Saved;
+use crate::rule::Standing;
 use crate::table::{Ban, Until};
 use crate::time::Time;
 
@@ -48,17 +48,6 @@ impl Engine {
         self.bans.unban(client, scope);
         let kept = self.forget_earlier_bans(client, scope);
         self.persist_and_complete(Change::Unbanned { client, scope, at: now, kept }, changed, completion);
-    }
-
-    /// Bans a network, on all services, in place of an earlier ban of the same network.
-    pub fn ban_network(self: &Arc<Self>, ban: BannedNetwork, reason: Evidence, completion: Completion) {
-        let until = ban.until.map_or(Until::NEVER, Until::at);
-        let change = Change::NetworkBanned { network: ban.network, since: ban.since, until, reason };
-        let _lock = self.client_locks.lock(&ban.network);
-        self.change_lists(|lists| {
-            lists.banned.insert(ban);
-        });
-        self.persist_and_complete(change, true, completion);
     }
 
     /// Unbans exactly this network. Like [`Engine::unban`], persisted and published even if there is none.
@@ -99,7 +88,9 @@ impl Engine {
     fn take_over(&self, change: &Change, now: Time, refuses: impl Fn(Standing) -> bool) {
         let _lock = match change {
             Change::Banned(BanRecord { client, .. }) | Change::Unbanned { client, .. } => Some(self.client_locks.lock(client)),
-            Change::NetworkBanned { network, .. } | Change::NetworkUnbanned { network, .. } => Some(self.client_locks.lock(network)),
+            Change::NetworkBanned(NetworkRecord { network, .. }) | Change::NetworkUnbanned { network, .. } => {
+                Some(self.client_locks.lock(network))
+            }
             Change::Forgotten(_) | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
         };
         match change {
@@ -113,9 +104,12 @@ impl Engine {
                 self.forget_earlier_bans(*client, *scope);
             }
             Change::Forgotten(forgotten) => self.drop_earlier_bans(forgotten),
-            Change::NetworkBanned { network, since, until, .. } => {
-                let rule = self.names.name(RuleId::MANUAL);
-                let ban = BannedNetwork { network: *network, rule, since: *since, until: until.time() };
+            Change::NetworkBanned(record) => {
+                let rule = self.names.intern(&record.rule);
+                if !refuses(self.policy().rules.standing(Some(rule), &record.rule)) {
+                    return;
+                }
+                let ban = banned_network(rule, record, Saved::default());
                 if ban.is_active(now) {
                     self.change_lists(|lists| {
                         lists.banned.insert(ban);

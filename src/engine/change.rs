@@ -25,13 +25,7 @@ pub enum Change {
     },
     /// An operator had the earlier bans of many clients forgotten, whether these are banned or not.
     Forgotten(Forgotten),
-    /// A network is banned by an operator or another machine.
-    NetworkBanned {
-        network: IpNet,
-        since: Time,
-        until: Until,
-        reason: Evidence,
-    },
+    NetworkBanned(NetworkRecord),
     NetworkUnbanned {
         network: IpNet,
         at: Time,
@@ -73,6 +67,29 @@ pub struct BanRecord {
     pub evidence: Evidence,
     /// The node that made it; empty for this one.
     pub node: Arc<str>,
+}
+
+/// The ban of a network, by a rule that counts networks, an operator or another machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkRecord {
+    pub network: IpNet,
+    pub scope: Scope,
+    /// The rule's name.
+    pub rule: Arc<str>,
+    pub since: Time,
+    pub until: Until,
+    /// How many different clients offended; 0 for a ban by hand.
+    pub members: u32,
+    /// Some of its members and the last offence, or an operator's reason.
+    pub reason: Evidence,
+}
+
+impl NetworkRecord {
+    /// A ban by hand, on every service.
+    #[must_use]
+    pub fn manual(network: IpNet, since: Time, until: Until, reason: Evidence) -> Self {
+        Self { network, scope: Scope::All, rule: "manual".into(), since, until, members: 0, reason }
+    }
 }
 
 /// Runs a callback of another module, whose panic must stop nothing else. `caller` is named in the log.

@@ -5,14 +5,15 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 
+use super::crowds::CrowdStrike;
 use super::reply::Reply;
-use super::{BanRecord, EarlierBans, Engine};
+use super::{BanRecord, EarlierBans, Engine, NetworkRecord};
 use crate::client::Client;
 use crate::clock::timestamp;
 use crate::detector::Detector;
 use crate::event::Service;
 use crate::event::behaviour::Outcome;
-use crate::rule::{Cleared, Mode, Offence, Rule, Standing, Trigger};
+use crate::rule::{Cleared, CountBy, Evidence, Mode, Offence, Rule, Standing, Trigger};
 use crate::rule_id::RuleId;
 use crate::table::{Ban, Counter, Until};
 use crate::time::Time;
@@ -30,6 +31,8 @@ pub struct CountResult {
     pub banned: Vec<BanRecord>,
     /// The bans that rules in shadow mode would have made.
     pub shadowed: Vec<BanRecord>,
+    /// The networks that it led to bans of, or would have in shadow mode, each with its rule.
+    pub networks: Vec<(Arc<Rule>, NetworkRecord)>,
 }
 
 impl Engine {
@@ -40,41 +43,100 @@ impl Engine {
 
     /// The same for `count` offences that were reported together.
     pub fn record_offences(self: &Arc<Self>, now: Time, offence: &Offence, service: Service, count: u32, reply: Reply) {
-        let (result, _lock) = self.count_locked(now, offence, service, count);
+        let (CountResult { verdict, banned, networks, .. }, lock) = self.count_locked(now, offence, service, count);
         // One event of these may well be ordinary.
-        let may_be_ordinary =
-            |rule: &Arc<Rule>| matches!(rule.trigger, Trigger::RequestRate | Trigger::ConnectionRate | Trigger::PageProbe);
+        let may_be_ordinary = |rule: &Arc<Rule>| {
+            matches!(rule.trigger, Trigger::ConnectionRate | Trigger::PageProbe | Trigger::Ban) || rule.trigger.is_request_rate()
+        };
         if !offence.rules.iter().all(may_be_ordinary) {
             self.false_positives.record(offence.client, Outcome::Offence, false);
         }
-        self.publish_bans(result.banned, result.verdict, reply);
+        let over_bans = self.offence_of_bans(offence, &banned);
+        let mut networks = networks.into_iter().filter(|(rule, _)| rule.mode == Mode::Enforce);
+        // The answer rests on the client's own ban, if there is one.
+        if banned.is_empty()
+            && let Some((rule, record)) = networks.next()
+        {
+            drop(lock);
+            self.ban_network_by_rule(now, &rule, record, verdict, reply);
+        } else {
+            self.publish_bans(banned, verdict, reply);
+            drop(lock);
+        }
+        for (rule, record) in networks {
+            self.ban_network_by_rule(now, &rule, record, Verdict::Allow(AllowReason::NotApplicable), Reply::new(|_| ()));
+        }
+        if let Some(offence) = over_bans {
+            self.record_offence(now, &offence, service, Reply::new(|_| ()));
+        }
     }
 
     /// Counts `strikes` strikes under every offended rule, and bans where that reaches `maxretry`.
     ///
     /// Nothing is saved, published or answered. Replay needs no more than this; [`Engine::record_offence`] does the rest.
     pub fn count(&self, now: Time, offence: &Offence, service: Service, strikes: u32) -> CountResult {
-        self.count_locked(now, offence, service, strikes).0
+        let (mut result, lock) = self.count_locked(now, offence, service, strikes);
+        drop(lock);
+        for (rule, record) in result.networks.iter().filter(|(rule, _)| rule.mode == Mode::Enforce) {
+            self.replay_network(now, rule, record);
+        }
+        if let Some(offence) = self.offence_of_bans(offence, &result.banned) {
+            let CountResult { banned, shadowed, networks, .. } = self.count(now, &offence, service, 1);
+            result.banned.extend(banned);
+            result.shadowed.extend(shadowed);
+            result.networks.extend(networks);
+        }
+        result
     }
 
-    /// Also returns the client's lock if it is banned now, to be held until its bans are passed to the journal.
+    /// The offence that new bans of a client are under rules that count bans; `None` if there is no such rule. Bans by these rules do not count.
+    pub(super) fn offence_of_bans(&self, offence: &Offence, banned: &[BanRecord]) -> Option<Offence> {
+        let policy = self.policy();
+        let is_counted = |record: &&BanRecord| policy.rules.by_name(&record.rule).is_some_and(|rule| rule.trigger != Trigger::Ban);
+        let record = if policy.rules.over_bans().is_empty() { None } else { banned.iter().find(is_counted) }?;
+        let evidence = Evidence::new(&[b"banned by", record.rule.as_bytes(), b"for", record.evidence.as_str().as_bytes()]);
+        Some(Offence { rules: policy.rules.over_bans().to_vec(), evidence, marks: None, ..offence.clone() })
+    }
+
+    /// Also returns the client's lock if it is banned now, to be held until its bans are passed to the journal. Networks are not banned yet: that
+    /// takes another lock.
     fn count_locked(&self, now: Time, offence: &Offence, service: Service, strikes: u32) -> (CountResult, Option<MutexGuard<'_, ()>>) {
         let mut lock = None;
-        let (mut banned, mut shadowed) = (Vec::new(), Vec::new());
+        let (mut banned, mut shadowed, mut networks) = (Vec::new(), Vec::new(), Vec::new());
         let mut refusal = None;
         let mut reason = AllowReason::NothingFound;
+        let policy = self.policy();
+        let prefix = policy.prefix;
+        let refuses_here = |rule: &Rule| rule.scope.services().contains(&service);
         for rule in &offence.rules {
             let is_shadow = rule.mode == Mode::Shadow;
             let Some(strikes) = self.counting_strikes(now, rule, offence, strikes) else { continue };
-            let Some(counter) = self.strike(now, rule, offence.client, strikes) else { continue };
-            if counter.count() >= rule.maxretry {
+            let counter = if rule.count_by == CountBy::Client {
+                let Some(counter) = self.strike(now, rule, offence.client, strikes) else { continue };
+                counter
+            } else {
+                match self.strike_crowd(now, rule, offence.client, prefix, strikes, || offence.evidence.clone()) {
+                    None => continue,
+                    Some(CrowdStrike::Counted(counter)) => counter,
+                    Some(CrowdStrike::Reached(record)) => {
+                        if is_shadow {
+                            self.shadow_network(rule, &record);
+                        } else if refusal.is_none() && refuses_here(rule) {
+                            refusal = Some(Refusal { rule: rule.id, until: record.until, reason: DenyReason::Struck });
+                        }
+                        networks.push((Arc::clone(rule), record));
+                        continue;
+                    }
+                }
+            };
+            if counter.count() >= rule.maxretry && rule.count_by == CountBy::Client {
                 if is_shadow {
                     shadowed.extend(self.ban_by_rule(now, rule, offence, counter));
                     continue;
                 }
                 lock.get_or_insert_with(|| self.client_locks.lock(&offence.client));
                 let Some(record) = self.ban_by_rule(now, rule, offence, counter) else { continue };
-                if refusal.is_none() && rule.scope.services().contains(&service) {
+                if refusal.is_none() && refuses_here(rule) {
                     refusal = Some(Refusal { rule: rule.id, until: record.until, reason: DenyReason::Struck });
                 }
                 banned.push(record);
@@ -98,10 +160,10 @@ impl Engine {
             Some(Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence })
         };
         let verdict = match refusal.or_else(refusal_without_ban) {
-            Some(refusal) => Detector::new(&self.policy(), &self.bans).refuse(refusal, service),
+            Some(refusal) => Detector::new(&policy, &self.bans).refuse(refusal, service),
             None => Verdict::Allow(reason),
         };
-        (CountResult { verdict, banned, shadowed }, lock)
+        (CountResult { verdict, banned, shadowed, networks }, lock)
     }
 
     /// How many of `strikes` strikes for an offence count under `rule`; `None` if none does: the rule ignores the address, or has counted the
@@ -123,6 +185,10 @@ impl Engine {
     /// Clears the strikes that a success of `client` is about.
     pub fn clear(&self, client: Client, cleared: &Cleared) {
         for rule in &cleared.rules {
+            if rule.count_by != CountBy::Client {
+                self.leave_crowd(rule, client, self.policy().prefix);
+                continue;
+            }
             let is_elsewhere = |mark| rule.distinct.is_none() && !self.seen_marks.contains(rule.id, client, mark);
             if cleared.marks.and_then(|marks| rule.mark(&marks)).is_some_and(is_elsewhere) {
                 continue;
@@ -204,7 +270,7 @@ impl Engine {
         }
         self.forget_strikes(rule.id, offence.client);
         let record = self.new_record(now, rule, offence, Counter::new(last, count));
-        let _lock = self.client_locks.lock(&offence.client);
+        let lock = self.client_locks.lock(&offence.client);
         if !self.insert_ban(now, rule, &record) {
             return;
         }
@@ -217,7 +283,13 @@ impl Engine {
                 record.evidence.as_str()
             );
         }
-        self.publish_bans(vec![record], Verdict::Allow(AllowReason::NotApplicable), Reply::new(|_| ()));
+        let banned = vec![record];
+        let over_bans = self.offence_of_bans(offence, &banned);
+        self.publish_bans(banned, Verdict::Allow(AllowReason::NotApplicable), Reply::new(|_| ()));
+        drop(lock);
+        if let (Some(offence), Some(service)) = (over_bans, rule.scope.services().first()) {
+            self.record_offence(now, &offence, *service, Reply::new(|_| ()));
+        }
     }
 
     /// False if a reload has taken the rule out of force.

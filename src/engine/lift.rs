@@ -58,6 +58,9 @@ impl Engine {
         self.client_locks.wait_for_all();
         // What a rule would have banned in shadow mode says nothing once it is in another mode.
         self.shadow_bans.unban_rules(|rule| standing(rule) != Standing::Shadow);
+        for network in self.shadow_networks().iter().filter(|network| standing(network.rule) != Standing::Shadow) {
+            self.shadow_networks.lock().remove(network.network);
+        }
         let mut lifted = self.bans.unban_rules(|rule| rules.contains(&rule));
         if saved == SavedBans::End {
             for rule in lifted.keys() {
@@ -65,8 +68,8 @@ impl Engine {
             }
         }
         for network in policy.lists.banned.iter() {
-            if let Some(rule) = self.names.find(&network.rule).filter(|rule| rules.contains(rule)) {
-                *lifted.entry(rule).or_default() += 1;
+            if rules.contains(&network.rule) {
+                *lifted.entry(network.rule).or_default() += 1;
                 match saved {
                     SavedBans::End => self.unban_network(now, network.network, Completion::ignored()),
                     SavedBans::Stay => self.change_lists(|lists| _ = lists.banned.remove(network.network)),

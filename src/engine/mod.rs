@@ -6,6 +6,7 @@ mod change;
 mod client_locks;
 mod completion;
 mod count;
+mod crowds;
 pub mod deadline;
 mod false_positives;
 #[cfg(test)]
@@ -22,20 +23,21 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use ahash::RandomState;
+use ipnet::IpNet;
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 
 use crate::client::Client;
 use crate::event::Service;
-use crate::list::Lists;
+use crate::list::{BannedNetworks, Lists};
 use crate::policy::Policy;
-use crate::rule::{Offence, Rule};
+use crate::rule::{Evidence, Offence, Rule};
 use crate::rule_id::{RuleId, RuleNames};
-use crate::table::{Ban, Bans, SeenMarks, Strikes};
+use crate::table::{Ban, Bans, Crowds, SeenMarks, Strikes};
 use crate::time::Time;
 pub use ban::SLOW;
 use ban_log::BanLog;
-pub use change::{BanRecord, Change, Forgotten, Journal, OnPersisted, Persisted, contain_panic};
+pub use change::{BanRecord, Change, Forgotten, Journal, NetworkRecord, OnPersisted, Persisted, contain_panic};
 use client_locks::ClientLocks;
 pub use completion::{Abandoned, Applied, Completion};
 use deadline::{DISK_LIMIT, Deadlines};
@@ -46,6 +48,8 @@ pub use records::EarlierBans;
 
 /// Maximum number of bans of rules in shadow mode.
 const MAX_SHADOW_BANS: usize = 100_000;
+/// Maximum number of networks whose offences are counted, unless configured otherwise.
+pub const DEFAULT_NETWORKS: usize = 100_000;
 /// Number of ban records kept in memory. The state file, if there is one, keeps all.
 const MAX_RECORDS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
@@ -63,10 +67,16 @@ pub struct Engine {
     /// Held from a change of a client's bans until the journal or the observers have it.
     client_locks: ClientLocks,
     strikes: Strikes,
+    /// The offences of networks.
+    crowds: Crowds,
     /// What tells the offences apart that count once each, and where those happened that a success clears.
     seen_marks: SeenMarks,
     /// Bans that rules in shadow mode would have made.
     shadow_bans: Bans,
+    /// Networks that rules in shadow mode would have banned.
+    shadow_networks: Mutex<BannedNetworks>,
+    /// Members and last offence of each network that a rule banned lately, or would have.
+    network_reasons: Mutex<LruCache<(IpNet, RuleId), Evidence, RandomState>>,
     /// The earlier bans of a client under a rule whose bantime grows.
     earlier_bans: Mutex<LruCache<(Client, RuleId), EarlierBans, RandomState>>,
     /// The latest ban of each client.
@@ -115,8 +125,11 @@ impl Engine {
             bans: Bans::new(bans),
             client_locks: ClientLocks::default(),
             strikes: Strikes::new(clients),
+            crowds: Crowds::new(DEFAULT_NETWORKS),
             seen_marks: SeenMarks::default(),
             shadow_bans: Bans::new(MAX_SHADOW_BANS),
+            shadow_networks: Mutex::default(),
+            network_reasons: Mutex::new(LruCache::with_hasher(MAX_RECORDS, RandomState::new())),
             earlier_bans: Mutex::new(LruCache::with_hasher(max_earlier_bans, RandomState::new())),
             records: Mutex::new(LruCache::with_hasher(MAX_RECORDS, RandomState::new())),
             shadow_records: Mutex::new(LruCache::with_hasher(MAX_RECORDS, RandomState::new())),
@@ -129,6 +142,13 @@ impl Engine {
             false_positives: FalsePositives::default(),
             logs: BanLogs::default(),
         })
+    }
+
+    /// The engine with another limit on the number of networks whose offences are counted.
+    #[must_use]
+    pub fn with_networks(mut self, networks: usize) -> Self {
+        self.crowds = Crowds::new(networks);
+        self
     }
 
     #[must_use]
@@ -177,6 +197,11 @@ impl Engine {
     #[must_use]
     pub fn strikes(&self) -> &Strikes {
         &self.strikes
+    }
+
+    #[must_use]
+    pub fn crowds(&self) -> &Crowds {
+        &self.crowds
     }
 
     #[must_use]
@@ -235,6 +260,8 @@ impl Engine {
                 self.strikes.sweep(rule.id, now, rule.findtime);
             }
         }
+        self.crowds.sweep(now, |rule| policy.rules.get(rule).map(|rule| rule.findtime));
+        self.shadow_networks.lock().expire(now);
         self.seen_marks.sweep(now, |rule| policy.rules.get(rule).filter(|rule| rule.needs_marks()).map(|rule| rule.findtime));
         if policy.lists.banned.iter().any(|network| !network.is_active(now)) {
             // `change_lists` must not clone the lists only because this reference is still held.

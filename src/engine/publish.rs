@@ -168,7 +168,7 @@ impl Engine {
     }
 
     /// Sends the verdict on a query whose time limit passed before the ban was saved: the client is refused anyway.
-    fn answer_unsaved(self: &Arc<Self>, verdict: Verdict) -> impl FnOnce(Reply) + Send + 'static {
+    pub(super) fn answer_unsaved(self: &Arc<Self>, verdict: Verdict) -> impl FnOnce(Reply) + Send + 'static {
         let engine = Arc::clone(self);
         let saved = engine.disk.saved();
         move |reply| {

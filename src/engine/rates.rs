@@ -4,12 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Engine;
+use super::crowds::CrowdStrike;
 use super::reply::Reply;
+use crate::client::Ipv6Prefix;
+use crate::detector::Detector;
 use crate::event::Service;
-use crate::rule::{Evidence, Mode, Offence, Rule};
+use crate::rule::{CountBy, Evidence, Mode, Offence, Rule, Trigger};
 use crate::table::{Counter, RateLimit, RequestTally};
 use crate::time::Time;
 use crate::verdict::{AllowReason, Verdict};
+
+/// Before the number, as evidence.
+const REQUESTS: &[u8] = b"requests in one read:";
 
 /// Clients whose requests have reached a rule's `maxretry`, each once.
 type Reached = Vec<(RequestTally, Counter)>;
@@ -24,8 +30,20 @@ impl Engine {
         if rules.is_empty() {
             return;
         }
-        tallies.retain(|tally| self.bans.get(tally.client, Service::Web, now).is_none());
+        let detector = Detector::new(&policy, &self.bans);
+        tallies.retain(|tally| detector.active_refusal(now, tally.address, tally.client, Service::Web).is_none());
+        let mut unreferred = Vec::new();
         for rule in rules {
+            if rule.count_by != CountBy::Client {
+                self.count_crowds(now, policy.prefix, rule, tallies);
+                continue;
+            }
+            if rule.trigger == Trigger::UnreferredRate {
+                unreferred.clear();
+                let bare = tallies.iter().filter(|tally| tally.unreferred > 0);
+                unreferred.extend(bare.map(|tally| RequestTally { requests: tally.unreferred, ..*tally }));
+            }
+            let tallies = if rule.trigger == Trigger::UnreferredRate { &mut unreferred } else { &mut *tallies };
             for (tally, counter) in self.count_under(now, rule, tallies) {
                 self.ban_by_rate(now, rule, tally, counter);
             }
@@ -63,16 +81,42 @@ impl Engine {
         reached
     }
 
+    /// Counts the requests of each client for its network. Like [`Engine::count_under`], it allocates nothing unless a ban follows.
+    fn count_crowds(self: &Arc<Self>, now: Time, prefix: Ipv6Prefix, rule: &Arc<Rule>, tallies: &[RequestTally]) {
+        let is_unreferred = rule.trigger == Trigger::UnreferredRate;
+        for tally in tallies.iter().filter(|tally| !rule.ignoreip.contains(tally.address)) {
+            let requests = if is_unreferred { tally.unreferred } else { tally.requests };
+            if requests < tally.requests {
+                self.leave_crowd(rule, tally.client, prefix);
+                continue;
+            }
+            let evidence = || Evidence::new(&[REQUESTS, requests.to_string().as_bytes()]);
+            let strike = self.strike_crowd(now, rule, tally.client, prefix, requests, evidence);
+            if let Some(CrowdStrike::Reached(record)) = strike {
+                if rule.mode == Mode::Shadow {
+                    self.shadow_network(rule, &record);
+                } else {
+                    self.ban_network_by_rule(now, rule, record, Verdict::Allow(AllowReason::NotApplicable), Reply::new(|_| ()));
+                }
+            }
+        }
+    }
+
     fn ban_by_rate(self: &Arc<Self>, now: Time, rule: &Arc<Rule>, tally: RequestTally, counter: Counter) {
         let RequestTally { address, client, requests, .. } = tally;
-        let evidence = Evidence::new(&[b"requests in one read:", requests.to_string().as_bytes()]);
+        let evidence = Evidence::new(&[REQUESTS, requests.to_string().as_bytes()]);
         let offence = Offence { address, client, rules: vec![Arc::clone(rule)], evidence, marks: None };
         if rule.mode == Mode::Shadow {
             self.ban_by_rule(now, rule, &offence, counter);
             return;
         }
-        let _lock = self.client_locks.lock(&client);
-        let record = self.ban_by_rule(now, rule, &offence, counter);
-        self.publish_bans(record.into_iter().collect(), Verdict::Allow(AllowReason::NotApplicable), Reply::new(|_| ()));
+        let lock = self.client_locks.lock(&client);
+        let banned: Vec<_> = self.ban_by_rule(now, rule, &offence, counter).into_iter().collect();
+        let over_bans = self.offence_of_bans(&offence, &banned);
+        self.publish_bans(banned, Verdict::Allow(AllowReason::NotApplicable), Reply::new(|_| ()));
+        drop(lock);
+        if let Some(offence) = over_bans {
+            self.record_offence(now, &offence, Service::Web, Reply::new(|_| ()));
+        }
     }
 }

@@ -12,9 +12,8 @@ use super::message::{PublishedBan, is_single, target_text};
 use super::origin::scope_of;
 use crate::client::{Client, Ipv6Prefix};
 use crate::clock::timestamp;
-use crate::engine::{BanRecord, Completion, Engine};
+use crate::engine::{BanRecord, Completion, Engine, NetworkRecord};
 use crate::event::{Scope, Service};
-use crate::list::BannedNetwork;
 use crate::logging::ThrottledLog;
 use crate::rule::Standing;
 use crate::rule_id::RuleId;
@@ -146,8 +145,9 @@ fn make(local: &Local, engine: &Arc<Engine>, now: Time, ban: &PublishedBan, unti
     let since = local.to_local(ban.since).min(now);
     if !is_single(ban.target) {
         local.origins.lock().expect_echo(ban.target, since);
-        let network = BannedNetwork { network: ban.target, rule: "manual".into(), since, until: until.time() };
-        return engine.ban_network(network, ban.record.evidence(), Completion::ignored());
+        let members = if name.as_ref() == "manual" { 0 } else { ban.record.count };
+        let record = NetworkRecord::manual(ban.target, since, until, ban.record.evidence());
+        return engine.ban_network(NetworkRecord { rule: name, scope: ban.scope, members, ..record }, Completion::ignored());
     }
     let client = client_of(ban.target.addr());
     if let Some(id) = rule {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fleet::message::StoredRecord;
+use crate::list::BannedNetwork;
 use crate::policy::Policy;
 use crate::rule_id::RuleNames;
 
@@ -152,7 +153,7 @@ fn only_so_many_networks_of_other_nodes_are_banned() {
     let network = |number: usize| format!("10.{}.{}.0/24", number / 256, number % 256);
     machine.engine.change_lists(|lists| {
         for number in 0..MAX_NETWORKS - 1 {
-            lists.banned.insert(BannedNetwork { network: target(&network(number)), rule: "manual".into(), since: NOW, until: None });
+            lists.banned.insert(BannedNetwork::manual(target(&network(number)), NOW));
         }
     });
     assert_eq!(machine.admit(&ban(&network(MAX_NETWORKS - 1), Some(60))), Admission::Made);

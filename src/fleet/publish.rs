@@ -80,13 +80,13 @@ fn to_publish(change: &Change, engine: &Engine, origins: &Mutex<Origins>) -> Opt
             }
             Some(Outgoing::ban(record))
         }
-        Change::NetworkBanned { network, since, until, reason } => {
+        Change::NetworkBanned(record) => {
             let mut origins = origins.lock();
-            if origins.is_echo(*network, *since) {
+            if origins.is_echo(record.network, record.since) {
                 return None;
             }
-            origins.clear(*network, Scope::All);
-            Some(Outgoing::network_ban(*network, *since, *until, reason))
+            origins.clear(record.network, Scope::All);
+            Some(Outgoing::network_ban(record))
         }
         Change::Unbanned { client, scope, at, .. } => {
             let target = IpNet::from(client.address());

@@ -10,9 +10,9 @@ use parking_lot::{Condvar, Mutex};
 
 use super::FleetHealth;
 use super::message::StoredRecord;
-use crate::engine::BanRecord;
+use crate::engine::{BanRecord, NetworkRecord};
 use crate::event::Scope;
-use crate::rule::{Evidence, Offence, Rule};
+use crate::rule::{Offence, Rule};
 use crate::table::Until;
 use crate::time::Time;
 
@@ -59,9 +59,11 @@ impl Outgoing {
         Self::Ban { target, scope: record.scope, since: record.since, until: record.until, record: stored }
     }
 
-    pub fn network_ban(target: IpNet, since: Time, until: Until, reason: &Evidence) -> Self {
-        let record = StoredRecord { rule: "manual".into(), count: 1, times: 1, evidence: reason.as_str().to_owned() };
-        Self::Ban { target, scope: Scope::All, since, until, record }
+    /// The count in the record is the number of members.
+    pub fn network_ban(ban: &NetworkRecord) -> Self {
+        let NetworkRecord { network, scope, rule, since, until, members, reason } = ban;
+        let record = StoredRecord { rule: rule.to_string(), count: (*members).max(1), times: 1, evidence: reason.as_str().to_owned() };
+        Self::Ban { target: *network, scope: *scope, since: *since, until: *until, record }
     }
 
     /// Fixes the time of an unban by Redis's clock, before it is first sent.
@@ -230,8 +232,13 @@ mod tests {
         let policy = Policy::for_tests("", &names);
         let rule = policy.rules.by_name("w00tw00t").unwrap();
         let address = std::net::Ipv4Addr::new(203, 0, 113, 7);
-        let offence =
-            Offence { address: address.into(), client: address.into(), rules: Vec::new(), evidence: Evidence::new(&[]), marks: None };
+        let offence = Offence {
+            address: address.into(),
+            client: address.into(),
+            rules: Vec::new(),
+            evidence: crate::rule::Evidence::new(&[]),
+            marks: None,
+        };
         let strike = || Outgoing::Strike { offence: offence.clone(), rule: Arc::clone(rule), strikes: 1, at: Time::default() };
         let (queue, health) = empty_queue();
         [strike(), ban(1), strike(), unban(2)].into_iter().for_each(|change| assert!(queue.push(change)));

@@ -9,7 +9,7 @@ use super::message::StoredRecord;
 use super::origin::scope_of;
 use super::queue::Outgoing;
 use crate::client::Client;
-use crate::engine::{BanRecord, Engine};
+use crate::engine::{BanRecord, Engine, NetworkRecord};
 use crate::event::{Scope, Service};
 use crate::list::BannedNetwork;
 use crate::rule::Evidence;
@@ -69,7 +69,9 @@ impl Republish {
             let until = network.until.map_or(Until::NEVER, Until::at);
             let is_active = network.is_active(now) && active_until(engine, network.network, Service::Web, now) == Some(until);
             if is_active && local.is_own(network.network, Service::Web) {
-                next.push(Outgoing::network_ban(network.network, network.since, until, &Evidence::new(&[])));
+                let (rule, scope, members) = (engine.names().name(network.rule), network.scope, network.members);
+                let record = NetworkRecord::manual(network.network, network.since, until, Evidence::new(&[]));
+                next.push(Outgoing::network_ban(&NetworkRecord { rule, scope, members, ..record }));
             }
         }
         next
@@ -140,8 +142,9 @@ mod tests {
         }
 
         fn ban_network(&self, text: &str, until: Option<Time>) {
-            let ban = BannedNetwork { network: text.parse().unwrap(), rule: "manual".into(), since: NOW, until };
-            self.engine.ban_network(ban, Evidence::new(&[]), Completion::ignored());
+            let until = until.map_or(Until::NEVER, Until::at);
+            let ban = NetworkRecord::manual(text.parse().unwrap(), NOW, until, Evidence::new(&[]));
+            self.engine.ban_network(ban, Completion::ignored());
         }
 
         fn begin(&self) -> Republish {

@@ -3,25 +3,74 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ahash::RandomState;
 use ipnet::IpNet;
 
 use super::networks::canonical;
+use crate::event::Scope;
+use crate::rule_id::RuleId;
 use crate::time::Time;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BannedNetwork {
     /// The network, with all host bits zero.
     pub network: IpNet,
-    /// The name of the rule that caused the ban.
-    pub rule: Arc<str>,
+    /// The rule that caused the ban.
+    pub rule: RuleId,
+    /// The services on which it refuses.
+    pub scope: Scope,
     pub since: Time,
     /// The end of the ban (exclusive), or `None` if it is permanent.
     pub until: Option<Time>,
+    /// How many different clients offended; 0 for a ban by hand.
+    pub members: u32,
+    pub saved: Saved,
 }
 
+/// Whether a ban is in the state file; true without a state file. All clones of a ban share it, so that saving one does not copy the others.
+#[derive(Debug, Clone)]
+pub struct Saved(Arc<AtomicBool>);
+
+impl Saved {
+    #[must_use]
+    pub fn new(saved: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(saved)))
+    }
+
+    #[must_use]
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Default for Saved {
+    fn default() -> Self {
+        Self::new(true)
+    }
+}
+
+impl PartialEq for Saved {
+    fn eq(&self, other: &Self) -> bool {
+        self.get() == other.get()
+    }
+}
+
+impl Eq for Saved {}
+
 impl BannedNetwork {
+    /// A permanent ban by hand, on every service.
+    #[must_use]
+    pub fn manual(network: IpNet, since: Time) -> Self {
+        let (rule, saved) = (RuleId::MANUAL, Saved::default());
+        Self { network, rule, scope: Scope::All, since, until: None, members: 0, saved }
+    }
+
     #[must_use]
     pub fn is_active(&self, now: Time) -> bool {
         self.until.is_none_or(|until| now < until)
@@ -91,9 +140,9 @@ impl BannedNetworks {
         ended.into_iter().filter_map(|network| self.remove(network)).collect()
     }
 
-    /// The active ban that covers `address`; the one that ends last, if there are several.
+    /// The active ban that covers `address` and that `is_meant`; the one that ends last, if there are several.
     #[must_use]
-    pub fn lookup(&self, address: IpAddr, now: Time) -> Option<&BannedNetwork> {
+    pub fn lookup(&self, address: IpAddr, now: Time, is_meant: impl Fn(&BannedNetwork) -> bool) -> Option<&BannedNetwork> {
         let address = address.to_canonical();
         let lengths = if address.is_ipv4() { &self.index.lengths_v4 } else { &self.index.lengths_v6 };
         let mut found: Option<&BannedNetwork> = None;
@@ -101,6 +150,7 @@ impl BannedNetworks {
             let Ok(network) = IpNet::new(address, *length) else { continue };
             if let Some(ban) = self.index.bans.get(&network.trunc())
                 && ban.is_active(now)
+                && is_meant(ban)
                 && found.is_none_or(|found| ban.outlives(found))
             {
                 found = Some(ban);
@@ -125,6 +175,18 @@ impl BannedNetworks {
     pub fn len(&self) -> usize {
         self.index.bans.len()
     }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index.bans.is_empty()
+    }
+
+    /// The network whose ban ends first among those that rules made for a time, if there are `most` bans or more.
+    #[must_use]
+    pub fn to_evict(&self, most: usize) -> Option<IpNet> {
+        let evictable = || self.iter().filter(|ban| ban.rule != RuleId::MANUAL).filter_map(|ban| Some((ban.until?, ban.network)));
+        if self.len() >= most { evictable().min().map(|(_, network)| network) } else { None }
+    }
 }
 
 impl NetworkIndex {
@@ -144,12 +206,7 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn ban(network: &str, until: Option<u64>) -> BannedNetwork {
-        BannedNetwork {
-            network: network.parse().unwrap(),
-            rule: Arc::from("manual"),
-            since: Time::from_secs(0),
-            until: until.map(Time::from_secs),
-        }
+        BannedNetwork { until: until.map(Time::from_secs), ..BannedNetwork::manual(network.parse().unwrap(), Time::from_secs(0)) }
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -160,10 +217,10 @@ mod tests {
     fn a_ban_is_active_before_its_end_and_not_at_it() {
         let mut banned = BannedNetworks::default();
         banned.insert(ban("192.0.2.77/24", Some(10)));
-        assert!(banned.lookup(ip("192.0.2.1"), Time::from_millis(9_999)).is_some());
-        assert!(banned.lookup(ip("::ffff:192.0.2.1"), Time::from_secs(9)).is_some());
-        assert!(banned.lookup(ip("192.0.2.1"), Time::from_secs(10)).is_none());
-        assert!(banned.lookup(ip("192.0.3.1"), Time::from_secs(9)).is_none());
+        assert!(banned.lookup(ip("192.0.2.1"), Time::from_millis(9_999), |_| true).is_some());
+        assert!(banned.lookup(ip("::ffff:192.0.2.1"), Time::from_secs(9), |_| true).is_some());
+        assert!(banned.lookup(ip("192.0.2.1"), Time::from_secs(10), |_| true).is_none());
+        assert!(banned.lookup(ip("192.0.3.1"), Time::from_secs(9), |_| true).is_none());
     }
 
     #[test]
@@ -172,13 +229,36 @@ mod tests {
         banned.insert(ban("10.0.0.0/8", Some(20)));
         banned.insert(ban("10.1.0.0/16", Some(30)));
         banned.insert(ban("10.1.1.0/24", Some(5)));
-        let covering = |address, now| banned.lookup(ip(address), Time::from_secs(now)).map(|ban| ban.network.to_string());
+        let covering = |address, now| banned.lookup(ip(address), Time::from_secs(now), |_| true).map(|ban| ban.network.to_string());
         assert_eq!(covering("10.1.1.1", 0).as_deref(), Some("10.1.0.0/16"));
         assert_eq!(covering("10.2.0.1", 0).as_deref(), Some("10.0.0.0/8"));
         assert_eq!(covering("10.1.1.1", 25).as_deref(), Some("10.1.0.0/16"));
         assert_eq!(covering("10.1.1.1", 30), None);
         banned.insert(ban("10.1.1.1/32", None));
-        assert_eq!(banned.lookup(ip("10.1.1.1"), Time::from_secs(0)).unwrap().until, None);
+        assert_eq!(banned.lookup(ip("10.1.1.1"), Time::from_secs(0), |_| true).unwrap().until, None);
+    }
+
+    #[test]
+    fn a_ban_that_is_not_meant_hides_no_other() {
+        let mut banned = BannedNetworks::default();
+        banned.insert(BannedNetwork { scope: Scope::Mail, ..ban("10.0.0.0/8", None) });
+        banned.insert(BannedNetwork { scope: Scope::Web, ..ban("10.1.0.0/16", Some(30)) });
+        let on_web = |ban: &BannedNetwork| ban.scope == Scope::Web;
+        let found = |address| banned.lookup(ip(address), Time::from_secs(0), on_web).map(|ban| ban.network.to_string());
+        assert_eq!((found("10.1.1.1").as_deref(), found("10.2.1.1")), (Some("10.1.0.0/16"), None));
+    }
+
+    #[test]
+    fn the_ban_of_a_rule_that_ends_first_makes_room_and_never_one_by_hand_or_for_ever() {
+        let mut banned = BannedNetworks::default();
+        let by_rule = |network, until| BannedNetwork { rule: RuleId::DENY_LIST, ..ban(network, until) };
+        banned.insert(ban("10.1.0.0/16", Some(1)));
+        banned.insert(by_rule("10.2.0.0/16", None));
+        assert_eq!(banned.to_evict(2), None);
+        banned.insert(by_rule("10.3.0.0/16", Some(9)));
+        banned.insert(by_rule("10.4.0.0/16", Some(7)));
+        assert_eq!(banned.to_evict(4), Some("10.4.0.0/16".parse().unwrap()));
+        assert_eq!(banned.to_evict(5), None);
     }
 
     #[test]
@@ -187,7 +267,7 @@ mod tests {
         banned.insert(ban("2001:db8::/32", None));
         assert_eq!(banned.insert(ban("2001:db8:7::/32", Some(9))), Some(ban("2001:db8::/32", None)));
         assert_eq!(banned.len(), 1);
-        assert!(banned.lookup(ip("2001:db8::1"), Time::from_secs(9)).is_none());
+        assert!(banned.lookup(ip("2001:db8::1"), Time::from_secs(9), |_| true).is_none());
     }
 
     #[test]
@@ -204,8 +284,8 @@ mod tests {
         banned.insert(ban("192.0.2.0/24", None));
         let before = banned.clone();
         banned.remove("192.0.2.0/24".parse().unwrap());
-        assert!(before.lookup(ip("192.0.2.1"), Time::from_secs(0)).is_some());
-        assert!(banned.lookup(ip("192.0.2.1"), Time::from_secs(0)).is_none());
+        assert!(before.lookup(ip("192.0.2.1"), Time::from_secs(0), |_| true).is_some());
+        assert!(banned.lookup(ip("192.0.2.1"), Time::from_secs(0), |_| true).is_none());
     }
 
     #[test]
@@ -243,7 +323,7 @@ mod tests {
             let mut plain: Vec<BannedNetwork> = Vec::new();
             for (network, until, action, now) in steps {
                 let now = Time::from_secs(now);
-                let new = BannedNetwork { network: network.trunc(), rule: Arc::from("r"), since: now, until: until.map(Time::from_secs) };
+                let new = BannedNetwork { until: until.map(Time::from_secs), ..BannedNetwork::manual(network.trunc(), now) };
                 match action {
                     0 | 1 => {
                         plain.retain(|ban| ban.network != new.network);
@@ -265,7 +345,7 @@ mod tests {
                 prop_assert_eq!(probed, lengths.len(), "only the prefix lengths in use are probed");
                 let ends_last = plain.iter().filter(|ban| ban.is_active(now) && ban.network.contains(&network.addr()))
                     .map(|ban| ban.until.unwrap_or(Time::from_millis(u64::MAX))).max();
-                let found = banned.lookup(network.addr(), now).map(|ban| ban.until.unwrap_or(Time::from_millis(u64::MAX)));
+                let found = banned.lookup(network.addr(), now, |_| true).map(|ban| ban.until.unwrap_or(Time::from_millis(u64::MAX)));
                 prop_assert_eq!(found, ends_last);
             }
         }

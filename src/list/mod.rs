@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-pub use banned::{BannedNetwork, BannedNetworks};
+pub use banned::{BannedNetwork, BannedNetworks, Saved};
 pub use networks::Networks;
 pub use never_ban::NeverBanReason;
 pub use own::OwnAddresses;

@@ -18,7 +18,7 @@ use crate::event::behaviour::Outcome;
 use crate::event::exim_kind::{EximKind, unknown_kind};
 use crate::event::{Connection, Event, Header, Request, Service};
 use crate::rule::set::Scratch;
-use crate::rule::{Cleared, Evidence, LinePattern, Mode, Offence, Rule, RuleSet, Trigger};
+use crate::rule::{Cleared, CountBy, Evidence, LinePattern, Mode, Offence, Rule, RuleSet, Trigger};
 use crate::rule_id::RuleId;
 use crate::time::Time;
 use crate::verdict::{AllowReason, Verdict};
@@ -192,8 +192,10 @@ pub struct LineJudge {
     statuses: Vec<u16>,
     inline: bool,
     scratch: Scratch,
-    /// An ordinary request, which is most lines: kept to allocate nothing for each.
-    one_of_many: Option<LogOffence>,
+    /// An ordinary request with a source of its own, or none, and one without: most lines are. Kept to allocate nothing for each.
+    one_of_many: [Option<LogOffence>; 2],
+    /// The rules over rates whose crowds a request with a source of its own takes its client out of.
+    left: Vec<Arc<Rule>>,
 }
 
 impl LineJudge {
@@ -220,7 +222,9 @@ impl LineJudge {
             }
         }
         statuses.sort_unstable();
-        Ok(Self { rules, exim, statuses, inline, scratch: Scratch::default(), one_of_many: None })
+        let is_left = |rule: &&Arc<Rule>| rule.trigger == Trigger::UnreferredRate && rule.count_by != CountBy::Client;
+        let left = rules.request_rates().iter().filter(is_left).cloned().collect();
+        Ok(Self { rules, exim, statuses, inline, scratch: Scratch::default(), one_of_many: [None, None], left })
     }
 
     /// Judges a parsed line and hands each offence to `count`.
@@ -298,12 +302,18 @@ impl LineJudge {
                     return judgement;
                 }
                 Judgement::Settled { counts: true, .. } if !self.rules.request_rates().is_empty() => {
-                    let rates = self.rules.request_rates();
-                    let event = self.one_of_many.get_or_insert_with(|| one_of_many(rates, subject));
+                    let has_source = request.names_its_source();
+                    let [with_source, without] = &mut self.one_of_many;
+                    let kept = if has_source == Some(false) { without } else { with_source };
+                    let rates = || self.rules.request_rates().iter().filter(|rule| counts_request(rule, has_source)).cloned().collect();
+                    let event = kept.get_or_insert_with(|| one_of_many(rates(), subject));
                     event.time = time;
                     (event.offence.address, event.offence.client) = (address, client);
                     event.offence.evidence.replace(&[b"one request of many:", request.method, request.url]);
                     count(event);
+                    if has_source == Some(true) && !self.left.is_empty() {
+                        judgement.cleared = Some(Cleared { rules: self.left.clone(), marks: None });
+                    }
                 }
                 Judgement::Settled { .. } | Judgement::Unsaved(_) => {}
             }
@@ -312,7 +322,10 @@ impl LineJudge {
             && line.asked != Asked::Failed
             && self.statuses.binary_search(&status).is_ok()
         {
-            judgement.cleared = detector.cleared(status, &request, &mut self.scratch);
+            if let Some(cleared) = detector.cleared(status, &request, &mut self.scratch) {
+                let left = judgement.cleared.take().map(|left| left.rules).unwrap_or_default();
+                judgement.cleared = Some(Cleared { rules: cleared.rules.into_iter().chain(left).collect(), marks: cleared.marks });
+            }
             if let Judgement::Offence(offence) = detector.judge(time, address, &Event::Response { request, status }, &mut self.scratch) {
                 judgement.outcome = judgement.outcome.as_offence();
                 count(&of_line(OffenceKind::Response, offence));
@@ -354,9 +367,14 @@ impl LineJudge {
     }
 }
 
+/// Whether a rule over rates counts a request with or without a source of its own.
+fn counts_request(rule: &Rule, has_source: Option<bool>) -> bool {
+    rule.trigger != Trigger::UnreferredRate || has_source == Some(false)
+}
+
 /// An event that counts under `rates`, without evidence yet.
-fn one_of_many(rates: &[Arc<Rule>], Subject { time, address, client }: Subject) -> LogOffence {
-    let offence = Offence { address, client, rules: rates.to_vec(), evidence: Evidence::new(&[]), marks: None };
+fn one_of_many(rates: Vec<Arc<Rule>>, Subject { time, address, client }: Subject) -> LogOffence {
+    let offence = Offence { address, client, rules: rates, evidence: Evidence::new(&[]), marks: None };
     LogOffence { time, behind: None, service: Service::Web, kind: OffenceKind::Rate, offence }
 }
 

@@ -189,9 +189,14 @@ fn a_replayed_line_counts_at_its_own_time_whatever_the_clock_says() {
     assert_eq!(judgement.time.secs(), THEN);
 }
 
+/// Switches built-in rules off.
+fn off(rules: &[&str]) -> String {
+    rules.iter().map(|rule| format!("[[rule]]\nname = '{rule}'\nenabled = false\n")).collect()
+}
+
 #[test]
 fn the_log_of_a_server_that_asks_inline_counts_only_responses() {
-    let off = "[[rule]]\nname = 'web-not-found'\nenabled = false\n[[rule]]\nname = 'web-rate'\nenabled = false\n";
+    let off = off(&["web-not-found", "web-rate", "crowd-requests", "crowd-requests-near"]);
     let world = World::new(&format!("{off}[[rule]]\nname = 'missing'\nstatus = 404\n[[rule]]\nname = 'rate'\nevent = 'request'"));
     assert_eq!(world.offences(PROBE, true), offence("missing", "192.0.2.1", THEN));
     assert_eq!(world.offences(PROBE, false), offence("w00tw00t", "192.0.2.1", THEN), "refused: there would have been no 404");
@@ -201,7 +206,7 @@ fn the_log_of_a_server_that_asks_inline_counts_only_responses() {
 
 #[test]
 fn our_log_counts_as_requests_only_what_squid_never_asked_about() {
-    let off = ["web-not-found", "web-rate", "page-probes"].map(|rule| format!("[[rule]]\nname = '{rule}'\nenabled = false\n")).concat();
+    let off = off(&["web-not-found", "web-rate", "page-probes", "crowd-requests", "crowd-requests-near"]);
     let world = World::new(&format!("{off}[[rule]]\nname = 'missing'\nstatus = 404\n[[rule]]\nname = 'rate'\nevent = 'request'"));
     let line = |path: &str, asked: &str| format!("1795395723.000 192.0.2.1 404 TCP_MISS GET http://site{path} {asked} - - -");
     for inline in [true, false] {

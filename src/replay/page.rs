@@ -43,6 +43,7 @@ pub fn html(report: &Report) -> String {
     false_positives(&mut html, report);
     over_time(&mut html, report);
     rules(&mut html, report);
+    crowds(&mut html, report);
     networks(&mut html, report);
     if !report.clients.is_empty() {
         html += "<h2>Clients refused most</h2><div class=card>";
@@ -298,6 +299,46 @@ fn one_rule(html: &mut String, rule: &RuleReport) {
         clients(html, &rule.top, false);
     }
     *html += "</div></details>";
+}
+
+/// The networks that rules over networks banned, each with a plot of what was refused.
+fn crowds(html: &mut String, report: &Report) {
+    if report.crowds.is_empty() {
+        return;
+    }
+    *html += "<h2>Crowds</h2><div class=card><table class=stack><thead><tr><th>network</th><th>rule</th><th class=r>members</th>\
+              <th class=r>bans</th><th class=r>refused</th><th class=r>clients</th><th>refused over time</th><th>first banned for</th></tr></thead><tbody>";
+    for crowd in &report.crowds {
+        let badge = if crowd.mode == Mode::Shadow { "<span class=badge>shadow</span>" } else { "" };
+        put(
+            html,
+            format_args!(
+                "<tr><td class=full><span class=mono>{}</span></td><td class=full>{}{badge}</td>",
+                Escaped(&crowd.network),
+                Escaped(&crowd.rule)
+            ),
+        );
+        let numbers = [("members", u64::from(crowd.members)), ("bans", crowd.bans), ("refused", crowd.refused)];
+        for (what, number) in numbers {
+            put(html, format_args!("<td class=r data-l={what}>{}</td>", grouped(number)));
+        }
+        let good = match crowd.clients_good {
+            0 => String::new(),
+            good => format!(" <span class=good>{} good</span>", grouped(good)),
+        };
+        put(
+            html,
+            format_args!(
+                "<td class=r data-l=clients>{}{good}</td><td class=full><span class=spark-cell>{}</span></td>\
+             <td class=\"full evidence mono\" title=\"since {}\">{}</td></tr>",
+                counted(crowd.clients, "client", "clients"),
+                spark(&crowd.spark),
+                Escaped(&day_and_time(Some(&crowd.since))),
+                Escaped(&crowd.evidence)
+            ),
+        );
+    }
+    *html += "</tbody></table></div>";
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for a plot")]

@@ -287,3 +287,34 @@ fn the_json_and_the_page_show_the_same_numbers() {
     assert_eq!(world.json()["total"]["banned_clients"], 1);
     let _: fn(&Report) -> String = page::html;
 }
+
+#[test]
+fn a_crowd_is_shown_with_its_members_and_what_would_be_refused_over_time() {
+    let mut lines = Vec::new();
+    for number in 0..600_u32 {
+        let from_page = |line: String, page: &str| line.replace("\"-\" \"agent\"", &format!("\"{page}\" \"agent\""));
+        lines.push(request(number / 4, &format!("198.51.{}.{}", number % 200, number / 200), &format!("/page/{number}"), 200));
+        // A university: as many clients, whose browsers load a picture with the page.
+        let student = format!("203.0.{}.{}", number % 200, number / 200);
+        lines.push(request(number / 4, &student, "/", 200));
+        lines.push(from_page(request(number / 4, &student, "/picture.png", 200), "http://www.example.org/"));
+    }
+    let world = World::new("").log("access.log", &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    let report = world.json();
+    let crowds = report["crowds"].as_array().unwrap();
+    assert_eq!(crowds.len(), 1, "{crowds:?}");
+    let crowd = &crowds[0];
+    assert_eq!((&crowd["network"], &crowd["rule"], &crowd["mode"]), (&"198.51.0.0/16".into(), &"crowd-requests".into(), &"shadow".into()));
+    assert_eq!(
+        (&crowd["members"], &crowd["bans"], &crowd["refused"], &crowd["clients_good"]),
+        (&200.into(), &1.into(), &300.into(), &0.into())
+    );
+    assert_eq!(crowd["spark"].as_array().unwrap().iter().map(|step| step.as_u64().unwrap()).sum::<u64>(), 300);
+    assert_eq!(report["total"]["refused"], 0, "in shadow mode");
+    let page = world.page();
+    assert!(page.contains("<h2>Crowds</h2>") && page.contains("198.51.0.0/16"));
+    let enforced = World::new("[[rule]]\nname = 'crowd-requests'\nmode = 'enforce'\n")
+        .log("access.log", &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    let report = enforced.json();
+    assert_eq!((&report["total"]["refused"], &report["crowds"][0]["refused"]), (&300.into(), &300.into()));
+}

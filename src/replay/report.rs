@@ -6,13 +6,14 @@ use ahash::RandomState;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
+use super::crowds::{self, CrowdReport};
 use super::run::ReplayResult;
 use super::source::LogSource;
 use super::tally::{Banned, Bin, RuleTally, Series};
 use crate::client::{Client, ClientDisplay};
 use crate::clock::timestamp;
 use crate::event::behaviour::Behaviour;
-use crate::rule::Mode;
+use crate::rule::{CountBy, Mode};
 use crate::rule_id::RuleId;
 use crate::time::Time;
 
@@ -42,6 +43,8 @@ pub struct Report {
     pub clients: Vec<ClientReport>,
     /// The networks refused most often: /24 and /48.
     pub networks: Vec<NetworkReport>,
+    /// The networks that rules over networks banned or would have, those first that were refused most often.
+    pub crowds: Vec<CrowdReport>,
     pub false_positives: FalsePositiveReport,
     pub over_time: OverTime,
 }
@@ -204,7 +207,9 @@ impl Report {
         let mut by_client: HashMap<Client, ClientBans<'_>, RandomState> = HashMap::default();
         let mut by_rule: HashMap<RuleId, Vec<(Client, &Banned)>, RandomState> = HashMap::default();
         for ((client, rule), banned) in &tally.banned {
-            if banned.bans > 0 {
+            // Clients in a banned network have no bans of their own.
+            let of_network = || policy.rules.get(*rule).is_some_and(|rule| rule.count_by != CountBy::Client);
+            if banned.bans > 0 || of_network() {
                 by_rule.entry(*rule).or_default().push((*client, banned));
             }
             if behaviour(client).looks_legitimate() && mode(*rule) == Some(Mode::Enforce) {
@@ -282,6 +287,7 @@ impl Report {
         }
         drop(by_client);
         drop(by_rule);
+        let crowds = crowds::most_refused(std::mem::take(&mut tally.networks), &tally, &policy, behaviour, TOP);
         for time in refused_good {
             tally.series.add(time, Bin { refused_good: 1, ..Bin::default() });
         }
@@ -292,6 +298,7 @@ impl Report {
             let series = policy.rules.by_name(&report.name).and_then(|rule| tally.rule_series.remove(&rule.id));
             report.spark = series.map(|series| spark(series, &over_time)).unwrap_or_default();
         }
+        let crowds = crowds.into_iter().map(|(report, series)| CrowdReport { spark: spark(series, &over_time), ..report }).collect();
         rules.sort_by(|a, b| (b.bans, b.offences, &a.name).cmp(&(a.bans, a.offences, &b.name)));
         let over = rules.iter().filter(|rule| rule.over_limit).map(|rule| rule.name.clone()).collect();
         Self {
@@ -305,6 +312,7 @@ impl Report {
             quiet_rules,
             clients,
             networks,
+            crowds,
             false_positives: FalsePositiveReport { share: info.false_ban_share, over },
             over_time,
         }
@@ -423,7 +431,7 @@ fn spark(series: Series, over_time: &OverTime) -> Vec<u64> {
         let at = (time.millis() as f64 / 1000.0 - over_time.start as f64) / whole;
         let step = ((at * STEPS as f64).max(0.0) as usize).min(STEPS - 1);
         if let Some(step) = steps.get_mut(step) {
-            *step += bin.offences;
+            *step += bin.offences + bin.refused;
         }
     }
     steps

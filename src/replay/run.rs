@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ahash::RandomState;
+use ipnet::IpNet;
 
 use super::behaviours::Behaviours;
 use super::tally::{Bin, Tally};
 use crate::client::Client;
 use crate::config::{Config, LogConfig};
 use crate::detector::Detector;
-use crate::engine::{BanRecord, Engine};
+use crate::engine::{BanRecord, Engine, NetworkRecord};
 use crate::event::Service;
 use crate::event::behaviour::{Behaviour, Outcome};
 use crate::log::judge::{LineJudge, LineJudgement};
@@ -24,11 +25,13 @@ use crate::log::time::Zone;
 use crate::policy::Policy;
 use crate::rule::{Mode, Rule};
 use crate::rule_id::{RuleId, RuleNames};
-use crate::table::Ban;
 use crate::time::Time;
 
 /// Number of lines between two sweeps of the table. Expired entries do not count anyway: sweeping only frees memory.
 const SWEEP: u64 = 1 << 20;
+
+/// Maximum number of banned networks that are counted one by one.
+const MAX_NETWORKS: usize = 4096;
 
 /// A replay under way.
 pub struct Replay {
@@ -77,13 +80,13 @@ impl Replay {
     /// A rule over log lines cannot be used, or a thread cannot be started.
     pub fn new(config: Config, names: Arc<RuleNames>, logs: &[PathBuf], zones: &[Zone]) -> io::Result<Self> {
         let max_clients = config.table.clients.get();
-        let bans = config.table.bans.get();
+        let (bans, networks) = (config.table.bans.get(), config.table.networks.get());
         let configured = config.logs.clone();
         let policy = Arc::new(Policy::from(config));
         let rules = policy.rules.rules();
         let texts = logs.iter().zip(zones).map(|(log, zone)| text_rules(rules, log, &configured, zone)).collect::<Result<Vec<_>, String>>();
         Ok(Self {
-            engine: Arc::new(Engine::new(names, Policy::clone(&policy), max_clients, bans)?),
+            engine: Arc::new(Engine::new(names, Policy::clone(&policy), max_clients, bans)?.with_networks(networks)),
             judge: LineJudge::new(Arc::clone(&policy.rules), false).map_err(io::Error::other)?,
             policy,
             texts: texts.map_err(io::Error::other)?,
@@ -114,9 +117,12 @@ impl Replay {
 
     /// Judges a line that names a client. Most lines of a mail server's log do not.
     fn event(&mut self, line: &LogLine<'_>, address: IpAddr, service: Service) {
-        let Self { engine, policy, judge, counts, .. } = self;
+        let Self { engine, judge, counts, .. } = self;
+        // With the networks that were banned on the way.
+        let policy = &engine.policy();
+        let detector = Detector::new(policy, engine.bans());
         counts.event(service, line.is_our_refusal());
-        let shadow = counts.shadow_ban(engine, Client::of(address, policy.prefix), service, self.now);
+        let shadow = counts.shadow_ban(engine, policy, Client::of(address, policy.prefix), address, service, self.now);
         let mut refused_by = None;
         let mut count = |offence: &LogOffence| match offence.kind {
             OffenceKind::Rate => counts.rate(engine, offence),
@@ -126,8 +132,13 @@ impl Replay {
                 counts.offence(engine, offence);
             }
         };
-        let judgement = judge.judge(line, Received::replayed(self.now), &Detector::new(policy, engine.bans()), &mut count);
+        let judgement = judge.judge(line, Received::replayed(self.now), &detector, &mut count);
         if let Some(judgement) = judgement {
+            if let Some(rule) = judgement.banned_by
+                && let Some(ban) = detector.network_ban(self.now, address, service).filter(|ban| ban.rule == rule)
+            {
+                counts.refused_in_network(ban.network, rule, self.now);
+            }
             if let Some(cleared) = &judgement.cleared {
                 engine.clear(judgement.client, cleared);
             }
@@ -152,7 +163,7 @@ impl Replay {
     /// Judges a line by the rules in fail2ban's language and returns whether it offends any.
     fn text(&mut self, log: usize, line: &[u8]) -> bool {
         let Some(rules) = self.texts.get_mut(log).filter(|rules| !rules.is_empty()) else { return false };
-        let offences = rules.judge(line, Received::replayed(self.now), &Detector::new(&self.policy, self.engine.bans()));
+        let offences = rules.judge(line, Received::replayed(self.now), &Detector::new(&self.engine.policy(), self.engine.bans()));
         for offence in &offences {
             if self.now == Time::default() || offence.time > self.now {
                 self.advance_to(offence.time);
@@ -174,8 +185,53 @@ impl Counts {
         self.tally.refused_before += u64::from(is_our_refusal);
     }
 
-    fn shadow_ban(&self, engine: &Engine, client: Client, service: Service, time: Time) -> Option<Ban> {
-        if self.has_shadow_bans { engine.shadow_ban(client, service, time) } else { None }
+    /// The rule in shadow mode that would refuse the client.
+    fn shadow_ban(
+        &mut self,
+        engine: &Engine,
+        policy: &Policy,
+        client: Client,
+        address: IpAddr,
+        service: Service,
+        time: Time,
+    ) -> Option<RuleId> {
+        if !self.has_shadow_bans || policy.lists.never_banned(address).is_some() {
+            return None;
+        }
+        let (rule, network) = match engine.shadow_ban(client, service, time) {
+            Some(ban) => return Some(ban.rule),
+            None => engine.shadow_network_ban(address, service, time)?,
+        };
+        self.refused_in_network(network, rule, time);
+        Some(rule)
+    }
+
+    fn refused_in_network(&mut self, network: IpNet, rule: RuleId, time: Time) {
+        if let Some(network) = self.tally.networks.get_mut(&(network, rule)) {
+            network.refused += 1;
+            network.series.add(time, Bin { refused: 1, ..Bin::default() });
+        }
+    }
+
+    fn networks(&mut self, time: Time, networks: &[(Arc<Rule>, NetworkRecord)]) {
+        for (rule, record) in networks {
+            self.has_shadow_bans |= rule.mode == Mode::Shadow;
+            let bin = Bin { bans: 1, ..Bin::default() };
+            self.tally.rules.entry(rule.id).or_default().bans += 1;
+            self.tally.rule_series.entry(rule.id).or_default().add(time, bin);
+            self.tally.series.add(time, bin);
+            let key = (record.network, rule.id);
+            if self.tally.networks.len() >= MAX_NETWORKS && !self.tally.networks.contains_key(&key) {
+                continue;
+            }
+            let network = self.tally.networks.entry(key).or_default();
+            if network.bans == 0 {
+                network.since = record.since;
+                network.evidence = record.reason.as_str().to_owned();
+            }
+            network.bans += 1;
+            network.members = network.members.max(record.members);
+        }
     }
 
     /// Counts an ordinary event towards rates. It is reported as an offence only if a ban follows, with the events before it.
@@ -192,6 +248,7 @@ impl Counts {
         }
         self.banned(*time, &counted.banned, &offence.rules);
         self.banned(*time, &counted.shadowed, &offence.rules);
+        self.networks(*time, &counted.networks);
     }
 
     /// Counts an offence and returns the rule that refuses the offending event.
@@ -205,6 +262,7 @@ impl Counts {
         let counted = engine.count(*time, offence, *service, 1);
         self.banned(*time, &counted.banned, &offence.rules);
         self.banned(*time, &counted.shadowed, &offence.rules);
+        self.networks(*time, &counted.networks);
         let refused_by = counted.verdict.refusal().map(|refusal| refusal.rule);
         // A rule in shadow mode is reported as if it were enforced.
         let in_shadow = || offence.rules.iter().find(|rule| rule.mode == Mode::Shadow && rule.refuses_offence).map(|rule| rule.id);
@@ -235,7 +293,7 @@ impl Counts {
 
     /// Counts everything in a judgement except offences. `refused_by` is the rule that refused the event for its own content, `shadow` the ban
     /// that a rule in shadow mode would have made before.
-    fn judged(&mut self, judgement: &LineJudgement, refused_by: Option<RuleId>, shadow: Option<Ban>) {
+    fn judged(&mut self, judgement: &LineJudgement, refused_by: Option<RuleId>, shadow: Option<RuleId>) {
         for rule in &judgement.spared {
             self.tally.rules.entry(rule.id).or_default().spared += 1;
         }
@@ -244,11 +302,19 @@ impl Counts {
     }
 
     /// Counts an event over time, towards its client's behaviour, and under the rules that refuse it.
-    fn note(&mut self, time: Time, client: Client, outcome: Outcome, refused_by: Option<RuleId>, shadow: Option<Ban>, authenticated: bool) {
+    fn note(
+        &mut self,
+        time: Time,
+        client: Client,
+        outcome: Outcome,
+        refused_by: Option<RuleId>,
+        shadow: Option<RuleId>,
+        authenticated: bool,
+    ) {
         self.behaviours.note(client, outcome, authenticated);
         let refused = u64::from(refused_by.is_some());
         self.tally.series.add(time, Bin { events: 1, refused, ..Bin::default() });
-        for rule in refused_by.into_iter().chain(shadow.map(|ban| ban.rule)) {
+        for rule in refused_by.into_iter().chain(shadow) {
             self.tally.rules.entry(rule).or_default().refused += 1;
             let Some(banned) = self.tally.banned(client, rule, self.max_clients) else { continue };
             banned.refused = banned.refused.saturating_add(1);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use ahash::RandomState;
+use ipnet::IpNet;
 
 use crate::client::Client;
 use crate::rule_id::RuleId;
@@ -140,6 +141,22 @@ impl Banned {
     }
 }
 
+/// One network that one rule banned.
+#[derive(Debug, Clone, Default)]
+pub struct BannedNetworkTally {
+    pub bans: u64,
+    /// The most different clients that led to a ban.
+    pub members: u32,
+    /// Events that were refused.
+    pub refused: u64,
+    /// Start of the first ban.
+    pub since: Time,
+    /// Members and last offence of the first ban.
+    pub evidence: String,
+    /// Refused events over time.
+    pub series: Series,
+}
+
 /// All counts of a replay except the clients' behaviour.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -149,6 +166,8 @@ pub struct Tally {
     pub rule_series: HashMap<RuleId, Series, RandomState>,
     /// Banned clients by client and rule, at most as many as clients are tracked.
     pub banned: HashMap<(Client, RuleId), Banned, RandomState>,
+    /// Networks that a rule banned or would have, at most as many as clients are tracked.
+    pub networks: HashMap<(IpNet, RuleId), BannedNetworkTally, RandomState>,
     pub requests: u64,
     /// SMTP connections, messages and incidents.
     pub mail: u64,

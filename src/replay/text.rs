@@ -68,6 +68,7 @@ pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         }
         table.write(out)?;
     }
+    crowds(report, out)?;
     false_positives(report, out)
 }
 
@@ -109,6 +110,26 @@ fn clients(clients: &[ClientReport], out: &mut dyn Write) -> io::Result<()> {
             grouped(client.successes),
             if client.looks_good { "looks good" } else { "" }.to_owned(),
             client.evidence.chars().take(60).collect(),
+        ]);
+    }
+    table.write(out)
+}
+
+/// The networks that rules over networks banned.
+fn crowds(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    if report.crowds.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new(&["banned network", "rule", "members", "bans", "refused", "clients", "look good"]);
+    for crowd in &report.crowds {
+        table.row(&[
+            crowd.network.clone(),
+            if crowd.mode == Mode::Shadow { format!("{} (shadow)", crowd.rule) } else { crowd.rule.clone() },
+            grouped(u64::from(crowd.members)),
+            grouped(crowd.bans),
+            grouped(crowd.refused),
+            grouped(crowd.clients),
+            grouped(crowd.clients_good),
         ]);
     }
     table.write(out)

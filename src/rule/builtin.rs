@@ -12,7 +12,7 @@ macro_rules! families {
 
 /// The families of built-in rules: the name, and the text of the file. Its first comment describes the family and is copied into
 /// docs/rules-table.md.
-pub const FAMILIES: [(&str, &str); 16] = families![
+pub const FAMILIES: [(&str, &str); 17] = families![
     "scanners",
     "secrets",
     "php",
@@ -28,6 +28,7 @@ pub const FAMILIES: [(&str, &str); 16] = families![
     "guessing",
     "injection",
     "ordinary",
+    "crowds",
     "exim",
 ];
 

@@ -3,6 +3,7 @@
 mod automaton;
 mod bantime;
 pub mod builtin;
+mod count_by;
 pub mod marks;
 mod matcher;
 pub mod merge;
@@ -10,6 +11,7 @@ mod responses;
 mod seen_cache;
 pub mod set;
 pub mod spec;
+mod spec_groups;
 mod standing;
 
 use std::borrow::Cow;
@@ -17,6 +19,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use bantime::{Bantime, BantimeSpec};
+pub use count_by::{CountBy, NetworkSize};
 pub use marks::Marks;
 pub use set::RuleSet;
 pub use standing::Standing;
@@ -54,6 +57,10 @@ pub struct Rule {
     pub distinct: Option<Distinct>,
     /// Addresses that the rule never concerns.
     pub ignoreip: Networks,
+    /// Whom it counts, and what its bans are of.
+    pub count_by: CountBy,
+    /// Number of different clients of a group that must have offended within `findtime`, 1 to [`crate::table::MAX_MEMBERS`].
+    pub members: u32,
 }
 
 /// A part of a request. A rule that counts different ones counts a repeat within `findtime` once.
@@ -92,6 +99,9 @@ pub enum Trigger {
     Request(RequestPattern),
     /// Every request, to limit the rate.
     RequestRate,
+    /// Every request without a source of its own ([`crate::event::Request::names_its_source`]), to limit the rate. A client of a network that
+    /// also sends requests with a source is no member of a crowd.
+    UnreferredRate,
     /// Requests that another rule refuses, and for which their client is not blamed because a page may have sent them
     /// ([`crate::event::Request::was_sent_by_a_page`]). One of them proves nothing; more than a page holds do.
     PageProbe,
@@ -108,13 +118,21 @@ pub enum Trigger {
     Incident,
     /// Lines of the logs whose configuration lists the rule.
     Line(LinePattern),
+    /// Bans of clients by other rules of this machine.
+    Ban,
 }
 
 impl Trigger {
+    /// Whether the rule counts every request, or every one of a kind.
+    #[must_use]
+    pub fn is_request_rate(&self) -> bool {
+        matches!(self, Self::RequestRate | Self::UnreferredRate)
+    }
+
     /// Whether requests or their responses can offend the rule: those that Squid's helper sees, and lines of an access log.
     #[must_use]
     pub fn is_about_requests(&self) -> bool {
-        matches!(self, Self::Request(_) | Self::RequestRate | Self::PageProbe | Self::Response(_))
+        matches!(self, Self::Request(_) | Self::PageProbe | Self::Response(_)) || self.is_request_rate()
     }
 }
 

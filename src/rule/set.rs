@@ -30,6 +30,7 @@ pub struct RuleSet {
     page_probes: Vec<Arc<Rule>>,
     connection_rates: Vec<Arc<Rule>>,
     simultaneous: Vec<(u32, Arc<Rule>)>,
+    bans: Vec<Arc<Rule>>,
 }
 
 /// All request rules, with one automaton for each field.
@@ -72,13 +73,14 @@ impl RuleSet {
         let mut rules: Vec<Arc<Rule>> = rules.into_iter().map(Arc::new).collect();
         rules.sort_by_key(|rule| (rule.mode == super::Mode::Shadow, rule.maxretry));
         let (mut request_rates, mut page_probes) = (Vec::new(), Vec::new());
-        let (mut connection_rates, mut simultaneous) = (Vec::new(), Vec::new());
+        let (mut connection_rates, mut simultaneous, mut bans) = (Vec::new(), Vec::new(), Vec::new());
         for rule in &rules {
             match &rule.trigger {
-                Trigger::RequestRate => request_rates.push(Arc::clone(rule)),
+                Trigger::RequestRate | Trigger::UnreferredRate => request_rates.push(Arc::clone(rule)),
                 Trigger::PageProbe => page_probes.push(Arc::clone(rule)),
                 Trigger::ConnectionRate => connection_rates.push(Arc::clone(rule)),
                 Trigger::Simultaneous { limit } => simultaneous.push((*limit, Arc::clone(rule))),
+                Trigger::Ban => bans.push(Arc::clone(rule)),
                 Trigger::Request(_) | Trigger::Response(_) | Trigger::Incident | Trigger::Line(_) => {}
             }
         }
@@ -86,7 +88,7 @@ impl RuleSet {
         let requests = RequestMatcher::new(&rules)?;
         let by_id = rules.iter().map(|rule| (rule.id, Arc::clone(rule))).collect();
         let off = HashSet::new();
-        Ok(Self { rules, by_id, off, requests, responses, request_rates, page_probes, connection_rates, simultaneous })
+        Ok(Self { rules, by_id, off, requests, responses, request_rates, page_probes, connection_rates, simultaneous, bans })
     }
 
     /// All rules, strictest (lowest `maxretry`) first, and shadow rules last.
@@ -164,6 +166,12 @@ impl RuleSet {
     #[must_use]
     pub fn connection_rates(&self) -> &[Arc<Rule>] {
         &self.connection_rates
+    }
+
+    /// The rules that count bans.
+    #[must_use]
+    pub fn over_bans(&self) -> &[Arc<Rule>] {
+        &self.bans
     }
 
     /// The rules that a client with `open` open connections offends.

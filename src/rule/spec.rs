@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::bantime::BantimeSpec;
+use super::count_by::{CountBySpec, NetworkSize};
 use super::{Distinct, LinePattern, Mode, RequestPattern, ResponsePattern, Rule, SmtpRefusal, Trigger, automaton};
 use crate::event::Scope;
 use crate::list;
@@ -103,6 +104,12 @@ pub struct RuleSpec {
     pub refuse: Option<RefuseSpec>,
     /// Whether strikes are counted across all nodes of the fleet.
     pub fleet: Option<bool>,
+    /// Whom the rule counts; missing means each client.
+    pub count_by: Option<Spanned<CountBySpec>>,
+    /// The prefix lengths of the networks that it counts.
+    pub network: Option<Spanned<NetworkSize>>,
+    /// Number of different clients that must have offended.
+    pub members: Option<Spanned<u32>>,
     /// Whether the patterns are known to compile: the tests compile those of the built-in rules. Compiling each pattern separately, only to
     /// check it, would take most of the start-up time.
     #[serde(skip)]
@@ -121,6 +128,8 @@ pub enum EventSpec {
     Connection,
     /// An incident that Exim reports under the rule's name.
     Incident,
+    /// Every ban of a client by another rule.
+    Ban,
 }
 
 /// Which requests or connections a rule refuses.
@@ -218,6 +227,9 @@ impl RuleSpec {
             smtp: self.smtp.or(builtin.smtp),
             refuse: self.refuse.or(builtin.refuse),
             fleet: self.fleet.or(builtin.fleet),
+            count_by: self.count_by.or(builtin.count_by),
+            network: self.network.or(builtin.network),
+            members: self.members.or(builtin.members),
             ignoreip: if self.ignoreip.is_empty() { builtin.ignoreip } else { self.ignoreip },
             is_tested: builtin.is_tested && !own_pattern,
         }
@@ -235,11 +247,6 @@ impl RuleSpec {
 
     fn has_request_pattern(&self) -> bool {
         self.method.is_some() || self.path.is_some() || self.query.is_some() || self.user_agent.is_some() || self.url.is_some()
-    }
-
-    /// Whether it has a condition that is no pattern of its own.
-    fn has_request_condition(&self) -> bool {
-        self.not_path.is_some() || self.not_query.is_some() || self.referer.is_some()
     }
 
     /// Checks the rule and interns its name.
@@ -289,20 +296,21 @@ impl RuleSpec {
             Some(RefuseSpec::Offence) => true,
             Some(RefuseSpec::Ban) => false,
             // Another rule has refused a page's probe.
-            None => (is_forgeable && !is_page_probe) || maxretry == 1 || self.simultaneous.is_some(),
+            None => (is_forgeable && !is_page_probe) || (maxretry == 1 && !self.counts_bans()) || self.simultaneous.is_some(),
         };
         let (scope, smtp, fleet) = (self.scope.unwrap_or_default(), self.smtp.unwrap_or_default(), self.fleet.unwrap_or_default());
-        if fleet && matches!(self.event, Some(EventSpec::Request | EventSpec::PageProbe)) {
+        if fleet && matches!(self.event, Some(EventSpec::Request | EventSpec::PageProbe | EventSpec::Ban)) {
             return Err(SpecError::at(
                 &name_span,
                 format!(
-                    "found fleet = true in rule {name:?} over a number of requests, which each node counts separately; expected no fleet"
+                    "found fleet = true in rule {name:?} over a number of requests or bans, which each node counts separately; expected no fleet"
                 ),
             ));
         }
         let description: Arc<str> = self.description.as_deref().unwrap_or_default().into();
         let distinct = self.check_distinct(maxretry, &maxretry_at)?;
         let ignoreip = networks(&self.ignoreip)?;
+        let (count_by, members) = self.check_count_by(&name, maxretry)?;
         let trigger = self.trigger(&name)?;
         Ok(Rule {
             id: names.intern(&name),
@@ -319,6 +327,8 @@ impl RuleSpec {
             fleet,
             distinct,
             ignoreip,
+            count_by,
+            members,
         })
     }
 
@@ -385,11 +395,13 @@ impl RuleSpec {
                 format!("found credentials or cleared_by_status without status in rule {name:?}, expected status as well"),
             ));
         }
-        if self.status.is_none() && !self.has_request_pattern() && self.has_request_condition() {
+        let is_unreferred_rate = self.event == Some(EventSpec::Request) && self.referer == Some(false);
+        let has_condition = self.not_path.is_some() || self.not_query.is_some() || (self.referer.is_some() && !is_unreferred_rate);
+        if self.status.is_none() && !self.has_request_pattern() && has_condition {
             return Err(SpecError::at(
                 &name_span,
                 format!(
-                    "found not_path, not_query or referer in rule {name:?}, expected path, query, user_agent, url, method or status as well"
+                    "found not_path, not_query or referer in rule {name:?}, expected path, query, user_agent, url, method or status as well, or event = \"request\" with referer = false alone"
                 ),
             ));
         }
@@ -419,10 +431,12 @@ impl RuleSpec {
         }
         if let Some(event) = self.event {
             return Ok(match event {
+                EventSpec::Request if self.referer == Some(false) => Trigger::UnreferredRate,
                 EventSpec::Request => Trigger::RequestRate,
                 EventSpec::PageProbe => Trigger::PageProbe,
                 EventSpec::Connection => Trigger::ConnectionRate,
                 EventSpec::Incident => Trigger::Incident,
+                EventSpec::Ban => Trigger::Ban,
             });
         }
         if let Some(limit) = self.simultaneous {

@@ -48,12 +48,12 @@ impl Embedded {
     pub fn open(config: Option<&Path>, state: Option<&Path>) -> Result<Self, String> {
         let names = Arc::new(RuleNames::default());
         let loaded = Config::load(config, &names).map_err(|error| error.to_string())?;
-        let (clients, bans) = (loaded.table.clients.get(), loaded.table.bans.get());
+        let (clients, bans, networks) = (loaded.table.clients.get(), loaded.table.bans.get(), loaded.table.networks.get());
         let list_files = Mutex::new(loaded.list_files.clone());
         let mut policy = Policy::from(loaded);
         policy.lists.set_own(OwnAddresses::read().unwrap_or_default());
         let no_thread = |error| format!("a thread cannot be started: {error}");
-        let engine = Arc::new(Engine::new(names, policy, clients, bans).map_err(no_thread)?);
+        let engine = Arc::new(Engine::new(names, policy, clients, bans).map_err(no_thread)?.with_networks(networks));
         let clock = Clock::start();
         let state = state.map(|file| StateFile::open(&engine, clock, file)).transpose().map_err(no_thread)?;
         engine.lift(clock.now(), std::iter::empty(), SavedBans::Stay);

@@ -255,9 +255,13 @@ impl Session {
             Judgement::Settled { verdict, counts } => {
                 if counts && batch.counts_requests {
                     let client = Client::of(query.address, batch.policy.prefix);
+                    let is_unreferred = matches!(&query.event, Event::Request(request) if request.names_its_source() == Some(false));
                     match self.tallies.last_mut() {
-                        Some(last) if last.client == client => last.requests += 1,
-                        _ => self.tallies.push(RequestTally::new(query.address, client, 1)),
+                        Some(last) if last.client == client => {
+                            last.requests += 1;
+                            last.unreferred += u32::from(is_unreferred);
+                        }
+                        _ => self.tallies.push(RequestTally::new(query.address, client, 1).with_unreferred(is_unreferred.into())),
                     }
                 }
                 if let Event::Response { request, status } = &query.event

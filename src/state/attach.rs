@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::{Loaded, Reader, StateError, StateHealth, StoredStrikes, Writer, WriterEvent};
 use crate::client::Client;
 use crate::clock::Clock;
-use crate::engine::{BanRecord, Change, Engine, Journal, OnPersisted, Persisted, SavedBans};
+use crate::engine::{BanRecord, Change, Engine, Journal, NetworkRecord, OnPersisted, Persisted, SavedBans};
 use crate::log::follow::Position;
 use crate::rule::Evidence;
 use crate::table::Until;
@@ -256,13 +256,11 @@ fn resend(engine: &Arc<Engine>, writer: &Writer, now: Time, all: bool) {
         writer.persist(Change::Paused(pause.clone()), Box::new(|_| ()));
     }
     for network in policy.lists.banned.iter() {
-        let change = Change::NetworkBanned {
-            network: network.network,
-            since: network.since,
-            until: network.until.map_or(Until::NEVER, Until::at),
-            // The operator's reason was only in the lost file.
-            reason: Evidence::new(&[]),
-        };
+        let until = network.until.map_or(Until::NEVER, Until::at);
+        let (rule, scope, members) = (engine.names().name(network.rule), network.scope, network.members);
+        // The reason was only in the lost file.
+        let record = NetworkRecord::manual(network.network, network.since, until, Evidence::new(&[]));
+        let change = Change::NetworkBanned(NetworkRecord { rule, scope, members, ..record });
         writer.persist(change, Box::new(|_| ()));
     }
 }

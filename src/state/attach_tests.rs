@@ -4,12 +4,11 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::engine::Completion;
 use crate::engine::fixtures::{ActiveBans, TestObserver, active_bans, record};
+use crate::engine::{Completion, NetworkRecord};
 use crate::event::Scope;
-use crate::list::BannedNetwork;
 use crate::policy::Policy;
-use crate::rule_id::{RuleId, RuleNames};
+use crate::rule_id::RuleNames;
 
 /// Longer than saving takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -84,9 +83,8 @@ fn resending_unsaved_bans_keeps_the_reason_of_a_banned_network() {
     let (engine, clock) = (engine(), Clock::start());
     let state = StateFile::open(&engine, clock, &dir.path().join("state.db")).unwrap();
     let network = "198.51.100.0/24".parse().unwrap();
-    let rule = engine.names().name(RuleId::MANUAL);
-    let ban = BannedNetwork { network, rule, since: clock.now(), until: None };
-    engine.ban_network(ban, Evidence::new(&[b"spam"]), Completion::ignored());
+    let ban = NetworkRecord::manual(network, clock.now(), Until::NEVER, Evidence::new(&[b"spam"]));
+    engine.ban_network(ban, Completion::ignored());
     resend(&engine, &state.writer, clock.now(), false);
     state.finish(clock.now(), PATIENCE);
     assert_eq!(state.network_ban_reason(network).unwrap(), Some(Evidence::new(&[b"spam"])));

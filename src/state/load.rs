@@ -45,7 +45,7 @@ pub(super) fn load(connection: &Connection, names: &mut NameCache, now: Time, si
     let mut statement = snapshot.prepare(&format!("SELECT {NETWORK_COLUMNS} FROM network WHERE until IS NULL OR until > ?"))?;
     let mut rows = statement.query([stored(now)])?;
     while let Some(row) = rows.next()? {
-        if let Some(change) = rows::network_change(row, now)? {
+        if let Some(change) = rows::network_change(row, names, now)? {
             sink(Loaded::Change(change));
         }
     }
@@ -115,7 +115,7 @@ pub(super) fn changes_since(
     while let Some(row) = rows.next()? {
         cursor.network = row.get("id")?;
         if row.get::<_, i64>("writer")? != own {
-            changes.extend(rows::network_change(row, now)?);
+            changes.extend(rows::network_change(row, names, now)?);
         }
     }
     Ok(changes)

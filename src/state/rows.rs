@@ -9,7 +9,7 @@ use rusqlite::Row;
 
 use super::StoredStrikes;
 use crate::client::Client;
-use crate::engine::{BanRecord, Change, EarlierBans};
+use crate::engine::{BanRecord, Change, EarlierBans, NetworkRecord};
 use crate::event::Scope;
 use crate::list::file::parse_network;
 use crate::rule::Evidence;
@@ -20,7 +20,7 @@ use crate::time::Time;
 pub(super) const BAN_COLUMNS: &str = "id, client, scope, rule, first, since, until, count, times, node, writer";
 
 /// The columns that [`network_change`] reads, in its order.
-pub(super) const NETWORK_COLUMNS: &str = "id, net, since, until, reason, writer";
+pub(super) const NETWORK_COLUMNS: &str = "id, net, since, until, reason, writer, rule, scope, members";
 
 /// The columns that [`strikes`] reads, in its order.
 pub(super) const STRIKE_COLUMNS: &str = "client, rule, first, last, count, until";
@@ -78,13 +78,16 @@ pub(super) fn ban_change(row: &Row<'_>, names: &mut NameCache, now: Time) -> rus
 }
 
 /// Reads [`NETWORK_COLUMNS`] as a change; `None` if the ban is over.
-pub(super) fn network_change(row: &Row<'_>, now: Time) -> rusqlite::Result<Option<Change>> {
+pub(super) fn network_change(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::Result<Option<Change>> {
     let Ok(network) = parse_network(row.get_ref(1)?.as_str()?) else { return Ok(None) };
     if was_removed(row, 3)? {
         return Ok(Some(Change::NetworkUnbanned { network, at: time(row, 2)? }));
     }
     let Some((since, until)) = times(row, 2, 3, now)? else { return Ok(None) };
-    Ok(Some(Change::NetworkBanned { network, since, until, reason: evidence(row, "reason")? }))
+    let record = NetworkRecord::manual(network, since, until, evidence(row, "reason")?);
+    // Empty in a row of an older version, which knew bans by hand alone.
+    let rule = Some(names.get(row, 6)?).filter(|rule| !rule.is_empty()).unwrap_or(record.rule);
+    Ok(Some(Change::NetworkBanned(NetworkRecord { rule, scope: scope(row, 7)?, members: number(row, 8)?, ..record })))
 }
 
 /// Reads [`STRIKE_COLUMNS`].

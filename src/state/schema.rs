@@ -49,7 +49,10 @@ CREATE TABLE network (
     since  INTEGER NOT NULL,
     until  INTEGER,
     reason TEXT    NOT NULL,
-    writer INTEGER NOT NULL
+    writer INTEGER NOT NULL,
+    rule    TEXT    NOT NULL DEFAULT '',
+    scope   TEXT    NOT NULL DEFAULT '',
+    members INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE strike (
     client  BLOB    NOT NULL CHECK (length(client) = 16),
@@ -78,6 +81,11 @@ const PAUSE_TABLE: &str =
     "CREATE TABLE IF NOT EXISTS pause (since INTEGER NOT NULL, until INTEGER NOT NULL, user TEXT NOT NULL DEFAULT '') STRICT";
 /// For files whose table was created without it.
 const PAUSE_USER: &str = "ALTER TABLE pause ADD COLUMN user TEXT NOT NULL DEFAULT ''";
+
+/// What rules say of the networks that they ban. Files of version 1 without these columns exist; the program that wrote them goes on with
+/// these ones as well.
+const NETWORK_COLUMNS: [(&str, &str); 3] =
+    [("rule", "TEXT NOT NULL DEFAULT ''"), ("scope", "TEXT NOT NULL DEFAULT ''"), ("members", "INTEGER NOT NULL DEFAULT 0")];
 
 /// One query for each table, to check that the file has the tables and columns of this version and that their first pages can be read.
 const PROBES: [&str; 6] = [
@@ -110,6 +118,11 @@ pub(super) fn open(path: &Path) -> Result<Connection, StateError> {
     connection.execute_batch(PAUSE_TABLE).map_err(failed)?;
     if !connection.column_exists(None, "pause", "user").map_err(failed)? {
         connection.execute_batch(PAUSE_USER).map_err(failed)?;
+    }
+    for (column, definition) in NETWORK_COLUMNS {
+        if !connection.column_exists(None, "network", column).map_err(failed)? {
+            connection.execute_batch(&format!("ALTER TABLE network ADD COLUMN {column} {definition}")).map_err(failed)?;
+        }
     }
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0)).map_err(failed)?;
     if mode != "wal" {

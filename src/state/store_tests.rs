@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::client::Ipv6Prefix;
-use crate::engine::EarlierBans;
+use crate::engine::{EarlierBans, NetworkRecord};
 use crate::event::Scope;
 use crate::table::{Counter, Until};
 
@@ -90,12 +90,12 @@ fn bans(store: &mut Store, now: Time) -> Vec<(Client, &'static str, Until)> {
 fn everything_saved_is_loaded_by_the_next_process() {
     let file = TestFile::new();
     let ban = BanRecord { count: 3, times: 2, node: Arc::from("mx2"), scope: Scope::Mail, ..ban("2001:db8::1", until(3600)) };
-    let network = Change::NetworkBanned {
-        network: "198.51.100.0/24".parse().unwrap(),
-        since: at(0),
-        until: Until::NEVER,
-        reason: Evidence::new(&[b"spam"]),
-    };
+    let network = Change::NetworkBanned(NetworkRecord {
+        scope: Scope::Web,
+        rule: "crowd".into(),
+        members: 40,
+        ..NetworkRecord::manual("198.51.100.0/24".parse().unwrap(), at(0), Until::NEVER, Evidence::new(&[b"spam"]))
+    });
     let strike = StoredStrikes {
         client: client("192.0.2.9"),
         rule: Arc::from("probes"),
@@ -212,7 +212,7 @@ fn each_process_sees_the_changes_of_the_other_and_not_its_own() {
     let network = "198.51.100.0/24".parse().unwrap();
     let changes = [
         Change::Banned(ban("192.0.2.1", until(60))),
-        Change::NetworkBanned { network, since: at(0), until: until(9), reason: Evidence::new(&[b"spam"]) },
+        Change::NetworkBanned(NetworkRecord::manual(network, at(0), until(9), Evidence::new(&[b"spam"]))),
     ];
     one.save(&changes.clone().map(WriteItem::Change), false).unwrap();
     assert_eq!(

@@ -1,6 +1,5 @@
 //! Writes changes, strikes and log positions within a transaction.
 
-use ipnet::IpNet;
 use rusqlite::types::Value;
 use rusqlite::{Transaction, params};
 
@@ -8,9 +7,11 @@ use super::load::find_bans;
 use super::rows::{NameCache, REMOVED, blob, stored, stored_end};
 use super::{StoredStrikes, WriteItem};
 use crate::client::{Client, Ipv6Prefix};
-use crate::engine::{BanRecord, Change, Forgotten};
+use crate::engine::{BanRecord, Change, Forgotten, NetworkRecord};
 use crate::event::Scope;
 use crate::log::follow::Position;
+use crate::rule::Evidence;
+use crate::table::Until;
 use crate::time::Time;
 
 /// Writes `item`, marking rows of bans with `writer`. The earlier bans of a client are written with its ban if `earlier_bans` is set.
@@ -32,10 +33,11 @@ pub(super) fn write(transaction: &Transaction<'_>, item: &WriteItem, writer: i64
             unban(transaction, *client, *scope, writer, *at)
         }
         WriteItem::Change(Change::Forgotten(forgotten)) => forget(transaction, forgotten),
-        WriteItem::Change(Change::NetworkBanned { network, since, until, reason }) => {
-            write_network(transaction, *network, *since, until.time().map(stored_end), &reason.to_saved(), writer)
+        WriteItem::Change(Change::NetworkBanned(record)) => write_network(transaction, record, record.until.time().map(stored_end), writer),
+        WriteItem::Change(Change::NetworkUnbanned { network, at }) => {
+            let record = NetworkRecord::manual(*network, *at, Until::NEVER, Evidence::new(&[]));
+            write_network(transaction, &record, Some(REMOVED), writer)
         }
-        WriteItem::Change(Change::NetworkUnbanned { network, at }) => write_network(transaction, *network, *at, Some(REMOVED), "", writer),
         WriteItem::Change(Change::RuleLifted(rule)) => {
             transaction.execute("DELETE FROM evidence WHERE ban IN (SELECT id FROM ban WHERE rule = ?)", [&**rule])?;
             transaction.execute("DELETE FROM ban WHERE rule = ?", [&**rule]).map(drop)
@@ -150,17 +152,13 @@ fn forget(transaction: &Transaction<'_>, forgotten: &Forgotten) -> rusqlite::Res
     transaction.prepare_cached(&statement)?.execute(rusqlite::params_from_iter(values)).map(drop)
 }
 
-fn write_network(
-    transaction: &Transaction<'_>,
-    network: IpNet,
-    since: Time,
-    until: Option<i64>,
-    reason: &str,
-    writer: i64,
-) -> rusqlite::Result<()> {
+fn write_network(transaction: &Transaction<'_>, record: &NetworkRecord, until: Option<i64>, writer: i64) -> rusqlite::Result<()> {
+    let NetworkRecord { network, scope, rule, since, members, reason, .. } = record;
     transaction
-        .prepare_cached("INSERT OR REPLACE INTO network (net, since, until, reason, writer) VALUES (?, ?, ?, ?, ?)")?
-        .execute(params![network.to_string(), stored(since), until, reason, writer])
+        .prepare_cached(
+            "INSERT OR REPLACE INTO network (net, since, until, reason, writer, rule, scope, members) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![network.to_string(), stored(*since), until, reason.to_saved(), writer, &**rule, scope.as_str(), members])
         .map(drop)
 }
 

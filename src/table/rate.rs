@@ -40,12 +40,20 @@ pub struct RequestTally {
     /// The client that `address` belongs to.
     pub client: Client,
     pub requests: u32,
+    /// How many of them had no source of their own.
+    pub unreferred: u32,
 }
 
 impl RequestTally {
     #[must_use]
     pub fn new(address: IpAddr, client: Client, requests: u32) -> Self {
-        Self { address, client, requests }
+        Self { address, client, requests, unreferred: 0 }
+    }
+
+    /// The same requests, `unreferred` of which had no source of their own.
+    #[must_use]
+    pub fn with_unreferred(self, unreferred: u32) -> Self {
+        Self { unreferred: unreferred.min(self.requests), ..self }
     }
 }
 

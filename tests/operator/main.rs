@@ -5,6 +5,7 @@
 mod harness;
 
 mod bans;
+mod crowds;
 mod hook;
 mod logs;
 mod metrics;

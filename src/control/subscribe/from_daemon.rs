@@ -69,6 +69,8 @@ pub enum FromDaemon {
     UnbanRule(Arc<str>),
     BanNetwork {
         network: IpNet,
+        scope: Scope,
+        rule: Arc<str>,
         /// `None` if the ban is permanent.
         remaining: Option<Span>,
     },
@@ -133,7 +135,9 @@ impl fmt::Display for FromDaemon {
             Self::Ban { client, scope, rule, remaining } => write!(f, "ban {client} {} {rule} {}", scope.as_str(), Remaining(*remaining)),
             Self::Unban { client, scope } => write!(f, "unban {client} {}", scope.as_str()),
             Self::UnbanRule(rule) => write!(f, "unban-rule {rule}"),
-            Self::BanNetwork { network, remaining } => write!(f, "ban-network {network} {}", Remaining(*remaining)),
+            Self::BanNetwork { network, scope, rule, remaining } => {
+                write!(f, "ban-network {network} {} {rule} {}", scope.as_str(), Remaining(*remaining))
+            }
             Self::UnbanNetwork(network) => write!(f, "unban-network {network}"),
             Self::Pause(remaining) => write!(f, "pause {}", remaining.secs_ceil()),
             Self::Resume => f.write_str("resume"),
@@ -201,7 +205,12 @@ impl FromDaemon {
             },
             "unban" => Self::Unban { client: client(words.next()?)?, scope: Scope::from_name(words.next()?)? },
             "unban-rule" => Self::UnbanRule(words.next()?.into()),
-            "ban-network" => Self::BanNetwork { network: words.next()?.parse().ok()?, remaining: parse_remaining(words.next()?)? },
+            "ban-network" => Self::BanNetwork {
+                network: words.next()?.parse().ok()?,
+                scope: Scope::from_name(words.next()?)?,
+                rule: words.next()?.into(),
+                remaining: parse_remaining(words.next()?)?,
+            },
             "unban-network" => Self::UnbanNetwork(words.next()?.parse().ok()?),
             "pause" => Self::Pause(Span::from_secs(words.next()?.parse().ok()?)),
             "answer" => {
@@ -273,7 +282,7 @@ mod tests {
             FromDaemon::Ban { client, scope: Scope::Mail, rule: "manual".into(), remaining: None },
             FromDaemon::Unban { client, scope: Scope::All },
             FromDaemon::UnbanRule("w00tw00t".into()),
-            FromDaemon::BanNetwork { network: "2001:db8::/32".parse().unwrap(), remaining: hour },
+            FromDaemon::BanNetwork { network: "2001:db8::/32".parse().unwrap(), scope: Scope::Web, rule: "crowd".into(), remaining: hour },
             FromDaemon::UnbanNetwork("2001:db8::/32".parse().unwrap()),
             FromDaemon::Pause(Span::from_secs(3600)),
             FromDaemon::Resume,

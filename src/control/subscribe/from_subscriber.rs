@@ -55,6 +55,8 @@ pub enum FromSubscriber {
         address: IpAddr,
         /// Requests since the last report.
         count: u32,
+        /// How many of them had no source of their own.
+        unreferred: u32,
     },
     /// Queries that the subscriber answered without asking the daemon since the last report.
     Stats {
@@ -90,7 +92,8 @@ impl fmt::Display for FromSubscriber {
                 write!(f, "strike {count} {address} {} {}", Rules(rules, *marks), evidence.as_str())
             }
             Self::Clear { address, rules, marks } => write!(f, "clear {address} {}", Rules(rules, *marks)),
-            Self::Requests { address, count } => write!(f, "requests {address} {count}"),
+            Self::Requests { address, count, unreferred: 0 } => write!(f, "requests {address} {count}"),
+            Self::Requests { address, count, unreferred } => write!(f, "requests {address} {count} {unreferred}"),
             Self::Stats { served, failed_open } => write!(f, "stats {served} {failed_open}"),
             Self::Overflow { deferred, dropped } => write!(f, "overflow {deferred} {dropped}"),
             Self::Refused { rule, count } => write!(f, "refused {rule} {count}"),
@@ -150,8 +153,13 @@ impl FromSubscriber {
                 Some(Self::Strike { count: count.parse().ok().filter(|count| *count > 0)?, address, rules, marks, evidence })
             }
             "requests" => {
-                let (address, count) = rest.split_once(' ')?;
-                Some(Self::Requests { address: parse_address(address).ok()?, count: count.parse().ok()? })
+                let (address, counts) = rest.split_once(' ')?;
+                let (count, unreferred) = counts.split_once(' ').unwrap_or((counts, "0"));
+                Some(Self::Requests {
+                    address: parse_address(address).ok()?,
+                    count: count.parse().ok()?,
+                    unreferred: unreferred.parse().ok()?,
+                })
             }
             "stats" => {
                 let (served, failed_open) = rest.split_once(' ')?;
@@ -244,7 +252,8 @@ mod tests {
                 marks: None,
                 evidence: Evidence::new(&[b"GET", b"/x"]),
             },
-            FromSubscriber::Requests { address: "192.0.2.1".parse().unwrap(), count: 42 },
+            FromSubscriber::Requests { address: "192.0.2.1".parse().unwrap(), count: 42, unreferred: 0 },
+            FromSubscriber::Requests { address: "192.0.2.1".parse().unwrap(), count: 42, unreferred: 7 },
             FromSubscriber::Stats { served: 7, failed_open: 0 },
             FromSubscriber::Overflow { deferred: 5, dropped: 2 },
             FromSubscriber::Refused { rule: "w00tw00t".into(), count: u64::MAX },

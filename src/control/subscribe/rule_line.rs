@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Scope;
 use crate::list::file::parse_network;
-use crate::rule::{Bantime, Distinct, Mode, Rule, SmtpRefusal, Trigger};
+use crate::rule::{Bantime, CountBy, Distinct, Mode, Rule, SmtpRefusal, Trigger};
 use crate::rule_id::RuleNames;
 use crate::time::Span;
 
@@ -59,6 +59,9 @@ impl RuleLine {
             fleet: false,
             distinct: self.distinct,
             ignoreip: self.ignoreip.iter().filter_map(|network| parse_network(network).ok()).collect(),
+            // Only the daemon counts.
+            count_by: CountBy::Client,
+            members: 1,
         }
     }
 }

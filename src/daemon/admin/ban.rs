@@ -11,9 +11,8 @@ use crate::control::admin::{BanLength, BanRequest, check_scope};
 use crate::control::answer::{error, object};
 use crate::control::bans::{BanReport, epoch, remaining};
 use crate::daemon::conn::replies::ReplyHandle;
-use crate::engine::{Abandoned, Applied, BanRecord, Completion, Engine, Persisted};
+use crate::engine::{Abandoned, Applied, BanRecord, Completion, Engine, NetworkRecord, Persisted};
 use crate::event::Scope;
-use crate::list::BannedNetwork;
 use crate::rule::{Evidence, Standing};
 use crate::rule_id::RuleId;
 use crate::table::Until;
@@ -28,7 +27,9 @@ const DEFAULT_LENGTH: Span = Span::from_secs(3600);
 /// The target is never banned, a network on one service, or the rule of a restored ban refuses nobody here.
 pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, user: &str, to: &ReplyHandle) -> Result<(), String> {
     let policy = engine.policy();
-    check_scope(request.target, request.scope, Some(policy.prefix)).map_err(|error| error.to_string())?;
+    if request.rule.is_none() {
+        check_scope(request.target, request.scope, Some(policy.prefix)).map_err(|error| error.to_string())?;
+    }
     // A restored ban of an IPv6 client has the network that the client is shown as, and only a client is banned on one service.
     let is_one = request.rule.is_some() || request.scope != Scope::All;
     let is_shown_client = is_one && matches!(request.target, IpNet::V6(v6) if v6.prefix_len() == policy.prefix.bits());
@@ -61,13 +62,8 @@ pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, user: &str, to
     let evidence = evidence.signed(user);
     let (target, scope, reason) = (shown(request.target, policy.prefix), request.scope, evidence.clone());
     if is_network {
-        let network = BannedNetwork {
-            network: request.target,
-            rule: Arc::clone(&engine.names().name(RuleId::MANUAL)),
-            since: now,
-            until: until.time(),
-        };
-        engine.ban_network(network, evidence, answering(to, move |applied| ban_report(&target, scope, until, now, &reason, applied)));
+        let record = NetworkRecord { scope, rule, ..NetworkRecord::manual(request.target, now, until, evidence) };
+        engine.ban_network(record, answering(to, move |applied| ban_report(&target, scope, until, now, &reason, applied)));
         return Ok(());
     }
     let client = Client::of(request.target.addr(), policy.prefix);

@@ -10,6 +10,7 @@ use crate::control::answer::{END, error, line};
 use crate::control::bans::{ListedBan, epoch, remaining, seconds};
 use crate::daemon::conn::replies::ReplyText;
 use crate::event::{Scope, Service};
+use crate::list::BannedNetwork;
 use crate::rule::Evidence;
 use crate::rule_id::{RuleId, did_you_mean};
 use crate::table::{Ban, Until};
@@ -36,7 +37,7 @@ impl AdminContext {
             Ok(bans) => bans,
             Err(fault) => return error(&fault).into(),
         };
-        let networks = if filter.shadow { Vec::new() } else { self.network_bans(filter, now) };
+        let networks = self.network_bans(filter, now);
         let from_file = if filter.shadow { HashMap::new() } else { self.records_from_file(&bans, now) };
         let (engine, prefix, scope) = (Arc::clone(&self.engine), self.engine.policy().prefix, filter.scope);
         let (with_evidence, in_shadow) = (filter.evidence, filter.shadow);
@@ -92,25 +93,31 @@ impl AdminContext {
         Ok(bans)
     }
 
-    /// The banned networks that match `filter`. Their scope is `all`, which every filter selects.
+    /// The banned networks that match `filter`, or with `shadow` those that rules in shadow mode would have banned.
     pub(super) fn network_bans(&self, filter: &BanFilter, now: Time) -> Vec<ListedBan> {
-        let policy = self.engine.policy();
-        let networks = policy.lists.banned.iter().filter(|ban| {
+        let banned = if filter.shadow { self.engine.shadow_networks() } else { self.engine.policy().lists.banned.clone() };
+        let rule_of = |ban: &BannedNetwork| self.engine.names().name(ban.rule);
+        let is_wanted_scope = |found: Scope| match filter.scope {
+            None => true,
+            Some(wanted) => found == Scope::All || found == wanted,
+        };
+        let networks = banned.iter().filter(|ban| {
             ban.is_active(now)
-                && filter.rule.as_deref().is_none_or(|rule| *rule == *ban.rule)
+                && is_wanted_scope(ban.scope)
+                && filter.rule.as_deref().is_none_or(|rule| *rule == *rule_of(ban))
                 && filter.network.is_none_or(|wanted| wanted.contains(&ban.network) || ban.network.contains(&wanted))
         });
         let listed = networks.map(|ban| {
             let until = ban.until.map_or(Until::NEVER, Until::at);
             ListedBan {
                 client: ban.network.to_string(),
-                scope: Scope::All,
-                rule: ban.rule.to_string(),
+                scope: ban.scope,
+                rule: rule_of(ban).to_string(),
                 until: epoch(until),
                 remaining: remaining(until, now),
                 since: Some(seconds(ban.since)),
                 evidence: if filter.evidence {
-                    self.network_ban_reason(ban.network).map(|reason| reason.as_str().to_owned())
+                    self.network_ban_reason(ban.network, ban.rule).map(|reason| reason.as_str().to_owned())
                 } else {
                     None
                 },

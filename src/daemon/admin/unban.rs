@@ -195,9 +195,7 @@ impl Unban {
                 targets.clients.insert(client);
             }
         });
-        let is_wanted = |ban: &&crate::list::BannedNetwork| {
-            ban.is_active(now) && engine.names().find(&ban.rule).is_some_and(|rule| is_wanted(rule, ban.network))
-        };
+        let is_wanted = |ban: &&crate::list::BannedNetwork| ban.is_active(now) && is_wanted(ban.rule, ban.network);
         if scope == Scope::All {
             targets.networks = policy.lists.banned.iter().filter(is_wanted).map(|ban| ban.network).collect();
         }

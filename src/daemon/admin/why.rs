@@ -18,6 +18,7 @@ use crate::engine::BanRecord;
 use crate::event::Service;
 use crate::list::BannedNetwork;
 use crate::rule::{Evidence, Mode, Rule};
+use crate::rule_id::RuleId;
 use crate::table::{Ban, Until};
 use crate::time::Time;
 use crate::verdict::DenyReason;
@@ -49,6 +50,7 @@ impl AdminContext {
             never_banned: policy.lists.never_banned(address).map(|reason| reason.to_string()),
             denied: policy.lists.denied(address).map(|entry| entry.to_string()),
             network: self.banned_network(now, address),
+            shadow_networks: self.shadow_networks(now, address),
             unbanned: if ban.as_ref().is_some_and(|ban| ban.active) { None } else { self.unbanned(now, client) },
             ban,
             shadow: shadow.collect(),
@@ -74,7 +76,13 @@ impl AdminContext {
 
     fn banned_network(&self, now: Time, address: IpAddr) -> Option<NetworkBan> {
         let policy = self.engine.policy();
-        policy.lists.banned.lookup(address, now).map(|ban| self.network_ban(now, ban))
+        policy.lists.banned.lookup(address, now, |_| true).map(|ban| self.network_ban(now, ban))
+    }
+
+    /// The networks around `address` that rules in shadow mode would have banned.
+    fn shadow_networks(&self, now: Time, address: IpAddr) -> Vec<NetworkBan> {
+        let networks = self.engine.shadow_networks();
+        networks.iter().filter(|ban| ban.is_active(now) && ban.network.contains(&address)).map(|ban| self.network_ban(now, ban)).collect()
     }
 
     /// The latest unban of `client` by an operator.
@@ -94,8 +102,11 @@ impl AdminContext {
         })
     }
 
-    /// The operator's reason for the ban of a network, if it is known.
-    pub(super) fn network_ban_reason(&self, network: IpNet) -> Option<Evidence> {
+    /// Members and last offence, or the operator's reason for the ban of a network, if it is known.
+    pub(super) fn network_ban_reason(&self, network: IpNet, rule: RuleId) -> Option<Evidence> {
+        if let Some(reason) = self.engine.network_reason(network, rule) {
+            return Some(reason);
+        }
         self.state.as_ref().map_or(Ok(None), |state| state.network_ban_reason(network)).unwrap_or_else(|fault| {
             log::warn!("{fault}");
             None
@@ -108,10 +119,12 @@ impl AdminContext {
         #[cfg(not(feature = "fleet"))]
         let node = None;
         let until = ban.until.map_or(Until::NEVER, Until::at);
-        let reason = self.network_ban_reason(ban.network);
+        let reason = self.network_ban_reason(ban.network, ban.rule);
         NetworkBan {
             network: ban.network.to_string(),
-            rule: ban.rule.to_string(),
+            rule: self.engine.names().name(ban.rule).to_string(),
+            scope: ban.scope,
+            members: ban.members,
             node,
             since: seconds(ban.since),
             since_ago: now.since(ban.since).secs(),

@@ -201,7 +201,7 @@ impl Counters {
     pub fn record_change(&self, change: &Change) {
         let (rule, since): (Arc<str>, Time) = match change {
             Change::Banned(record) => (Arc::clone(&record.rule), record.since),
-            Change::NetworkBanned { since, .. } => ("manual".into(), *since),
+            Change::NetworkBanned(record) => (Arc::clone(&record.rule), record.since),
             Change::Unbanned { .. }
             | Change::Forgotten(_)
             | Change::NetworkUnbanned { .. }

@@ -60,7 +60,7 @@ impl MetricsReport {
             }
         }
         for network in policy.lists.banned.iter().filter(|network| network.is_active(now)) {
-            rules.entry(Arc::clone(&network.rule)).or_default().bans += 1;
+            rules.entry(self.engine.names().name(network.rule)).or_default().bans += 1;
         }
         for (rule, bans) in self.counters.bans() {
             rules.entry(rule).or_default().bans_made = bans.number;

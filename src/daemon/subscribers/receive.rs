@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::engine::reply::Reply;
 use crate::event::Service;
 use crate::policy::Policy;
-use crate::rule::{Cleared, Offence, Rule, Trigger};
+use crate::rule::{Cleared, Offence, Rule};
 use crate::rule_id::RuleNames;
 use crate::table::RequestTally;
 use crate::time::Time;
@@ -32,12 +32,13 @@ pub fn receive(
     send: impl FnOnce(String) + Send + 'static,
 ) -> Result<(), String> {
     match FromSubscriber::parse(text).map_err(|error| error.to_string())? {
-        FromSubscriber::Requests { address, count } => {
+        FromSubscriber::Requests { address, count, unreferred } => {
             counters.requests.fetch_add(count.into(), Ordering::Relaxed);
             let policy = engine.policy();
             counters.traffic.record(Service::Web, Client::of(address, policy.prefix), count.into());
             if policy.lists.never_banned(address).is_none() {
-                engine.count_requests(now, &mut vec![RequestTally::new(address, Client::of(address, policy.prefix), count)]);
+                let tally = RequestTally::new(address, Client::of(address, policy.prefix), count).with_unreferred(unreferred);
+                engine.count_requests(now, &mut vec![tally]);
             }
         }
         FromSubscriber::Stats { served, failed_open } => counters.record_served_by_helper(served, failed_open),
@@ -99,7 +100,7 @@ pub fn receive(
 /// Those of the named rules that are in force, and under which a Squid helper can see an offence.
 fn rules_of_web(policy: &Policy, names: &RuleNames, named: &[String]) -> Vec<Arc<Rule>> {
     let rules = named.iter().filter_map(|name| policy.rules.get(names.find(name)?));
-    rules.filter(|rule| rule.trigger.is_about_requests() && rule.trigger != Trigger::RequestRate).cloned().collect()
+    rules.filter(|rule| rule.trigger.is_about_requests() && !rule.trigger.is_request_rate()).cloned().collect()
 }
 
 #[cfg(test)]

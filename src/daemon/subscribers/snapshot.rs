@@ -3,13 +3,11 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use ipnet::IpNet;
-
 use crate::client::Client;
 use crate::control::subscribe::{self, FromDaemon, List, RuleLine};
 use crate::engine::{Change, Engine};
 use crate::event::{Scope, Service};
-use crate::list::{ListSource, Lists};
+use crate::list::{BannedNetwork, ListSource, Lists};
 use crate::policy::Policy;
 use crate::rule_id::RuleNames;
 use crate::table::Ban;
@@ -24,13 +22,13 @@ pub struct SnapshotBans(OnceLock<CopiedBans>);
 
 struct CopiedBans {
     clients: Vec<(Client, Service, Ban)>,
-    networks: Vec<(IpNet, Option<Time>)>,
+    networks: Vec<BannedNetwork>,
 }
 
 impl SnapshotBans {
     /// Copies the bans that are active at `now`.
     pub fn copy(&self, engine: &Engine, now: Time) {
-        let networks = engine.policy().lists.banned.iter().map(|ban| (ban.network, ban.until)).collect();
+        let networks = engine.policy().lists.banned.iter().cloned().collect();
         let mut clients = Vec::with_capacity(engine.bans().len());
         engine.bans().for_each(now, |client, service, ban| clients.push((client, service, ban)));
         // Nobody else makes the same copy.
@@ -45,9 +43,15 @@ impl CopiedBans {
 
     /// The lines of [`PIECE_LINES`] bans from number `start` on, as far as they are active at `now`. Networks come first.
     fn piece(&self, start: usize, now: Time, names: &RuleNames) -> String {
-        let networks = self.networks.iter().skip(start).take(PIECE_LINES).filter(|(_, until)| until.is_none_or(|until| until > now));
-        let networks = networks
-            .map(|(network, until)| line(&FromDaemon::BanNetwork { network: *network, remaining: until.map(|until| until.since(now)) }));
+        let networks = self.networks.iter().skip(start).take(PIECE_LINES).filter(|ban| ban.is_active(now));
+        let networks = networks.map(|ban| {
+            line(&FromDaemon::BanNetwork {
+                network: ban.network,
+                scope: ban.scope,
+                rule: names.name(ban.rule),
+                remaining: ban.until.map(|until| until.since(now)),
+            })
+        });
         let end = (start + PIECE_LINES).saturating_sub(self.networks.len());
         let clients = self.clients.get(start.saturating_sub(self.networks.len())..end.min(self.clients.len())).unwrap_or_default();
         let clients = clients.iter().filter(|(_, _, ban)| !ban.until.is_expired(now)).map(|(client, service, ban)| {
@@ -146,7 +150,12 @@ pub fn change_line(change: &Change, now: Time) -> Option<String> {
             remaining: record.until.remaining(now),
         },
         Change::Unbanned { client, scope, .. } => FromDaemon::Unban { client: *client, scope: *scope },
-        Change::NetworkBanned { network, until, .. } => FromDaemon::BanNetwork { network: *network, remaining: until.remaining(now) },
+        Change::NetworkBanned(record) => FromDaemon::BanNetwork {
+            network: record.network,
+            scope: record.scope,
+            rule: Arc::clone(&record.rule),
+            remaining: record.until.remaining(now),
+        },
         Change::NetworkUnbanned { network, .. } => FromDaemon::UnbanNetwork(*network),
         Change::RuleLifted(rule) => FromDaemon::UnbanRule(Arc::clone(rule)),
         Change::Paused(pause) => FromDaemon::Pause(pause.until.since(now)),
@@ -165,7 +174,6 @@ mod tests {
     use super::*;
 
     use crate::engine::Forgotten;
-    use crate::list::BannedNetwork;
     use crate::table::Until;
     use crate::time::Span;
 
@@ -180,8 +188,8 @@ mod tests {
         }
         engine.change_lists(|lists| {
             for number in 0..1500_u32 {
-                let network = IpNet::from(std::net::IpAddr::from((0x0a00_0000 + (number << 8)).to_be_bytes()));
-                lists.banned.insert(BannedNetwork { network, rule: "manual".into(), since: NOW, until: None });
+                let network = ipnet::IpNet::from(std::net::IpAddr::from((0x0a00_0000 + (number << 8)).to_be_bytes()));
+                lists.banned.insert(BannedNetwork::manual(network, NOW));
             }
         });
         let bans = Arc::new(SnapshotBans::default());

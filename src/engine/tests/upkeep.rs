@@ -3,7 +3,7 @@
 use super::super::lift::LiftedBans;
 use super::*;
 use crate::event::behaviour::Outcome;
-use crate::list::{BannedNetwork, OwnAddresses};
+use crate::list::OwnAddresses;
 use crate::rule::{Evidence, Standing};
 use crate::table::Ban;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,8 +14,8 @@ fn client() -> Client {
     Client::of(ADDRESS, Ipv6Prefix::default())
 }
 
-fn network(until: u64) -> BannedNetwork {
-    BannedNetwork { network: "198.51.100.0/24".parse().unwrap(), rule: "manual".into(), since: at(0), until: Some(at(until)) }
+fn network(until: u64) -> NetworkRecord {
+    NetworkRecord::manual("198.51.100.0/24".parse().unwrap(), at(0), Until::at(at(until)), Evidence::new(&[]))
 }
 
 /// The kinds of the changes that `engine` publishes from now on.
@@ -63,7 +63,7 @@ fn offence(engine: &Engine, rule: &str) -> Offence {
 fn a_new_policy_replaces_the_rules_and_keeps_bans_own_addresses_and_banned_networks() {
     let engine = engine("[[rule]]\nname = 'admin'\npath = '/admin'\nmaxretry = 1");
     engine.change_lists(|lists| lists.set_own(OwnAddresses::new(["203.0.113.1".parse().unwrap()], [])));
-    engine.ban_network(network(600), Evidence::new(&[]), Completion::ignored());
+    engine.ban_network(network(600), Completion::ignored());
     assert_eq!(reason(&ask(&engine, at(0), "192.0.2.1", &get("/admin"))), Some(DenyReason::Struck));
 
     engine.set_policy(Policy::for_tests("[[rule]]\nname = 'login'\npath = '/login'\nmaxretry = 1", engine.names()));
@@ -166,7 +166,7 @@ fn a_sweep_drops_ended_bans_of_clients_and_networks_and_expired_strikes() {
     let ban = Ban { until: Until::at(at(60)), rule: RuleId::MANUAL, saved: true };
     engine.bans().ban(client(), Scope::All, ban, at(0));
     engine.shadow_bans().ban(client(), Scope::All, ban, at(0));
-    engine.ban_network(network(60), Evidence::new(&[]), Completion::ignored());
+    engine.ban_network(network(60), Completion::ignored());
     let sizes = || (engine.bans().len(), engine.shadow_bans().len(), engine.strikes().len(), engine.policy().lists.banned.len());
     engine.sweep(at(59));
     assert_eq!(sizes(), (1, 1, 1, 1));
@@ -231,7 +231,9 @@ fn strikes_under_an_enforced_rule_of_the_fleet_are_observed_until_one_makes_a_ba
 
 #[test]
 fn a_count_over_the_fleet_bans_once_and_restarts_the_count_here() {
-    let engine = engine("[[rule]]\nname = 'fleet'\npath = '/fleet'\nmaxretry = 5\nfleet = true\nbantime = '1h'");
+    let engine = engine(
+        "[[rule]]\nname = 'fleet'\npath = '/fleet'\nmaxretry = 5\nfleet = true\nbantime = '1h'\n[[rule]]\nname = 'recidive'\nenabled = false",
+    );
     let _ = ask(&engine, at(0), "192.0.2.1", &get("/fleet"));
     let changes = observed(&engine);
     let offence = offence(&engine, "fleet");
@@ -315,7 +317,9 @@ fn a_ban_that_an_earlier_unban_has_removed_from_the_state_file_is_unsaved_again(
 
 #[test]
 fn one_read_bans_every_client_that_reaches_the_rate_once_however_its_requests_are_split() {
-    let engine = engine("[[rule]]\nname = 'web-rate'\nmaxretry = 10\nfindtime = '1m'\nmode = 'enforce'");
+    let engine = engine(
+        "[[rule]]\nname = 'web-rate'\nmaxretry = 10\nfindtime = '1m'\nmode = 'enforce'\n[[rule]]\nname = 'recidive'\nenabled = false\n[[rule]]\nname = 'banned-network'\nenabled = false",
+    );
     let changes = observed(&engine);
     let tally = |last: u8, requests| {
         let address = IpAddr::from([192, 0, 2, last]);

@@ -175,10 +175,10 @@ impl Replica {
                 let rule = self.state.names.intern(&name);
                 self.bans.unban_rules(|of| of == rule);
             }
-            FromDaemon::BanNetwork { network, remaining } => {
-                let until = remaining.map(|remaining| now.after(remaining));
+            FromDaemon::BanNetwork { network, scope, rule, remaining } => {
+                let (rule, until) = (self.state.names.intern(&rule), remaining.map(|remaining| now.after(remaining)));
                 self.change_lists(|lists| {
-                    lists.banned.insert(BannedNetwork { network, rule: "manual".into(), since: now, until });
+                    lists.banned.insert(BannedNetwork { rule, scope, until, ..BannedNetwork::manual(network, now) });
                 });
             }
             FromDaemon::UnbanNetwork(network) => self.change_lists(|lists| {
@@ -243,10 +243,10 @@ impl Replica {
     fn queue_requests(&self) {
         let Some(mut queue) = self.connection.queue() else { return };
         let now = Instant::now();
-        self.requests.lock().report(now, |address, count| {
+        self.requests.lock().report(now, |address, count, unreferred| {
             let fits = queue.has_room();
             if fits {
-                queue.push(now, &FromSubscriber::Requests { address, count });
+                queue.push(now, &FromSubscriber::Requests { address, count, unreferred });
             }
             fits
         });
@@ -377,11 +377,11 @@ impl Backend for Replica {
         let Some(mut queue) = self.connection.queue() else { return };
         let now = Instant::now();
         let mut counted = self.requests.lock();
-        for RequestTally { address, client, requests, .. } in tallies {
-            let count = counted.add(now, *client, *address, *requests);
+        for tally in tallies {
+            let (count, unreferred) = counted.add(now, tally);
             if count >= lowest_maxretry && queue.has_room() {
-                queue.push(now, &FromSubscriber::Requests { address: *address, count });
-                counted.remove(*client);
+                queue.push(now, &FromSubscriber::Requests { address: tally.address, count, unreferred });
+                counted.remove(tally.client);
             }
         }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 
 use crate::client::Client;
+use crate::table::RequestTally;
 
 /// Maximum number of clients between two reports; requests of others are not counted meanwhile.
 const MAX_CLIENTS: usize = 100_000;
@@ -18,6 +19,8 @@ struct Entry {
     /// One of the client's addresses.
     address: IpAddr,
     count: u32,
+    /// How many of them had no source of their own.
+    unreferred: u32,
     /// When the first of these requests was counted.
     since: Instant,
 }
@@ -27,14 +30,16 @@ struct Entry {
 pub struct RequestCounts(HashMap<Client, Entry, RandomState>);
 
 impl RequestCounts {
-    /// Adds requests of `client`. Returns how many are counted now; 0 beyond [`MAX_CLIENTS`].
-    pub fn add(&mut self, now: Instant, client: Client, address: IpAddr, requests: u32) -> u32 {
+    /// Adds requests of `client`. Returns how many are counted now, and how many of them have no source; none beyond [`MAX_CLIENTS`].
+    pub fn add(&mut self, now: Instant, tally: &RequestTally) -> (u32, u32) {
+        let RequestTally { address, client, requests, unreferred } = *tally;
         if self.0.len() >= MAX_CLIENTS && !self.0.contains_key(&client) {
-            return 0;
+            return (0, 0);
         }
-        let entry = self.0.entry(client).or_insert(Entry { address, count: 0, since: now });
+        let entry = self.0.entry(client).or_insert(Entry { address, count: 0, unreferred: 0, since: now });
         entry.count = entry.count.saturating_add(requests);
-        entry.count
+        entry.unreferred = entry.unreferred.saturating_add(unreferred);
+        (entry.count, entry.unreferred)
     }
 
     /// Forgets the requests of a client, because they are reported.
@@ -44,8 +49,10 @@ impl RequestCounts {
 
     /// Gives each client's count to `report`, which returns whether there was room for it. What finds none stays, but no longer than
     /// [`MAX_WAIT`]: rather too few requests are counted than too many at once.
-    pub fn report(&mut self, now: Instant, mut report: impl FnMut(IpAddr, u32) -> bool) {
-        self.0.retain(|_, entry| !report(entry.address, entry.count) && now.saturating_duration_since(entry.since) < MAX_WAIT);
+    pub fn report(&mut self, now: Instant, mut report: impl FnMut(IpAddr, u32, u32) -> bool) {
+        self.0.retain(|_, entry| {
+            !report(entry.address, entry.count, entry.unreferred) && now.saturating_duration_since(entry.since) < MAX_WAIT
+        });
     }
 }
 
@@ -56,12 +63,12 @@ mod tests {
 
     fn add(counts: &mut RequestCounts, now: Instant, number: u32, requests: u32) -> u32 {
         let address = Ipv4Addr::from(0xc633_0000 + number);
-        counts.add(now, Client::from(address), address.into(), requests)
+        counts.add(now, &RequestTally::new(address.into(), Client::from(address), requests)).0
     }
 
     fn reported(counts: &mut RequestCounts, now: Instant) -> Vec<u32> {
         let mut reported = Vec::new();
-        counts.report(now, |_, count| {
+        counts.report(now, |_, count, _| {
             reported.push(count);
             true
         });
@@ -85,7 +92,7 @@ mod tests {
         for round in 0..600 {
             let now = start + Duration::from_millis(round * 100);
             assert!(add(&mut counts, now, 1, 1) <= 4);
-            counts.report(now, |_, _| false);
+            counts.report(now, |_, _, _| false);
         }
         assert!(reported(&mut counts, start + Duration::from_secs(60)).iter().all(|count| *count <= 4));
     }

@@ -20,6 +20,9 @@ use record::cells;
 /// The tables of [`super::schema`] whose rows are recovered. No two have rows that look the same.
 const TABLES: [&str; 6] = ["ban", "evidence", "network", "strike", "history", "position"];
 
+/// The last columns of `network`, which files of earlier programs do not have: their texts, or none for a number.
+const NETWORK_DEFAULTS: [Option<&str>; 3] = [Some(""), Some(""), None];
+
 /// What a column of a table can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Column {
@@ -67,6 +70,11 @@ impl Table {
 
     /// A record as a row of this table; `None` if it is not one.
     fn row(&self, id: Option<i64>, values: &[Value]) -> Option<Vec<Value>> {
+        // A row that was written before its table got more columns.
+        let mut values = values.to_vec();
+        if self.name == "network" && values.len() + NETWORK_DEFAULTS.len() == self.columns.len() {
+            values.extend(NETWORK_DEFAULTS.map(|value| value.map_or(Value::Integer(0), |text| Value::Text(text.to_owned()))));
+        }
         // Only tables without ids keep their rows in the tree of an index.
         let has_id = matches!(self.columns.as_slice(), [(_, Column::Id), ..]);
         if values.len() != self.columns.len() || has_id != id.is_some() {
@@ -81,7 +89,7 @@ impl Table {
             | (Column::IntegerOrNull, Value::Integer(_) | Value::Null) => Some(value.clone()),
             _ => None,
         };
-        let row: Vec<Value> = self.columns.iter().zip(values).map(column).collect::<Option<_>>()?;
+        let row: Vec<Value> = self.columns.iter().zip(&values).map(column).collect::<Option<_>>()?;
         // A database of another program may well have a table of two texts.
         let is_position = |row: &[Value]| matches!(row, [_, Value::Text(text)] if serde_json::from_str::<Position>(text).is_ok());
         (self.name != "position" || is_position(&row)).then_some(row)

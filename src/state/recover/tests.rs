@@ -11,7 +11,7 @@ use rusqlite::OpenFlags;
 
 use super::*;
 use crate::client::Client;
-use crate::engine::{BanRecord, Change};
+use crate::engine::{BanRecord, Change, NetworkRecord};
 use crate::event::Scope;
 use crate::rule::Evidence;
 use crate::state::{Store, StoredStrikes, WriteItem, schema};
@@ -50,12 +50,9 @@ fn write_file(path: &Path) {
     let bans: Vec<WriteItem> = (0..BANS).map(ban).collect();
     store.save(&bans, true).unwrap();
     let networks = (0..200_u8).map(|number| {
-        WriteItem::Change(Change::NetworkBanned {
-            network: format!("203.0.{number}.0/24").parse().unwrap(),
-            since: now(),
-            until: Until::NEVER,
-            reason: Evidence::new(&[b"a network of scanners"]),
-        })
+        let network = format!("203.0.{number}.0/24").parse().unwrap();
+        let reason = Evidence::new(&[b"a network of scanners"]);
+        WriteItem::Change(Change::NetworkBanned(NetworkRecord::manual(network, now(), Until::NEVER, reason)))
     });
     store.save(&networks.collect::<Vec<_>>(), true).unwrap();
     // Some paths are too long for one page, so SQLite adds overflow pages.

@@ -1,0 +1,209 @@
+//! Offences of groups of clients, and the bans of networks that follow from them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ipnet::IpNet;
+
+use super::publish::Publication;
+use super::reply::Reply;
+use super::{Completion, Engine, NetworkRecord, Persisted};
+use crate::client::{Client, Ipv6Prefix};
+use crate::clock::timestamp;
+use crate::event::{Scope, Service};
+use crate::list::{BannedNetwork, BannedNetworks, Saved};
+use crate::rule::{CountBy, Evidence, Mode, NetworkSize, Rule, Standing};
+use crate::rule_id::RuleId;
+use crate::table::{Counter, CrowdCount, CrowdLimit, Group, Until};
+use crate::time::Time;
+use crate::verdict::Verdict;
+
+/// Maximum number of banned networks for a rule to add one without taking the place of another: each new one copies the list.
+const MAX_NETWORKS: usize = 16_384;
+
+/// The result of counting an offence under a rule that counts groups.
+pub(super) enum CrowdStrike {
+    Counted(Counter),
+    /// The ban that the network gets, or would get.
+    Reached(NetworkRecord),
+}
+
+impl Engine {
+    /// Counts strikes of a member of a group. `None` if they do not count: a rule in shadow mode does not count while its shadow ban lasts.
+    pub(super) fn strike_crowd(
+        &self,
+        now: Time,
+        rule: &Rule,
+        client: Client,
+        prefix: Ipv6Prefix,
+        strikes: u32,
+        evidence: impl FnOnce() -> Evidence,
+    ) -> Option<CrowdStrike> {
+        let network = network_of(rule, client, prefix)?;
+        if self.is_shadow_banned(now, rule, network) {
+            return None;
+        }
+        self.stats.offences.fetch_add(1, Ordering::Relaxed);
+        let limit = CrowdLimit { rule: rule.id, findtime: rule.findtime, maxretry: rule.maxretry, members: rule.members };
+        let count = self.crowds.add(limit, Group::Network(network), client, now, strikes);
+        if count.is_reached {
+            Some(CrowdStrike::Reached(network_record(now, rule, network, &count, &evidence())))
+        } else {
+            Some(CrowdStrike::Counted(count.counter))
+        }
+    }
+
+    /// Takes the client of a success out of its network's count.
+    pub(super) fn leave_crowd(&self, rule: &Rule, client: Client, prefix: Ipv6Prefix) {
+        if let Some(network) = network_of(rule, client, prefix) {
+            self.crowds.leave(rule.id, Group::Network(network), client);
+        }
+    }
+
+    fn is_shadow_banned(&self, now: Time, rule: &Rule, network: IpNet) -> bool {
+        rule.mode == Mode::Shadow && self.shadow_networks.lock().get(network).is_some_and(|ban| ban.is_active(now) && ban.rule == rule.id)
+    }
+
+    /// Bans a network as a rule says, in memory, and logs it. Returns the ban in force; `None` if an earlier one covers it. The caller holds the
+    /// network's lock.
+    fn insert_network(&self, now: Time, rule: &Rule, mut record: NetworkRecord) -> Option<(NetworkRecord, Saved)> {
+        let saved = Saved::new(self.journal.get().is_none());
+        {
+            // The policy stays as it is until the ban stands in it, so a reload that takes the rule out of force misses none: see `ban_if`.
+            let mut policy = self.policy.write();
+            if policy.rules.standing(Some(rule.id), &rule.name) != Standing::Enforced {
+                return None;
+            }
+            let lists = &mut Arc::make_mut(&mut policy).lists;
+            if let Some(earlier) = lists.banned.get(record.network).filter(|ban| ban.is_active(now)) {
+                let until = earlier.until.map_or(Until::NEVER, Until::at);
+                if (earlier.scope == Scope::All || earlier.scope == record.scope) && until >= record.until {
+                    return None;
+                }
+                if earlier.scope != record.scope {
+                    record.scope = Scope::All;
+                }
+                record.until = record.until.max(until);
+            }
+            lists.banned.insert(banned_network(rule.id, &record, saved.clone()));
+        }
+        self.network_reasons.lock().put((record.network, rule.id), record.reason.clone());
+        self.stats.bans.fetch_add(1, Ordering::Relaxed);
+        if self.logs.made.lock().has_room(rule.id) {
+            log::info!("banned {}", text(rule, &record));
+        }
+        Some((record, saved))
+    }
+
+    /// Bans a network as a rule says, saves and publishes the ban, and then answers the offence that led to it.
+    pub(super) fn ban_network_by_rule(self: &Arc<Self>, now: Time, rule: &Rule, record: NetworkRecord, verdict: Verdict, reply: Reply) {
+        let evicted = self.policy().lists.banned.to_evict(MAX_NETWORKS);
+        if let Some(evicted) = evicted.filter(|evicted| *evicted != record.network) {
+            log::warn!("the ban of {evicted} ends early, because {MAX_NETWORKS} networks are banned");
+            self.unban_network(now, evicted, Completion::ignored());
+        }
+        let _lock = self.client_locks.lock(&record.network);
+        let Some((record, saved)) = self.insert_network(now, rule, record) else { return reply.send(verdict) };
+        let publication = Publication::new(super::Change::NetworkBanned(record));
+        let held = {
+            let (engine, publication) = (Arc::clone(self), Arc::clone(&publication));
+            let answer = self.answer_unsaved(verdict.clone());
+            self.deadlines.hold(reply, move |reply| {
+                publication.publish(&engine);
+                answer(reply);
+            })
+        };
+        self.persist(&publication, move |persisted| {
+            if persisted == Persisted::Yes {
+                saved.set();
+            }
+            held.settle(verdict);
+        });
+    }
+
+    /// Bans a network in memory alone, for a replay.
+    pub(super) fn replay_network(&self, now: Time, rule: &Rule, record: &NetworkRecord) {
+        let _lock = self.client_locks.lock(&record.network);
+        self.insert_network(now, rule, record.clone());
+    }
+
+    /// Notes what a rule in shadow mode would have banned.
+    pub(super) fn shadow_network(&self, rule: &Rule, record: &NetworkRecord) {
+        let mut networks = self.shadow_networks.lock();
+        if let Some(evicted) = networks.to_evict(MAX_NETWORKS) {
+            networks.remove(evicted);
+        }
+        networks.insert(banned_network(rule.id, record, Saved::default()));
+        drop(networks);
+        self.network_reasons.lock().put((record.network, rule.id), record.reason.clone());
+        self.stats.shadow_bans.fetch_add(1, Ordering::Relaxed);
+        if self.logs.shadow.lock().has_room(rule.id) {
+            log::info!("shadow: would ban {}", text(rule, record));
+        }
+    }
+
+    /// The network around `address` whose ban by a rule in shadow mode would refuse it on `service`, and that rule.
+    #[must_use]
+    pub fn shadow_network_ban(&self, address: std::net::IpAddr, service: Service, now: Time) -> Option<(RuleId, IpNet)> {
+        let networks = self.shadow_networks.lock();
+        let ban = networks.lookup(address, now, |ban| ban.scope.services().contains(&service))?;
+        Some((ban.rule, ban.network))
+    }
+
+    /// The networks that rules in shadow mode would have banned, those that have ended included.
+    #[must_use]
+    pub fn shadow_networks(&self) -> BannedNetworks {
+        self.shadow_networks.lock().clone()
+    }
+
+    /// Members and last offence of a network that a rule banned lately, or would have.
+    #[must_use]
+    pub fn network_reason(&self, network: IpNet, rule: RuleId) -> Option<Evidence> {
+        self.network_reasons.lock().peek(&(network, rule)).cloned()
+    }
+
+    /// Bans a network, on the services of its record, in place of an earlier ban of the same network.
+    pub fn ban_network(self: &Arc<Self>, record: NetworkRecord, completion: Completion) {
+        // The answers to others do not wait for the disk, only that to the operator.
+        let saved = Saved::default();
+        let ban = banned_network(self.names.intern(&record.rule), &record, saved);
+        let _lock = self.client_locks.lock(&ban.network);
+        self.change_lists(|lists| {
+            lists.banned.insert(ban);
+        });
+        self.persist_and_complete(super::Change::NetworkBanned(record), true, completion);
+    }
+}
+
+/// The network that a rule counts `client` in.
+fn network_of(rule: &Rule, client: Client, prefix: Ipv6Prefix) -> Option<IpNet> {
+    let CountBy::Network(size) = rule.count_by else { return None };
+    // An IPv6 client may be larger than the network: all of it offended.
+    let size = NetworkSize { ipv6: size.ipv6.min(prefix.bits()), ..size };
+    Some(size.network_of(client.address()))
+}
+
+/// The ban that the record is of.
+pub(super) fn banned_network(rule: RuleId, record: &NetworkRecord, saved: Saved) -> BannedNetwork {
+    let NetworkRecord { network, scope, since, until, members, .. } = record;
+    BannedNetwork { network: *network, rule, scope: *scope, since: *since, until: until.time(), members: *members, saved }
+}
+
+fn network_record(now: Time, rule: &Rule, network: IpNet, count: &CrowdCount, last: &Evidence) -> NetworkRecord {
+    let examples: Vec<String> = count.examples.iter().map(ToString::to_string).collect();
+    let members = format!("{} offences of {} clients or more, such as {};", count.counter.count(), count.members, examples.join(", "));
+    NetworkRecord {
+        network,
+        scope: rule.scope,
+        rule: Arc::clone(&rule.name),
+        since: now,
+        until: rule.bantime.of(0).map_or(Until::NEVER, |span| Until::at(now.after(span))),
+        members: count.members,
+        reason: Evidence::new(&[members.as_bytes(), b"last:", last.as_str().as_bytes()]),
+    }
+}
+
+fn text(rule: &Rule, record: &NetworkRecord) -> String {
+    let until = record.until.time().map_or_else(|| "forever".into(), |until| format!("until {}", timestamp(until)));
+    format!("{} {until} by rule {} in {}: {}", record.network, rule.name, rule.findtime, record.reason.as_str())
+}

@@ -1,0 +1,206 @@
+//! Tests of rules that count networks, and of rules that count bans.
+
+use super::*;
+use crate::rule::Evidence;
+
+const NEAR: &str = "[[rule]]\nname = 'near'\npath = '^/x'\nmaxretry = 6\ncount_by = 'network'\nmembers = 3\nfindtime = '10m'\nrefuse = 'ban'\nscope = 'web'\n";
+
+/// Which networks are banned, by which rule and with how many members.
+fn networks(engine: &Engine) -> Vec<(String, String, u32)> {
+    let policy = engine.policy();
+    let mut networks: Vec<_> =
+        policy.lists.banned.iter().map(|ban| (ban.network.to_string(), engine.names().name(ban.rule).to_string(), ban.members)).collect();
+    networks.sort();
+    networks
+}
+
+fn banned(engine: &Engine) -> Vec<String> {
+    networks(engine).into_iter().map(|(network, _, _)| network).collect()
+}
+
+/// Asks once for each of `addresses`.
+fn ask_all(engine: &Arc<Engine>, now: u64, addresses: &[&str]) -> Vec<Option<DenyReason>> {
+    addresses.iter().map(|address| reason(&ask(engine, at(now), address, &get("/x")))).collect()
+}
+
+const THREE: [&str; 3] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
+
+#[test]
+fn a_network_is_banned_for_enough_offences_of_enough_clients() {
+    let engine = engine(NEAR);
+    let changes = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&changes);
+    engine.observe(move |change| seen.lock().push(change.clone()));
+    assert_eq!(ask_all(&engine, 0, &THREE), [None; 3]);
+    assert_eq!(ask_all(&engine, 1, &THREE), [None, None, Some(DenyReason::Struck)]);
+    assert_eq!(networks(&engine), [("192.0.2.0/24".to_owned(), "near".to_owned(), 3)]);
+    let refused = ask(&engine, at(2), "192.0.2.200", &get("/"));
+    assert_eq!((reason(&refused), refused.refusal().map(|refusal| refusal.rule)), (Some(DenyReason::Banned), engine.names().find("near")));
+    assert_eq!(ask(&engine, at(2), "192.0.2.200", &Event::Lookup(Service::Mail)), Verdict::Allow(AllowReason::NothingFound), "web alone");
+    assert_eq!(ask(&engine, at(2), "192.0.3.1", &get("/")), Verdict::Allow(AllowReason::NothingFound));
+    let Some(Change::NetworkBanned(record)) = changes.lock().pop() else { panic!("{changes:?}") };
+    assert_eq!((&*record.rule, record.scope, record.members), ("near", Scope::Web, 3));
+    let evidence = "6 offences of 3 clients or more, such as 192.0.2.1, 192.0.2.2, 192.0.2.3; last: GET /x ";
+    assert_eq!(record.reason, Evidence::restore(evidence));
+    engine.unban_network(at(3), record.network, Completion::ignored());
+    assert_eq!(ask_all(&engine, 4, &THREE), [None; 3], "an unban starts the count again");
+}
+
+#[test]
+fn one_busy_client_does_not_ban_its_network() {
+    let engine = engine(NEAR);
+    for second in 0..100 {
+        assert_eq!(ask_all(&engine, second, &["192.0.2.1", "192.0.2.2"]), [None; 2]);
+    }
+    assert!(banned(&engine).is_empty());
+}
+
+#[test]
+fn clients_in_a_banned_network_are_not_counted_any_more() {
+    let engine = engine(&format!("{NEAR}[[rule]]\nname = 'own'\npath = '^/y'\nmaxretry = 2"));
+    ask_all(&engine, 0, &THREE);
+    ask_all(&engine, 0, &THREE);
+    for second in 1..9 {
+        assert_eq!(reason(&ask(&engine, at(second), "192.0.2.9", &get("/y"))), Some(DenyReason::Banned));
+    }
+    assert!(engine.bans().is_empty() && engine.crowds().len() == 0 && engine.strikes().is_empty());
+}
+
+#[test]
+fn never_banned_and_ignored_addresses_are_served_in_a_banned_network() {
+    let ignoring = NEAR.replace("scope = 'web'", "scope = 'web'\nignoreip = ['192.0.2.64/26']");
+    let engine = engine(&format!("[defaults]\nignoreip = ['192.0.2.7']\n{ignoring}"));
+    ask_all(&engine, 0, &THREE);
+    ask_all(&engine, 0, &THREE);
+    assert_eq!(banned(&engine), ["192.0.2.0/24"]);
+    assert!(matches!(ask(&engine, at(1), "192.0.2.7", &get("/")), Verdict::Allow(AllowReason::NeverBanned(_))));
+    assert_eq!(ask(&engine, at(1), "192.0.2.70", &get("/x")), Verdict::Allow(AllowReason::NothingFound));
+    assert_eq!(reason(&ask(&engine, at(1), "192.0.2.8", &get("/"))), Some(DenyReason::Banned));
+}
+
+#[test]
+fn many_clients_of_one_ipv6_customer_are_a_network() {
+    let engine = engine(NEAR);
+    let addresses = ["2001:db8:1:1::1", "2001:db8:1:2::1", "2001:db8:1:3::1"];
+    ask_all(&engine, 0, &addresses);
+    assert_eq!(ask_all(&engine, 1, &addresses), [None, None, Some(DenyReason::Struck)]);
+    assert_eq!(reason(&ask(&engine, at(2), "2001:db8:1:ffff::1", &get("/"))), Some(DenyReason::Banned));
+    assert_eq!(reason(&ask(&engine, at(2), "2001:db8:2::1", &get("/"))), None);
+}
+
+#[test]
+fn a_rule_in_shadow_mode_bans_no_network_and_says_which_it_would_have() {
+    let engine = engine(&NEAR.replace("scope = 'web'", "mode = 'shadow'"));
+    for second in 0..9 {
+        assert_eq!(ask_all(&engine, second, &THREE), [None; 3]);
+    }
+    assert!(banned(&engine).is_empty());
+    let network = "192.0.2.0/24".parse().unwrap();
+    let near = engine.names().find("near").unwrap();
+    assert_eq!(engine.shadow_network_ban("192.0.2.77".parse().unwrap(), Service::Mail, at(9)), Some((near, network)));
+    assert_eq!(engine.stats().shadow_bans.load(Ordering::Relaxed), 1, "while its ban would last, it counts nothing");
+    assert!(engine.network_reason(network, near).unwrap().as_str().contains("192.0.2.3"));
+}
+
+#[test]
+fn a_ban_by_a_rule_does_not_shorten_one_by_hand_and_joins_that_of_another_service() {
+    let by_hand =
+        |scope, until| NetworkRecord { scope, ..NetworkRecord::manual("192.0.2.0/24".parse().unwrap(), at(0), until, Evidence::new(&[])) };
+    let result = |record| {
+        let engine = engine(NEAR);
+        engine.ban_network(record, Completion::ignored());
+        ask_all(&engine, 0, &THREE);
+        ask_all(&engine, 0, &THREE);
+        let policy = engine.policy();
+        let ban = policy.lists.banned.get("192.0.2.0/24".parse().unwrap()).unwrap();
+        (ban.scope, ban.until, engine.names().name(ban.rule).to_string())
+    };
+    assert_eq!(result(by_hand(Scope::All, Until::NEVER)), (Scope::All, None, "manual".to_owned()));
+    let joined = result(by_hand(Scope::Mail, Until::at(at(7200))));
+    assert_eq!(joined, (Scope::All, Some(at(7200)), "near".to_owned()));
+}
+
+#[test]
+fn requests_without_a_source_count_unless_their_client_also_sends_others() {
+    let text =
+        "[[rule]]\nname = 'crowd'\nevent = 'request'\nreferer = false\ncount_by = 'network'\nmembers = 3\nmaxretry = 6\nfindtime = '1m'";
+    let count = |unreferred: &dyn Fn(u32) -> u32| {
+        let engine = engine(text);
+        for round in 0..6_u32 {
+            let tally = |number: u32| {
+                let address = std::net::Ipv4Addr::from(0xc000_0200 + number);
+                RequestTally::new(address.into(), Client::from(address), 2).with_unreferred(unreferred(number))
+            };
+            engine.count_requests(at(round.into()), &mut (0..4).map(tally).collect());
+        }
+        banned(&engine)
+    };
+    assert_eq!(count(&|_| 2), ["192.0.2.0/24"]);
+    assert!(count(&|number| if number < 2 { 2 } else { 1 }).is_empty(), "two of four are browsers");
+    assert!(count(&|_| 0).is_empty());
+}
+
+#[test]
+fn clients_that_log_in_are_no_members() {
+    let text = "[[rule]]\nname = 'logins'\nstatus = 401\npath = '^/login$'\ncleared_by_status = 200\ncount_by = 'network'\nmembers = 3\nmaxretry = 6";
+    let login = |engine: &Arc<Engine>, address: &str, status| {
+        let request = request("/login");
+        ask(engine, at(0), address, &Event::Response { request, status });
+        let policy = engine.policy();
+        let detector = Detector::new(&policy, engine.bans());
+        if let Some(cleared) = detector.cleared(status, &request, &mut Scratch::default()) {
+            engine.clear(Client::of(address.parse().unwrap(), Ipv6Prefix::default()), &cleared);
+        }
+    };
+    for (successes, expected) in [(true, 0), (false, 1)] {
+        let engine = engine(text);
+        for _ in 0..3 {
+            for address in THREE {
+                login(&engine, address, 401);
+                if successes {
+                    login(&engine, address, 200);
+                }
+            }
+        }
+        assert_eq!(banned(&engine).len(), expected);
+    }
+}
+
+#[test]
+fn five_bans_of_a_client_ban_it_for_longer() {
+    let text = "[[rule]]\nname = 'probe'\npath = '^/probe'\nmaxretry = 1\nbantime = '1m'\n\
+                [[rule]]\nname = 'again'\nevent = 'ban'\nmaxretry = 3\nfindtime = '1d'\nbantime = '1w'";
+    let engine = engine(text);
+    let offend = |seconds| ask(&engine, at(seconds), "192.0.2.1", &get("/probe"));
+    assert_eq!([0, 100, 200].map(|seconds| reason(&offend(seconds))), [Some(DenyReason::Struck); 3]);
+    let refused = ask(&engine, at(300), "192.0.2.1", &get("/"));
+    assert_eq!(refused.refusal().map(|refusal| refusal.until), Some(Until::at(at(200 + 7 * 86_400))));
+    let record = engine.ban_record(Client::from(std::net::Ipv4Addr::new(192, 0, 2, 1))).unwrap();
+    assert_eq!((&*record.rule, record.evidence.as_str()), ("again", "banned by probe for GET /probe "));
+}
+
+#[test]
+fn enough_banned_clients_ban_their_network_and_bans_by_hand_do_not_count() {
+    let text = "[[rule]]\nname = 'probe'\npath = '^/probe'\nmaxretry = 1\n\
+                [[rule]]\nname = 'net'\nevent = 'ban'\ncount_by = 'network'\nmembers = 3\nmaxretry = 3\nfindtime = '1h'";
+    let engine = engine(text);
+    for number in 10..20_u8 {
+        let by_hand = BanRecord { rule: "manual".into(), ..record(Client::from(std::net::Ipv4Addr::new(192, 0, 2, number)), at(0)) };
+        engine.ban(by_hand, Completion::ignored());
+    }
+    for address in THREE {
+        assert!(banned(&engine).is_empty());
+        assert_eq!(reason(&ask(&engine, at(1), address, &get("/probe"))), Some(DenyReason::Struck));
+    }
+    assert_eq!(networks(&engine), [("192.0.2.0/24".to_owned(), "net".to_owned(), 3)]);
+}
+
+#[test]
+fn a_rule_that_is_switched_off_releases_its_networks() {
+    let engine = engine(NEAR);
+    ask_all(&engine, 0, &THREE);
+    ask_all(&engine, 0, &THREE);
+    let lifted = engine.reload(at(1), Policy::for_tests(&NEAR.replace("scope = 'web'", "mode = 'shadow'"), engine.names()), SavedBans::End);
+    assert_eq!(lifted.iter().map(|lifted| (&*lifted.rule, lifted.bans)).collect::<Vec<_>>(), [("near", 1)]);
+    assert!(banned(&engine).is_empty());
+}

@@ -1,0 +1,379 @@
+//! Groups of clients that offend together: how often each offended lately, and how many different clients of it did.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ahash::RandomState;
+use ipnet::IpNet;
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::counter::Counter;
+use crate::client::Client;
+use crate::rule_id::RuleId;
+use crate::time::{Span, Time};
+
+/// Maximum number of different clients that a rule may require of a group: so many are remembered of each.
+pub const MAX_MEMBERS: u32 = 1024;
+
+/// Number of locks, each for its part of the groups.
+const SHARDS: usize = 16;
+
+/// Members remembered per group on average. Large groups take room from others, so that memory is bounded by the number of groups.
+const MEMBERS_PER_GROUP: usize = 32;
+
+/// Number of clients of a group that are named when it is banned.
+const EXAMPLES: usize = 3;
+
+/// Expired groups dropped from each part by one sweep at most, which holds the lock.
+const SWEEP_BATCH: usize = 256;
+
+/// Clients that are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Group {
+    /// The clients of a network, whose host bits are zero.
+    Network(IpNet),
+    /// The clients of an autonomous system.
+    Asn(u32),
+    /// The clients that tried one account. The number is a keyed hash of its name.
+    Account(u64),
+}
+
+/// When a group is to be banned.
+#[derive(Debug, Clone, Copy)]
+pub struct CrowdLimit {
+    pub rule: RuleId,
+    pub findtime: Span,
+    /// Number of offences within `findtime`.
+    pub maxretry: u32,
+    /// Number of different clients that offended within `findtime`, 1 to [`MAX_MEMBERS`].
+    pub members: u32,
+}
+
+/// What is known of a group after an offence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrowdCount {
+    pub counter: Counter,
+    /// Number of different clients within `findtime`, counted up to the limit's `members`.
+    pub members: u32,
+    /// Whether both limits are reached, so that the group is to be banned. Its count starts again.
+    pub is_reached: bool,
+    /// Some of the clients, if the limits are reached.
+    pub examples: Vec<Client>,
+}
+
+/// The groups of all rules: the one that has not offended for longest makes room.
+///
+/// Of a group, the latest `members` different clients are remembered, each by four bytes of a keyed hash and the second of its last offence.
+/// That decides exactly whether so many different clients offended within `findtime`, but for collisions of the hash, which attackers
+/// cannot choose and which only make a group smaller.
+pub struct Crowds {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    evicted: AtomicU64,
+}
+
+struct Shard {
+    groups: LruCache<(RuleId, Group), Crowd, RandomState>,
+    /// Number of members of all groups.
+    members: usize,
+    max_members: usize,
+}
+
+struct Crowd {
+    counter: Counter,
+    members: Vec<Member>,
+    examples: Vec<Client>,
+}
+
+#[derive(Clone, Copy)]
+struct Member {
+    hash: u32,
+    /// Seconds since 1970, which fit until 2106.
+    seen: u32,
+}
+
+impl Member {
+    fn is_live(self, now: Time, findtime: Span) -> bool {
+        // A part of a second counts as a whole one.
+        Time::from_secs(u64::from(self.seen) + 1).after(findtime) > now
+    }
+}
+
+impl Crowds {
+    /// At most `groups` groups (at least [`SHARDS`]), over all rules.
+    #[must_use]
+    pub fn new(groups: usize) -> Self {
+        let hasher = RandomState::new();
+        let per_shard = NonZeroUsize::new(groups.div_ceil(SHARDS)).unwrap_or(NonZeroUsize::MIN);
+        let max_members = (per_shard.get() * MEMBERS_PER_GROUP).max(MAX_MEMBERS as usize);
+        let shard = || Shard { groups: LruCache::unbounded_with_hasher(hasher.clone()), members: 0, max_members };
+        let shards = (0..SHARDS).map(|_| {
+            let mut shard = shard();
+            shard.groups.resize(per_shard);
+            Mutex::new(shard)
+        });
+        Self { shards: shards.collect(), hasher, evicted: AtomicU64::new(0) }
+    }
+
+    /// Counts `strikes` offences of `client`, a member of `group`, at `now`.
+    pub fn add(&self, limit: CrowdLimit, group: Group, client: Client, now: Time, strikes: u32) -> CrowdCount {
+        let key = (limit.rule, group);
+        let member = Member { hash: self.hash_of(client), seen: u32::try_from(now.secs()).unwrap_or(u32::MAX) };
+        let mut shard = self.shard(&key);
+        if shard.groups.len() == shard.groups.cap().get() && !shard.groups.contains(&key) {
+            self.evict(&mut shard);
+        }
+        let mut is_new = false;
+        let crowd = shard.groups.get_or_insert_mut(key, || {
+            is_new = true;
+            Crowd { counter: Counter::new(now, strikes), members: Vec::new(), examples: Vec::new() }
+        });
+        if !is_new {
+            crowd.counter.add(now, limit.findtime, strikes);
+        }
+        let (before, counter) = (crowd.members.len(), crowd.counter);
+        crowd.note(member, client, now, limit);
+        let live = if counter.count() < limit.maxretry && crowd.members.len() < limit.members as usize {
+            crowd.members.len()
+        } else {
+            crowd.members.iter().filter(|member| member.is_live(now, limit.findtime)).count()
+        };
+        let is_reached = counter.count() >= limit.maxretry && live >= limit.members as usize;
+        let examples = if is_reached { std::mem::take(&mut crowd.examples) } else { Vec::new() };
+        let after = crowd.members.len();
+        shard.members = (shard.members + after).saturating_sub(before);
+        if is_reached {
+            shard.forget(&key);
+        }
+        while shard.members > shard.max_members && shard.groups.len() > 1 {
+            self.evict(&mut shard);
+        }
+        CrowdCount { counter, members: u32::try_from(live).unwrap_or(u32::MAX), is_reached, examples }
+    }
+
+    /// Forgets what `group` did under `rule`.
+    pub fn forget(&self, rule: RuleId, group: Group) {
+        let key = (rule, group);
+        self.shard(&key).forget(&key);
+    }
+
+    /// Takes `client` out of `group`: it had a success. The offences stay counted. Members beyond the limit that were forgotten are not
+    /// counted in its place, so a group may seem smaller than it is.
+    pub fn leave(&self, rule: RuleId, group: Group, client: Client) {
+        let (key, hash) = ((rule, group), self.hash_of(client));
+        let mut shard = self.shard(&key);
+        let Some(crowd) = shard.groups.peek_mut(&key) else { return };
+        let before = crowd.members.len();
+        crowd.members.retain(|member| member.hash != hash);
+        crowd.examples.retain(|example| *example != client);
+        let left = before - crowd.members.len();
+        shard.members = shard.members.saturating_sub(left);
+    }
+
+    /// The count of `group` under `rule`, and the number of clients remembered of it, live or not.
+    #[must_use]
+    pub fn get(&self, rule: RuleId, group: Group) -> Option<(Counter, usize)> {
+        let key = (rule, group);
+        self.shard(&key).groups.peek(&key).map(|crowd| (crowd.counter, crowd.members.len()))
+    }
+
+    /// Drops what no longer matters, least recently used first. `findtime` is that of a rule, if it is in force.
+    pub fn sweep(&self, now: Time, findtime: impl Fn(RuleId) -> Option<Span>) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            for _ in 0..SWEEP_BATCH {
+                let is_expired = shard
+                    .groups
+                    .peek_lru()
+                    .is_some_and(|((rule, _), crowd)| findtime(*rule).is_none_or(|findtime| crowd.counter.is_expired(now, findtime)));
+                if !is_expired {
+                    break;
+                }
+                shard.pop();
+            }
+        }
+    }
+
+    /// Number of groups.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().groups.len()).sum()
+    }
+
+    /// Number of groups that made room for newer ones since the start.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    fn evict(&self, shard: &mut Shard) {
+        shard.pop();
+        self.evicted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "a remainder by the length")]
+    fn shard(&self, key: &(RuleId, Group)) -> parking_lot::MutexGuard<'_, Shard> {
+        // hashbrown uses the lowest and highest bits of the same hash.
+        let index = usize::try_from(self.hasher.hash_one(key) >> 32).unwrap_or(0) % self.shards.len();
+        self.shards[index].lock()
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "32 bits of the hash are enough to tell the members of a group apart")]
+    fn hash_of(&self, client: Client) -> u32 {
+        self.hasher.hash_one(client) as u32
+    }
+}
+
+impl Shard {
+    fn forget(&mut self, key: &(RuleId, Group)) {
+        if let Some(crowd) = self.groups.pop(key) {
+            self.members = self.members.saturating_sub(crowd.members.len());
+        }
+    }
+
+    /// Drops the group that has not offended for longest.
+    fn pop(&mut self) {
+        if let Some((_, crowd)) = self.groups.pop_lru() {
+            self.members = self.members.saturating_sub(crowd.members.len());
+        }
+    }
+}
+
+impl Crowd {
+    /// Notes that `member` offended. Of more members than the limit needs, the one that has not offended for longest is forgotten.
+    fn note(&mut self, member: Member, client: Client, now: Time, limit: CrowdLimit) {
+        if let Some(known) = self.members.iter_mut().find(|known| known.hash == member.hash) {
+            // Lines of a log may come late.
+            known.seen = known.seen.max(member.seen);
+            return;
+        }
+        if self.members.len() >= limit.members as usize {
+            self.members.retain(|member| member.is_live(now, limit.findtime));
+        }
+        while self.members.len() >= limit.members.max(1) as usize
+            && let Some(oldest) = self.members.iter().enumerate().min_by_key(|(_, member)| member.seen).map(|(at, _)| at)
+        {
+            self.members.swap_remove(oldest);
+        }
+        self.members.push(member);
+        if self.examples.len() >= EXAMPLES {
+            self.examples.remove(0);
+        }
+        self.examples.push(client);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::strikes::fixtures::{FINDTIME, at, client, rules};
+    use super::*;
+
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn limit(maxretry: u32, members: u32) -> CrowdLimit {
+        CrowdLimit { rule: rules().0, findtime: FINDTIME, maxretry, members }
+    }
+
+    fn network(number: u8) -> Group {
+        Group::Network(IpNet::new([10, 0, number, 0].into(), 24).unwrap())
+    }
+
+    #[test]
+    fn one_busy_client_never_reaches_the_limit_of_its_network() {
+        let crowds = Crowds::new(10);
+        let counts = (0..10_000).map(|second| crowds.add(limit(5, 3), network(1), client(1), at(second), 1));
+        assert!(counts.into_iter().all(|count| !count.is_reached && count.members == 1));
+    }
+
+    #[test]
+    fn a_network_reaches_the_limit_with_enough_offences_of_enough_clients() {
+        let crowds = Crowds::new(10);
+        let add = |number, second| crowds.add(limit(5, 3), network(1), client(number), at(second), 1);
+        assert!([1, 2, 3, 3].map(|number| add(number, 0).is_reached).iter().all(|reached| !reached), "four offences");
+        let reached = add(1, 1);
+        assert_eq!((reached.is_reached, reached.members, reached.counter.count()), (true, 3, 5));
+        assert_eq!(reached.examples, [1, 2, 3].map(client));
+        assert_eq!((crowds.len(), add(1, 2).counter.count()), (0, 1), "the count starts again");
+    }
+
+    #[test]
+    fn a_client_that_has_not_offended_for_findtime_is_no_member_any_more() {
+        let crowds = Crowds::new(10);
+        let add = |number, second| crowds.add(limit(3, 3), network(1), client(number), at(second), 1);
+        add(1, 0);
+        add(2, 400);
+        assert!(!add(3, 700).is_reached, "the first client was last seen before findtime");
+        assert!(add(1, 701).is_reached);
+    }
+
+    #[test]
+    fn a_success_takes_a_client_out_of_its_network() {
+        let crowds = Crowds::new(10);
+        for number in 1..=3 {
+            crowds.add(limit(9, 4), network(1), client(number), at(0), 3);
+        }
+        crowds.leave(rules().0, network(1), client(2));
+        assert!(!crowds.add(limit(9, 4), network(1), client(4), at(1), 1).is_reached);
+        assert_eq!(crowds.add(limit(9, 4), network(1), client(5), at(1), 1).examples, [3, 4, 5].map(client));
+    }
+
+    #[test]
+    fn groups_and_rules_are_counted_apart_and_the_longest_idle_group_makes_room() {
+        let crowds = Crowds::new(SHARDS);
+        for number in 0..200 {
+            crowds.add(limit(5, 3), network(number), client(1), at(0), 1);
+        }
+        assert!(crowds.len() <= SHARDS && crowds.evicted() >= 200 - SHARDS as u64);
+        let (one, two) = rules();
+        let crowds = Crowds::new(1000);
+        crowds.add(limit(5, 3), Group::Asn(64_496), client(1), at(0), 2);
+        assert_eq!(crowds.get(one, Group::Asn(64_496)).map(|(counter, members)| (counter.count(), members)), Some((2, 1)));
+        assert_eq!((crowds.get(two, Group::Asn(64_496)), crowds.get(one, Group::Account(64_496))), (None, None));
+        crowds.sweep(at(600), |_| Some(FINDTIME));
+        assert_eq!(crowds.len(), 0);
+    }
+
+    #[test]
+    fn the_members_of_all_groups_are_bounded() {
+        let crowds = Crowds::new(SHARDS);
+        for group in 0..100 {
+            for number in 0..1000 {
+                crowds.add(limit(u32::MAX, MAX_MEMBERS), network(group), client(number), at(0), 1);
+            }
+        }
+        let members: usize = crowds.shards.iter().map(|shard| shard.lock().members).sum();
+        let actual: usize =
+            crowds.shards.iter().map(|shard| shard.lock().groups.iter().map(|(_, crowd)| crowd.members.len()).sum::<usize>()).sum();
+        assert_eq!(members, actual);
+        assert!(members <= SHARDS * (MAX_MEMBERS as usize + 1), "{members}");
+    }
+
+    proptest! {
+        /// The twin remembers every client.
+        #[test]
+        fn members_are_those_that_a_plain_map_has(
+            events in proptest::collection::vec((0_u8..3, 0_u32..12, 0_u64..200), 1..300), maxretry in 1_u32..12, members in 1_u32..8,
+        ) {
+            let crowds = Crowds::new(100);
+            let mut twin: HashMap<u8, (Counter, HashMap<u32, u64>)> = HashMap::new();
+            let mut now = 0;
+            for (group, number, gap) in events {
+                now += gap;
+                let found = crowds.add(limit(maxretry, members), network(group), client(number), at(now), 1);
+                let (counter, seen) = twin
+                    .entry(group)
+                    .and_modify(|(counter, _)| { counter.add(at(now), FINDTIME, 1); })
+                    .or_insert_with(|| (Counter::new(at(now), 1), HashMap::new()));
+                seen.insert(number, now);
+                let live = seen.values().filter(|seen| **seen + 600 + 1 > now).count();
+                let is_reached = counter.count() >= maxretry && live >= members as usize;
+                prop_assert_eq!((found.counter, found.is_reached), (*counter, is_reached));
+                if is_reached {
+                    twin.remove(&group);
+                }
+            }
+        }
+    }
+}
