@@ -15,6 +15,8 @@ impl RuleId {
     pub const DENY_LIST: Self = Self(1);
     /// The rule of refusals under `on_failure = "deny"`, when the table cannot be reached.
     pub const ON_FAILURE: Self = Self(2);
+    /// The id of no rule: no ban has it.
+    pub const NONE: Self = Self(u32::MAX);
 
     /// For packed storage in the table.
     #[must_use]
@@ -31,13 +33,33 @@ impl RuleId {
 /// The names of the reserved ids, in the order of their numbers. Configured rules must not use them.
 pub const RESERVED: [&str; 3] = ["manual", "deny-list", "on-failure"];
 
+/// The programs whose bans are taken over. Their bans stand under names that begin with the program's, such as `fail2ban-sshd`.
+pub const ORIGINS: [&str; 2] = ["fail2ban", "crowdsec"];
+
+/// Maximum length of a rule's name, in bytes.
+const MAX_NAME: usize = 64;
+
+/// Whether `name` is that of another program's bans, and so no rule's.
+#[must_use]
+pub fn is_origin(name: &str) -> bool {
+    ORIGINS.iter().any(|program| name.strip_prefix(program).is_some_and(|rest| rest.starts_with('-')))
+}
+
+/// The name under which bans that `program` made for `reason` (a jail, a scenario) stand. What a rule's name cannot hold becomes `-`.
+#[must_use]
+pub fn origin_name(program: &str, reason: &str) -> String {
+    let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
+    let reason = reason.chars().flat_map(char::to_lowercase).map(plain);
+    program.chars().chain(std::iter::once('-')).chain(reason).take(MAX_NAME).collect()
+}
+
 /// What a rule's name must be, for messages.
 pub const RULE_NAME: &str = "1 to 64 characters of a-z, 0-9 and \"-\"";
 
 /// Whether `name` may name a rule: 1 to 64 characters of `[a-z0-9-]`.
 #[must_use]
 pub fn is_rule_name(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 /// A hint at the one of the `known` names that was probably meant by `found`, to follow a message; empty if none is similar.
@@ -116,6 +138,18 @@ mod tests {
         assert_ne!(names.intern("other"), id);
         assert_eq!(&*names.name(id), "w00tw00t");
         assert_eq!(names.find("never-seen"), None);
+    }
+
+    #[test]
+    fn bans_of_another_program_stand_under_a_name_that_no_rule_has() {
+        for (reason, name) in [("sshd", "fail2ban-sshd"), ("My_Jail.2", "fail2ban-my-jail-2"), ("É", "fail2ban--"), ("", "fail2ban-")] {
+            assert_eq!(origin_name("fail2ban", reason), name);
+            assert!(is_rule_name(name) && is_origin(name), "{name}");
+        }
+        assert!(is_rule_name(&origin_name("crowdsec", &"x".repeat(500))));
+        for name in ["fail2ban", "fail2bans-x", "w00tw00t", "manual", ""] {
+            assert!(!is_origin(name), "{name}");
+        }
     }
 
     #[test]

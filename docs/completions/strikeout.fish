@@ -84,12 +84,19 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand why" -s h -l help -d
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l from -d 'Ban everybody in this file, - for the standard input: what `strikeout list --json` has printed, or an address or network on each line' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l scope -d 'Where the ban refuses: web, mail or all. A network is always banned everywhere' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l reason -d 'The reason, shown by `strikeout why`' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l origin -d 'For other programs: whose ban this is, such as fail2ban/sshd. `list` and `why` show it, and `unban` takes back bans of this origin only' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l since -d 'When the ban began, in seconds since 1970: its duration counts from then' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l wait -d 'Wait so long for a daemon that is away, as while it restarts' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand ban" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l rule -d 'Unban all clients and networks that this rule banned; "manual" for those banned by hand' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l scope -d 'Where to unban: web, mail or all' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l lasting -d 'With --since: how long the ban lasts that is taken back. One that ends later is another, and stays' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l origin -d 'For other programs: whose ban this is, such as fail2ban/sshd. `list` and `why` show it, and `unban` takes back bans of this origin only' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l since -d 'When the ban began, in seconds since 1970: its duration counts from then' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l wait -d 'Wait so long for a daemon that is away, as while it restarts' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand unban" -l inside -d 'Also unban all clients and networks inside the named networks'

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
@@ -20,6 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 /// Timeout for `unban`: a million bans are undone in pieces, so that bans made meanwhile need not wait.
 const UNBAN_TIMEOUT: Duration = Duration::from_secs(600);
+/// Time between two attempts to reach a daemon that is away.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Maximum length of an answer in bytes.
 const MAX_ANSWER: usize = 1 << 30;
 
@@ -29,6 +31,26 @@ const MAX_ANSWER: usize = 1 << 30;
 /// The daemon cannot be asked, or refuses.
 pub fn ask<T: DeserializeOwned>(daemon: &DaemonArguments, request: &AdminRequest) -> Result<T, Failure> {
     parse(&ask_text(daemon, request)?)
+}
+
+/// As [`ask`], and asks again for `wait` while the daemon is away, as it is while it restarts.
+///
+/// # Errors
+/// As for [`ask`].
+pub fn ask_waiting<T: DeserializeOwned>(daemon: &DaemonArguments, request: &AdminRequest, wait: Duration) -> Result<T, Failure> {
+    let end = Instant::now() + wait;
+    let socket = daemon.socket()?;
+    loop {
+        let pause = RETRY_PAUSE.min(end.saturating_duration_since(Instant::now()));
+        match client::ask(&socket, &request.to_string(), MAX_ANSWER, timeout(request)) {
+            Ok(answer) if !answer.is_empty() || pause.is_zero() => return parse(&complete(answer)?),
+            Err(error) if pause.is_zero() || error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(Failure::Failed(unreachable_text(&socket, &error)));
+            }
+            // An empty answer is that of a daemon that has just ended.
+            Ok(_) | Err(_) => std::thread::sleep(pause),
+        }
+    }
 }
 
 /// Sends a request whose answer is a list.
@@ -45,14 +67,17 @@ pub fn ask_list<T: DeserializeOwned>(daemon: &DaemonArguments, request: &AdminRe
 /// The daemon cannot be asked, or refuses.
 pub fn ask_text(daemon: &DaemonArguments, request: &AdminRequest) -> Result<String, Failure> {
     let socket = daemon.socket()?;
-    let timeout = match request {
-        AdminRequest::Unban(_) => UNBAN_TIMEOUT,
-        AdminRequest::List(_) | AdminRequest::Why(_) | AdminRequest::Reload => LONG_TIMEOUT,
-        _ => TIMEOUT,
-    };
-    let answer = client::ask(&socket, &request.to_string(), MAX_ANSWER, timeout)
+    let answer = client::ask(&socket, &request.to_string(), MAX_ANSWER, timeout(request))
         .map_err(|error| Failure::Failed(unreachable_text(&socket, &error)))?;
     complete(answer)
+}
+
+fn timeout(request: &AdminRequest) -> Duration {
+    match request {
+        AdminRequest::Unban(_) | AdminRequest::Release(_) => UNBAN_TIMEOUT,
+        AdminRequest::List(_) | AdminRequest::Why(_) | AdminRequest::Reload => LONG_TIMEOUT,
+        _ => TIMEOUT,
+    }
 }
 
 /// Sends many requests whose answers are one object each, and calls `each` with every answer, in their order; with the daemon's reason where it

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
-use super::ask::{ask, scope, target};
+use super::ask::{ask_waiting, scope, target};
+use super::origin::OriginArguments;
 use super::terminal::{moment, now, span};
 use super::{DaemonArguments, Failure, ban_from, print, print_json};
 use crate::control::admin::{AdminRequest, BanLength, BanRequest, MAX_REASON, check_scope, length};
 use crate::control::bans::BanReport;
 use crate::event::Scope;
+use crate::time::Span;
 
 /// The arguments of `ban`.
 #[derive(Debug, clap::Args)]
@@ -22,7 +24,7 @@ pub struct BanArguments {
     #[arg(allow_hyphen_values = true)]
     duration: Option<String>,
     /// Ban everybody in this file, - for the standard input: what `strikeout list --json` has printed, or an address or network on each line.
-    #[arg(long, value_name = "FILE", conflicts_with = "duration")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["duration", "origin"])]
     from: Option<PathBuf>,
     /// Where the ban refuses: web, mail or all. A network is always banned everywhere.
     #[arg(long, default_value = "all")]
@@ -30,6 +32,8 @@ pub struct BanArguments {
     /// The reason, shown by `strikeout why`.
     #[arg(long, default_value = "")]
     reason: String,
+    #[command(flatten)]
+    origin: OriginArguments,
     #[command(flatten)]
     daemon: DaemonArguments,
 }
@@ -39,13 +43,20 @@ pub struct BanArguments {
 /// # Errors
 /// An argument cannot be used; the daemon cannot be asked, or refuses, as for a client that is never banned.
 pub fn run(arguments: &BanArguments) -> Result<(), Failure> {
-    let BanArguments { target, duration, from, scope, reason, daemon } = arguments;
+    let BanArguments { target, duration, from, scope, reason, origin, daemon } = arguments;
     if let Some(from) = from {
         // The address stands for those in the file.
         return ban_from::run(daemon, from, &ban_request("0.0.0.0", None, scope, reason)?);
     }
-    let request = ban_request(target.as_deref().unwrap_or_default(), duration.as_deref(), scope, reason)?;
-    let report: BanReport = ask(daemon, &AdminRequest::Ban(request))?;
+    let mut request = ban_request(target.as_deref().unwrap_or_default(), duration.as_deref(), scope, reason)?;
+    request.rule = origin.rule()?;
+    if let Some(until) = origin.until(duration.as_deref())?.filter(|until| *until >= 0) {
+        let Some(left) = u64::try_from(until.saturating_sub(now())).ok().filter(|left| *left > 0) else {
+            return print(&format!("the ban of {} has ended\n", request.target));
+        };
+        request.length = BanLength::For(Span::from_secs(left));
+    }
+    let report: BanReport = ask_waiting(daemon, &AdminRequest::Ban(request), origin.wait()?)?;
     if daemon.json {
         return print_json(&report);
     }

@@ -11,6 +11,7 @@ mod import;
 mod list;
 mod list_format;
 mod metrics;
+mod origin;
 mod pause;
 mod prefilter;
 mod printer;

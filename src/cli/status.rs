@@ -171,6 +171,14 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
             )),
         );
     }
+    for list in &status.lists {
+        let age = list.modified_ago.map_or_else(String::new, |age| format!(", {} old", span(age)));
+        let shrunk = list.shrunk_from.map_or_else(String::new, |before| {
+            colours.bad(&format!("; it had {before} before a reload, and has lost more than half of them"))
+        });
+        let entries = if list.entries == 1 { "1 entry".to_owned() } else { format!("{} entries", list.entries) };
+        line("list", &format!("{}, {}: {entries}{age}{shrunk}", list.option, list.origin));
+    }
     for log in &status.logs {
         let state = match (&log.fault, log.lag) {
             (Some(fault), _) => colours.bad(fault),
@@ -259,7 +267,7 @@ fn rules(rules: &[RuleStatus], colours: Colours) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::status::{FleetCounts, FollowedLog, RuleCounts};
+    use crate::control::status::{FleetCounts, FollowedLog, ListStatus, RuleCounts};
     use crate::event::Scope;
 
     fn status() -> DaemonStatus {
@@ -287,6 +295,17 @@ mod tests {
                 FollowedLog { path: "/y".into(), missing: true, ..FollowedLog::default() },
                 FollowedLog { path: "/z".into(), lines: 9, not_understood: Some("1 % of 9".into()), ..FollowedLog::default() },
             ],
+            lists: vec![
+                ListStatus { option: "ignoreip".into(), origin: "ignoreip in x.toml".into(), entries: 1, ..ListStatus::default() },
+                ListStatus {
+                    option: "deny".into(),
+                    origin: "/etc/deny.txt".into(),
+                    entries: 4,
+                    modified: Some(1),
+                    modified_ago: Some(7200),
+                    shrunk_from: Some(900),
+                },
+            ],
             fleet: Some(FleetStatus::CutOff("no connection".into())),
             fleet_counts: FleetCounts { published: 7, dropped: 2, ..FleetCounts::default() },
             false_bans: vec![FalseBans { rule: "helo".into(), clients: 9, legitimate: 2, shadow: false }],
@@ -306,6 +325,8 @@ mod tests {
             "2 clients, 1 network",
             "degraded: disk full, 3 changes not saved",
             "/var/log/a b: 7 lines read, 12 B behind",
+            "list       ignoreip, ignoreip in x.toml: 1 entry\n",
+            "list       deny, /etc/deny.txt: 4 entries, 2 h old; it had 900 before a reload, and has lost more than half of them\n",
             "/x: cannot be read: no such file",
             "/y: no such file yet",
             "/z: 9 lines read; 1 % of 9",

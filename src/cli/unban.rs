@@ -3,13 +3,14 @@
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::ask::{address, ask, scope, target};
+use super::ask::{address, ask, ask_waiting, scope, target};
 use super::ban::with_warning;
+use super::origin::OriginArguments;
 use super::terminal::counted;
 use super::why::{Answer, undo};
 use super::why_network::ExplainedNetwork;
 use super::{DaemonArguments, Failure, print, print_json};
-use crate::control::admin::{AdminRequest, UnbanRequest, UnbanTarget, check_scope};
+use crate::control::admin::{AdminRequest, ReleaseRequest, UnbanRequest, UnbanTarget, check_scope};
 use crate::control::bans::UnbanReport;
 use crate::event::{Scope, Service};
 use crate::rule_id::{RULE_NAME, is_rule_name};
@@ -18,20 +19,25 @@ use crate::rule_id::{RULE_NAME, is_rule_name};
 #[derive(Debug, clap::Args)]
 pub struct UnbanArguments {
     /// IP addresses, and networks exactly as they were banned.
-    #[arg(required_unless_present_any = ["rule", "all"])]
+    #[arg(required_unless_present_any = ["rule", "all", "origin"])]
     targets: Vec<String>,
     /// Also unban all clients and networks inside the named networks.
-    #[arg(long, conflicts_with_all = ["rule", "all"])]
+    #[arg(long, conflicts_with_all = ["rule", "all", "origin"])]
     inside: bool,
     /// Unban all clients and networks that this rule banned; "manual" for those banned by hand.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["targets", "all"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["targets", "all", "origin"])]
     rule: Option<String>,
     /// Unban all clients and networks. Those on a deny list stay refused.
-    #[arg(long, conflicts_with = "targets")]
+    #[arg(long, conflicts_with_all = ["targets", "origin"])]
     all: bool,
     /// Where to unban: web, mail or all.
     #[arg(long, default_value = "all")]
     scope: String,
+    /// With --since: how long the ban lasts that is taken back. One that ends later is another, and stays.
+    #[arg(long, value_name = "DURATION", requires = "since", allow_hyphen_values = true)]
+    lasting: Option<String>,
+    #[command(flatten)]
+    origin: OriginArguments,
     #[command(flatten)]
     daemon: DaemonArguments,
 }
@@ -52,6 +58,9 @@ struct Unbanned {
 /// # Errors
 /// An argument cannot be used, the daemon cannot be asked or refuses, or something is still refused.
 pub fn run(arguments: &UnbanArguments) -> Result<(), Failure> {
+    if let Some(rule) = arguments.origin.rule()? {
+        return release(arguments, &rule);
+    }
     let mut still_refused = Vec::new();
     for request in requests(arguments)? {
         let unbanned = unban(&arguments.daemon, request)?;
@@ -65,6 +74,23 @@ pub fn run(arguments: &UnbanArguments) -> Result<(), Failure> {
         }
     }
     if still_refused.is_empty() { Ok(()) } else { Err(Failure::Refused(still_refused.join("\nstrikeout: "))) }
+}
+
+/// Takes back bans of another program; all of them without a target.
+fn release(arguments: &UnbanArguments, rule: &str) -> Result<(), Failure> {
+    let until = arguments.origin.until(arguments.lasting.as_deref())?;
+    let targets: Vec<IpNet> = arguments.targets.iter().map(|argument| target(argument)).collect::<Result<_, _>>()?;
+    let one = |target| ReleaseRequest { target: Some(target), rule: rule.to_owned(), until };
+    let all = targets.is_empty().then(|| ReleaseRequest { target: None, rule: rule.to_owned(), until });
+    for request in targets.into_iter().map(one).chain(all) {
+        let report: UnbanReport = ask_waiting(&arguments.daemon, &AdminRequest::Release(request), arguments.origin.wait()?)?;
+        if arguments.daemon.json {
+            print_json(&report)?;
+        } else {
+            print(&with_warning(text(&report), report.not_saved.as_deref()))?;
+        }
+    }
+    Ok(())
 }
 
 fn unban(daemon: &DaemonArguments, request: UnbanRequest) -> Result<Unbanned, Failure> {

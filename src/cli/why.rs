@@ -14,6 +14,7 @@ use crate::control::admin::AdminRequest;
 use crate::control::explanation::{ActiveRefusal, ClientBan, Explanation, NetworkExplanation, RefusedBy, StrikeCount};
 use crate::event::Service;
 use crate::rule::Mode;
+use crate::rule_id::is_origin;
 
 /// The answer about a network, or about a client.
 #[derive(Debug, serde::Deserialize)]
@@ -182,6 +183,7 @@ impl Printer {
         let length = |seconds: i64| u64::try_from(seconds).map_or_else(|_| "ever".to_owned(), span);
         let settings = match &ban.rule_settings {
             None if is_manual => " (by hand)".to_owned(),
+            None if is_origin(&ban.rule) => " (another program's ban)".to_owned(),
             None => " (no longer in the configuration)".to_owned(),
             Some(settings) => format!(
                 " ({}, scope {}; {} in {} bans for {})",

@@ -85,7 +85,7 @@ impl DefaultsSection {
     /// The files of networks that the lists name.
     pub fn list_files(&self) -> Vec<PathBuf> {
         let entries = [&self.ignoreip, &self.trusted_proxies, &self.deny].into_iter().flatten();
-        entries.map(Spanned::get_ref).filter(|entry| entry.starts_with('/')).map(PathBuf::from).collect()
+        entries.filter_map(|entry| list::file::path_of(entry.get_ref())).map(PathBuf::from).collect()
     }
 
     /// The lists of networks. Files that they name are read from disk.
@@ -108,28 +108,43 @@ fn sources(entries: &[Spanned<String>], option: &str, text: &ConfigText) -> Resu
     let mut sources = Vec::new();
     for entry in entries {
         let value = entry.get_ref();
-        if value.starts_with('/') {
-            let networks = list::file::read(Path::new(value)).map_err(|error| match error.line() {
-                Some(line) => ConfigError { file: value.into(), line: Some(line), message: error.to_string() },
-                None => text.error_at(entry.span().start, format!("{value}: {error}")),
+        if let Some(path) = list::file::path_of(value) {
+            let file = list::file::read(path).map_err(|error| match error.line() {
+                Some(line) => ConfigError { file: path.into(), line: Some(line), message: error.to_string() },
+                None => text.error_at(entry.span().start, format!("{}: {error}", path.display())),
             })?;
-            sources.push(ListSource::new(value, networks));
+            check_width(&file.networks, option).map_err(|message| ConfigError { file: path.into(), line: None, message })?;
+            sources.push(ListSource::of_file(path, file));
         } else {
-            let network = list::file::parse_network(value).map_err(|_| {
+            let found = list::file::parse_network(value).map(|network| vec![network]);
+            let found = found.or_else(|_| list::file::parse_range(value).map(Iterator::collect)).map_err(|_| {
                 text.error_at(
                     entry.span().start,
                     format!(
-                        "found {value:?} in {option}, expected an IP address, a network such as 192.0.2.0/24 or the absolute path of a list"
+                        "found {value:?} in {option}, expected an IP address, a network such as 192.0.2.0/24, a range such as \
+                         192.0.2.7-192.0.2.19 or the absolute path of a list"
                     ),
                 )
             })?;
+            check_width(&found, option).map_err(|message| text.error_at(entry.span().start, message))?;
             let file = text.file_at(entry.span().start);
             match inline.last_mut() {
-                Some((last, networks)) if *last == file => networks.push(network),
-                _ => inline.push((file, vec![network])),
+                Some((last, networks)) if *last == file => networks.extend(found),
+                _ => inline.push((file, found)),
             }
         }
     }
     sources.extend(inline.into_iter().map(|(file, networks)| ListSource::new(&format!("{option} in {}", file.display()), networks)));
     Ok(sources)
+}
+
+/// Checks that a deny list does not refuse everybody.
+///
+/// # Errors
+/// The network that would.
+fn check_width(networks: &[IpNet], option: &str) -> Result<(), String> {
+    if option != "deny" {
+        return Ok(());
+    }
+    list::guard::check(networks).map_err(|too_wide| too_wide.to_string())
 }

@@ -9,7 +9,7 @@ use super::request_error::{RequestError, expected};
 use crate::client::Ipv6Prefix;
 use crate::event::Scope;
 use crate::list::file::parse_network;
-use crate::rule_id::is_rule_name;
+use crate::rule_id::{is_origin, is_rule_name};
 use crate::time::Span;
 
 /// A request by an operator's program. It owns its data, because another thread of the daemon answers it.
@@ -25,6 +25,8 @@ pub enum AdminRequest {
     Ban(BanRequest),
     /// Unbans clients and networks.
     Unban(UnbanRequest),
+    /// Takes back bans that another program made.
+    Release(ReleaseRequest),
     /// Serves everybody for so long.
     Pause(Span),
     /// Ends the pause.
@@ -39,7 +41,7 @@ impl AdminRequest {
     /// Whether only root and the daemon's own user may send this request.
     #[must_use]
     pub fn needs_privilege(&self) -> bool {
-        matches!(self, Self::Ban(_) | Self::Unban(_) | Self::Pause(_) | Self::Resume | Self::Forget(_) | Self::Reload)
+        matches!(self, Self::Ban(_) | Self::Unban(_) | Self::Release(_) | Self::Pause(_) | Self::Resume | Self::Forget(_) | Self::Reload)
     }
 }
 
@@ -76,6 +78,13 @@ impl fmt::Display for AdminRequest {
                     UnbanTarget::All => f.write_str("unban all"),
                 }?;
                 write!(f, " scope={}", scope.as_str())
+            }
+            Self::Release(ReleaseRequest { target, rule, until }) => {
+                match target {
+                    Some(target) => write!(f, "release {target} rule={rule}"),
+                    None => write!(f, "release all rule={rule}"),
+                }?;
+                until.map_or(Ok(()), |until| write!(f, " until={until}"))
             }
             Self::Pause(length) => write!(f, "pause {}", length.secs_ceil()),
             Self::Resume => f.write_str("resume"),
@@ -120,7 +129,18 @@ pub enum UnbanTarget {
     All,
 }
 
-/// A ban by an operator.
+/// Another program takes back bans of its own. Bans of others, also of the same client, stay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReleaseRequest {
+    /// The client or network; `None` for all that the program banned under this name.
+    pub target: Option<IpNet>,
+    /// The name under which they stand, such as `fail2ban-sshd`.
+    pub rule: String,
+    /// Seconds since 1970: a ban that ends later stays, because it was made for another address of the same client. `None` takes back all.
+    pub until: Option<i64>,
+}
+
+/// A ban by an operator, or by another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BanRequest {
     /// The client or network.
@@ -128,7 +148,8 @@ pub struct BanRequest {
     pub length: BanLength,
     /// Always `all` for a network.
     pub scope: Scope,
-    /// The rule that made the ban which is restored, `manual` if that was by hand; `None` for a new ban by hand.
+    /// The rule that made the ban which is restored, `manual` if that was by hand; or the name under which another program's bans stand; `None`
+    /// for a new ban by hand.
     pub rule: Option<String>,
     /// The operator's reason; empty if none was given. Of a ban which is restored, its evidence as it was shown.
     pub reason: String,
@@ -230,6 +251,24 @@ pub(super) fn unban(text: &str) -> Result<AdminRequest, RequestError> {
         None => Ok(AdminRequest::Unban(UnbanRequest { what, scope })),
         Some(word) => Err(expected(word, "nothing more in this request")),
     }
+}
+
+/// `TARGET rule=NAME [until=EPOCH]` or `all rule=NAME`.
+pub(super) fn release(text: &str) -> Result<AdminRequest, RequestError> {
+    let mut words = text.split_ascii_whitespace();
+    let first = words.next().unwrap_or_default();
+    let target = if first == "all" { None } else { Some(target(first)?) };
+    let mut rule = None;
+    let mut until = None;
+    for word in words {
+        match word.split_once('=') {
+            Some(("rule", name)) if is_rule_name(name) && is_origin(name) => rule = Some(name.to_owned()),
+            Some(("until", number)) => until = Some(number.parse().map_err(|_| expected(word, "until= and seconds since 1970"))?),
+            _ => return Err(expected(word, "rule=NAME of another program's bans, such as fail2ban-sshd, or until=EPOCH")),
+        }
+    }
+    let rule = rule.ok_or_else(|| expected(text, "rule=NAME of another program's bans"))?;
+    Ok(AdminRequest::Release(ReleaseRequest { target, rule, until }))
 }
 
 /// Checks that `scope` is possible for `target`: a network is always banned on every service. Of IPv6, a network of the length `prefix` is a

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::admin::{AdminRequest, ban, filter, pause_length, target, unban};
+use super::admin::{AdminRequest, ban, filter, pause_length, release, target, unban};
 use super::request_error::expected;
 pub use super::request_error::{RequestError, quoted};
 use crate::client::parse_address;
@@ -141,7 +141,7 @@ pub enum Via {
     Lines,
 }
 
-const VERBS: &str = "check, strike, clear, why, list, status, metrics, ban, unban, pause, resume, forget, reload or subscribe";
+const VERBS: &str = "check, strike, clear, why, list, status, metrics, ban, unban, release, pause, resume, forget, reload or subscribe";
 
 /// Parses a line without its newline. A carriage return at the end is ignored.
 ///
@@ -181,6 +181,7 @@ pub fn parse(line: &[u8]) -> Result<SocketRequest<'_>, RequestError> {
         }
         "ban" => ban(rest.unwrap_or_default()).map(|request| SocketRequest::Admin(AdminRequest::Ban(request))),
         "unban" => unban(rest.unwrap_or_default()).map(SocketRequest::Admin),
+        "release" => release(rest.unwrap_or_default()).map(SocketRequest::Admin),
         "subscribe" => {
             let version = rest.unwrap_or_default().trim();
             let number = digits(version).ok_or_else(|| expected(version, "the number of a version after \"subscribe\""))?;

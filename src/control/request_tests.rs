@@ -113,6 +113,10 @@ fn an_error_says_what_was_found_and_what_was_expected() {
         (b"unban rule=a_b", "found \"rule=a_b\", expected an IP address, a network, rule=NAME or all"),
         (b"unban 192.0.2.0/24 outside", "found \"outside\", expected scope=SCOPE"),
         (b"unban 192.0.2.1 scope=ftp", "found \"ftp\", expected the scope web, mail or all"),
+        (b"release 192.0.2.1 rule=helo", "found \"rule=helo\", expected rule=NAME of another program's bans"),
+        (b"release 192.0.2.1", "found \"192.0.2.1\", expected rule=NAME of another program's bans"),
+        (b"release everybody rule=fail2ban-a", "found \"everybody\", expected an IP address or a network"),
+        (b"release all rule=fail2ban-a until=soon", "found \"until=soon\", expected until= and seconds since 1970"),
         (b"subscribe", "found \"\", expected the number of a version"),
         (b"report ", "found \"\", expected 1 to 400 bytes of printable ASCII"),
         (b"report a\x1bb", "found \"a\\x1bb\", expected 1 to 400 bytes"),
@@ -137,7 +141,7 @@ proptest! {
     fn what_a_program_writes_is_what_the_daemon_parses(
         bits in any::<u128>(),
         prefix in 0_u8..=32,
-        which in 0..11,
+        which in 0..12,
         scope in prop::sample::select(vec![Scope::Web, Scope::Mail, Scope::All]),
         seconds in 1_u64..100_000_000,
         name in "[a-z0-9-]{1,64}",
@@ -167,6 +171,11 @@ proptest! {
             7 => AdminRequest::Forget(name),
             8 => AdminRequest::Pause(Span::from_secs(seconds).min(MAX_PAUSE)),
             9 => AdminRequest::Resume,
+            10 => AdminRequest::Release(ReleaseRequest {
+                target: Some(target).filter(|_| prefix % 3 == 0),
+                rule: crate::rule_id::origin_name("fail2ban", &name),
+                until: i64::try_from(seconds).ok().filter(|_| prefix % 4 == 0),
+            }),
             _ => AdminRequest::Reload,
         };
         let line = request.to_string();

@@ -73,6 +73,8 @@ pub struct DaemonStatus {
     pub fleet_counts: FleetCounts,
     /// Rules whose bans hit too many clients that look legitimate.
     pub false_bans: Vec<FalseBans>,
+    /// The lists of the configuration.
+    pub lists: Vec<ListStatus>,
     pub logs: Vec<FollowedLog>,
     pub by_rule: Vec<RuleStatus>,
     pub hook: Option<HookStatus>,
@@ -216,6 +218,24 @@ pub struct FalseBans {
     pub legitimate: usize,
     /// Whether the rule is already in shadow mode.
     pub shadow: bool,
+}
+
+/// A list of networks in force.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListStatus {
+    /// `ignoreip`, `trusted_proxies` or `deny`.
+    pub option: String,
+    /// The file, or the option and the configuration file that it stands in.
+    pub origin: String,
+    /// Number of networks, before they are merged.
+    pub entries: usize,
+    /// When the file was last changed, in seconds since 1970; `None` if it is no file.
+    pub modified: Option<i64>,
+    /// Seconds since then.
+    pub modified_ago: Option<u64>,
+    /// How many entries it had before it lost more than half of them at a reload.
+    pub shrunk_from: Option<usize>,
 }
 
 /// A log that the daemon follows.

@@ -43,8 +43,8 @@ use crate::config::fleet::FleetConfig;
 use crate::config::{Config, ConfigError};
 use crate::engine::Engine;
 use crate::fleet::Fleet;
-use crate::list::OwnAddresses;
 use crate::list::own::OwnAddressWatch;
+use crate::list::{ListHistory, OwnAddresses};
 use crate::policy::Policy;
 use crate::rule_id::RuleNames;
 use crate::state::attach::StateFile;
@@ -92,6 +92,8 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
         log::warn!("own addresses cannot be read: {error}");
         OwnAddresses::default()
     });
+    let mut list_history = ListHistory::default();
+    list_history.update(&loaded.lists);
     let config_pieces = loaded.files.iter().skip(1).cloned().collect();
     let mut policy = Policy::from(loaded);
     policy.lists.set_own(own.clone());
@@ -143,6 +145,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
         config_pieces,
         config_since: started,
         refused_config: None,
+        list_history,
         lists: Arc::default(),
         unbans: Arc::default(),
         undone: Arc::default(),

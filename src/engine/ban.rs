@@ -9,7 +9,7 @@ use super::lift::refuses_here;
 use super::publish::Publication;
 use super::{Applied, BanRecord, Change, Completion, Engine, NetworkRecord, Persisted};
 use crate::client::Client;
-use crate::event::Scope;
+use crate::event::{Scope, Service};
 use crate::list::Saved;
 use crate::rule::Standing;
 use crate::table::{Ban, Until};
@@ -48,6 +48,24 @@ impl Engine {
         self.bans.unban(client, scope);
         let kept = self.forget_earlier_bans(client, scope);
         self.persist_and_complete(Change::Unbanned { client, scope, at: now, kept }, changed, completion);
+    }
+
+    /// Unbans `client` where `is_own` says so of the active ban. Bans of others stay.
+    pub fn release(self: &Arc<Self>, now: Time, client: Client, is_own: impl Fn(&Ban) -> bool, completion: Completion) {
+        let _lock = self.client_locks.lock(&client);
+        let is_own = |service: &Service| self.bans.get(client, *service, now).is_some_and(|ban| is_own(&ban));
+        let scope = match (is_own(&Service::Web), is_own(&Service::Mail)) {
+            (true, true) => Scope::All,
+            (true, false) => Scope::Web,
+            (false, true) => Scope::Mail,
+            (false, false) => return completion.complete(Applied { changed: false, persisted: Persisted::Yes }),
+        };
+        self.bans.unban(client, scope);
+        // Nothing was wrong with the bans by our own rules: the next ones go on growing.
+        let policy = self.policy();
+        let growing = policy.rules.rules().iter().filter(|rule| rule.bantime.increment.is_some());
+        let kept = growing.map(|rule| Arc::clone(&rule.name)).collect();
+        self.persist_and_complete(Change::Unbanned { client, scope, at: now, kept }, true, completion);
     }
 
     /// Unbans exactly this network. Like [`Engine::unban`], persisted and published even if there is none.

@@ -9,7 +9,7 @@ use super::ini::{IniConfig, Options, with_additions};
 use super::jail::{Jail, Jails, is_true};
 use crate::rule::builtin;
 use crate::rule::spec::MAX_NETWORKS;
-use crate::rule_id::RESERVED;
+use crate::rule_id::{RESERVED, is_origin};
 use crate::table::counter::MAX_FINDTIME;
 use crate::time::{Span, parse_seconds};
 use std::collections::{BTreeMap, BTreeSet};
@@ -355,6 +355,7 @@ impl RuleNamer {
             jail.to_lowercase().chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }).take(60).collect();
         // A rule named like a built-in one would inherit that one's settings.
         let taken = RESERVED.contains(&plain.as_str())
+            || is_origin(&plain)
             || builtin::specs().is_ok_and(|specs| specs.iter().any(|spec| *spec.name.get_ref() == plain));
         let plain = if plain.is_empty() || taken { format!("jail-{plain}") } else { plain };
         let mut name = plain.clone();

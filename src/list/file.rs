@@ -1,117 +1,76 @@
-//! Reads list files, one address or CIDR block per line, in the form in which block lists are published.
+//! Reads list files, in the forms in which lists are published: an address, a network or a range on each line, or JSON.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-use super::networks::canonical;
+pub use super::entry::{BadLine, NotANetwork, parse_network, parse_range};
+use super::entry::{MAX_ENTRIES, quoted};
+use super::json;
 
 /// Maximum size of a list file. A million IPv6 networks with comments are smaller.
 const MAX_FILE_SIZE: u64 = 256 * 1024 * 1024;
 
-/// Maximum number of characters that an error quotes from a bad line.
-const MAX_QUOTED: usize = 60;
-
-/// Parses an address or a network, in canonical form: `192.0.2.7`, `192.0.2.0/24`, `192.0.2.0/255.255.255.0`, `2001:db8::/32`.
-///
-/// Host bits are cleared, as in fail2ban's `IPAddr`. IPv4-mapped IPv6 networks become IPv4.
-///
-/// # Errors
-/// [`NotANetwork`] for anything else. Host names are not resolved.
-pub fn parse_network(text: &str) -> Result<IpNet, NotANetwork> {
-    let (address, prefix) = match text.split_once('/') {
-        Some((address, prefix)) => (address, Some(prefix)),
-        None => (text, None),
-    };
-    let address: IpAddr = address.parse().map_err(|_| NotANetwork)?;
-    let network = match prefix {
-        None => IpNet::from(address),
-        // Only digits, because `u8::from_str` also accepts a plus sign.
-        Some(prefix) if prefix.len() <= 3 && prefix.bytes().all(|byte| byte.is_ascii_digit()) => {
-            let length: u8 = prefix.parse().map_err(|_| NotANetwork)?;
-            IpNet::new(address, length).map_err(|_| NotANetwork)?
-        }
-        Some(mask) if address.is_ipv4() => {
-            let mask: Ipv4Addr = mask.parse().map_err(|_| NotANetwork)?;
-            IpNet::with_netmask(address, IpAddr::V4(mask)).map_err(|_| NotANetwork)?
-        }
-        Some(_) => return Err(NotANetwork),
-    };
-    Ok(canonical(network))
+/// The file that an entry of a list option names: `/path` or `file:/path`; `None` for any other entry.
+#[must_use]
+pub fn path_of(entry: &str) -> Option<&Path> {
+    let path = entry.strip_prefix("file:").unwrap_or(entry);
+    // `file:///path` is the same file as a URL.
+    let path = path.strip_prefix("//").filter(|rest| rest.starts_with('/')).unwrap_or(path);
+    (path.starts_with('/') && !path.starts_with("//")).then(|| Path::new(path))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotANetwork;
-
-impl fmt::Display for NotANetwork {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected an IP address or a network such as 192.0.2.0/24")
-    }
-}
-
-impl std::error::Error for NotANetwork {}
-
-/// A line that is neither blank, nor a comment, nor a network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadLine {
-    /// Starts at 1.
-    pub line: usize,
-    /// The start of the line, escaped.
-    pub found: String,
-}
-
-impl fmt::Display for BadLine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "found \"{}\", {NotANetwork}", self.found)
-    }
-}
-
-impl std::error::Error for BadLine {}
-
-/// Parses a list: one address or network per line. `#` or `;` starts a comment, also after a network. Blank lines, CRLF and a byte
-/// order mark are ignored.
+/// Parses a list: an address, a network or a range `FIRST-LAST` on each line, or JSON. `#` or `;` starts a comment, also after a network.
+/// Blank lines, CRLF and a byte order mark are ignored.
 ///
 /// # Errors
 /// The first [`BadLine`]. The rest is not used, because half a list would refuse or spare the wrong clients.
 pub fn parse(text: &[u8]) -> Result<Vec<IpNet>, BadLine> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    if json::is_json(text) {
+        return json::parse(text);
+    }
     let mut networks = Vec::new();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let line = line.split(|byte| matches!(byte, b'#' | b';')).next().unwrap_or_default().trim_ascii();
         if line.is_empty() {
             continue;
         }
-        let network = std::str::from_utf8(line).map_err(|_| NotANetwork).and_then(parse_network);
-        networks.push(network.map_err(|NotANetwork| BadLine { line: index + 1, found: quoted(line) })?);
+        let bad_line = |NotANetwork| BadLine { line: index + 1, found: quoted(line) };
+        let text = std::str::from_utf8(line).map_err(|_| bad_line(NotANetwork))?;
+        if let Ok(network) = parse_network(text) {
+            networks.push(network);
+        } else {
+            networks.extend(parse_range(text).map_err(bad_line)?);
+        }
+        if networks.len() > MAX_ENTRIES {
+            return Err(BadLine { line: index + 1, found: format!("more than {MAX_ENTRIES} networks") });
+        }
     }
     Ok(networks)
 }
 
-/// Escapes the start of a line for an error message.
-fn quoted(line: &[u8]) -> String {
-    // A character has at most 4 bytes, so the bytes cut off here would not be shown anyway.
-    let head = line.get(..4 * (MAX_QUOTED + 1)).unwrap_or(line);
-    let text = String::from_utf8_lossy(head);
-    let mut quoted: String = text.chars().take(MAX_QUOTED).flat_map(char::escape_debug).collect();
-    if text.chars().nth(MAX_QUOTED).is_some() {
-        quoted.push('…');
-    }
-    quoted
+/// A list as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListFile {
+    pub networks: Vec<IpNet>,
+    /// When the file was last changed.
+    pub modified: SystemTime,
 }
 
 /// Reads a list file.
 ///
 /// # Errors
 /// See [`ListFileError`].
-pub fn read(path: &Path) -> Result<Vec<IpNet>, ListFileError> {
+pub fn read(path: &Path) -> Result<ListFile, ListFileError> {
     read_up_to(MAX_FILE_SIZE, path)
 }
 
-fn read_up_to(max_size: u64, path: &Path) -> Result<Vec<IpNet>, ListFileError> {
+fn read_up_to(max_size: u64, path: &Path) -> Result<ListFile, ListFileError> {
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {
         return Err(ListFileError::NotAFile);
@@ -121,7 +80,8 @@ fn read_up_to(max_size: u64, path: &Path) -> Result<Vec<IpNet>, ListFileError> {
     if text.len() as u64 > max_size {
         return Err(ListFileError::TooLong);
     }
-    parse(&text).map_err(ListFileError::BadLine)
+    let networks = parse(&text).map_err(ListFileError::BadLine)?;
+    Ok(ListFile { networks, modified: metadata.modified()? })
 }
 
 /// Why a list file cannot be used.
@@ -170,7 +130,10 @@ impl std::error::Error for ListFileError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::list::entry::MAX_QUOTED;
+    use crate::list::networks::canonical;
     use proptest::prelude::*;
+    use std::net::{IpAddr, Ipv4Addr};
 
     fn networks(text: &str) -> Vec<String> {
         parse(text.as_bytes()).unwrap().iter().map(ToString::to_string).collect()
@@ -196,6 +159,27 @@ mod tests {
             networks("192.0.2.77/24\n192.0.2.77/255.255.255.0\n2001:db8::5/64\n::ffff:192.0.2.77/120"),
             ["192.0.2.0/24", "192.0.2.0/24", "2001:db8::/64", "192.0.2.0/24"]
         );
+    }
+
+    #[test]
+    fn a_range_is_the_networks_from_its_first_to_its_last_address() {
+        assert_eq!(networks("192.0.2.0-192.0.2.255"), ["192.0.2.0/24"]);
+        assert_eq!(networks("192.0.2.7 - 192.0.2.9 # three"), ["192.0.2.7/32", "192.0.2.8/31"]);
+        assert_eq!(networks("2001:db8::-2001:db8::1\n192.0.2.1-192.0.2.1"), ["2001:db8::/127", "192.0.2.1/32"]);
+        assert_eq!(networks("0.0.0.0-255.255.255.255"), ["0.0.0.0/0"]);
+        for text in ["192.0.2.9-192.0.2.7", "192.0.2.1-", "-192.0.2.1", "192.0.2.1-2001:db8::1", "192.0.2.1-192.0.2.2-192.0.2.3", "1-2"] {
+            assert!(parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_entry_names_a_file_by_its_path_or_as_a_url() {
+        for entry in ["/etc/deny.txt", "file:/etc/deny.txt", "file:///etc/deny.txt"] {
+            assert_eq!(path_of(entry), Some(Path::new("/etc/deny.txt")), "{entry}");
+        }
+        for entry in ["192.0.2.0/24", "file:deny.txt", "file://host/x", "", "deny.txt", "2001:db8::/32"] {
+            assert_eq!(path_of(entry), None, "{entry}");
+        }
     }
 
     #[test]
@@ -253,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deny.txt");
         std::fs::write(&path, "192.0.2.1\n192.0.2.2\n").unwrap();
-        assert_eq!(read_up_to(20, &path).unwrap().len(), 2);
+        assert_eq!(read_up_to(20, &path).unwrap().networks.len(), 2);
         for max_size in [19, 10, 0] {
             let error = read_up_to(max_size, &path).unwrap_err();
             assert!(matches!(error, ListFileError::TooLong), "{error}");
@@ -284,17 +268,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deny.txt");
         std::fs::write(&path, "192.0.2.1\n# end\n192.0.2.2").unwrap();
-        assert_eq!(read(&path).unwrap().len(), 2);
+        assert_eq!(read(&path).unwrap().networks.len(), 2);
     }
 
     proptest! {
         #[test]
-        fn any_bytes_give_at_most_one_network_per_line_or_a_bad_line(text in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn any_bytes_give_networks_or_a_bad_line(text in prop::collection::vec(any::<u8>(), 0..400)) {
             let lines = text.split(|byte| *byte == b'\n').count();
-            match parse(&text) {
-                Ok(networks) => prop_assert!(networks.len() <= lines),
-                Err(bad) => prop_assert!((1..=lines).contains(&bad.line)),
+            if let Err(bad) = parse(&text) {
+                prop_assert!((1..=lines).contains(&bad.line));
             }
+        }
+
+        #[test]
+        fn a_range_holds_what_lies_between_its_ends(first in 0u32..600, length in 0u32..300, probe in 0u32..1000) {
+            let [start, end, asked] = [first, first + length, probe].map(|low| Ipv4Addr::from_bits(0xc000_0000 + low));
+            let mut networks = parse_range(&format!("{start}-{end}")).unwrap();
+            prop_assert_eq!(networks.any(|network| network.contains(&IpAddr::V4(asked))), (start..=end).contains(&asked));
         }
 
         #[test]

@@ -1,18 +1,26 @@
 //! Lists: which addresses are never banned, which are always refused, and which networks are banned.
 
 mod banned;
+mod entry;
 pub mod file;
+pub mod guard;
+mod history;
+mod json;
 pub mod networks;
 mod never_ban;
 pub mod own;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
 pub use banned::{BannedNetwork, BannedNetworks, Saved};
+use file::ListFile;
+pub use history::ListHistory;
 pub use networks::Networks;
 pub use never_ban::NeverBanReason;
 pub use own::OwnAddresses;
@@ -22,12 +30,37 @@ pub use own::OwnAddresses;
 pub struct ListSource {
     origin: Arc<str>,
     networks: Networks,
+    /// Number of networks as listed, before they are merged.
+    entries: usize,
+    /// When the file was last changed; `None` for a configuration option.
+    modified: Option<SystemTime>,
 }
 
 impl ListSource {
     #[must_use]
     pub fn new(origin: &str, networks: impl IntoIterator<Item = IpNet>) -> Self {
-        Self { origin: Arc::from(origin), networks: Networks::new(networks) }
+        let networks: Vec<IpNet> = networks.into_iter().collect();
+        Self { origin: Arc::from(origin), entries: networks.len(), networks: Networks::new(networks), modified: None }
+    }
+
+    #[must_use]
+    pub fn of_file(path: &Path, file: ListFile) -> Self {
+        Self { modified: Some(file.modified), ..Self::new(&path.display().to_string(), file.networks) }
+    }
+
+    #[must_use]
+    pub fn origin(&self) -> &Arc<str> {
+        &self.origin
+    }
+
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    #[must_use]
+    pub fn modified(&self) -> Option<SystemTime> {
+        self.modified
     }
 
     #[must_use]

@@ -1,7 +1,7 @@
 //! Parses a `[[rule]]` table of the configuration and checks it into a [`Rule`].
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use super::{Distinct, LinePattern, Mode, RequestPattern, ResponsePattern, Rule, 
 use crate::event::Scope;
 use crate::list;
 use crate::list::Networks;
-use crate::rule_id::{RESERVED, RULE_NAME, RuleNames, is_rule_name};
+use crate::rule_id::{RESERVED, RULE_NAME, RuleNames, is_origin, is_rule_name};
 use crate::table::counter::MAX_FINDTIME;
 use crate::time::Span;
 
@@ -259,7 +259,7 @@ impl RuleSpec {
         if !is_rule_name(&name) {
             return Err(SpecError::at(&name_span, format!("found the rule name {name:?}, expected {RULE_NAME}")));
         }
-        if RESERVED.contains(&name.as_str()) {
+        if RESERVED.contains(&name.as_str()) || is_origin(&name) {
             return Err(SpecError::at(&name_span, format!("found the rule name {name:?}, which is reserved; expected another")));
         }
         // Any page can make its visitors' browsers send any query string, so a single such request must not ban anybody.
@@ -492,9 +492,9 @@ fn networks(entries: &[Spanned<String>]) -> Result<Networks, SpecError> {
     let mut networks = Vec::new();
     for entry in entries {
         let value = entry.get_ref();
-        if value.starts_with('/') {
-            let list = list::file::read(Path::new(value));
-            networks.extend(list.map_err(|error| SpecError::at(&entry.span(), format!("{value}: {error}")))?);
+        if let Some(path) = list::file::path_of(value) {
+            let list = list::file::read(path);
+            networks.extend(list.map_err(|error| SpecError::at(&entry.span(), format!("{value}: {error}")))?.networks);
         } else {
             networks.push(list::file::parse_network(value).map_err(|_| {
                 let expected = "an IP address, a network such as 192.0.2.0/24 or the absolute path of a list";

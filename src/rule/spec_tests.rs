@@ -93,7 +93,9 @@ fn a_name_has_1_to_64_characters_of_a_small_alphabet() {
         let error = named(name).unwrap_err();
         assert!(error.message.contains("expected 1 to 64 characters"), "{}", error.message);
     }
-    assert!(named(RESERVED[0]).unwrap_err().message.contains("reserved"));
+    for name in [RESERVED[0], "fail2ban-sshd", "crowdsec-x"] {
+        assert!(named(name).unwrap_err().message.contains("reserved"), "{name}");
+    }
 }
 
 #[test]

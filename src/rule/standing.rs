@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use super::{Mode, RuleSet};
-use crate::rule_id::RuleId;
+use crate::rule_id::{RuleId, is_origin};
 
 /// What the configuration says of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,8 @@ impl RuleSet {
             Some(Mode::Enforce) => Standing::Enforced,
             Some(Mode::Shadow) => Standing::Shadow,
             None if self.off.contains(name) => Standing::Off,
+            // The other program's configuration says what it bans for.
+            None if is_origin(name) => Standing::Enforced,
             None => Standing::Unknown,
         }
     }
@@ -74,5 +76,6 @@ mod tests {
         assert_eq!((standing("c"), standing("w00tw00t")), (Standing::Off, Standing::Off));
         assert_eq!(standing("proxy-connect"), Standing::Off, "a built-in rule that is off by itself");
         assert_eq!(standing("of-another-machine"), Standing::Unknown);
+        assert_eq!(standing("fail2ban-sshd"), Standing::Enforced, "the bans of another program");
     }
 }

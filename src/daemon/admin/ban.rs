@@ -14,7 +14,7 @@ use crate::daemon::conn::replies::ReplyHandle;
 use crate::engine::{Abandoned, Applied, BanRecord, Completion, Engine, NetworkRecord, Persisted};
 use crate::event::Scope;
 use crate::rule::{Evidence, Standing};
-use crate::rule_id::RuleId;
+use crate::rule_id::{RuleId, is_origin};
 use crate::table::Until;
 use crate::time::{Span, Time};
 
@@ -55,9 +55,9 @@ pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, user: &str, to
         BanLength::Permanent => Until::NEVER,
     };
     // Evidence is restored as it was shown: escaped.
-    let evidence = match request.rule {
-        Some(_) => Evidence::restore(&request.reason),
-        None => Evidence::new(&[request.reason.as_bytes()]),
+    let evidence = match &request.rule {
+        Some(rule) if !is_origin(rule) => Evidence::restore(&request.reason),
+        Some(_) | None => Evidence::new(&[request.reason.as_bytes()]),
     };
     let evidence = evidence.signed(user);
     let (target, scope, reason) = (shown(request.target, policy.prefix), request.scope, evidence.clone());

@@ -13,6 +13,7 @@ use crate::daemon::logs::Logs;
 use crate::daemon::metrics::report::MetricsReport;
 use crate::engine::Engine;
 use crate::fleet::Fleet;
+use crate::list::ListHistory;
 use crate::state::attach::StateFile;
 use crate::time::Time;
 
@@ -39,6 +40,8 @@ pub struct AdminContext {
     pub config_since: Time,
     /// When the last configuration was read, and its error; none if it is in force.
     pub refused_config: Option<(Time, String)>,
+    /// How many entries the lists had.
+    pub list_history: ListHistory,
     /// Counts the lists that are being read: each holds a clone.
     pub lists: Arc<()>,
     /// Counts the threads that undo many bans: each holds a clone.

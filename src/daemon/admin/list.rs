@@ -12,7 +12,7 @@ use crate::daemon::conn::replies::ReplyText;
 use crate::event::{Scope, Service};
 use crate::list::BannedNetwork;
 use crate::rule::Evidence;
-use crate::rule_id::{RuleId, did_you_mean};
+use crate::rule_id::{RuleId, did_you_mean, is_origin};
 use crate::table::{Ban, Until};
 use crate::time::Time;
 
@@ -164,9 +164,10 @@ impl AdminContext {
     /// The rule with this name.
     ///
     /// # Errors
-    /// No rule of this name was ever in force here.
+    /// No rule of this name was ever in force here. Another program has none either until it bans for the first time, which is no error.
     pub(super) fn find_rule(&self, name: &str) -> Result<RuleId, String> {
-        self.engine.names().find(name).ok_or_else(|| self.unknown_rule(name))
+        let unknown = || if is_origin(name) { Ok(RuleId::NONE) } else { Err(self.unknown_rule(name)) };
+        self.engine.names().find(name).map_or_else(unknown, Ok)
     }
 
     /// The error for an unknown rule, with the name that was probably meant.

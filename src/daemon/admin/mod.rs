@@ -4,6 +4,7 @@ mod ban;
 pub mod context;
 mod list;
 mod pause;
+mod release;
 mod reload;
 mod status;
 mod unban;

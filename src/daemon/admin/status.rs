@@ -1,11 +1,12 @@
 //! `status`: the state of the daemon and of what it depends on.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use super::context::AdminContext;
 use crate::control::pause::PauseStatus;
 use crate::control::status::{
-    DaemonStatus, FalseBans, FleetStatus, FollowedLog, HeavyClient, LastAsked, PrefilterStatus, RuleStatus, StateStatus,
+    DaemonStatus, FalseBans, FleetStatus, FollowedLog, HeavyClient, LastAsked, ListStatus, PrefilterStatus, RuleStatus, StateStatus,
 };
 use crate::daemon::metrics::counters::Question;
 use crate::daemon::metrics::process::ProcessNumbers;
@@ -62,6 +63,7 @@ impl AdminContext {
             fleet: self.fleet.as_ref().map(|fleet| fleet.health.error().map_or(FleetStatus::Ok, FleetStatus::CutOff)),
             fleet_counts: self.fleet.as_ref().map(|fleet| fleet.health.counts()).unwrap_or_default(),
             false_bans: self.false_bans(),
+            lists: self.list_statuses(),
             logs: self.followed_logs(),
             by_rule: self.rule_statuses(),
             hook: self.metrics.hook.stats(),
@@ -104,6 +106,24 @@ impl AdminContext {
             shadow: policy.rules.get(rule.rule).is_none_or(|rule| rule.mode == Mode::Shadow),
         });
         report.collect()
+    }
+
+    fn list_statuses(&self) -> Vec<ListStatus> {
+        let lists = &self.engine.policy().lists;
+        let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = seconds(SystemTime::now());
+        let status = lists.sources().map(|(kind, source)| {
+            let modified = source.modified().map(seconds);
+            ListStatus {
+                option: kind.as_str().into(),
+                origin: source.origin().to_string(),
+                entries: source.entries(),
+                modified: modified.map(|modified| i64::try_from(modified).unwrap_or(i64::MAX)),
+                modified_ago: modified.map(|modified| now.saturating_sub(modified)),
+                shrunk_from: self.list_history.shrunk_from(kind, source),
+            }
+        });
+        status.collect()
     }
 
     fn followed_logs(&self) -> Vec<FollowedLog> {

@@ -101,6 +101,10 @@ impl AdminContext {
                 Ok(()) => return None,
                 Err(fault) => error(&fault).into(),
             },
+            AdminRequest::Release(request) => match self.release(&request) {
+                Ok(report) => object(&report).into(),
+                Err(fault) => error(&fault).into(),
+            },
             AdminRequest::Pause(length) => {
                 self.pause(length, &user(peer.user), to);
                 return None;

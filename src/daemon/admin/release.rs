@@ -1,0 +1,107 @@
+//! `release`: another program takes back bans that it made itself.
+
+use std::sync::mpsc::channel;
+
+use ipnet::IpNet;
+
+use super::ban::{not_saved, shown};
+use super::context::AdminContext;
+use crate::client::Client;
+use crate::control::admin::ReleaseRequest;
+use crate::control::bans::{UnbanReport, epoch};
+use crate::engine::{Abandoned, Completion};
+use crate::table::{Ban, Until};
+
+/// A ban may end so many seconds later than the other program said: both ends are rounded, and the two clocks are read one after the other.
+const ROUNDING: i64 = 2;
+
+/// Number of changes that are under way at a time, well below the length of the journal's queue.
+const AT_ONCE: usize = 512;
+
+impl AdminContext {
+    /// Takes back what `request` names. It is no error if there is nothing: the ban may have ended.
+    ///
+    /// # Errors
+    /// The change was not completed.
+    pub(super) fn release(&self, request: &ReleaseRequest) -> Result<UnbanReport, String> {
+        let (now, policy) = (self.clock.now(), self.engine.policy());
+        let target = request.target.map_or_else(|| format!("rule {}", request.rule), |target| shown(target, policy.prefix));
+        let mut report = UnbanReport { target, found: false, unbanned: 0, inside: 0, not_saved: None };
+        // Whoever may only ask must not be able to add names.
+        let Some(rule) = self.engine.names().find(&request.rule) else { return Ok(report) };
+        let is_own = |ban: &Ban| ban.rule == rule && ends_by(ban.until, request.until);
+        let (clients, networks) = match request.target {
+            Some(target) if target.prefix_len() == target.max_prefix_len() => (vec![Client::of(target.addr(), policy.prefix)], Vec::new()),
+            Some(target) => (Vec::new(), vec![target]),
+            None => {
+                let mut clients = Vec::new();
+                self.engine.bans().for_each(now, |client, _, ban| clients.extend(is_own(&ban).then_some(client)));
+                clients.dedup();
+                (clients, policy.lists.banned.iter().map(|ban| ban.network).collect())
+            }
+        };
+        let is_own_network = |network: &IpNet| {
+            let ban = policy.lists.banned.get(*network);
+            ban.is_some_and(|ban| *ban.rule == *request.rule && ends_by(ban.until.map_or(Until::NEVER, Until::at), request.until))
+        };
+        let networks: Vec<IpNet> = networks.into_iter().filter(is_own_network).collect();
+        let mut all = clients.into_iter().map(Ok).chain(networks.into_iter().map(Err)).peekable();
+        while all.peek().is_some() {
+            let (sender, results) = channel();
+            for target in all.by_ref().take(AT_ONCE) {
+                let sender = sender.clone();
+                // The receiver waits for every one.
+                let completion = Completion::new(move |result| drop(sender.send(result)));
+                match target {
+                    Ok(client) => self.engine.release(now, client, is_own, completion),
+                    Err(network) => self.engine.unban_network(now, network, completion),
+                }
+            }
+            drop(sender);
+            for result in results {
+                let applied = result.map_err(|Abandoned| "internal fault: the change was not completed".to_owned())?;
+                report.unbanned += usize::from(applied.changed);
+                report.not_saved = report.not_saved.take().or(not_saved(applied.persisted));
+            }
+        }
+        report.found = report.unbanned > 0;
+        match request.target {
+            Some(_) if report.found => log::info!("unbanned {} for {}", report.target, request.rule),
+            Some(_) => {}
+            None => log::info!("unbanned all {} clients and networks of {}", report.unbanned, request.rule),
+        }
+        Ok(report)
+    }
+}
+
+/// Whether a ban ends at `last` or before. Without `last`, every one does.
+fn ends_by(until: Until, last: Option<i64>) -> bool {
+    match (last, epoch(until)) {
+        (None | Some(-1), _) => true,
+        (Some(_), -1) => false,
+        (Some(last), until) => until <= last.saturating_add(ROUNDING),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Time;
+
+    #[test]
+    fn a_ban_that_ends_later_than_the_one_taken_back_is_another() {
+        let until = |seconds| Until::at(Time::from_secs(seconds));
+        for (until, last, expected) in [
+            (until(100), Some(100), true),
+            (until(102), Some(100), true),
+            (until(103), Some(100), false),
+            (until(99), Some(100), true),
+            (Until::NEVER, Some(100), false),
+            (Until::NEVER, Some(-1), true),
+            (Until::NEVER, None, true),
+            (until(100), Some(-1), true),
+        ] {
+            assert_eq!(ends_by(until, last), expected, "{until} {last:?}");
+        }
+    }
+}
