@@ -42,7 +42,7 @@ impl AdminContext {
         };
         let is_own_network = |network: &IpNet| {
             let ban = policy.lists.banned.get(*network);
-            ban.is_some_and(|ban| *ban.rule == *request.rule && ends_by(ban.until.map_or(Until::NEVER, Until::at), request.until))
+            ban.is_some_and(|ban| ban.rule == rule && ends_by(ban.until.map_or(Until::NEVER, Until::at), request.until))
         };
         let networks: Vec<IpNet> = networks.into_iter().filter(is_own_network).collect();
         let mut all = clients.into_iter().map(Ok).chain(networks.into_iter().map(Err)).peekable();
