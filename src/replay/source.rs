@@ -12,8 +12,9 @@ use crate::log::outline::LineOutline;
 use crate::log::time::{Zone, epoch};
 use crate::time::Time;
 
-/// Number of blocks of some 64 KiB of text that are ready at most.
-const AHEAD: usize = 4;
+/// Number of blocks that wait at most. Beside them one is being judged and one parsed, each of some 64 KiB of text and as much of what was
+/// parsed: half a megabyte for each log.
+const AHEAD: usize = 1;
 
 /// A log.
 #[derive(Debug)]
