@@ -96,9 +96,10 @@ fn the_mailing_hook_writes_each_ban_and_unban_to_journal_and_mailbox() {
 #[test]
 fn every_example_is_named_by_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tests: String = fs::read_dir(root.join("tests"))
-        .unwrap()
-        .chain(fs::read_dir(root.join("tests/servers")).unwrap())
+    let folders = ["tests", "tests/servers", "tests/fail2ban", "tests/neighbours"];
+    let tests: String = folders
+        .iter()
+        .flat_map(|folder| fs::read_dir(root.join(folder)).unwrap())
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .map(|path| fs::read_to_string(path).unwrap())
@@ -110,7 +111,8 @@ fn every_example_is_named_by_a_test() {
             continue;
         }
         let name = entry.file_name().into_string().unwrap();
-        assert!(tests.contains(&format!("\"{name}\"")), "no test names conf-examples/{name}");
+        let is_named = [format!("\"{name}\""), format!("/conf-examples/{name}\"")].iter().any(|text| tests.contains(text));
+        assert!(is_named, "no test names conf-examples/{name}");
     }
 }
 
@@ -131,4 +133,19 @@ fn conf_examples_try_runs_to_its_end() {
     assert!(rows("198.51.100.42 ", " 429") >= 1, "the scanner that goes by the bare address: {stdout}");
     assert!(rows("198.51.100.99 ", "refused") == 5, "the flooder: {stdout}");
     assert!(rows("198.51.100.77 ", "refused") >= 1, "the rapid client: {stdout}");
+}
+
+/// The programs that a unit starts, by the last part of their path.
+fn programs(unit: &str) -> Vec<&str> {
+    let lines = unit.lines().filter_map(|line| line.strip_prefix("Exec")?.split_once('='));
+    lines.filter_map(|(_, command)| command.split_whitespace().next()?.rsplit('/').next()).collect()
+}
+
+#[test]
+fn units_start_the_examples_that_they_are_for() {
+    let unit = |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("conf-examples").join(name)).unwrap();
+    assert!(programs(&unit("hook-nftables.service")).contains(&"hook-nftables"));
+    assert!(programs(&unit("strikeout-lists.service")).contains(&"strikeout-lists"));
+    let timer = unit("strikeout-lists.timer");
+    assert!(timer.contains("[Timer]") && timer.contains("WantedBy=timers.target"), "{timer}");
 }
