@@ -271,15 +271,15 @@ pub(super) fn release(text: &str) -> Result<AdminRequest, RequestError> {
     Ok(AdminRequest::Release(ReleaseRequest { target, rule, until }))
 }
 
-/// Checks that `scope` is possible for `target`: a network is always banned on every service. Of IPv6, a network of the length `prefix` is a
-/// client; any may be one where `prefix` is not known.
+/// Checks that `scope` is possible for `target`: a network is always banned on every service. Of IPv6, an address and a network of exactly the length
+/// `prefix` are a client; any network may be one where `prefix` is not known.
 ///
 /// # Errors
 /// The target is a network, and the scope is narrower than `all`.
 pub fn check_scope(target: IpNet, scope: Scope, prefix: Option<Ipv6Prefix>) -> Result<(), RequestError> {
     let is_client = match target {
         IpNet::V4(v4) => v4.prefix_len() == v4.max_prefix_len(),
-        IpNet::V6(v6) => prefix.is_none_or(|prefix| v6.prefix_len() >= prefix.bits()),
+        IpNet::V6(v6) => prefix.is_none_or(|prefix| [prefix.bits(), v6.max_prefix_len()].contains(&v6.prefix_len())),
     };
     if scope == Scope::All || is_client {
         return Ok(());

@@ -50,11 +50,12 @@ impl Engine {
         self.persist_and_complete(Change::Unbanned { client, scope, at: now, kept }, changed, completion);
     }
 
-    /// Unbans `client` where `is_own` says so of the active ban. Bans of others stay.
-    pub fn release(self: &Arc<Self>, now: Time, client: Client, is_own: impl Fn(&Ban) -> bool, completion: Completion) {
+    /// Unbans `client` on those services of `scope` where `is_own` says so of the active ban. Bans of others stay, and so do the earlier bans
+    /// that make the next ones longer.
+    pub fn release(self: &Arc<Self>, now: Time, client: Client, scope: Scope, is_own: impl Fn(&Ban) -> bool, completion: Completion) {
         let _lock = self.client_locks.lock(&client);
-        let is_own = |service: &Service| self.bans.get(client, *service, now).is_some_and(|ban| is_own(&ban));
-        let scope = match (is_own(&Service::Web), is_own(&Service::Mail)) {
+        let is_own = |service| scope.services().contains(&service) && self.bans.get(client, service, now).is_some_and(|ban| is_own(&ban));
+        let scope = match (is_own(Service::Web), is_own(Service::Mail)) {
             (true, true) => Scope::All,
             (true, false) => Scope::Web,
             (false, true) => Scope::Mail,

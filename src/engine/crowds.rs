@@ -162,14 +162,19 @@ impl Engine {
         self.network_reasons.lock().peek(&(network, rule)).cloned()
     }
 
-    /// Bans a network, on the services of its record, in place of an earlier ban of the same network.
-    pub fn ban_network(self: &Arc<Self>, record: NetworkRecord, completion: Completion) {
-        // The answers to others do not wait for the disk, only that to the operator.
-        let saved = Saved::default();
-        let ban = banned_network(self.names.intern(&record.rule), &record, saved);
-        let _lock = self.client_locks.lock(&ban.network);
+    /// Bans a network, on the services of its record, in place of an earlier ban of the same network. A ban by a rule joins one on other
+    /// services, as it does where the rule makes it: the network is banned on both until the later end.
+    pub fn ban_network(self: &Arc<Self>, mut record: NetworkRecord, completion: Completion) {
+        let rule = self.names.intern(&record.rule);
+        let _lock = self.client_locks.lock(&record.network);
         self.change_lists(|lists| {
-            lists.banned.insert(ban);
+            let earlier = lists.banned.get(record.network).filter(|ban| ban.is_active(record.since) && rule != RuleId::MANUAL);
+            if let Some(earlier) = earlier.filter(|earlier| earlier.scope != record.scope) {
+                record.scope = Scope::All;
+                record.until = record.until.max(earlier.until.map_or(Until::NEVER, Until::at));
+            }
+            // The answers to others do not wait for the disk, only that to the operator.
+            lists.banned.insert(banned_network(rule, &record, Saved::default()));
         });
         self.persist_and_complete(super::Change::NetworkBanned(record), true, completion);
     }

@@ -268,3 +268,32 @@ fn each_node_may_publish_its_number_of_bans_in_each_minute() {
     }
     assert!(limit.minutes.len() <= MAX_MINUTES, "made-up names");
 }
+
+#[test]
+fn the_ban_of_a_network_on_one_service_joins_the_own_one_on_the_other() {
+    let own = |scope, seconds| NetworkRecord {
+        scope,
+        rule: "w00tw00t".into(),
+        ..NetworkRecord::manual(target("198.51.100.0/24"), NOW, Until::at(after(seconds)), crate::rule::Evidence::new(&[]))
+    };
+    for (scope, seconds, expected) in [(Scope::All, 60, [90, 90]), (Scope::Web, 60, [90, 90]), (Scope::Web, 120, [120, 120])] {
+        let mut machine = Machine::new("");
+        machine.engine.ban_network(own(scope, seconds), Completion::ignored());
+        let published = PublishedBan { scope: Scope::Mail, ..ban("198.51.100.0/24", Some(90)) };
+        assert_eq!(machine.admit(&published), Admission::Made);
+        assert_eq!(machine.until("198.51.100.0/24"), expected.map(|seconds| Some(Until::at(after(seconds)))), "{scope:?} {seconds}");
+        assert_eq!(machine.origin("198.51.100.0/24"), [None, Some("mx2".to_owned())]);
+        let policy = machine.engine.policy();
+        assert_eq!(machine.local.own_scope(policy.lists.banned.get(target("198.51.100.0/24")).unwrap()), Some(Scope::Web));
+    }
+}
+
+#[test]
+fn the_ban_of_a_network_is_active_on_its_own_services_until_its_end() {
+    let mut machine = Machine::new("");
+    machine.admit(&PublishedBan { scope: Scope::Mail, ..ban("198.51.100.0/24", Some(60)) });
+    assert_eq!(machine.until("198.51.100.0/24"), [None, Some(Until::at(after(60)))]);
+    let since = |service, now| machine.local.since_of(&machine.engine, target("198.51.100.0/24"), service, now);
+    assert_eq!((since(Service::Web, NOW), since(Service::Mail, NOW)), (None, Some(NOW.before(Span::from_secs(10)))));
+    assert_eq!(since(Service::Mail, after(60)), None, "it is over");
+}

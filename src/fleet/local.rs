@@ -13,12 +13,13 @@ use redis::RedisResult;
 use super::FleetHealth;
 use super::client::RedisClient;
 use super::message::is_single;
-use super::origin::Origins;
+use super::origin::{Origins, scope_of};
 use super::resp_connection::SILENCE;
 use crate::client::{Client, Ipv6Prefix};
 use crate::clock::Clock;
 use crate::engine::{BanRecord, Completion, Engine};
 use crate::event::{Scope, Service};
+use crate::list::BannedNetwork;
 use crate::state::attach::StateFile;
 use crate::table::{Ban, Until};
 use crate::time::{Span, Time};
@@ -88,6 +89,11 @@ impl Local {
         self.origins.lock().of(target, service).is_none_or(|node| **node == *self.client.node)
     }
 
+    /// The services on which the ban of a network was made on this machine; `None` if there are none.
+    pub fn own_scope(&self, ban: &BannedNetwork) -> Option<Scope> {
+        scope_of(ban.scope.services().iter().copied().filter(|service| self.is_own(ban.network, *service)))
+    }
+
     /// Removes the bans of `target`, which another node has unbanned, if one is active here.
     pub fn unban(&self, engine: &Arc<Engine>, now: Time, target: IpNet, scope: Scope) {
         if !is_active(engine, target, scope, now) {
@@ -114,7 +120,7 @@ impl Local {
     /// older than the ban may then remove it, which is better than a removed ban that comes back.
     pub fn since_of(&self, engine: &Engine, target: IpNet, service: Service, now: Time) -> Option<Time> {
         if !is_single(target) {
-            return engine.policy().lists.banned.get(target).map(|network| network.since);
+            return network_ban(engine, target, service, now).map(|ban| ban.since);
         }
         let client = client_of(target.addr());
         let ban = engine.bans().get(client, service, now)?;
@@ -125,9 +131,15 @@ impl Local {
 /// When the active ban of `target` on `service` ends; `None` if there is none.
 pub fn active_until(engine: &Engine, target: IpNet, service: Service, now: Time) -> Option<Until> {
     if !is_single(target) {
-        return engine.policy().lists.banned.get(target).map(|network| network.until.map_or(Until::NEVER, Until::at));
+        return network_ban(engine, target, service, now).map(|ban| ban.until.map_or(Until::NEVER, Until::at));
     }
     engine.bans().get(client_of(target.addr()), service, now).map(|ban| ban.until)
+}
+
+/// The active ban of exactly `network` that refuses on `service`.
+fn network_ban(engine: &Engine, network: IpNet, service: Service, now: Time) -> Option<BannedNetwork> {
+    let policy = engine.policy();
+    policy.lists.banned.get(network).filter(|ban| ban.is_active(now) && ban.scope.services().contains(&service)).cloned()
 }
 
 /// Whether `target` is banned on one of the services of `scope`.

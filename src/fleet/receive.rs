@@ -145,13 +145,14 @@ impl Receiver {
         }
         let until = ban.until.map(|until| self.local.to_local(until).secs());
         // A ban of the same network by this node itself ends at another time.
-        let is_same_ban =
-            active_until(engine, ban.target, Service::Web, now).is_some_and(|active| match (active.time().map(Time::secs), until) {
+        let is_same_ban = |service: Service| {
+            active_until(engine, ban.target, service, now).is_some_and(|active| match (active.time().map(Time::secs), until) {
                 (Some(active), Some(until)) => active.abs_diff(until) <= 3,
                 (active, until) => active == until,
-            });
-        if is_same_ban {
-            self.local.origins.lock().record(ban.target, Scope::All, &ban.node);
+            })
+        };
+        if let Some(scope) = scope_of(ban.scope.services().iter().copied().filter(|service| is_same_ban(*service))) {
+            self.local.origins.lock().record(ban.target, scope, &ban.node);
         }
     }
 
@@ -207,7 +208,8 @@ impl Receiver {
         let (now, at) = (self.local.clock.now(), self.local.to_local(at));
         let mut bans = self.local.origins.lock().bans_of(node);
         if node == self.local.client.node {
-            let mut all: Vec<(IpNet, Service)> = engine.policy().lists.banned.iter().map(|ban| (ban.network, Service::Web)).collect();
+            bans.extend(engine.policy().lists.banned.iter().filter_map(|ban| Some((ban.network, self.local.own_scope(ban)?))));
+            let mut all: Vec<(IpNet, Service)> = Vec::new();
             engine.bans().for_each(now, |client, service, _| all.push((IpNet::from(client.address()), service)));
             all.retain(|(target, service)| self.local.is_own(*target, *service));
             bans.extend(all.into_iter().map(|(target, service)| (target, service.scope())));

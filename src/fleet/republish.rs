@@ -67,9 +67,11 @@ impl Republish {
         }
         for network in self.networks.by_ref().take(self.step - next.len()) {
             let until = network.until.map_or(Until::NEVER, Until::at);
-            let is_active = network.is_active(now) && active_until(engine, network.network, Service::Web, now) == Some(until);
-            if is_active && local.is_own(network.network, Service::Web) {
-                let (rule, scope, members) = (engine.names().name(network.rule), network.scope, network.members);
+            let is_active = |service: &Service| active_until(engine, network.network, *service, now) == Some(until);
+            if network.scope.services().iter().all(is_active)
+                && let Some(scope) = local.own_scope(&network)
+            {
+                let (rule, members) = (engine.names().name(network.rule), network.members);
                 let record = NetworkRecord::manual(network.network, network.since, until, Evidence::new(&[]));
                 next.push(Outgoing::network_ban(&NetworkRecord { rule, scope, members, ..record }));
             }
@@ -223,6 +225,22 @@ mod tests {
             ]
         );
         assert_eq!(machine.local.origins.lock().bans_of("mx3"), [(IpNet::from(client(4).address()), Scope::All)]);
+    }
+
+    #[test]
+    fn the_ban_of_a_network_is_sent_for_the_services_on_which_it_is_own() {
+        let machine = Machine::new();
+        let mail = NetworkRecord {
+            scope: Scope::Mail,
+            rule: "w00tw00t".into(),
+            ..NetworkRecord::manual("198.51.100.0/24".parse().unwrap(), NOW, Until::NEVER, Evidence::new(&[]))
+        };
+        machine.engine.ban_network(mail, Completion::ignored());
+        machine.ban_network("198.51.101.0/24", None);
+        machine.local.origins.lock().record("198.51.101.0/24".parse().unwrap(), Scope::Web, "mx2");
+        let expected = ["198.51.100.0/24 mail known forever w00tw00t 1 1", "198.51.101.0/24 mail known forever manual 1 1"];
+        let sent: Vec<String> = machine.sent(&mut machine.begin());
+        assert_eq!(sent, expected);
     }
 
     #[test]

@@ -19,9 +19,9 @@ pub enum CountBy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkSize {
-    /// 8 to 32.
+    /// 8 to 31.
     pub ipv4: u8,
-    /// 16 to 64.
+    /// 16 to 63.
     pub ipv6: u8,
 }
 

@@ -46,10 +46,10 @@ impl RuleSpec {
             return Err(at(&found, message));
         }
         let size = self.network.as_ref().map_or_else(NetworkSize::default, |size| *size.get_ref());
-        if !(8..=32).contains(&size.ipv4) || !(16..=64).contains(&size.ipv6) {
+        if !(8..=31).contains(&size.ipv4) || !(16..=63).contains(&size.ipv6) {
             let found = self.network.as_ref().map_or(by_at, Spanned::span);
             let message =
-                format!("found network = {{ ipv4 = {}, ipv6 = {} }}, expected ipv4 8 to 32 and ipv6 16 to 64", size.ipv4, size.ipv6);
+                format!("found network = {{ ipv4 = {}, ipv6 = {} }}, expected ipv4 8 to 31 and ipv6 16 to 63", size.ipv4, size.ipv6);
             return Err(at(&found, message));
         }
         Ok((CountBy::Network(size), members))
@@ -97,7 +97,12 @@ mod tests {
             ("count_by = 'network'\nmembers = 9", "with maxretry = 3 in rule \"x\", expected members to be at most maxretry"),
             (
                 "count_by = 'network'\nnetwork = { ipv4 = 7 }",
-                "found network = { ipv4 = 7, ipv6 = 48 }, expected ipv4 8 to 32 and ipv6 16 to 64",
+                "found network = { ipv4 = 7, ipv6 = 48 }, expected ipv4 8 to 31 and ipv6 16 to 63",
+            ),
+            ("count_by = 'network'\nnetwork = { ipv4 = 32 }", "found network = { ipv4 = 32, ipv6 = 48 }, expected ipv4 8 to 31"),
+            (
+                "count_by = 'network'\nnetwork = { ipv6 = 64 }",
+                "found network = { ipv4 = 24, ipv6 = 64 }, expected ipv4 8 to 31 and ipv6 16 to 63",
             ),
             ("count_by = 'network'\nnetwork = { ipv5 = 7 }", "unknown field `ipv5`"),
             ("count_by = 'network'\ndistinct = 'path'", "with distinct, simultaneous or fleet, expected none of them"),

@@ -42,7 +42,8 @@ pub(super) fn load(connection: &Connection, names: &mut NameCache, now: Time, si
             sink(Loaded::Change(Change::Banned(ban)));
         }
     }
-    let mut statement = snapshot.prepare(&format!("SELECT {NETWORK_COLUMNS} FROM network WHERE until IS NULL OR until > ?"))?;
+    let mut statement =
+        snapshot.prepare(&format!("SELECT {} FROM network WHERE until IS NULL OR until > ?", rows::network_columns(&snapshot)?))?;
     let mut rows = statement.query([stored(now)])?;
     while let Some(row) = rows.next()? {
         if let Some(change) = rows::network_change(row, names, now)? {

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use ahash::RandomState;
-use rusqlite::Row;
+use rusqlite::{Connection, Row};
 
 use super::StoredStrikes;
 use crate::client::Client;
@@ -21,6 +21,18 @@ pub(super) const BAN_COLUMNS: &str = "id, client, scope, rule, first, since, unt
 
 /// The columns that [`network_change`] reads, in its order.
 pub(super) const NETWORK_COLUMNS: &str = "id, net, since, until, reason, writer, rule, scope, members";
+
+/// [`NETWORK_COLUMNS`] of a file that may not have been altered, because its disk takes no writes: what an older version did not write is
+/// read as empty.
+pub(super) fn network_columns(connection: &Connection) -> rusqlite::Result<String> {
+    let mut columns = String::from("id, net, since, until, reason, writer");
+    for (column, default) in [("rule", "''"), ("scope", "''"), ("members", "0")] {
+        let is_there = connection.column_exists(None, "network", column)?;
+        columns += ", ";
+        columns += if is_there { column } else { default };
+    }
+    Ok(columns)
+}
 
 /// The columns that [`strikes`] reads, in its order.
 pub(super) const STRIKE_COLUMNS: &str = "client, rule, first, last, count, until";

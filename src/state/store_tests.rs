@@ -123,6 +123,22 @@ fn everything_saved_is_loaded_by_the_next_process() {
 }
 
 #[test]
+fn what_an_older_version_wrote_of_networks_is_read_where_it_cannot_be_altered() {
+    let file = TestFile::new();
+    let network = NetworkRecord::manual("198.51.100.0/24".parse().unwrap(), at(0), until(60), Evidence::new(&[b"why"]));
+    let pause = crate::policy::Pause { since: at(0), until: at(60), by: "root".into() };
+    let changes = [Change::NetworkBanned(network), Change::Paused(pause)];
+    file.open().save(&changes.clone().map(WriteItem::Change), true).unwrap();
+    let raw = rusqlite::Connection::open(file.path()).unwrap();
+    raw.execute_batch("UPDATE network SET rule = '', scope = '', members = 0").unwrap();
+    for column in ["members", "scope", "rule"] {
+        raw.execute_batch(&format!("ALTER TABLE network DROP COLUMN {column}")).unwrap();
+        let mut store = Store::open_read_only(&file.path()).unwrap();
+        assert_eq!(loaded(&mut store, at(1)), changes.clone().map(Loaded::Change), "without {column}");
+    }
+}
+
+#[test]
 fn a_ban_is_found_with_its_evidence() {
     let file = TestFile::new();
     let ban = ban("192.0.2.1", until(60));

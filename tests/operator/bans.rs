@@ -94,6 +94,16 @@ fn a_network_with_a_narrower_scope_than_all_is_an_error_and_nothing_is_banned() 
 }
 
 #[test]
+fn a_part_of_an_ipv6_client_is_not_banned_on_one_service() {
+    let daemon = Daemon::start(RULES);
+    let (_, stderr, code) = daemon.run(&["ban", "2001:db8:1:2::/80", "--scope", "web"]);
+    assert!(code == Some(1) && stderr.contains("found the scope web for the network 2001:db8:1:2::/80, expected all"), "{stderr}");
+    assert_eq!(daemon.text(&["list"]), "no bans\n");
+    daemon.text(&["ban", "2001:db8:1:2::/64", "--scope", "web"]);
+    assert_eq!(banned(&daemon), ["2001:db8:1:2::/64"]);
+}
+
+#[test]
 fn a_ban_reports_the_end_of_the_ban_in_force() {
     let daemon = Daemon::start(RULES);
     daemon.text(&["ban", "203.0.113.10", "-1"]);
@@ -216,6 +226,16 @@ fn unban_by_rule_and_of_all_reaches_helpers_and_survives_a_restart() {
     wait_until("the helper serves", || !helper.refuses("203.0.113.51") && !helper.refuses("203.0.113.10"));
     daemon.end(Signal::KILL);
     assert!(banned(&Daemon::start_again(&stage)).is_empty());
+}
+
+#[test]
+fn unban_by_rule_leaves_what_others_banned_of_the_same_client() {
+    let daemon = Daemon::start(RULES);
+    daemon.ask("strike 203.0.113.11 helo\nstrike 203.0.113.11 helo\n");
+    daemon.text(&["ban", "203.0.113.11", "--scope", "web"]);
+    daemon.text(&["unban", "--rule", "helo"]);
+    let why = daemon.json(&["why", "203.0.113.11"]);
+    assert_eq!((&why["services"]["web"]["rule"], &why["services"]["mail"]), (&json!("manual"), &json!(null)));
 }
 
 #[test]

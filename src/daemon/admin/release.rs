@@ -10,6 +10,7 @@ use crate::client::Client;
 use crate::control::admin::ReleaseRequest;
 use crate::control::bans::{UnbanReport, epoch};
 use crate::engine::{Abandoned, Completion};
+use crate::event::Scope;
 use crate::table::{Ban, Until};
 
 /// A ban may end so many seconds later than the other program said: both ends are rounded, and the two clocks are read one after the other.
@@ -53,7 +54,7 @@ impl AdminContext {
                 // The receiver waits for every one.
                 let completion = Completion::new(move |result| drop(sender.send(result)));
                 match target {
-                    Ok(client) => self.engine.release(now, client, is_own, completion),
+                    Ok(client) => self.engine.release(now, client, Scope::All, is_own, completion),
                     Err(network) => self.engine.unban_network(now, network, completion),
                 }
             }

@@ -144,9 +144,12 @@ impl Unban {
             let sender = sender.clone();
             // The receiver waits for every one.
             let completion = Completion::new(move |result| drop(sender.send(result)));
-            match target {
-                Ok(client) => self.engine.unban(self.clock.now(), client, self.request.scope, completion),
-                Err(network) => self.engine.unban_network(self.clock.now(), network, completion),
+            let (now, scope) = (self.clock.now(), self.request.scope);
+            match (target, self.rule) {
+                // Another rule, or an operator, may have banned the client on the other service.
+                (Ok(client), Some(rule)) => self.engine.release(now, client, scope, |ban| ban.rule == rule, completion),
+                (Ok(client), None) => self.engine.unban(now, client, scope, completion),
+                (Err(network), _) => self.engine.unban_network(now, network, completion),
             }
         }
         drop(sender);
