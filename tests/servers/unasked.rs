@@ -44,6 +44,8 @@ fn strikes(daemon: &Daemon, client: &str) -> BTreeMap<String, u64> {
     let counted = known["strikes"].as_array().unwrap().iter();
     let mut strikes: BTreeMap<String, u64> =
         counted.map(|strike| (strike["rule"].as_str().unwrap().to_owned(), strike["count"].as_u64().unwrap())).collect();
+    // It counts bans.
+    strikes.remove("recidive");
     if known["refused"] == true {
         // Requests go into rates a moment after they are answered, and those of a client that is banned by then do not.
         strikes.remove("web-rate");
