@@ -94,14 +94,15 @@ impl Browser {
 /// Squid that answers 403 wherever the fast form asks the helper, by the same lines.
 fn deciding(stage: &Stage, origin: &Origin, directory: &std::path::Path) -> Squid {
     let example = example(stage, directory);
-    let acls = ["strikeout_method", "strikeout_agent", "strikeout_path"];
+    let acls = ["strikeout_method", "strikeout_agent", "strikeout_escape", "strikeout_escape_host", "strikeout_path"];
     let line = |acl: &str| example.lines().find(|line| line.starts_with(&format!("acl {acl} "))).unwrap_or_else(|| panic!("{acl}"));
     let acls: Vec<&str> = acls.map(line).to_vec();
     Squid::start(
         stage,
         origin,
         &format!(
-            "{}\nhttp_access deny !strikeout_method\nhttp_access deny strikeout_agent\nhttp_access deny strikeout_path\n",
+            "{}\nhttp_access deny !strikeout_method\nhttp_access deny strikeout_agent\nhttp_access deny strikeout_escape\n\
+             http_access deny strikeout_escape_host\nhttp_access deny strikeout_path\n",
             acls.join("\n")
         ),
     )
