@@ -135,6 +135,20 @@ pub struct SquidFacts {
     pub helper_is_replaced: bool,
     /// The newest file of its configuration.
     pub newest: Option<FileFacts>,
+    /// The expressions of the fast form, for each directory that a helper is told.
+    pub prefilters: Vec<PrefilterFacts>,
+    /// The lines whose acl names a file of expressions that cannot be read, and why.
+    pub unread_expressions: Vec<(String, String)>,
+}
+
+/// The expressions of the fast form in a directory, as they are on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrefilterFacts {
+    pub directory: PathBuf,
+    /// Why they cannot be used.
+    pub fault: Option<String>,
+    /// Which rules of the configuration they lack.
+    pub stale: Option<String>,
 }
 
 /// A helper's program.

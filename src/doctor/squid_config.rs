@@ -201,17 +201,17 @@ fn words_of(line: &str, is_list: bool) -> Vec<String> {
 /// The `if` blocks around a line. A condition over something that only Squid knows, such as the number of a worker, counts as met, so
 /// that nothing which some worker reads is missed.
 #[derive(Debug, Default)]
-struct Conditions(Vec<bool>);
+struct Conditions(Vec<Option<bool>>);
 
 impl Conditions {
     /// Whether the line is a part of a block rather than a directive.
     fn handle(&mut self, name: &str, words: &[String]) -> bool {
         match name {
-            "if" => self.0.push(is_met(&words.concat()).unwrap_or(true)),
+            "if" => self.0.push(is_met(&words.concat())),
             "else" => {
                 // Of a condition that cannot be told, both sides are read.
                 if let Some(last) = self.0.last_mut() {
-                    *last = !*last;
+                    *last = last.map(|is_met| !is_met);
                 }
             }
             "endif" => drop(self.0.pop()),
@@ -221,7 +221,7 @@ impl Conditions {
     }
 
     fn are_met(&self) -> bool {
-        self.0.iter().all(|is_met| *is_met)
+        self.0.iter().all(|is_met| is_met.unwrap_or(true))
     }
 }
 
@@ -313,9 +313,9 @@ pub mod tests {
 
     #[test]
     fn a_block_counts_if_its_condition_is_met_or_only_squid_knows() {
-        let text = "if false\na 1\nelse\nb 2\nendif\nif 1 = 1\nc 3\nif ${process_number} = 2\nd 4\nendif\nelse\ne 5\nendif\nf 6";
+        let text = "if false\na 1\nelse\nb 2\nendif\nif 1 = 1\nc 3\nif ${process_number} = 2\nd 4\nelse\ne 5\nendif\nelse\ng 7\nendif\nf 6";
         let config = config(&[("/squid.conf", text)]);
-        assert_eq!(config.directives.iter().map(|directive| directive.name.as_str()).collect::<Vec<_>>(), ["b", "c", "d", "f"]);
+        assert_eq!(config.directives.iter().map(|directive| directive.name.as_str()).collect::<Vec<_>>(), ["b", "c", "d", "e", "f"]);
     }
 
     #[test]

@@ -19,7 +19,11 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("strikeout-").tempdir().unwrap();
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    pub(crate) fn new_in(folder: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("strikeout-").tempdir_in(folder).unwrap();
         // The users of Squid and Exim must reach what is in it.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         Self { dir: Arc::new(dir) }

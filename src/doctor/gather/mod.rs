@@ -1,5 +1,6 @@
 //! Gathers the facts: reads files and /proc, and asks the daemon and the servers' own programs. It changes nothing.
 
+mod expressions;
 mod files;
 mod processes;
 mod servers;
@@ -56,13 +57,15 @@ pub fn gather(place: &Where) -> Facts {
     let running = config.as_ref().ok().filter(|_| daemon.is_ok());
     let metrics = running.and_then(|config| config.metrics.listen).map(|listen| listen.0).filter(|address| address.port() != 0);
     let files = |config: &Config| config.files.iter().chain(&config.list_files).filter_map(|path| files::changed(path)).collect();
+    let rules = config.as_ref().ok().map(|config| config.rules.rules());
+    let squids = servers::squids(place.squid.as_deref(), &socket, rules, &mut unseen);
     Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         config_file: place.config.clone().unwrap_or_else(|| DEFAULT_FILE.into()),
         unfed_rules: config.as_ref().map(named_unfed_rules).unwrap_or_default(),
         config_files: config.as_ref().map(files).unwrap_or_default(),
         daemon_is_replaced: daemon.as_ref().is_ok_and(|status| processes::is_replaced(status.pid)),
-        squids: servers::squids(place.squid.as_deref(), &socket, &mut unseen),
+        squids,
         exims: servers::exims(place.exim.as_deref(), &socket, &mut unseen),
         session: session(config.as_ref().ok(), &socket.path),
         hook: running.and_then(|config| config.hook.as_ref()).map(hook),

@@ -7,9 +7,9 @@ use nix::unistd::{Uid, User, getgrouplist};
 
 use crate::doctor::facts::Credentials;
 
-/// Users from this number on are people (login.defs: `UID_MIN`). No server is run by one, and root must not take such a process's word for
-/// which configuration to read.
-const FIRST_PERSON: u32 = 1000;
+/// The users that are people (Debian's policy, section 9.2.2). No server is run by one, and root must not take such a process's word for
+/// which configuration to read. `nobody`, as which Squid may run, is above them.
+const PEOPLE: std::ops::RangeInclusive<u32> = 1000..=59_999;
 /// Ticks of a second in /proc/PID/stat: `USER_HZ`, which is 100 on all architectures that Debian has.
 const TICKS: i64 = 100;
 /// Maximum number of generations between a process and its ancestors.
@@ -60,10 +60,14 @@ pub fn named(names: &[&str]) -> Vec<Process> {
     let own = rustix::process::geteuid().as_raw();
     let boot = boot_time();
     let mut processes: Vec<Process> = pids.filter_map(|pid| read(pid, boot, |name| names.contains(&name))).collect();
-    processes.retain(|process| process.credentials.user < FIRST_PERSON || process.credentials.user == own);
+    processes.retain(|process| is_of_system(process.credentials.user) || process.credentials.user == own);
     processes.retain(|process| is_here(process.pid));
     processes.sort_unstable_by_key(|process| process.pid);
     processes
+}
+
+fn is_of_system(user: u32) -> bool {
+    !PEOPLE.contains(&user)
 }
 
 /// Whether the process sees the same files as this one; true where that cannot be told.
@@ -141,11 +145,19 @@ pub fn inherited_variable(name: &str) -> Option<String> {
     None
 }
 
-/// Whether root can run a program or read a configuration without doing what another user has written into it.
-pub fn is_trustworthy(path: &Path) -> bool {
+/// The canonical path of a file which root can run or read without doing what another user has written into it.
+///
+/// The file and every directory that leads to it must belong to root or to this user and be writable by nobody else, so that what is
+/// opened later by that path is the file that was looked at.
+///
+/// # Errors
+/// The file is not there, or another user can change or replace it.
+pub fn trustworthy(path: &Path) -> Result<PathBuf, String> {
     use std::os::unix::fs::MetadataExt as _;
     let own = rustix::process::geteuid().as_raw();
-    fs::metadata(path).is_ok_and(|file| file.is_file() && (file.uid() == 0 || file.uid() == own) && file.mode() & 0o022 == 0)
+    let path = fs::canonicalize(path).map_err(|error| error.to_string())?;
+    let is_safe = |path: &Path| fs::metadata(path).is_ok_and(|file| (file.uid() == 0 || file.uid() == own) && file.mode() & 0o022 == 0);
+    if path.is_file() && path.ancestors().all(is_safe) { Ok(path) } else { Err("it is not a file that only root can change".to_owned()) }
 }
 
 #[cfg(test)]
@@ -176,6 +188,30 @@ mod tests {
         assert_eq!(process(&["squid", "-N", "-f", "/x"]).option("-f"), Some("/x".into()));
         assert_eq!(process(&["exim4", "-C/y", "-bd"]).option("-C"), Some("/y".into()));
         assert_eq!(process(&["-f"]).option("-f"), None);
+    }
+
+    #[test]
+    fn a_server_may_run_as_nobody_and_not_as_a_person() {
+        assert!([0, 13, 999, 60_000, 65_534].into_iter().all(is_of_system));
+        assert!(![1000, 59_999].into_iter().any(is_of_system));
+    }
+
+    #[test]
+    fn a_file_is_trustworthy_if_nobody_else_can_change_it_or_a_directory_before_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let echo = fs::canonicalize("/bin/echo").unwrap();
+        assert_eq!(trustworthy(Path::new("/bin/../bin/echo")), Ok(echo.clone()));
+        assert!(trustworthy(Path::new("/")).is_err() && trustworthy(Path::new("/no/such")).is_err());
+        // The file is safe, and its directory or one above it is not.
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(trustworthy(&file).unwrap_err().contains("only root"));
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/bin/echo", &link).unwrap();
+        assert_eq!(trustworthy(&link), Ok(echo), "the path to run is the one that was looked at");
     }
 
     #[test]

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
+use super::expressions;
 use super::files::{DiskFiles, changed, first_of, newest, read, run, tail};
-use super::processes::{MAX_GENERATIONS, Process, is_trustworthy, named, user};
+use super::processes::{MAX_GENERATIONS, Process, named, trustworthy, user};
 use crate::doctor::exim::acl;
 use crate::doctor::facts::{Credentials, EximAcl, EximFacts, EximSettings, HelperFacts, ServerFacts, SocketFacts, SquidFacts};
 use crate::doctor::squid::checks::programs;
 use crate::doctor::squid_config::SquidConfig;
+use crate::rule::Rule;
 
 const SQUID_CONFIG: &str = "/etc/squid/squid.conf";
 const SQUID_PROGRAMS: [&str; 3] = ["/usr/sbin/squid", "/usr/local/sbin/squid", "/usr/local/squid/sbin/squid"];
@@ -35,7 +38,7 @@ const OPTIONS: [&str; 10] = [
 ];
 
 /// The Squids that run, or only the one with the configuration `only`.
-pub fn squids(only: Option<&Path>, socket: &SocketFacts, unseen: &mut Vec<String>) -> Vec<SquidFacts> {
+pub fn squids(only: Option<&Path>, socket: &SocketFacts, rules: Option<&[Arc<Rule>]>, unseen: &mut Vec<String>) -> Vec<SquidFacts> {
     let processes = named(&["squid", HELPER]);
     let by_pid: BTreeMap<u32, &Process> = processes.iter().map(|process| (process.pid, process)).collect();
     let is_squid = |process: &&Process| process.name == "squid";
@@ -56,8 +59,11 @@ pub fn squids(only: Option<&Path>, socket: &SocketFacts, unseen: &mut Vec<String
             .map_or(first, |process| *process);
         let path = config(first);
         let squid_config = SquidConfig::read(&path, &DiskFiles);
+        let newest = newest(&squid_config.files);
         let started = family.iter().filter(|process| is_squid(process)).filter_map(|process| process.started).max();
-        let read_config = started.and_then(|started| reconfigured(&squid_config).map(|reconfigured| started.max(reconfigured)));
+        let read_config = started.and_then(|started| {
+            reconfigured(&squid_config, started, newest.as_ref()?.changed).map(|reconfigured| started.max(reconfigured))
+        });
         if read_config.is_none() {
             unseen.push(format!("when Squid read {} last", path.display()));
         }
@@ -66,7 +72,9 @@ pub fn squids(only: Option<&Path>, socket: &SocketFacts, unseen: &mut Vec<String
             helpers: helper_programs(&squid_config),
             running_helpers: helpers.len(),
             helper_is_replaced: helpers.iter().any(|process| process.is_replaced()),
-            newest: newest(&squid_config.files),
+            newest,
+            prefilters: expressions::prefilters(&squid_config, rules, unseen),
+            unread_expressions: expressions::unread(&squid_config),
             config: squid_config,
         }
     };
@@ -100,12 +108,22 @@ fn helper_programs(config: &SquidConfig) -> Vec<HelperFacts> {
     programs(config).into_iter().map(facts).collect()
 }
 
-/// When Squid was reconfigured last, by its cache.log: 0 if it has not been. None if this user cannot see that.
-fn reconfigured(config: &SquidConfig) -> Option<i64> {
+/// When Squid was started or reconfigured last, by its cache.log. None if this user cannot see that, or the log has been rotated since
+/// the configuration was changed.
+fn reconfigured(config: &SquidConfig, started: i64, changed: i64) -> Option<i64> {
     let path = config.setting("cache_log").unwrap_or("/var/log/squid/cache.log");
     let path = path.strip_prefix("stdio:").unwrap_or(path);
     let text = tail(Path::new(path), CACHE_LOG_TAIL).ok()?;
-    Some(text.lines().rfind(|line| line.contains("Reconfiguring Squid Cache")).and_then(line_time).unwrap_or(0))
+    last_reconfiguration(&text, started, changed)
+}
+
+/// The time of the last reconfiguration that is in `log`, or `started` if none since the change can be missing in it.
+fn last_reconfiguration(log: &str, started: i64, changed: i64) -> Option<i64> {
+    match log.lines().rfind(|line| line.contains("Reconfiguring Squid Cache")) {
+        Some(line) => line_time(line),
+        None if changed <= started => Some(started),
+        None => log.lines().find_map(line_time).filter(|oldest| *oldest <= changed).map(|_| started),
+    }
 }
 
 /// The time of a line of cache.log: `2026/11/23 01:02:03 kid1| …`, in local time.
@@ -154,11 +172,9 @@ fn exim_version() -> Option<String> {
 /// Asks Exim with its configuration `config` for something that `-bP` prints.
 fn ask(config: Option<&Path>, what: &[&str]) -> Result<String, String> {
     let program = first_of(&EXIM_PROGRAMS).ok_or("there is no exim4 in /usr/sbin")?;
+    let config = config.map(|config| trustworthy(config).map_err(|fault| format!("{}: {fault}", config.display()))).transpose()?;
     let mut arguments = Vec::new();
-    if let Some(config) = config {
-        if !is_trustworthy(config) {
-            return Err(format!("{} is not a file that only root can change", config.display()));
-        }
+    if let Some(config) = &config {
         arguments.extend(["-C", config.to_str().unwrap_or_default()]);
     }
     arguments.push("-bP");
@@ -279,6 +295,15 @@ mod tests {
     #[test]
     fn a_line_of_cache_log_has_the_time_of_the_reconfiguration() {
         let line = "2026/11/23 01:02:03 kid1| Reconfiguring Squid Cache (version 5.7)...";
-        assert!(line_time(line).is_some() && line_time("nonsense").is_none() && line_time("2026/11/23 01:02:é").is_none());
+        let time = line_time(line).unwrap();
+        let started = "2026/11/23 01:00:00 kid1| Starting Squid Cache version 5.7\n";
+        let start = line_time(started).unwrap();
+        assert_eq!(last_reconfiguration(&format!("{started}{line}"), start, start), Some(time));
+        assert_eq!(last_reconfiguration(line, start, start), Some(time), "rotated before it");
+        assert_eq!(last_reconfiguration(started, start, time), Some(start), "not since the change");
+        assert_eq!(last_reconfiguration("", start, start), Some(start), "not changed since the start");
+        assert_eq!(last_reconfiguration(started, start - 3600, start - 60), None, "rotated since the change: an older log may hold one");
+        assert_eq!(last_reconfiguration("", start, time), None);
+        assert!(line_time("nonsense").is_none() && line_time("2026/11/23 01:02:é").is_none());
     }
 }

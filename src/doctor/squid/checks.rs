@@ -4,9 +4,10 @@ use std::path::Path;
 
 use super::external::External;
 use super::{access, forwarded, telling_log};
-use crate::doctor::facts::{Facts, HelperFacts, ServerFacts, SquidFacts, is_same_path};
-use crate::doctor::report::Finding;
+use crate::doctor::facts::{Facts, HelperFacts, PrefilterFacts, ServerFacts, SquidFacts, is_same_path};
+use crate::doctor::report::{Finding, Level};
 use crate::doctor::server;
+use crate::prefilter::files::commands;
 
 /// The oldest Squid that the examples work with.
 const OLDEST: u32 = 5;
@@ -52,6 +53,7 @@ fn of_one(squid: &SquidFacts, facts: &Facts) -> Vec<Finding> {
     }
     findings.extend(format(&lines));
     findings.extend(cache(&lines));
+    findings.extend(fast_form(squid));
     findings.extend(access::check(&squid.config, &lines));
     findings.extend(server::is_current(&squid.server, squid.newest.as_ref(), "squid", "squid -k reconfigure"));
     if let Ok(config) = &facts.config {
@@ -59,11 +61,34 @@ fn of_one(squid: &SquidFacts, facts: &Facts) -> Vec<Finding> {
         let followed = facts.daemon.as_ref().map(|status| status.logs.as_slice()).unwrap_or_default();
         findings.push(telling_log::check(&squid.config, &config.logs, followed));
     }
-    let is_blamed = findings.iter().any(|finding| finding.level != crate::doctor::report::Level::Ok);
+    let is_blamed = findings.iter().any(explains_no_attachment);
     if let Ok(status) = &facts.daemon {
         findings.extend(attached(squid, &lines, status.subscribers, status.asked.squid, is_blamed));
     }
     findings
+}
+
+/// Whether a finding says why no helper is attached to the daemon.
+fn explains_no_attachment(finding: &Finding) -> bool {
+    finding.level != Level::Ok && ["squid-socket", "squid-group", "squid-helper"].contains(&finding.check.as_str())
+}
+
+/// The files by which Squid itself knows what it need not ask about: without them it asks about nothing.
+fn fast_form(squid: &SquidFacts) -> Vec<Finding> {
+    const CHECK: &str = "squid-prefilter";
+    let of_prefilter = |prefilter: &PrefilterFacts| {
+        let remedy = commands(&prefilter.directory);
+        match (&prefilter.fault, &prefilter.stale) {
+            (Some(fault), _) => Finding::fault(CHECK, format!("{fault}, so Squid does not know what to ask about"), remedy),
+            (None, Some(stale)) => Finding::warning(CHECK, stale.clone(), remedy),
+            (None, None) => Finding::ok(CHECK, format!("the expressions in {} are there", prefilter.directory.display())),
+        }
+    };
+    let missing = squid.unread_expressions.iter().map(|(place, fault)| {
+        let text = format!("{place} names a file that cannot be read, so it matches nothing: {fault}");
+        Finding::fault(CHECK, text, "correct its path or write the file, then: squid -k reconfigure")
+    });
+    squid.prefilters.iter().map(of_prefilter).chain(missing).collect()
 }
 
 /// The helper's program.
@@ -201,4 +226,34 @@ pub fn programs(config: &crate::doctor::squid_config::SquidConfig) -> Vec<&Path>
     programs.sort_unstable();
     programs.dedup();
     programs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_keeps_a_helper_away_silences_that_none_is_attached() {
+        let blames = |check: &str| explains_no_attachment(&Finding::fault(check, "", ""));
+        assert!(["squid-socket", "squid-group", "squid-helper"].into_iter().all(blames));
+        assert!(!["squid-log", "squid-clients", "squid-format", "squid-reload"].into_iter().any(blames));
+        assert!(!explains_no_attachment(&Finding::ok("squid-group", "")));
+    }
+
+    #[test]
+    fn expressions_that_cannot_be_read_are_a_fault_and_old_ones_a_warning() {
+        let found = |fault: Option<&str>, stale: Option<&str>, unread: &[(&str, &str)]| {
+            let prefilter = PrefilterFacts { directory: "/d".into(), fault: fault.map(str::to_owned), stale: stale.map(str::to_owned) };
+            let unread_expressions = unread.iter().map(|(place, fault)| ((*place).to_owned(), (*fault).to_owned())).collect();
+            let squid = SquidFacts { prefilters: vec![prefilter], unread_expressions, ..SquidFacts::default() };
+            fast_form(&squid).into_iter().map(|finding| (finding.level, finding.text)).collect::<Vec<_>>()
+        };
+        let ok = (Level::Ok, "the expressions in /d are there".to_owned());
+        assert_eq!(found(None, None, &[]), [ok.clone()]);
+        let missing = found(Some("/d/path.regex: No such file"), Some("stale"), &[]);
+        assert_eq!(missing, [(Level::Fault, "/d/path.regex: No such file, so Squid does not know what to ask about".to_owned())]);
+        assert_eq!(found(None, Some("older than the rule one"), &[]), [(Level::Warning, "older than the rule one".to_owned())]);
+        let other = found(None, None, &[("/s:3", "/x: No such file")]);
+        assert!(other[0] == ok && other[1].0 == Level::Fault && other[1].1.contains("/s:3 names a file"), "{other:?}");
+    }
 }
