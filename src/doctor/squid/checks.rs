@@ -249,7 +249,7 @@ mod tests {
             fast_form(&squid).into_iter().map(|finding| (finding.level, finding.text)).collect::<Vec<_>>()
         };
         let ok = (Level::Ok, "the expressions in /d are there".to_owned());
-        assert_eq!(found(None, None, &[]), [ok.clone()]);
+        assert_eq!(found(None, None, &[]), std::slice::from_ref(&ok));
         let missing = found(Some("/d/path.regex: No such file"), Some("stale"), &[]);
         assert_eq!(missing, [(Level::Fault, "/d/path.regex: No such file, so Squid does not know what to ask about".to_owned())]);
         assert_eq!(found(None, Some("older than the rule one"), &[]), [(Level::Warning, "older than the rule one".to_owned())]);
