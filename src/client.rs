@@ -67,7 +67,7 @@ impl std::error::Error for NotAnAddress {}
 
 /// Number of leading bits of an IPv6 address that identify a client, 1 to 128. The default is 64: one household or server
 /// usually has a whole /64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ipv6Prefix(u8);
 
 impl Ipv6Prefix {

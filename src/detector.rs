@@ -124,14 +124,15 @@ impl Detector<'_> {
 
     /// Whether a user may log in on a submission port although `lookup` refuses the client.
     ///
-    /// There, bans refuse for failed logins and other incidents of SMTP, by what fail2ban's filters find in logs, by hand, and by a deny list. A
+    /// There, bans refuse for failed logins and other incidents of SMTP, by what fail2ban's filters find in logs, for
+    /// many bans, by hand, and by a deny list. A
     /// scan of web pages or a flood on port 25 may well come from somebody else behind the same address.
     #[must_use]
     pub fn admits_login(&self, lookup: &Judgement) -> bool {
         let (Judgement::Settled { verdict, .. } | Judgement::Unsaved(verdict)) = lookup else { return false };
         let rule = verdict.refusal().and_then(|refusal| self.rules.get(refusal.rule));
         rule.is_some_and(|rule| match &rule.trigger {
-            Trigger::Incident | Trigger::Line(LinePattern::Regex { .. } | LinePattern::Filter { .. }) => false,
+            Trigger::Incident | Trigger::Ban | Trigger::Line(LinePattern::Regex { .. } | LinePattern::Filter { .. }) => false,
             Trigger::Line(LinePattern::Exim(kinds)) => !kinds.iter().any(|kind| kind == "auth-failed"),
             _ => true,
         })

@@ -27,7 +27,7 @@ pub mod detector {
     pub use crate::detector::{Detector, Judgement};
 }
 pub mod engine {
-    pub use crate::engine::{BanRecord, Change, Completion, Engine, Journal, Persisted};
+    pub use crate::engine::{BanRecord, Change, Completion, Engine, Journal, NetworkRecord, Persisted};
     pub mod reply {
         pub use crate::engine::reply::Reply;
     }

@@ -33,6 +33,9 @@ impl RuleId {
 /// The names of the reserved ids, in the order of their numbers. Configured rules must not use them.
 pub const RESERVED: [&str; 3] = ["manual", "deny-list", "on-failure"];
 
+/// The name of bans by rules that only other machines of the fleet have.
+pub const FLEET: &str = "fleet";
+
 /// The programs whose bans are taken over. Their bans stand under names that begin with the program's, such as `fail2ban-sshd`.
 pub const ORIGINS: [&str; 2] = ["fail2ban", "crowdsec"];
 

@@ -244,6 +244,8 @@ fn a_ban_keeps_a_user_from_logging_in_only_for_incidents_of_smtp_or_by_hand() {
         ("exim-helo", false),
         ("exim-auth-log", false),
         ("own", false),
+        ("recidive", false),
+        ("banned-network", false),
         ("a-rule-that-is-gone", false),
     ];
     let admits = |address: &str| {

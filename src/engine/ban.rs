@@ -80,6 +80,17 @@ impl Engine {
 
     /// Persists a change and completes it when it is saved, has failed, or the disk is too slow.
     pub(super) fn persist_and_complete(self: &Arc<Self>, change: Change, changed: bool, completion: Completion) {
+        self.persist_and_complete_then(change, changed, completion, |_| ());
+    }
+
+    /// As [`Engine::persist_and_complete`], and calls `then` when the change is saved or has failed, however long that takes.
+    pub(super) fn persist_and_complete_then(
+        self: &Arc<Self>,
+        change: Change,
+        changed: bool,
+        completion: Completion,
+        then: impl FnOnce(&Persisted) + Send + 'static,
+    ) {
         let publication = Publication::new(change);
         let (engine, unsaved) = (Arc::clone(self), Arc::clone(&publication));
         let held = self.deadlines.hold(completion, move |completion: Completion| {
@@ -88,6 +99,7 @@ impl Engine {
             completion.complete(Applied { changed, persisted: Persisted::No(SLOW.into()) });
         });
         self.persist(&publication, move |persisted| {
+            then(&persisted);
             if let Some(completion) = held.take() {
                 completion.complete(Applied { changed, persisted });
             }
@@ -107,9 +119,9 @@ impl Engine {
     fn take_over(&self, change: &Change, now: Time, refuses: impl Fn(Standing) -> bool) {
         let _lock = match change {
             Change::Banned(BanRecord { client, .. }) | Change::Unbanned { client, .. } => Some(self.client_locks.lock(client)),
-            Change::NetworkBanned(NetworkRecord { network, .. }) | Change::NetworkUnbanned { network, .. } => {
-                Some(self.client_locks.lock(network))
-            }
+            Change::NetworkBanned(NetworkRecord { network, .. })
+            | Change::NetworkUnbanned { network, .. }
+            | Change::NetworkEvicted { network, .. } => Some(self.client_locks.lock(network)),
             Change::Forgotten(_) | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
         };
         match change {
@@ -135,7 +147,7 @@ impl Engine {
                     });
                 }
             }
-            Change::NetworkUnbanned { network, .. } => self.change_lists(|lists| {
+            Change::NetworkUnbanned { network, .. } | Change::NetworkEvicted { network, .. } => self.change_lists(|lists| {
                 lists.banned.remove(*network);
             }),
             Change::RuleLifted(name) => {

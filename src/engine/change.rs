@@ -30,6 +30,11 @@ pub enum Change {
         network: IpNet,
         at: Time,
     },
+    /// The ban of a network by a rule ended early here, to make room for another. On other machines it stays.
+    NetworkEvicted {
+        network: IpNet,
+        at: Time,
+    },
     /// All bans of a rule ended, because the configuration of this machine says that it refuses nobody. Banned networks are changes of their own.
     RuleLifted(Arc<str>),
     /// An operator's pause begins, in place of an earlier one.
@@ -84,7 +89,26 @@ pub struct NetworkRecord {
     pub reason: Evidence,
 }
 
+impl Change {
+    /// Whether it is a ban that can be saved later as well: it stays in memory, marked as unsaved. Other changes leave nothing there, or are
+    /// few, because a person or another program made them.
+    #[must_use]
+    pub fn can_be_saved_later(&self) -> bool {
+        match self {
+            Self::Banned(_) => true,
+            Self::NetworkBanned(record) => record.is_by_count(),
+            _ => false,
+        }
+    }
+}
+
 impl NetworkRecord {
+    /// Whether a rule made it, here or on another machine; otherwise a person or another program did.
+    #[must_use]
+    pub fn is_by_count(&self) -> bool {
+        self.members > 0
+    }
+
     /// A ban by hand, on every service.
     #[must_use]
     pub fn manual(network: IpNet, since: Time, until: Until, reason: Evidence) -> Self {

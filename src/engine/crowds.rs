@@ -11,14 +11,14 @@ use super::{Completion, Engine, NetworkRecord, Persisted};
 use crate::client::{Client, Ipv6Prefix};
 use crate::clock::timestamp;
 use crate::event::{Scope, Service};
-use crate::list::{BannedNetwork, BannedNetworks, Saved};
+use crate::list::{BannedNetwork, BannedNetworks, Room, Saved};
 use crate::rule::{CountBy, Evidence, Mode, NetworkSize, Rule, Standing};
 use crate::rule_id::RuleId;
 use crate::table::{Counter, CrowdCount, CrowdLimit, Group, Until};
 use crate::time::Time;
 use crate::verdict::Verdict;
 
-/// Maximum number of banned networks for a rule to add one without taking the place of another: each new one copies the list.
+/// Maximum number of networks that rules may have banned for another to take no one's place: each new one copies the list.
 const MAX_NETWORKS: usize = 16_384;
 
 /// The result of counting an offence under a rule that counts groups.
@@ -45,18 +45,20 @@ impl Engine {
         }
         self.stats.offences.fetch_add(1, Ordering::Relaxed);
         let limit = CrowdLimit { rule: rule.id, findtime: rule.findtime, maxretry: rule.maxretry, members: rule.members };
-        let count = self.crowds.add(limit, Group::Network(network), client, now, strikes);
+        let subscriber = subscriber_prefix(network, prefix);
+        let count = self.crowds.add(limit, Group::Network(network), Client::of(client.address(), subscriber), now, strikes);
         if count.is_reached {
-            Some(CrowdStrike::Reached(network_record(now, rule, network, &count, &evidence())))
+            Some(CrowdStrike::Reached(network_record(now, rule, network, &count, subscriber, &evidence())))
         } else {
             Some(CrowdStrike::Counted(count.counter))
         }
     }
 
-    /// Takes the client of a success out of its network's count.
+    /// Takes the client of a success, and with it its subscriber, out of its network's count.
     pub(super) fn leave_crowd(&self, rule: &Rule, client: Client, prefix: Ipv6Prefix) {
         if let Some(network) = network_of(rule, client, prefix) {
-            self.crowds.leave(rule.id, Group::Network(network), client);
+            let member = Client::of(client.address(), subscriber_prefix(network, prefix));
+            self.crowds.leave(rule.id, Group::Network(network), member);
         }
     }
 
@@ -97,10 +99,17 @@ impl Engine {
 
     /// Bans a network as a rule says, saves and publishes the ban, and then answers the offence that led to it.
     pub(super) fn ban_network_by_rule(self: &Arc<Self>, now: Time, rule: &Rule, record: NetworkRecord, verdict: Verdict, reply: Reply) {
-        let evicted = self.policy().lists.banned.to_evict(MAX_NETWORKS);
-        if let Some(evicted) = evicted.filter(|evicted| *evicted != record.network) {
-            log::warn!("the ban of {evicted} ends early, because {MAX_NETWORKS} networks are banned");
-            self.unban_network(now, evicted, Completion::ignored());
+        let room = self.policy().lists.banned.room_for(record.network, MAX_NETWORKS);
+        match room {
+            Room::Free => {}
+            Room::InPlaceOf(evicted) => {
+                log::warn!("the ban of {evicted} ends early, because rules have banned {MAX_NETWORKS} networks");
+                self.evict_network(now, evicted);
+            }
+            Room::Full => {
+                self.refuse_network(&record);
+                return reply.send(verdict);
+            }
         }
         let _lock = self.client_locks.lock(&record.network);
         let Some((record, saved)) = self.insert_network(now, rule, record) else { return reply.send(verdict) };
@@ -121,6 +130,21 @@ impl Engine {
         });
     }
 
+    /// Ends the ban of a network here, to make room. On other machines it stays.
+    fn evict_network(self: &Arc<Self>, now: Time, network: IpNet) {
+        let _lock = self.client_locks.lock(&network);
+        self.change_lists(|lists| _ = lists.banned.remove(network));
+        self.persist_and_complete(super::Change::NetworkEvicted { network, at: now }, true, Completion::ignored());
+    }
+
+    /// Counts a network that a rule cannot ban, and logs the first.
+    fn refuse_network(&self, record: &NetworkRecord) {
+        if self.stats.refused_networks.fetch_add(1, Ordering::Relaxed) == 0 {
+            let NetworkRecord { network, rule, .. } = record;
+            log::warn!("{network} is not banned by rule {rule}, nor are others: rules have banned {MAX_NETWORKS} networks for ever");
+        }
+    }
+
     /// Bans a network in memory alone, for a replay.
     pub(super) fn replay_network(&self, now: Time, rule: &Rule, record: &NetworkRecord) {
         let _lock = self.client_locks.lock(&record.network);
@@ -130,8 +154,10 @@ impl Engine {
     /// Notes what a rule in shadow mode would have banned.
     pub(super) fn shadow_network(&self, rule: &Rule, record: &NetworkRecord) {
         let mut networks = self.shadow_networks.lock();
-        if let Some(evicted) = networks.to_evict(MAX_NETWORKS) {
-            networks.remove(evicted);
+        match networks.room_for(record.network, MAX_NETWORKS) {
+            Room::Free => {}
+            Room::InPlaceOf(evicted) => _ = networks.remove(evicted),
+            Room::Full => return self.refuse_network(record),
         }
         networks.insert(banned_network(rule.id, record, Saved::default()));
         drop(networks);
@@ -165,18 +191,45 @@ impl Engine {
     /// Bans a network, on the services of its record, in place of an earlier ban of the same network. A ban by a rule joins one on other
     /// services, as it does where the rule makes it: the network is banned on both until the later end.
     pub fn ban_network(self: &Arc<Self>, mut record: NetworkRecord, completion: Completion) {
+        // To a ban by hand, the answers to others do not wait for the disk, only that to the operator.
+        let saved = Saved::new(!record.is_by_count() || self.journal.get().is_none());
         let rule = self.names.intern(&record.rule);
         let _lock = self.client_locks.lock(&record.network);
+        if record.is_by_count() {
+            self.network_reasons.lock().put((record.network, rule), record.reason.clone());
+        }
         self.change_lists(|lists| {
             let earlier = lists.banned.get(record.network).filter(|ban| ban.is_active(record.since) && rule != RuleId::MANUAL);
             if let Some(earlier) = earlier.filter(|earlier| earlier.scope != record.scope) {
                 record.scope = Scope::All;
                 record.until = record.until.max(earlier.until.map_or(Until::NEVER, Until::at));
             }
-            // The answers to others do not wait for the disk, only that to the operator.
-            lists.banned.insert(banned_network(rule, &record, Saved::default()));
+            lists.banned.insert(banned_network(rule, &record, saved.clone()));
         });
-        self.persist_and_complete(super::Change::NetworkBanned(record), true, completion);
+        self.persist_and_complete_then(super::Change::NetworkBanned(record), true, completion, move |persisted| {
+            if *persisted == Persisted::Yes {
+                saved.set();
+            }
+        });
+    }
+
+    /// Calls `then` with the record of the ban of exactly this network, if it is active, and with its mark for when it is saved. Until it returns,
+    /// nobody else bans or unbans the network.
+    pub fn with_network_if_active(&self, now: Time, network: IpNet, then: impl FnOnce(NetworkRecord, Saved)) {
+        let _lock = self.client_locks.lock(&network);
+        let policy = self.policy();
+        let ban = policy.lists.banned.get(network).filter(|ban| ban.is_active(now)).cloned();
+        drop(policy);
+        if let Some(ban) = ban {
+            then(self.network_record_of(&ban), ban.saved);
+        }
+    }
+
+    /// The record of a ban, with its reason if that is still in memory.
+    pub(super) fn network_record_of(&self, ban: &BannedNetwork) -> NetworkRecord {
+        let reason = self.network_reason(ban.network, ban.rule).unwrap_or_else(|| Evidence::new(&[]));
+        let record = NetworkRecord::manual(ban.network, ban.since, ban.until.map_or(Until::NEVER, Until::at), reason);
+        NetworkRecord { rule: self.names.name(ban.rule), scope: ban.scope, members: ban.members, ..record }
     }
 }
 
@@ -188,14 +241,25 @@ fn network_of(rule: &Rule, client: Client, prefix: Ipv6Prefix) -> Option<IpNet> 
     Some(size.network_of(client.address()))
 }
 
+/// How many bits of an IPv6 address tell the members of `network` apart, where a client has `prefix`. One subscriber has a /56 or a /48 with
+/// as many clients as it likes, so that these must not count as many members.
+fn subscriber_prefix(network: IpNet, prefix: Ipv6Prefix) -> Ipv6Prefix {
+    let bits = match network {
+        IpNet::V6(network) if network.prefix_len() < 48 => 48,
+        IpNet::V6(network) if network.prefix_len() < 56 => 56,
+        _ => return prefix,
+    };
+    Ipv6Prefix::new(bits).map_or(prefix, |subscriber| subscriber.min(prefix))
+}
+
 /// The ban that the record is of.
 pub(super) fn banned_network(rule: RuleId, record: &NetworkRecord, saved: Saved) -> BannedNetwork {
     let NetworkRecord { network, scope, since, until, members, .. } = record;
     BannedNetwork { network: *network, rule, scope: *scope, since: *since, until: until.time(), members: *members, saved }
 }
 
-fn network_record(now: Time, rule: &Rule, network: IpNet, count: &CrowdCount, last: &Evidence) -> NetworkRecord {
-    let examples: Vec<String> = count.examples.iter().map(ToString::to_string).collect();
+fn network_record(now: Time, rule: &Rule, network: IpNet, count: &CrowdCount, subscriber: Ipv6Prefix, last: &Evidence) -> NetworkRecord {
+    let examples: Vec<String> = count.examples.iter().map(|member| member.display(subscriber).to_string()).collect();
     let members = format!("{} offences of {} clients or more, such as {};", count.counter.count(), count.members, examples.join(", "));
     NetworkRecord {
         network,

@@ -110,6 +110,8 @@ pub struct EngineStats {
     pub shadow_bans: AtomicU64,
     /// Answers sent before their ban was saved.
     pub unsaved_answers: AtomicU64,
+    /// Networks that rules did not ban, because too many are banned for ever.
+    pub refused_networks: AtomicU64,
 }
 
 impl Engine {

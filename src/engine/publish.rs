@@ -145,13 +145,19 @@ impl Engine {
         );
     }
 
-    /// Publishes the bans of a client again after an unban that they may have overtaken: a ban that finds the journal's queue full is published
+    /// Publishes the bans of a client or network again after an unban that they may have overtaken: a ban that finds the journal's queue full is published
     /// at once, before an earlier unban that is still waiting in the queue.
     fn notify_newer_bans(&self, change: &Change) {
-        let Change::Unbanned { client, scope, at, .. } = change else { return };
         if !self.journal.get().is_some_and(|journal| journal.has_overflowed()) {
             return;
         }
+        if let Change::NetworkUnbanned { network, at } | Change::NetworkEvicted { network, at } = change {
+            let ban = self.policy().lists.banned.get(*network).filter(|ban| ban.is_active(*at) && ban.is_by_count()).cloned();
+            if let Some(ban) = ban {
+                self.notify_observers(&Change::NetworkBanned(self.network_record_of(&ban)));
+            }
+        }
+        let Change::Unbanned { client, scope, at, .. } = change else { return };
         let mut records: Vec<BanRecord> = Vec::new();
         for service in scope.services() {
             let record = self.bans.get(*client, *service, *at).map(|ban| self.record_of(*client, *service, ban, *at));

@@ -16,7 +16,7 @@ use crate::engine::{BanRecord, Completion, Engine, NetworkRecord};
 use crate::event::{Scope, Service};
 use crate::logging::ThrottledLog;
 use crate::rule::Standing;
-use crate::rule_id::RuleId;
+use crate::rule_id::{FLEET, RuleId};
 use crate::table::Until;
 use crate::time::{Span, Time};
 
@@ -139,7 +139,7 @@ fn is_known(engine: &Engine, now: Time, ban: &PublishedBan, until: Until) -> boo
 
 fn make(local: &Local, engine: &Arc<Engine>, now: Time, ban: &PublishedBan, until: Until, rule: Option<RuleId>) {
     // An unknown rule's name is not interned: names are never dropped, and an attacker could send any number of them.
-    let name = rule.map_or_else(|| "fleet".into(), |id| engine.names().name(id));
+    let name = rule.map_or_else(|| FLEET.into(), |id| engine.names().name(id));
     let ends = until.time().map_or_else(|| "forever".into(), |time| format!("until {}", timestamp(time)));
     log::info!("banned {} {ends} by rule {name} of node {}", target_text(network_of(engine, ban.target)), ban.node);
     let since = local.to_local(ban.since).min(now);

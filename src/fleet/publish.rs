@@ -97,8 +97,8 @@ fn to_publish(change: &Change, engine: &Engine, origins: &Mutex<Origins>) -> Opt
             scope: Scope::All,
             at: SentTime::new(*at),
         }),
-        // Each machine has its own configuration, and is paused by itself.
-        Change::Forgotten(_) | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
+        // Each machine has its own configuration and its own room, and is paused by itself.
+        Change::NetworkEvicted { .. } | Change::Forgotten(_) | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
     }
 }
 

@@ -76,6 +76,12 @@ impl BannedNetwork {
         self.until.is_none_or(|until| now < until)
     }
 
+    /// Whether a rule made it, here or on another machine; otherwise a person or another program did.
+    #[must_use]
+    pub fn is_by_count(&self) -> bool {
+        self.members > 0
+    }
+
     fn outlives(&self, other: &Self) -> bool {
         match (self.until, other.until) {
             (_, None) => false,
@@ -83,6 +89,16 @@ impl BannedNetwork {
             (Some(this), Some(that)) => this > that,
         }
     }
+}
+
+/// Whether there is room for a ban by a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    Free,
+    /// If the ban of this network ends: of those that rules made for a time, the one that would end first.
+    InPlaceOf(IpNet),
+    /// All bans by rules are permanent.
+    Full,
 }
 
 /// All banned networks. Clones are cheap (copy on write).
@@ -181,11 +197,19 @@ impl BannedNetworks {
         self.index.bans.is_empty()
     }
 
-    /// The network whose ban ends first among those that rules made for a time, if there are `most` bans or more.
+    /// Whether a rule may ban `network` too, if rules may ban `most` networks. Bans by hand take no room.
     #[must_use]
-    pub fn to_evict(&self, most: usize) -> Option<IpNet> {
-        let evictable = || self.iter().filter(|ban| ban.rule != RuleId::MANUAL).filter_map(|ban| Some((ban.until?, ban.network)));
-        if self.len() >= most { evictable().min().map(|(_, network)| network) } else { None }
+    pub fn room_for(&self, network: IpNet, most: usize) -> Room {
+        if self.len() < most {
+            return Room::Free;
+        }
+        let network = canonical(network);
+        let others = || self.iter().filter(|ban| ban.is_by_count() && ban.network != network);
+        if others().count() < most {
+            return Room::Free;
+        }
+        let first = others().filter_map(|ban| Some((ban.until?, ban.network))).min();
+        first.map_or(Room::Full, |(_, network)| Room::InPlaceOf(network))
     }
 }
 
@@ -251,14 +275,17 @@ mod tests {
     #[test]
     fn the_ban_of_a_rule_that_ends_first_makes_room_and_never_one_by_hand_or_for_ever() {
         let mut banned = BannedNetworks::default();
-        let by_rule = |network, until| BannedNetwork { rule: RuleId::DENY_LIST, ..ban(network, until) };
+        let by_rule = |network, until| BannedNetwork { members: 3, ..ban(network, until) };
         banned.insert(ban("10.1.0.0/16", Some(1)));
         banned.insert(by_rule("10.2.0.0/16", None));
-        assert_eq!(banned.to_evict(2), None);
+        let (new, known) = ("10.9.0.0/16".parse().unwrap(), "10.2.0.0/16".parse().unwrap());
+        assert_eq!(banned.room_for(new, 2), Room::Free, "one by hand takes no room");
+        assert_eq!(banned.room_for(new, 1), Room::Full, "nothing makes room for a network beyond the limit");
+        assert_eq!(banned.room_for(known, 1), Room::Free, "it has its room already");
         banned.insert(by_rule("10.3.0.0/16", Some(9)));
         banned.insert(by_rule("10.4.0.0/16", Some(7)));
-        assert_eq!(banned.to_evict(4), Some("10.4.0.0/16".parse().unwrap()));
-        assert_eq!(banned.to_evict(5), None);
+        assert_eq!(banned.room_for(new, 3), Room::InPlaceOf("10.4.0.0/16".parse().unwrap()));
+        assert_eq!(banned.room_for(new, 4), Room::Free);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-pub use banned::{BannedNetwork, BannedNetworks, Saved};
+pub use banned::{BannedNetwork, BannedNetworks, Room, Saved};
 use file::ListFile;
 pub use history::ListHistory;
 pub use networks::Networks;

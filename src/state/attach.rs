@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 use super::{Loaded, Reader, StateError, StateHealth, StoredStrikes, Writer, WriterEvent};
 use crate::client::Client;
 use crate::clock::Clock;
-use crate::engine::{BanRecord, Change, Engine, Journal, NetworkRecord, OnPersisted, Persisted, SavedBans};
+use crate::engine::{BanRecord, Change, Engine, Journal, OnPersisted, Persisted, SavedBans};
 use crate::log::follow::Position;
 use crate::rule::Evidence;
-use crate::table::Until;
+use crate::rule_id::FLEET;
 use crate::time::{Span, Time};
 
 /// Number of bans queued at a time when the file has lost them, well below the length of the writer's queue.
@@ -73,12 +73,8 @@ impl StateFile {
             if let Loaded::Position { path, position } = loaded {
                 positions.push((path, position));
             } else {
-                if let Loaded::Change(Change::Banned(record)) = &loaded
-                    && record.node.is_empty()
-                    && !own_rules.contains(&record.rule)
-                {
-                    own_rules.insert(Arc::clone(&record.rule));
-                }
+                let own_rule = own_rule(&loaded).filter(|rule| !own_rules.contains(*rule)).map(Arc::clone);
+                own_rules.extend(own_rule);
                 load(engine, clock.now(), loaded);
             }
         })?;
@@ -166,6 +162,16 @@ impl StateFile {
     }
 }
 
+/// The rule by which this machine made a ban of the file; `None` for a ban by hand or by a rule that another machine alone has.
+fn own_rule(loaded: &Loaded) -> Option<&Arc<str>> {
+    match loaded {
+        Loaded::Change(Change::Banned(record)) if record.node.is_empty() => Some(&record.rule),
+        // The file does not say which machine banned a network: it is under a name of this one's rules, or under that of the fleet.
+        Loaded::Change(Change::NetworkBanned(record)) if record.is_by_count() && &*record.rule != FLEET => Some(&record.rule),
+        _ => None,
+    }
+}
+
 /// The longest time for which a rule remembers earlier bans.
 fn longest_forget(engine: &Engine) -> Span {
     let policy = engine.policy();
@@ -243,26 +249,34 @@ fn resend(engine: &Arc<Engine>, writer: &Writer, now: Time, all: bool) {
                 );
             });
         }
-        let (sender, receiver) = std::sync::mpsc::channel::<()>();
-        writer.flush(Box::new(move |_| drop(sender)));
-        let _ = receiver.recv();
-    }
-    // A full queue rejects only bans of clients, so only a new file lacks those of networks.
-    if !all {
-        return;
+        wait_for_all(writer);
     }
     let policy = engine.policy();
-    if let Some(pause) = policy.active_pause(now) {
+    let networks: Vec<IpNet> = policy.lists.banned.iter().filter(|ban| all || !ban.saved.get()).map(|ban| ban.network).collect();
+    if all && let Some(pause) = policy.active_pause(now) {
         writer.persist(Change::Paused(pause.clone()), Box::new(|_| ()));
     }
-    for network in policy.lists.banned.iter() {
-        let until = network.until.map_or(Until::NEVER, Until::at);
-        let (rule, scope, members) = (engine.names().name(network.rule), network.scope, network.members);
-        // The reason was only in the lost file.
-        let record = NetworkRecord::manual(network.network, network.since, until, Evidence::new(&[]));
-        let change = Change::NetworkBanned(NetworkRecord { rule, scope, members, ..record });
-        writer.persist(change, Box::new(|_| ()));
+    drop(policy);
+    for batch in networks.chunks(RESEND_BATCH) {
+        for network in batch {
+            engine.with_network_if_active(now, *network, |record, saved| {
+                let on_persisted = move |persisted| {
+                    if persisted == Persisted::Yes {
+                        saved.set();
+                    }
+                };
+                writer.persist(Change::NetworkBanned(record), Box::new(on_persisted));
+            });
+        }
+        wait_for_all(writer);
     }
+}
+
+/// Waits until everything that was queued before is saved, or has failed.
+fn wait_for_all(writer: &Writer) {
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    writer.flush(Box::new(move |_| drop(sender)));
+    let _ = receiver.recv();
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ use super::*;
 use crate::engine::fixtures::{ActiveBans, TestObserver, active_bans, record};
 use crate::engine::{Completion, NetworkRecord};
 use crate::event::Scope;
+use crate::list::{BannedNetwork, Saved};
 use crate::policy::Policy;
 use crate::rule_id::RuleNames;
+use crate::table::Until;
 
 /// Longer than saving takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -88,4 +90,46 @@ fn resending_unsaved_bans_keeps_the_reason_of_a_banned_network() {
     resend(&engine, &state.writer, clock.now(), false);
     state.finish(clock.now(), PATIENCE);
     assert_eq!(state.network_ban_reason(network).unwrap(), Some(Evidence::new(&[b"spam"])));
+}
+
+/// A ban of `network` by `rule`, which counts networks.
+fn by_rule(rule: &str, network: &str, now: Time) -> NetworkRecord {
+    let record = NetworkRecord::manual(network.parse().unwrap(), now, Until::NEVER, Evidence::new(&[b"a crowd"]));
+    NetworkRecord { rule: rule.into(), members: 3, ..record }
+}
+
+#[test]
+fn a_network_ban_that_was_not_saved_is_saved_when_it_is_sent_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, clock) = (engine(), Clock::start());
+    let state = StateFile::open(&engine, clock, &dir.path().join("state.db")).unwrap();
+    let network = "198.51.100.0/24".parse().unwrap();
+    let ban = |saved| BannedNetwork { members: 3, saved: Saved::new(saved), ..BannedNetwork::manual(network, clock.now()) };
+    engine.change_lists(|lists| _ = lists.banned.insert(ban(true)));
+    resend(&engine, &state.writer, clock.now(), false);
+    assert_eq!(state.network_ban_reason(network).unwrap(), None, "a saved one is not sent again");
+    engine.change_lists(|lists| _ = lists.banned.insert(ban(false)));
+    resend(&engine, &state.writer, clock.now(), false);
+    assert!(state.network_ban_reason(network).unwrap().is_some());
+    assert!(engine.policy().lists.banned.get(network).unwrap().saved.get());
+}
+
+#[test]
+fn network_bans_of_a_rule_that_is_gone_end_at_the_start_and_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let (engine, clock) = (engine(), Clock::start());
+    let state = StateFile::open(&engine, clock, &path).unwrap();
+    let now = clock.now();
+    engine.ban_network(by_rule("gone", "198.51.100.0/24", now), Completion::ignored());
+    engine.ban_network(by_rule("fleet", "203.0.113.0/24", now), Completion::ignored());
+    engine.ban_network(NetworkRecord { members: 0, ..by_rule("fail2ban-sshd", "192.0.2.0/24", now) }, Completion::ignored());
+    state.finish(now, PATIENCE);
+    let next = self::engine();
+    let state = StateFile::open(&next, clock, &path).unwrap();
+    assert_eq!(next.policy().lists.banned.len(), 3);
+    state.lift_bans(clock.now());
+    let mut left: Vec<String> = next.policy().lists.banned.iter().map(|ban| ban.network.to_string()).collect();
+    left.sort();
+    assert_eq!(left, ["192.0.2.0/24", "203.0.113.0/24"]);
 }

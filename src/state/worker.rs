@@ -213,7 +213,7 @@ impl StateWorker {
     /// Puts a change that cannot be saved now into the backlog.
     fn defer(&mut self, change: Change) {
         // A ban stays in memory and can be queued again later; an unban leaves nothing in memory.
-        if self.backlog.len() >= MAX_BACKLOG && matches!(change, Change::Banned(_)) {
+        if self.backlog.len() >= MAX_BACKLOG && change.can_be_saved_later() {
             self.resend = self.resend.max(Some(Resend::Unsaved));
             return;
         }
@@ -346,11 +346,28 @@ impl StateWorker {
 mod tests {
     use super::*;
     use crate::client::{Client, Ipv6Prefix};
+    use crate::engine::NetworkRecord;
     use crate::engine::fixtures::record;
+    use crate::rule::Evidence;
+    use crate::table::Until;
 
     fn ban(address: &str, now: crate::time::Time) -> WriteItem {
         let client = Client::of(address.parse().unwrap(), Ipv6Prefix::default());
         WriteItem::Change(Change::Banned(record(client, now)))
+    }
+
+    #[test]
+    fn a_full_backlog_takes_no_bans_by_rules_and_asks_for_them_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::start();
+        let status = Arc::<WriterStatus>::default();
+        let mut worker = StateWorker::new(folder.path().join("state.db"), clock, EventPublisher::new(|_| ()), status).unwrap();
+        worker.backlog.extend((0..MAX_BACKLOG).map(|_| WriteItem::Change(Change::Resumed)));
+        let network = NetworkRecord::manual("198.51.100.0/24".parse().unwrap(), clock.now(), Until::NEVER, Evidence::new(&[]));
+        worker.defer(Change::NetworkBanned(network.clone()));
+        assert_eq!((worker.backlog.len(), worker.resend), (MAX_BACKLOG + 1, None), "one by hand is kept");
+        worker.defer(Change::NetworkBanned(NetworkRecord { members: 3, ..network }));
+        assert_eq!((worker.backlog.len(), worker.resend), (MAX_BACKLOG + 1, Some(Resend::Unsaved)));
     }
 
     #[test]

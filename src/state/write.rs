@@ -34,7 +34,7 @@ pub(super) fn write(transaction: &Transaction<'_>, item: &WriteItem, writer: i64
         }
         WriteItem::Change(Change::Forgotten(forgotten)) => forget(transaction, forgotten),
         WriteItem::Change(Change::NetworkBanned(record)) => write_network(transaction, record, record.until.time().map(stored_end), writer),
-        WriteItem::Change(Change::NetworkUnbanned { network, at }) => {
+        WriteItem::Change(Change::NetworkUnbanned { network, at } | Change::NetworkEvicted { network, at }) => {
             let record = NetworkRecord::manual(*network, *at, Until::NEVER, Evidence::new(&[]));
             write_network(transaction, &record, Some(REMOVED), writer)
         }

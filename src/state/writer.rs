@@ -21,6 +21,7 @@ use crate::time::Span;
 
 /// Maximum number of waiting requests. Beyond it, a ban is acknowledged as not saved at once, and the owner is asked for it again later. An
 /// unban waits even then, because it leaves nothing in memory that could be asked for. Only operators and other nodes of a fleet make unbans.
+/// So does the ban of a network by hand.
 const MAX_WAITING: usize = 16_384;
 
 /// How long the disk may take before it is reported as failing.
@@ -115,12 +116,10 @@ impl Writer {
 
     fn send(&self, request: WriterRequest) {
         let is_full = self.status.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING;
-        let is_ban = matches!(request, WriterRequest::Save((Some(WriteItem::Change(Change::Banned(_))), _)));
+        let is_ban = matches!(&request, WriterRequest::Save((Some(WriteItem::Change(change)), _)) if change.can_be_saved_later());
+        let waits_always = matches!(&request, WriterRequest::Save((Some(WriteItem::Change(_)), _)) if !is_ban);
         match request {
-            WriterRequest::Save((Some(WriteItem::Change(Change::Banned(_)) | WriteItem::Position(..)) | None, acknowledgement))
-            | WriterRequest::SaveStrikes(_, acknowledgement)
-                if is_full =>
-            {
+            WriterRequest::Save((_, acknowledgement)) | WriterRequest::SaveStrikes(_, acknowledgement) if is_full && !waits_always => {
                 self.status.waiting.fetch_sub(1, Ordering::Relaxed);
                 self.status.overflowed.store(true, Ordering::Relaxed);
                 self.status.has_overflowed.fetch_or(is_ban, Ordering::Relaxed);

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use strikeout::internals::clock::Clock;
-use strikeout::internals::engine::{Change, Journal, Persisted};
+use strikeout::internals::engine::{Change, Journal, NetworkRecord, Persisted};
 use strikeout::internals::event::Scope;
+use strikeout::internals::rule::Evidence;
 use strikeout::internals::state::{Loaded, StoredStrikes, Writer};
-use strikeout::internals::table::Counter;
+use strikeout::internals::table::{Counter, Until};
 use strikeout::internals::time::Span;
 
 use crate::fixture::{ban, client, now, persist, persist_and_wait, start};
@@ -80,6 +81,10 @@ fn an_unban_is_saved_even_if_the_queue_is_full() {
     });
     let unbanned = persist(&writer, Change::Unbanned { client: client(0), scope: Scope::All, at: now(), kept: Vec::new() });
     assert!(unbanned.try_recv().is_err(), "it waits");
+    let network = NetworkRecord::manual("198.51.100.0/24".parse().unwrap(), now(), Until::NEVER, Evidence::new(&[]));
+    let by_rule = Change::NetworkBanned(NetworkRecord { members: 3, ..network.clone() });
+    assert!(matches!(persist(&writer, by_rule).try_recv(), Ok(Persisted::No(_))), "a network's ban by a rule does not");
+    assert!(persist(&writer, Change::NetworkBanned(network)).try_recv().is_err(), "one by hand does");
     holder.execute_batch("COMMIT").unwrap();
     drop(unbanned.recv_timeout(DEADLINE).unwrap());
     wait_until("the backlog to be saved", || writer.health().unsaved == 0 && writer.health().degraded.is_none());

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::Scope;
+use crate::event::{Scope, Service};
 use crate::list::file::parse_network;
 use crate::rule::{Bantime, CountBy, Distinct, Mode, Rule, SmtpRefusal, Trigger};
 use crate::rule_id::RuleNames;
@@ -25,12 +25,16 @@ pub struct RuleLine {
 }
 
 impl RuleLine {
-    /// `None` for a rule that no event of a Squid helper can offend.
+    /// `None` for a rule that no event of a Squid helper can offend, unless its bans refuse on the web and spare some addresses: a helper must
+    /// know these.
     #[must_use]
     pub fn of(rule: &Rule) -> Option<Self> {
-        rule.trigger.is_about_requests().then(|| Self {
+        let is_about_requests = rule.trigger.is_about_requests();
+        let spares = || rule.scope.services().contains(&Service::Web) && rule.ignoreip.iter().next().is_some();
+        (is_about_requests || spares()).then(|| Self {
             name: rule.name.to_string(),
-            trigger: rule.trigger.clone(),
+            // A helper has no use for the patterns of lines: no event there is an incident.
+            trigger: if is_about_requests { rule.trigger.clone() } else { Trigger::Incident },
             maxretry: rule.maxretry,
             scope: rule.scope,
             mode: rule.mode,
@@ -63,5 +67,23 @@ impl RuleLine {
             count_by: CountBy::Client,
             members: 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Policy;
+
+    #[test]
+    fn a_helper_learns_which_addresses_a_rule_spares_whose_bans_refuse_on_the_web() {
+        let names = RuleNames::default();
+        let text = |ignoreip: &str| format!("[[rule]]\nname = 'banned-network'\nmode = 'enforce'\n{ignoreip}");
+        let line = |text: &str| RuleLine::of(Policy::for_tests(text, &names).rules.by_name("banned-network").unwrap());
+        assert_eq!(line(&text("")), None, "it spares nobody");
+        assert_eq!(line(&text("ignoreip = ['192.0.2.7']\nscope = 'mail'")), None, "it refuses nobody on the web");
+        let sent = line(&text("ignoreip = ['192.0.2.7']")).unwrap().into_rule(&names);
+        assert_eq!(sent.trigger, Trigger::Incident, "no request offends it");
+        assert!(sent.ignoreip.contains("192.0.2.7".parse().unwrap()) && !sent.ignoreip.contains("192.0.2.8".parse().unwrap()));
     }
 }

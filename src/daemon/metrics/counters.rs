@@ -205,6 +205,7 @@ impl Counters {
             Change::Unbanned { .. }
             | Change::Forgotten(_)
             | Change::NetworkUnbanned { .. }
+            | Change::NetworkEvicted { .. }
             | Change::RuleLifted(_)
             | Change::Paused(_)
             | Change::Resumed => return,

@@ -156,7 +156,7 @@ pub fn change_line(change: &Change, now: Time) -> Option<String> {
             rule: Arc::clone(&record.rule),
             remaining: record.until.remaining(now),
         },
-        Change::NetworkUnbanned { network, .. } => FromDaemon::UnbanNetwork(*network),
+        Change::NetworkUnbanned { network, .. } | Change::NetworkEvicted { network, .. } => FromDaemon::UnbanNetwork(*network),
         Change::RuleLifted(rule) => FromDaemon::UnbanRule(Arc::clone(rule)),
         Change::Paused(pause) => FromDaemon::Pause(pause.until.since(now)),
         Change::Resumed => FromDaemon::Resume,
@@ -217,6 +217,10 @@ mod tests {
         );
         assert_eq!(
             change_line(&Change::NetworkUnbanned { network: "10.0.0.0/8".parse().unwrap(), at }, NOW).unwrap(),
+            "unban-network 10.0.0.0/8\n"
+        );
+        assert_eq!(
+            change_line(&Change::NetworkEvicted { network: "10.0.0.0/8".parse().unwrap(), at }, NOW).unwrap(),
             "unban-network 10.0.0.0/8\n"
         );
         assert_eq!(change_line(&Change::Forgotten(Forgotten::default()), NOW), None, "except what concerns no subscriber");

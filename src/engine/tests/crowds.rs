@@ -1,6 +1,7 @@
 //! Tests of rules that count networks, and of rules that count bans.
 
 use super::*;
+use crate::list::BannedNetwork;
 use crate::rule::Evidence;
 
 const NEAR: &str = "[[rule]]\nname = 'near'\npath = '^/x'\nmaxretry = 6\ncount_by = 'network'\nmembers = 3\nfindtime = '10m'\nrefuse = 'ban'\nscope = 'web'\n";
@@ -79,13 +80,75 @@ fn never_banned_and_ignored_addresses_are_served_in_a_banned_network() {
 }
 
 #[test]
-fn many_clients_of_one_ipv6_customer_are_a_network() {
+fn clients_of_enough_ipv6_subscribers_ban_their_network() {
     let engine = engine(NEAR);
-    let addresses = ["2001:db8:1:1::1", "2001:db8:1:2::1", "2001:db8:1:3::1"];
+    let addresses = ["2001:db8:1:100::1", "2001:db8:1:200::1", "2001:db8:1:300::1"];
     ask_all(&engine, 0, &addresses);
     assert_eq!(ask_all(&engine, 1, &addresses), [None, None, Some(DenyReason::Struck)]);
     assert_eq!(reason(&ask(&engine, at(2), "2001:db8:1:ffff::1", &get("/"))), Some(DenyReason::Banned));
     assert_eq!(reason(&ask(&engine, at(2), "2001:db8:2::1", &get("/"))), None);
+}
+
+#[test]
+fn the_clients_of_one_ipv6_subscriber_are_one_member() {
+    let result = |length: u8, addresses: [&str; 3]| {
+        let engine = engine(&format!("{NEAR}network = {{ ipv6 = {length} }}"));
+        ask_all(&engine, 0, &addresses);
+        ask_all(&engine, 1, &addresses);
+        banned(&engine)
+    };
+    let of_one_56 = ["2001:db8:1:1::1", "2001:db8:1:2::1", "2001:db8:1:ff::1"];
+    let of_one_48 = ["2001:db8:1:100::1", "2001:db8:1:200::1", "2001:db8:1:300::1"];
+    let of_three_48 = ["2001:db8:1::1", "2001:db8:2::1", "2001:db8:3::1"];
+    assert_eq!(result(48, of_one_56), [""; 0]);
+    assert_eq!(result(55, of_one_56), [""; 0]);
+    assert_eq!(result(56, of_one_56), ["2001:db8:1::/56"]);
+    assert_eq!(result(48, of_one_48), ["2001:db8:1::/48"]);
+    assert_eq!(result(47, of_one_48), [""; 0]);
+    assert_eq!(result(32, of_three_48), ["2001:db8::/32"]);
+}
+
+#[test]
+fn a_success_takes_its_whole_ipv6_subscriber_out_of_the_count() {
+    let text =
+        "[[rule]]\nname = 'crowd'\nevent = 'request'\nreferer = false\ncount_by = 'network'\nmembers = 2\nmaxretry = 2\nfindtime = '1m'";
+    let engine = engine(text);
+    for (address, unreferred) in [("2001:db8:1:1::1", 1), ("2001:db8:1:2::1", 0), ("2001:db8:1:100::1", 1)] {
+        let address: std::net::IpAddr = address.parse().unwrap();
+        let tally = RequestTally::new(address, Client::of(address, Ipv6Prefix::default()), 1).with_unreferred(unreferred);
+        engine.count_requests(at(0), &mut vec![tally]);
+    }
+    assert_eq!(banned(&engine), [""; 0]);
+}
+
+#[test]
+fn a_network_beyond_the_limit_takes_the_place_of_one_by_a_rule_and_of_none_on_other_machines() {
+    const LIMIT: u32 = 16_384;
+    let full = |members: u32, until: Option<u64>| {
+        let engine = engine(NEAR);
+        engine.change_lists(|lists| {
+            for number in 0..LIMIT {
+                let network = ipnet::IpNet::new(std::net::Ipv4Addr::from(0x0a00_0000 + (number << 8)).into(), 24).unwrap();
+                let until = until.map(|until| at(until + u64::from(number)));
+                lists.banned.insert(BannedNetwork { until, members, ..BannedNetwork::manual(network, at(0)) });
+            }
+        });
+        let changes = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&changes);
+        engine.observe(move |change| seen.lock().push(change.clone()));
+        ask_all(&engine, 0, &THREE);
+        assert_eq!(ask_all(&engine, 1, &THREE), [None, None, Some(DenyReason::Struck)]);
+        let is_banned = engine.policy().lists.banned.get("192.0.2.0/24".parse().unwrap()).is_some();
+        let evicted =
+            changes.lock().iter().any(|change| *change == Change::NetworkEvicted { network: "10.0.0.0/24".parse().unwrap(), at: at(1) });
+        let is_unban = |change: &Change| matches!(change, Change::NetworkUnbanned { .. });
+        assert!(!changes.lock().iter().any(is_unban));
+        let refused = engine.stats().refused_networks.load(Ordering::Relaxed);
+        (is_banned, evicted, engine.policy().lists.banned.len() as u32 - LIMIT, refused)
+    };
+    assert_eq!(full(0, Some(60)), (true, false, 1, 0), "bans by hand take no room");
+    assert_eq!(full(3, Some(60)), (true, true, 0, 0));
+    assert_eq!(full(3, None), (false, false, 0, 1), "permanent bans make no room");
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn kind(change: &Change) -> &'static str {
         Change::Forgotten(_) => "forgotten",
         Change::NetworkBanned { .. } => "network banned",
         Change::NetworkUnbanned { .. } => "network unbanned",
+        Change::NetworkEvicted { .. } => "network evicted",
         Change::RuleLifted(_) => "rule lifted",
         Change::Paused(_) => "paused",
         Change::Resumed => "resumed",
