@@ -150,7 +150,8 @@ impl Search {
 
     /// Texts, or if that is cheaper, an expression.
     fn best_or_translated(&self, hir: &Hir) -> Option<Needs> {
-        let translated = posix::translate(hir, self.field);
+        // A pattern over the whole URL may match in its scheme, or the slashes behind it, where the expressions do not look.
+        let translated = (self.field != Field::Url).then(|| posix::translate(hir, self.field)).flatten();
         let translated = translated.map(|expression| Needs { expressions: BTreeMap::from([expression]), ..Needs::default() });
         cheaper(self.best(hir), translated)
     }
