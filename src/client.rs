@@ -185,6 +185,21 @@ impl fmt::Display for ClientDisplay {
     }
 }
 
+/// Whether a network is a single address.
+#[must_use]
+pub fn is_single(network: IpNet) -> bool {
+    network.prefix_len() == network.max_prefix_len()
+}
+
+/// Displays a network; a single address without its prefix length.
+pub struct ShortNetwork(pub IpNet);
+
+impl fmt::Display for ShortNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if is_single(self.0) { self.0.addr().fmt(f) } else { self.0.fmt(f) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

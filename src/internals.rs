@@ -4,7 +4,7 @@ pub mod cli {
     pub use crate::cli::command;
 }
 pub mod client {
-    pub use crate::client::{Client, Ipv6Prefix};
+    pub use crate::client::{Client, Ipv6Prefix, ShortNetwork};
 }
 pub mod clock {
     pub use crate::clock::Clock;
@@ -69,7 +69,7 @@ pub mod fleet {
         pub use crate::fleet::client::RedisClient;
     }
     pub mod message {
-        pub use crate::fleet::message::{Message, letters, parse, parse_until, scope_of, target_text};
+        pub use crate::fleet::message::{Message, letters, parse, parse_until, scope_of};
     }
     #[cfg(feature = "fleet")]
     pub mod resp_connection {

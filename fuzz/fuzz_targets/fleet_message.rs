@@ -2,8 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use strikeout::internals::client::ShortNetwork;
 use strikeout::internals::config::fleet::is_node;
-use strikeout::internals::fleet::message::{Message, letters, parse, parse_until, scope_of, target_text};
+use strikeout::internals::fleet::message::{Message, letters, parse, parse_until, scope_of};
 use strikeout::internals::list::file::parse_network;
 use strikeout::internals::rule::Evidence;
 
@@ -15,9 +16,9 @@ fuzz_target!(|data: &[u8]| {
             assert!(is_node(&ban.node));
             assert!(ban.record.evidence().as_str().len() <= Evidence::MAX);
             assert_eq!(scope_of(letters(ban.scope)), Some(ban.scope));
-            assert_eq!(parse_network(&target_text(ban.target)), Ok(ban.target));
+            assert_eq!(parse_network(&ShortNetwork(ban.target).to_string()), Ok(ban.target));
         }
-        Some(Message::Unban { target, .. }) => assert_eq!(parse_network(&target_text(target)), Ok(target)),
+        Some(Message::Unban { target, .. }) => assert_eq!(parse_network(&ShortNetwork(target).to_string()), Ok(target)),
         Some(Message::Forget { node, .. }) => assert!(is_node(&node)),
         None => {}
     }

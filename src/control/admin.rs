@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::answer::one_line;
 use super::request_error::{RequestError, expected};
-use crate::client::Ipv6Prefix;
+use crate::client::{Ipv6Prefix, is_single};
 use crate::event::Scope;
 use crate::list::file::parse_network;
 use crate::rule_id::{is_origin, is_rule_name};
@@ -271,14 +271,14 @@ pub(super) fn release(text: &str) -> Result<AdminRequest, RequestError> {
     Ok(AdminRequest::Release(ReleaseRequest { target, rule, until }))
 }
 
-/// Checks that `scope` is possible for `target`: a network is always banned on every service. Of IPv6, an address and a network of exactly the length
+/// Checks that `scope` is possible for `target`: an operator bans and unbans a network on every service. Of IPv6, an address and a network of exactly the length
 /// `prefix` are a client; any network may be one where `prefix` is not known.
 ///
 /// # Errors
 /// The target is a network, and the scope is narrower than `all`.
 pub fn check_scope(target: IpNet, scope: Scope, prefix: Option<Ipv6Prefix>) -> Result<(), RequestError> {
     let is_client = match target {
-        IpNet::V4(v4) => v4.prefix_len() == v4.max_prefix_len(),
+        IpNet::V4(_) => is_single(target),
         IpNet::V6(v6) => prefix.is_none_or(|prefix| [prefix.bits(), v6.max_prefix_len()].contains(&v6.prefix_len())),
     };
     if scope == Scope::All || is_client {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, ToSocketAddrs};
 use ipnet::IpNet;
 
 use super::jail::Jail;
+use crate::client::ShortNetwork;
 use crate::list::file::parse_network;
 
 /// A network with a shorter prefix than this holds much of the Internet: IPv4, and IPv6.
@@ -35,11 +36,13 @@ impl Ignored {
             for entry in list.split([' ', ',', '\n', '\t']).filter(|entry| !entry.is_empty()) {
                 match parse_network(entry) {
                     Ok(network) if is_wide(network) => ignored.add_wide(&jail.name, network),
-                    Ok(network) => _ = by.entry(text(network)).or_default().insert(&jail.name),
+                    Ok(network) => _ = by.entry(ShortNetwork(network).to_string()).or_default().insert(&jail.name),
                     Err(_) => {
                         let addresses = known.entry(entry).or_insert_with(|| resolve(entry));
                         ignored.tell_host(&jail.name, entry, addresses);
-                        addresses.iter().for_each(|address| _ = by.entry(text((*address).into())).or_default().insert(&jail.name));
+                        addresses
+                            .iter()
+                            .for_each(|address| _ = by.entry(ShortNetwork((*address).into()).to_string()).or_default().insert(&jail.name));
                     }
                 }
             }
@@ -57,7 +60,7 @@ impl Ignored {
     }
 
     fn add_wide(&mut self, jail: &str, network: IpNet) {
-        if self.own.entry(jail.to_owned()).or_default().insert(text(network)) {
+        if self.own.entry(jail.to_owned()).or_default().insert(ShortNetwork(network).to_string()) {
             let text = format!(
                 "ignoreip: {network} holds much of the Internet: its rule alone ignores it, and bans nobody in it; remove it there unless \
                  that is meant"
@@ -82,12 +85,6 @@ impl Ignored {
 
 fn is_wide(network: IpNet) -> bool {
     network.prefix_len() < if network.addr().is_ipv4() { SHORTEST.0 } else { SHORTEST.1 }
-}
-
-/// In the configuration's notation: host bits cleared, and a netmask turned into a prefix length.
-fn text(network: IpNet) -> String {
-    let is_address = network.prefix_len() == network.max_prefix_len();
-    if is_address { network.addr().to_string() } else { network.to_string() }
 }
 
 /// The addresses of a host, sorted; none if it is not known now, or is no host's name.

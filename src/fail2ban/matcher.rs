@@ -12,6 +12,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use crate::client::is_single;
+
 /// How long the last date read stands in for lines without one, in seconds.
 const DATE_VALIDITY: f64 = 60.0;
 
@@ -253,7 +255,7 @@ fn network(address: Option<IpAddr>, cidr: Option<&String>, text: &str) -> Host {
     let Some(address) = address else { return Host::Text(text.to_owned()) };
     let Some(cidr) = cidr else { return Host::Address(address.to_canonical()) };
     match cidr.parse::<u8>().ok().and_then(|bits| IpNet::new(address, bits).ok()) {
-        Some(network) if network.prefix_len() == network.max_prefix_len() => Host::Address(address.to_canonical()),
+        Some(network) if is_single(network) => Host::Address(address.to_canonical()),
         Some(network) => Host::Network(network.trunc()),
         None => Host::Text(format!("{text}/{cidr}")),
     }

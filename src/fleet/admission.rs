@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use super::local::{Local, active_until, client_of, is_active};
-use super::message::{PublishedBan, is_single, target_text};
+use super::message::PublishedBan;
 use super::origin::scope_of;
-use crate::client::{Client, Ipv6Prefix};
+use crate::client::{Client, Ipv6Prefix, ShortNetwork, is_single};
 use crate::clock::timestamp;
 use crate::engine::{BanRecord, Completion, Engine, NetworkRecord};
 use crate::event::{Scope, Service};
@@ -141,7 +141,7 @@ fn make(local: &Local, engine: &Arc<Engine>, now: Time, ban: &PublishedBan, unti
     // An unknown rule's name is not interned: names are never dropped, and an attacker could send any number of them.
     let name = rule.map_or_else(|| FLEET.into(), |id| engine.names().name(id));
     let ends = until.time().map_or_else(|| "forever".into(), |time| format!("until {}", timestamp(time)));
-    log::info!("banned {} {ends} by rule {name} of node {}", target_text(network_of(engine, ban.target)), ban.node);
+    log::info!("banned {} {ends} by rule {name} of node {}", ShortNetwork(network_of(engine, ban.target)), ban.node);
     let since = local.to_local(ban.since).min(now);
     if !is_single(ban.target) {
         local.origins.lock().expect_echo(ban.target, since);

@@ -12,10 +12,9 @@ use redis::RedisResult;
 
 use super::FleetHealth;
 use super::client::RedisClient;
-use super::message::is_single;
 use super::origin::{Origins, scope_of};
 use super::resp_connection::SILENCE;
-use crate::client::{Client, Ipv6Prefix};
+use crate::client::{Client, Ipv6Prefix, is_single};
 use crate::clock::Clock;
 use crate::engine::{BanRecord, Completion, Engine};
 use crate::event::{Scope, Service};

@@ -104,18 +104,6 @@ pub fn scope_of(letters: &str) -> Option<Scope> {
     }
 }
 
-/// A client or network as text: a single address without its prefix length.
-#[must_use]
-pub fn target_text(target: IpNet) -> String {
-    if is_single(target) { target.addr().to_string() } else { target.to_string() }
-}
-
-/// Whether the target is a single address: a client, not a network.
-#[must_use]
-pub fn is_single(target: IpNet) -> bool {
-    target.prefix_len() == target.max_prefix_len()
-}
-
 /// Parses a time in milliseconds.
 #[must_use]
 pub fn parse_time(text: &str) -> Option<Time> {
@@ -172,6 +160,7 @@ fn parse_instance(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::{ShortNetwork, is_single};
     use proptest::prelude::*;
 
     #[test]
@@ -180,7 +169,7 @@ mod tests {
         let Some(Message::Ban { instance, ban }) = parse(text) else { panic!() };
         assert_eq!((ban.node.as_str(), instance, ban.scope), ("mx1", 0xab, Scope::All));
         assert_eq!((ban.until, ban.since, ban.accepted), (Some(Time::from_secs(3600)), Time::from_millis(5), Time::from_millis(6)));
-        assert_eq!(target_text(ban.target), "203.0.113.7");
+        assert_eq!(ShortNetwork(ban.target).to_string(), "203.0.113.7");
         assert_eq!(ban.record.evidence().as_str(), "GET /x y");
     }
 
@@ -212,7 +201,10 @@ mod tests {
     fn a_permanent_ban_ends_never_and_a_network_keeps_its_length() {
         let text = r#"ban mx1 1 w -1 4 5 2001:db8::/32 {"rule":"manual","count":1,"times":1,"evidence":""}"#;
         let Some(Message::Ban { ban, .. }) = parse(text) else { panic!() };
-        assert_eq!((ban.until, ban.accepted, target_text(ban.target)), (None, Time::from_millis(5), "2001:db8::/32".to_owned()));
+        assert_eq!(
+            (ban.until, ban.accepted, ShortNetwork(ban.target).to_string()),
+            (None, Time::from_millis(5), "2001:db8::/32".to_owned())
+        );
         assert!(!is_single(ban.target) && is_single("2001:db8::/128".parse().unwrap()));
         assert_eq!(parse(&text.replace("-1", "-2")), None);
     }

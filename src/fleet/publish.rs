@@ -12,11 +12,12 @@ use redis::{Pipeline, RedisResult, Value};
 use super::client::{RedisClient, concerns_one_change};
 use super::clock_offset::ClockOffset;
 use super::local::{Local, SHORTEST_WAIT, wait_for_other_thread};
-use super::message::{letters, target_text};
+use super::message::letters;
 use super::origin::Origins;
 use super::queue::{Outgoing, Queue, SentTime};
 use super::republish::Republish;
 use super::resp_connection::{RespConnection, SILENCE};
+use crate::client::ShortNetwork;
 use crate::engine::{Change, Engine};
 use crate::event::Scope;
 use crate::logging::ThrottledLog;
@@ -241,7 +242,7 @@ impl Publisher {
         let time = |time: Time| self.local.to_redis(time).millis();
         match change {
             Outgoing::Ban { target, scope, since, until, record } => {
-                let target = target_text(*target);
+                let target = ShortNetwork(*target).to_string();
                 let until = until.time().map_or_else(|| "-1".to_owned(), |until| time(until).to_string());
                 let text = serde_json::to_string(record).unwrap_or_default();
                 pipe.cmd("EVALSHA").arg(client.ban.get_hash()).arg(4);
@@ -251,13 +252,13 @@ impl Publisher {
                 pipe.arg(client.channel()).arg(target).arg(format!("{:x}", client.instance));
             }
             Outgoing::Unban { target, scope, at } => {
-                let target = target_text(*target);
+                let target = ShortNetwork(*target).to_string();
                 pipe.cmd("EVALSHA").arg(client.unban.get_hash()).arg(1).arg(client.client_key(&target));
                 pipe.arg(letters(*scope)).arg(at.redis().millis()).arg(UNBAN_MEMORY.millis()).arg(&client.node);
                 pipe.arg(client.channel()).arg(target).arg(format!("{:x}", client.instance));
             }
             Outgoing::Strike { offence, rule, strikes, .. } => {
-                let key = client.strike_key(&rule.name, &target_text(IpNet::from(offence.client.address())));
+                let key = client.strike_key(&rule.name, &ShortNetwork(offence.client.address().into()).to_string());
                 pipe.cmd("EVALSHA").arg(client.strike.get_hash()).arg(1).arg(key);
                 pipe.arg(*strikes).arg(rule.findtime.millis()).arg(rule.maxretry);
             }

@@ -16,6 +16,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::client::ShortNetwork;
+
 use ipnet::IpNet;
 
 pub use banned::{BannedNetwork, BannedNetworks, Room, Saved};
@@ -81,15 +83,6 @@ pub struct ListMatch {
 impl fmt::Display for ListMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", ShortNetwork(self.network), self.origin)
-    }
-}
-
-/// Displays a network. A single address has no prefix length.
-struct ShortNetwork(IpNet);
-
-impl fmt::Display for ShortNetwork {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.prefix_len() == self.0.max_prefix_len() { self.0.addr().fmt(f) } else { self.0.fmt(f) }
     }
 }
 

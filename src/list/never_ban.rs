@@ -3,9 +3,11 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::client::{ShortNetwork, is_single};
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{ListMatch, Lists, ShortNetwork, listed, networks};
+use super::{ListMatch, Lists, listed, networks};
 
 /// Why an address is never banned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +63,7 @@ impl Lists {
     #[must_use]
     pub fn protects_all_of(&self, network: IpNet) -> bool {
         let network = networks::canonical(network);
-        if network.prefix_len() == network.max_prefix_len() {
+        if is_single(network) {
             return self.never_banned(network.addr()).is_some();
         }
         let contains = |listed: Option<ListMatch>| listed.is_some_and(|listed| listed.network.contains(&network));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::client::{Client, Ipv6Prefix};
+use crate::client::{Client, Ipv6Prefix, is_single};
 use crate::clock::timestamp;
 use crate::control::admin::{BanLength, BanRequest, check_scope};
 use crate::control::answer::{error, object};
@@ -116,11 +116,7 @@ fn ban_report(target: &str, scope: Scope, until: Until, now: Time, reason: &Evid
 
 /// What the change concerns: for an IPv6 address its client, which is a network.
 pub(super) fn shown(target: IpNet, prefix: Ipv6Prefix) -> String {
-    if target.prefix_len() == target.max_prefix_len() {
-        Client::of(target.addr(), prefix).display(prefix).to_string()
-    } else {
-        target.to_string()
-    }
+    if is_single(target) { Client::of(target.addr(), prefix).display(prefix).to_string() } else { target.to_string() }
 }
 
 #[cfg(test)]

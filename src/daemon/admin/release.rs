@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::ban::{not_saved, shown};
 use super::context::AdminContext;
-use crate::client::Client;
+use crate::client::{Client, is_single};
 use crate::control::admin::ReleaseRequest;
 use crate::control::bans::{UnbanReport, epoch};
 use crate::engine::{Abandoned, Completion};
@@ -32,7 +32,7 @@ impl AdminContext {
         let Some(rule) = self.engine.names().find(&request.rule) else { return Ok(report) };
         let is_own = |ban: &Ban| ban.rule == rule && ends_by(ban.until, request.until);
         let (clients, networks) = match request.target {
-            Some(target) if target.prefix_len() == target.max_prefix_len() => (vec![Client::of(target.addr(), policy.prefix)], Vec::new()),
+            Some(target) if is_single(target) => (vec![Client::of(target.addr(), policy.prefix)], Vec::new()),
             Some(target) => (Vec::new(), vec![target]),
             None => {
                 let mut clients = Vec::new();

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::ban::{not_saved, shown};
 use super::context::AdminContext;
 use super::undone::{Undone, UndoneBans};
-use crate::client::Client;
+use crate::client::{Client, is_single};
 use crate::clock::Clock;
 use crate::control::admin::{UnbanRequest, UnbanTarget, check_scope};
 use crate::control::answer::{error, object};
@@ -189,7 +189,7 @@ impl Unban {
         targets
     }
 
-    /// The banned clients and networks for which `is_wanted`, by rule and network. Networks are banned on every service.
+    /// The banned clients and networks for which `is_wanted`, by rule and network. A network is unbanned everywhere only.
     fn banned(&self, scope: Scope, now: Time, is_wanted: impl Fn(RuleId, IpNet) -> bool) -> Targets {
         let (engine, policy) = (&self.engine, self.engine.policy());
         let mut targets = Targets::default();
@@ -204,8 +204,4 @@ impl Unban {
         }
         targets
     }
-}
-
-fn is_single(network: IpNet) -> bool {
-    network.prefix_len() == network.max_prefix_len()
 }

@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 
 use super::context::AdminContext;
+use crate::client::is_single;
 use crate::control::admin::BanFilter;
 use crate::control::answer::object;
 use crate::control::bans::ListedBan;
@@ -18,7 +19,7 @@ impl AdminContext {
     pub(super) fn why_target(&self, target: IpNet) -> String {
         let prefix = self.engine.policy().prefix;
         let is_client = match target {
-            IpNet::V4(v4) => v4.prefix_len() == v4.max_prefix_len(),
+            IpNet::V4(_) => is_single(target),
             IpNet::V6(v6) => v6.prefix_len() >= prefix.bits(),
         };
         if is_client { object(&self.why(target.addr())) } else { object(&self.why_network(target)) }

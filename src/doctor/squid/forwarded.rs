@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 
+use crate::client::ShortNetwork;
 use crate::doctor::report::Finding;
 use crate::doctor::squid_config::{Directive, SquidConfig};
 use crate::list::file::parse_network;
@@ -45,13 +46,13 @@ pub fn check(config: &SquidConfig, lists: &Lists) -> Vec<Finding> {
     {
         let text = format!(
             "Squid takes the word of {} ({}) for its clients, and {} is on no never-ban list",
-            short(*network),
+            ShortNetwork(*network),
             line.place(),
-            short(*network)
+            ShortNetwork(*network)
         );
         let remedy = format!(
             "echo 'defaults.trusted_proxies = [\"{}\"]' > /etc/strikeout/conf.d/balancer.toml && strikeout reload",
-            short(*network)
+            ShortNetwork(*network)
         );
         return vec![Finding::warning(CHECK, text, remedy)];
     }
@@ -63,7 +64,7 @@ pub fn check(config: &SquidConfig, lists: &Lists) -> Vec<Finding> {
         Some(proxy) if !takes_a_word => {
             let text = format!(
                 "{} is in trusted_proxies, but Squid takes nobody's X-Forwarded-For, so whoever comes through it is never banned",
-                short(proxy)
+                ShortNetwork(proxy)
             );
             let remedy = "write the three lines of load-balancer.md into squid.conf, then: squid -k reconfigure";
             vec![Finding::fault(CHECK, text, remedy)]
@@ -97,10 +98,6 @@ fn is_spared(lists: &Lists, network: IpNet) -> bool {
 fn is_covered(lists: &Lists, network: IpNet) -> bool {
     let contains = |source: &ListSource| source.networks().lookup(network.addr()).is_some_and(|listed| listed.contains(&network));
     lists.ignoreip().iter().chain(lists.trusted_proxies()).any(contains)
-}
-
-fn short(network: IpNet) -> String {
-    if network.prefix_len() == network.max_prefix_len() { network.addr().to_string() } else { network.to_string() }
 }
 
 /// The clients that a line is about: those of its narrowest acl.
