@@ -12,6 +12,7 @@ mod seen_cache;
 pub mod set;
 pub mod spec;
 mod spec_groups;
+mod spec_trigger;
 mod standing;
 
 use std::borrow::Cow;

@@ -1,7 +1,5 @@
 //! Checks whom a rule counts.
 
-use std::ops::Range;
-
 use toml::Spanned;
 
 use super::count_by::{CountBy, CountBySpec, NetworkSize};
@@ -17,40 +15,41 @@ impl RuleSpec {
             Some(members) if (1..=MAX_MEMBERS).contains(members.get_ref()) => *members.get_ref(),
             Some(members) => {
                 let message = format!("found members = {}, expected 1 to {MAX_MEMBERS}", members.get_ref());
-                return Err(at(&members.span(), message));
+                return Err(SpecError::at(&members.span(), message));
             }
         };
         let by = self.count_by.as_ref().map_or(CountBySpec::Client, |by| *by.get_ref());
         if by != CountBySpec::Network
             && let Some(network) = &self.network
         {
-            return Err(at(&network.span(), format!("found network in rule {name:?}, expected count_by = \"network\" as well")));
+            return Err(SpecError::at(&network.span(), format!("found network in rule {name:?}, expected count_by = \"network\" as well")));
         }
         if by == CountBySpec::Client {
             return match &self.members {
-                Some(found) if members > 1 => {
-                    Err(at(&found.span(), format!("found members = {members} in rule {name:?}, expected count_by = \"network\" as well")))
-                }
+                Some(found) if members > 1 => Err(SpecError::at(
+                    &found.span(),
+                    format!("found members = {members} in rule {name:?}, expected count_by = \"network\" as well"),
+                )),
                 _ => Ok((CountBy::Client, 1)),
             };
         }
         let by_at = self.count_by.as_ref().map_or(name_at, Spanned::span);
         if self.distinct.is_some() || self.simultaneous.is_some() || self.fleet == Some(true) {
             let message = format!("found count_by in rule {name:?} with distinct, simultaneous or fleet, expected none of them");
-            return Err(at(&by_at, message));
+            return Err(SpecError::at(&by_at, message));
         }
         if maxretry < members {
             let found = self.members.as_ref().map_or(by_at, Spanned::span);
             let message =
                 format!("found members = {members} with maxretry = {maxretry} in rule {name:?}, expected members to be at most maxretry");
-            return Err(at(&found, message));
+            return Err(SpecError::at(&found, message));
         }
         let size = self.network.as_ref().map_or_else(NetworkSize::default, |size| *size.get_ref());
         if !(8..=31).contains(&size.ipv4) || !(16..=63).contains(&size.ipv6) {
             let found = self.network.as_ref().map_or(by_at, Spanned::span);
             let message =
                 format!("found network = {{ ipv4 = {}, ipv6 = {} }}, expected ipv4 8 to 31 and ipv6 16 to 63", size.ipv4, size.ipv6);
-            return Err(at(&found, message));
+            return Err(SpecError::at(&found, message));
         }
         Ok((CountBy::Network(size), members))
     }
@@ -59,10 +58,6 @@ impl RuleSpec {
     pub(super) fn counts_bans(&self) -> bool {
         self.event == Some(EventSpec::Ban)
     }
-}
-
-fn at(span: &Range<usize>, message: String) -> SpecError {
-    SpecError { offset: span.start, message }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Tests of how a rule's keys are read and checked.
 
 use super::*;
+use crate::rule::{LinePattern, RequestPattern, ResponsePattern, Trigger};
 
 fn spec(keys: &str) -> RuleSpec {
     toml::from_str(&format!("name = 'rule'\n{keys}")).unwrap()
