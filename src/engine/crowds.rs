@@ -14,7 +14,7 @@ use crate::event::{Scope, Service};
 use crate::list::{BannedNetwork, BannedNetworks, Room, Saved};
 use crate::rule::{CountBy, Evidence, Mode, NetworkSize, Rule, Standing};
 use crate::rule_id::RuleId;
-use crate::table::{Counter, CrowdCount, CrowdLimit, Group, Until};
+use crate::table::{Counter, CrowdCount, CrowdLimit, Until};
 use crate::time::Time;
 use crate::verdict::Verdict;
 
@@ -46,7 +46,7 @@ impl Engine {
         self.stats.offences.fetch_add(1, Ordering::Relaxed);
         let limit = CrowdLimit { rule: rule.id, findtime: rule.findtime, maxretry: rule.maxretry, members: rule.members };
         let subscriber = subscriber_prefix(network, prefix);
-        let count = self.crowds.add(limit, Group::Network(network), Client::of(client.address(), subscriber), now, strikes);
+        let count = self.crowds.add(limit, network, Client::of(client.address(), subscriber), now, strikes);
         if count.is_reached {
             Some(CrowdStrike::Reached(network_record(now, rule, network, &count, subscriber, &evidence())))
         } else {
@@ -58,7 +58,7 @@ impl Engine {
     pub(super) fn leave_crowd(&self, rule: &Rule, client: Client, prefix: Ipv6Prefix) {
         if let Some(network) = network_of(rule, client, prefix) {
             let member = Client::of(client.address(), subscriber_prefix(network, prefix));
-            self.crowds.leave(rule.id, Group::Network(network), member);
+            self.crowds.leave(rule.id, network, member);
         }
     }
 

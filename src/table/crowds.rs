@@ -1,4 +1,5 @@
-//! Groups of clients that offend together: how often each offended lately, and how many different clients of it did.
+//! Groups of clients that offend together, which are those of a network: how often each offended lately, and how many different clients of
+//! it did.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,17 +28,6 @@ const EXAMPLES: usize = 3;
 
 /// Expired groups dropped from each part by one sweep at most, which holds the lock.
 const SWEEP_BATCH: usize = 256;
-
-/// Clients that are counted together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Group {
-    /// The clients of a network, whose host bits are zero.
-    Network(IpNet),
-    /// The clients of an autonomous system.
-    Asn(u32),
-    /// The clients that tried one account. The number is a keyed hash of its name.
-    Account(u64),
-}
 
 /// When a group is to be banned.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +64,7 @@ pub struct Crowds {
 }
 
 struct Shard {
-    groups: LruCache<(RuleId, Group), Crowd, RandomState>,
+    groups: LruCache<(RuleId, IpNet), Crowd, RandomState>,
     /// Number of members of all groups.
     members: usize,
     max_members: usize,
@@ -116,8 +106,8 @@ impl Crowds {
         Self { shards: shards.collect(), hasher, evicted: AtomicU64::new(0) }
     }
 
-    /// Counts `strikes` offences of `client`, a member of `group`, at `now`.
-    pub fn add(&self, limit: CrowdLimit, group: Group, client: Client, now: Time, strikes: u32) -> CrowdCount {
+    /// Counts `strikes` offences of `client`, a member of `group`, a network whose host bits are zero, at `now`.
+    pub fn add(&self, limit: CrowdLimit, group: IpNet, client: Client, now: Time, strikes: u32) -> CrowdCount {
         let key = (limit.rule, group);
         let member = Member { hash: self.hash_of(client), seen: u32::try_from(now.secs()).unwrap_or(u32::MAX) };
         let mut shard = self.shard(&key);
@@ -152,15 +142,9 @@ impl Crowds {
         CrowdCount { counter, members: u32::try_from(live).unwrap_or(u32::MAX), is_reached, examples }
     }
 
-    /// Forgets what `group` did under `rule`.
-    pub fn forget(&self, rule: RuleId, group: Group) {
-        let key = (rule, group);
-        self.shard(&key).forget(&key);
-    }
-
     /// Takes `client` out of `group`: it had a success. The offences stay counted. Members beyond the limit that were forgotten are not
     /// counted in its place, so a group may seem smaller than it is.
-    pub fn leave(&self, rule: RuleId, group: Group, client: Client) {
+    pub fn leave(&self, rule: RuleId, group: IpNet, client: Client) {
         let (key, hash) = ((rule, group), self.hash_of(client));
         let mut shard = self.shard(&key);
         let Some(crowd) = shard.groups.peek_mut(&key) else { return };
@@ -173,7 +157,7 @@ impl Crowds {
 
     /// The count of `group` under `rule`, and the number of clients remembered of it, live or not.
     #[must_use]
-    pub fn get(&self, rule: RuleId, group: Group) -> Option<(Counter, usize)> {
+    pub fn get(&self, rule: RuleId, group: IpNet) -> Option<(Counter, usize)> {
         let key = (rule, group);
         self.shard(&key).groups.peek(&key).map(|crowd| (crowd.counter, crowd.members.len()))
     }
@@ -213,7 +197,7 @@ impl Crowds {
     }
 
     #[expect(clippy::indexing_slicing, reason = "a remainder by the length")]
-    fn shard(&self, key: &(RuleId, Group)) -> parking_lot::MutexGuard<'_, Shard> {
+    fn shard(&self, key: &(RuleId, IpNet)) -> parking_lot::MutexGuard<'_, Shard> {
         // hashbrown uses the lowest and highest bits of the same hash.
         let index = usize::try_from(self.hasher.hash_one(key) >> 32).unwrap_or(0) % self.shards.len();
         self.shards[index].lock()
@@ -226,7 +210,7 @@ impl Crowds {
 }
 
 impl Shard {
-    fn forget(&mut self, key: &(RuleId, Group)) {
+    fn forget(&mut self, key: &(RuleId, IpNet)) {
         if let Some(crowd) = self.groups.pop(key) {
             self.members = self.members.saturating_sub(crowd.members.len());
         }
@@ -276,8 +260,8 @@ mod tests {
         CrowdLimit { rule: rules().0, findtime: FINDTIME, maxretry, members }
     }
 
-    fn network(number: u8) -> Group {
-        Group::Network(IpNet::new([10, 0, number, 0].into(), 24).unwrap())
+    fn network(number: u8) -> IpNet {
+        IpNet::new([10, 0, number, 0].into(), 24).unwrap()
     }
 
     #[test]
@@ -328,9 +312,9 @@ mod tests {
         assert!(crowds.len() <= SHARDS && crowds.evicted() >= 200 - SHARDS as u64);
         let (one, two) = rules();
         let crowds = Crowds::new(1000);
-        crowds.add(limit(5, 3), Group::Asn(64_496), client(1), at(0), 2);
-        assert_eq!(crowds.get(one, Group::Asn(64_496)).map(|(counter, members)| (counter.count(), members)), Some((2, 1)));
-        assert_eq!((crowds.get(two, Group::Asn(64_496)), crowds.get(one, Group::Account(64_496))), (None, None));
+        crowds.add(limit(5, 3), network(1), client(1), at(0), 2);
+        assert_eq!(crowds.get(one, network(1)).map(|(counter, members)| (counter.count(), members)), Some((2, 1)));
+        assert_eq!((crowds.get(two, network(1)), crowds.get(one, network(2))), (None, None));
         crowds.sweep(at(600), |_| Some(FINDTIME));
         assert_eq!(crowds.len(), 0);
     }

@@ -13,7 +13,7 @@ mod until;
 
 pub use bans::{Ban, Bans};
 pub use counter::Counter;
-pub use crowds::{CrowdCount, CrowdLimit, Crowds, Group, MAX_MEMBERS};
+pub use crowds::{CrowdCount, CrowdLimit, Crowds, MAX_MEMBERS};
 pub use heavy_hitters::HeavyHitters;
 pub use rate::{RateLimit, RequestTally};
 pub use seen_marks::SeenMarks;
