@@ -8,6 +8,7 @@ mod release;
 mod reload;
 mod status;
 mod unban;
+mod undo;
 mod undone;
 mod why;
 mod why_network;

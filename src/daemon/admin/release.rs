@@ -1,23 +1,18 @@
 //! `release`: another program takes back bans that it made itself.
 
-use std::sync::mpsc::channel;
-
 use ipnet::IpNet;
 
-use super::ban::{not_saved, shown};
+use super::ban::shown;
 use super::context::AdminContext;
+use super::undo::{Target, undo};
 use crate::client::{Client, is_single};
 use crate::control::admin::ReleaseRequest;
 use crate::control::bans::{UnbanReport, epoch};
-use crate::engine::{Abandoned, Completion};
 use crate::event::Scope;
 use crate::table::{Ban, Until};
 
 /// A ban may end so many seconds later than the other program said: both ends are rounded, and the two clocks are read one after the other.
 const ROUNDING: i64 = 2;
-
-/// Number of changes that are under way at a time, well below the length of the journal's queue.
-const AT_ONCE: usize = 512;
 
 impl AdminContext {
     /// Takes back what `request` names. It is no error if there is nothing: the ban may have ended.
@@ -46,25 +41,10 @@ impl AdminContext {
             ban.is_some_and(|ban| ban.rule == rule && ends_by(ban.until.map_or(Until::NEVER, Until::at), request.until))
         };
         let networks: Vec<IpNet> = networks.into_iter().filter(is_own_network).collect();
-        let mut all = clients.into_iter().map(Ok).chain(networks.into_iter().map(Err)).peekable();
-        while all.peek().is_some() {
-            let (sender, results) = channel();
-            for target in all.by_ref().take(AT_ONCE) {
-                let sender = sender.clone();
-                // The receiver waits for every one.
-                let completion = Completion::new(move |result| drop(sender.send(result)));
-                match target {
-                    Ok(client) => self.engine.release(now, client, Scope::All, is_own, completion),
-                    Err(network) => self.engine.unban_network(now, network, completion),
-                }
-            }
-            drop(sender);
-            for result in results {
-                let applied = result.map_err(|Abandoned| "internal fault: the change was not completed".to_owned())?;
-                report.unbanned += usize::from(applied.changed);
-                report.not_saved = report.not_saved.take().or(not_saved(applied.persisted));
-            }
-        }
+        undo(clients, networks, &mut report, |target, completion| match target {
+            Target::Client(client) => self.engine.release(now, client, Scope::All, is_own, completion),
+            Target::Network(network) => self.engine.unban_network(now, network, completion),
+        })?;
         report.found = report.unbanned > 0;
         match request.target {
             Some(_) if report.found => log::info!("unbanned {} for {}", report.target, request.rule),

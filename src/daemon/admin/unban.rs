@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::ban::{not_saved, shown};
 use super::context::AdminContext;
+use super::undo::{Target, undo};
 use super::undone::{Undone, UndoneBans};
 use crate::client::{Client, is_single};
 use crate::clock::Clock;
@@ -18,13 +19,11 @@ use crate::control::admin::{UnbanRequest, UnbanTarget, check_scope};
 use crate::control::answer::{error, object};
 use crate::control::bans::UnbanReport;
 use crate::daemon::conn::replies::ReplyHandle;
-use crate::engine::{Abandoned, Applied, Completion, Engine, Persisted, SLOW};
+use crate::engine::{Applied, Completion, Engine, Persisted, SLOW};
 use crate::event::Scope;
 use crate::rule_id::RuleId;
 use crate::time::Time;
 
-/// Number of unbans that are under way at a time: a ban that is made meanwhile waits for them to be saved before it.
-const AT_ONCE: usize = 512;
 /// How long to wait for the disk before an unban of many is reported as not saved.
 const LAST_SAVE: Duration = Duration::from_secs(60);
 /// Maximum number of threads that undo many bans.
@@ -105,11 +104,15 @@ impl Unban {
             }
         };
         let mut report = UnbanReport { target, found: false, unbanned: 0, inside: 0, not_saved: None };
-        let clients = targets.clients.into_iter().map(Ok);
-        let mut all = clients.chain(targets.networks.into_iter().map(Err)).peekable();
-        while all.peek().is_some() {
-            self.undo(all.by_ref().take(AT_ONCE), &mut report)?;
-        }
+        undo(targets.clients, targets.networks, &mut report, |target, completion| {
+            let now = self.clock.now();
+            match (target, self.rule) {
+                // Another rule, or an operator, may have banned the client on the other service.
+                (Target::Client(client), Some(rule)) => self.engine.release(now, client, scope, |ban| ban.rule == rule, completion),
+                (Target::Client(client), None) => self.engine.unban(now, client, scope, completion),
+                (Target::Network(network), _) => self.engine.unban_network(now, network, completion),
+            }
+        })?;
         // Saved before everything else, but there may be nothing else.
         if let Ok(Ok(applied)) = forgetting.recv() {
             report.not_saved = report.not_saved.take().or(not_saved(applied.persisted));
@@ -135,30 +138,6 @@ impl Unban {
         };
         self.undone.lock().remember(Undone { at: now, by: self.user.as_str().into(), what: self.request.what.clone() }, named);
         Ok(report)
-    }
-
-    /// Unbans these, and waits until that is saved.
-    fn undo(&self, targets: impl Iterator<Item = Result<Client, IpNet>>, report: &mut UnbanReport) -> Result<(), String> {
-        let (sender, results) = channel();
-        for target in targets {
-            let sender = sender.clone();
-            // The receiver waits for every one.
-            let completion = Completion::new(move |result| drop(sender.send(result)));
-            let (now, scope) = (self.clock.now(), self.request.scope);
-            match (target, self.rule) {
-                // Another rule, or an operator, may have banned the client on the other service.
-                (Ok(client), Some(rule)) => self.engine.release(now, client, scope, |ban| ban.rule == rule, completion),
-                (Ok(client), None) => self.engine.unban(now, client, scope, completion),
-                (Err(network), _) => self.engine.unban_network(now, network, completion),
-            }
-        }
-        drop(sender);
-        for result in results {
-            let applied = result.map_err(|Abandoned| "internal fault: the change was not completed".to_owned())?;
-            report.unbanned += usize::from(applied.changed);
-            report.not_saved = report.not_saved.take().or(not_saved(applied.persisted));
-        }
-        Ok(())
     }
 
     fn log(&self, report: &UnbanReport) {
