@@ -98,3 +98,31 @@ pub fn split_sample(text: &str) -> Option<(&str, &str, &str)> {
     let end = url.find('?').unwrap_or(url.len());
     url.starts_with('/').then(|| (method, &url[..end], &url[end..]))
 }
+
+/// Hands each sample to `check` as method, URL and User-Agent, as it is and in every disguise, and each attack by a query.
+pub fn each_in_every_disguise(mut check: impl FnMut(&str, &str, &str)) {
+    let encodings: [(&str, Rewrite); 4] = [
+        ("all", |path| Some(encoded(path, |_| true))),
+        ("odd", |path| Some(encoded(path, |at| at % 2 == 1))),
+        ("first", |path| Some(encoded(path, |at| at < 3))),
+        ("mixed case", mixed_case),
+    ];
+    for sample in samples().values().flat_map(|samples| samples.strike.iter().chain(&samples.spare)) {
+        let (text, agent) = match sample {
+            Sample::Text(text) => (text, BROWSER),
+            Sample::Table { url, user_agent, .. } => (url, user_agent.as_deref().unwrap_or(BROWSER)),
+        };
+        let (method, url) = method_and_url(text);
+        check(method, url, agent);
+        let (path, query) = url.find('?').map_or((url, ""), |at| url.split_at(at));
+        for (_, rewrite) in DISGUISES.iter().chain(&encodings).filter(|_| path.starts_with('/')) {
+            if let Some(path) = rewrite(path) {
+                check(method, &format!("{path}{query}"), agent);
+            }
+        }
+    }
+    for (_, query) in lines(include_str!("../data/queries-attack.tsv")).filter_map(|line| line.split_once('\t')) {
+        check("GET", &format!("/page?{query}"), BROWSER);
+        check("POST", &format!("/page?{}", encoded(&format!("/{query}"), |at| at % 2 == 1)), BROWSER);
+    }
+}

@@ -17,7 +17,7 @@ use strikeout::internals::rule_id::RuleNames;
 
 use crate::harness::{STRIKEOUT, Stage, wait_until};
 use crate::rig::{Origin, Squid, get, request};
-use crate::samples::{BROWSER, DISGUISES, Rewrite, Sample, encoded, lines, method_and_url, mixed_case, samples};
+use crate::samples::{BROWSER, each_in_every_disguise};
 
 /// The rules that are off by default, switched on.
 fn every_rule() -> String {
@@ -143,25 +143,7 @@ fn no_sample_in_any_disguise_slips_by_the_real_squid() {
             status => missed.push(format!("{status}: {method} {url} {agent}: {}", offended[0].name)),
         }
     };
-    let encodings: [(&str, Rewrite); 3] =
-        [("all", |path| Some(encoded(path, |_| true))), ("odd", |path| Some(encoded(path, |at| at % 2 == 1))), ("mixed case", mixed_case)];
-    for sample in samples().values().flat_map(|samples| samples.strike.iter().chain(&samples.spare)) {
-        let (text, agent) = match sample {
-            Sample::Text(text) => (text, BROWSER),
-            Sample::Table { url, user_agent, .. } => (url, user_agent.as_deref().unwrap_or(BROWSER)),
-        };
-        let (method, url) = method_and_url(text);
-        check(method, url, agent);
-        let (path, query) = url.find('?').map_or((url, ""), |at| url.split_at(at));
-        for (_, rewrite) in DISGUISES.iter().chain(&encodings).filter(|_| path.starts_with('/')) {
-            if let Some(path) = rewrite(path) {
-                check(method, &format!("{path}{query}"), agent);
-            }
-        }
-    }
-    for (_, query) in lines(include_str!("../data/queries-attack.tsv")).filter_map(|line| line.split_once('\t')) {
-        check("GET", &format!("/page?{query}"), BROWSER);
-    }
+    each_in_every_disguise(&mut check);
     println!("{tried} offences sent: {asked} asked about, {refused} refused by Squid itself, {} missed", missed.len());
     assert!(asked > 10_000, "{asked}");
     assert!(missed.is_empty(), "{}", missed.join("\n"));
