@@ -68,7 +68,8 @@ fn main() -> ExitCode {
     let prefix = engine.policy().prefix;
     let rule = Arc::clone(engine.policy().rules.by_name("flood").expect("the rule above"));
     let evidence = Evidence::new(&[b"GET /flood"]);
-    let mut offence = Offence { address: address(0), client: Client::of(address(0), prefix), rules: vec![rule], evidence, marks: None };
+    let mut offence =
+        Offence { address: address(0), client: Client::of(address(0), prefix), rules: vec![rule], evidence, marks: None, account: None };
     let mut strike = |number: u64, now: Time| {
         offence.address = address(number);
         offence.client = Client::of(offence.address, prefix);

@@ -108,6 +108,7 @@ impl Detector<'_> {
             rules,
             evidence: Evidence::new(&[request.method, request.url, b"Sec-Fetch-Site:", request.sec_fetch_site]),
             marks: None,
+            account: None,
         })
     }
 
@@ -202,7 +203,7 @@ fn offence_or_allow(
     if rules.is_empty() {
         return settled(Verdict::Allow(AllowReason::NothingFound), counts);
     }
-    Judgement::Offence(Offence { address, client, rules, evidence: evidence(), marks })
+    Judgement::Offence(Offence { address, client, rules, evidence: evidence(), marks, account: None })
 }
 
 /// Those of `rules` that do not ignore `address`.

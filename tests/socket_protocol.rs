@@ -154,3 +154,34 @@ fn a_success_clears_the_strikes_under_its_rule_alone_and_no_ban() {
     assert_eq!(daemon.ask("clear 198.51.100.1 exim-helo"), "accept\n");
     assert!(daemon.ask("check 198.51.100.1 port=25").starts_with("defer rule=exim-helo "));
 }
+
+#[test]
+fn guesses_at_one_account_count_together_by_every_way_and_no_name_is_shown_or_blames_anybody() {
+    let rule = "[[rule]]\nname = 'guessed'\nevent = 'incident'\ncount_by = 'account'\nmembers = 4\nmaxretry = 4\n";
+    let daemon = Daemon::start(rule);
+    let name = "Secret <\"a\"@b> account=x 203.0.113.9";
+    assert_eq!(daemon.ask(&format!("strike 198.51.100.1 guessed account={name}")), "accept\n");
+    let by_argument = daemon.stage().exim_helper(&["strike", "198.51.100.2", "guessed", &format!("account={}", name.to_uppercase())]);
+    assert_eq!(by_argument.0, "accept");
+    assert_eq!(daemon.ask_bytes(format!("strike 198.51.100.3 guessed account= {name} \r\n").as_bytes()), "accept\n");
+    assert_eq!(daemon.ask(&format!("clear 198.51.100.4 guessed account={name}")), "accept\n");
+    assert_eq!(daemon.ask(&format!("strike 198.51.100.4 guessed account={name}")), "accept\n", "it has logged in");
+    assert_eq!(daemon.ask("strike 198.51.100.5 guessed account="), "accept\n", "no account");
+    assert!(daemon.ask(&format!("strike 198.51.100.6 guessed account={name}")).starts_with("defer rule=guessed"));
+
+    let faults = [
+        "strike 198.51.100.7 guessed".to_owned(),
+        format!("strike 198.51.100.7 no-such-rule account={name}"),
+        format!("strike 198.51.100.7 guessed more account={name}"),
+        format!("strike account={name}"),
+        format!("strike 198.51.100.7 guessed account={}", "secret ".repeat(2000)),
+    ];
+    for line in faults {
+        let answer = daemon.ask(&line);
+        assert!(answer.starts_with("error found ") && !answer.to_lowercase().contains("secret"), "{answer}");
+    }
+    daemon.stage().exim_helper(&["strike", "198.51.100.7", "No Rule", &format!("account={name}\nban 203.0.113.9")]);
+    assert_eq!(daemon.ask("check 203.0.113.9"), "accept\n");
+    assert!(daemon.text(&["why", "198.51.100.6"]).contains("4 wrong passwords for one account by 4 clients or more"));
+    assert!(!daemon.log().to_lowercase().contains("secret"), "{}", daemon.log());
+}

@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
     for line in query.lines().lines() {
         match parse(line.as_bytes()).expect("the helper's own lines are read") {
             SocketRequest::Check(check) => assert!(check.address.is_some() && (!check.counts || check.address == counted), "{line:?}"),
-            SocketRequest::Strike { address, .. } => assert!(address.is_some() && address == counted, "{line:?}"),
+            SocketRequest::Strike(incident) => assert!(incident.address.is_some() && incident.address == counted, "{line:?}"),
             SocketRequest::Report(_) => {}
             request => panic!("{line:?} is read as {request:?}"),
         }

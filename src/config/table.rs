@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Bounded, ConfigError, pieces};
 use crate::client::Ipv6Prefix;
-use crate::engine::DEFAULT_NETWORKS;
+use crate::engine::{DEFAULT_ACCOUNTS, DEFAULT_NETWORKS};
 use crate::policy::OnFailure;
 
 /// The socket that the daemon listens on and all other programs connect to, unless configured otherwise.
@@ -30,6 +30,8 @@ pub struct TableConfig {
     pub bans: Bounded<100_000_000>,
     /// Maximum number of networks whose offences are counted, 1 to 10,000,000.
     pub networks: Bounded<10_000_000>,
+    /// Maximum number of accounts at which guesses are counted, 1 to 10,000,000.
+    pub accounts: Bounded<10_000_000>,
     /// Prefix length that IPv6 addresses are cut to, 1 to 128 bits.
     pub ipv6_prefix: Ipv6Prefix,
     /// The answer of a helper that cannot reach the table.
@@ -46,6 +48,7 @@ impl Default for TableConfig {
             clients: Bounded(1_000_000),
             bans: Bounded(1_000_000),
             networks: Bounded(DEFAULT_NETWORKS),
+            accounts: Bounded(DEFAULT_ACCOUNTS),
             ipv6_prefix: Ipv6Prefix::default(),
             on_failure: OnFailure::Allow,
         }

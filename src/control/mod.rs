@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! check ADDRESS [pid=N] [port=N] [via=run|lines]   accept | defer rule=NAME until=EPOCH | deny rule=NAME until=EPOCH
-//! strike ADDRESS RULE                              the same
+//! strike ADDRESS RULE [account=TEXT]               the same
+//! clear ADDRESS RULE [account=TEXT]                accept
 //! metrics                                          metrics in Prometheus' text format, then the line "."
 //! status                                           a JSON object on one line, then the line "."
 //! why TARGET                                       likewise

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::admin::{AdminRequest, ban, filter, pause_length, release, target, unban};
 use super::request_error::expected;
-pub use super::request_error::{RequestError, quoted};
+pub use super::request_error::{ACCOUNT, RequestError, quoted};
 use crate::client::parse_address;
 use crate::config::fleet::is_node;
 
@@ -19,23 +19,25 @@ pub enum SocketRequest<'a> {
     /// Exim asks whether to accept a connection.
     Check(Check),
     /// Exim reports an incident under a rule.
-    Strike {
-        /// The client's address; `None` for an empty one, which is accepted.
-        address: Option<IpAddr>,
-        rule: &'a str,
-    },
+    Strike(Incident<'a>),
     /// Exim reports a success, such as a login: the client's strikes under the rule no longer count.
-    Clear {
-        /// The client's address; `None` for an empty one.
-        address: Option<IpAddr>,
-        rule: &'a str,
-    },
+    Clear(Incident<'a>),
     /// A helper says for the log what it did not understand.
     Report(&'a str),
     /// Turns the connection into a stream of rules, lists and bans, in this version of the stream's protocol.
     Subscribe(u32),
     /// A request by an operator's program.
     Admin(AdminRequest),
+}
+
+/// What Exim reports of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Incident<'a> {
+    /// The client's address; `None` for an empty one, which is accepted.
+    pub address: Option<IpAddr>,
+    pub rule: &'a str,
+    /// The account that the client named at its login: its own text, which is never shown.
+    pub account: Option<&'a str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,8 +164,8 @@ pub fn parse(line: &[u8]) -> Result<SocketRequest<'_>, RequestError> {
     };
     match verb {
         "check" => check(rest.unwrap_or_default()).map(SocketRequest::Check),
-        "strike" => address_and_rule(rest.unwrap_or_default()).map(|(address, rule)| SocketRequest::Strike { address, rule }),
-        "clear" => address_and_rule(rest.unwrap_or_default()).map(|(address, rule)| SocketRequest::Clear { address, rule }),
+        "strike" => incident(rest.unwrap_or_default()).map(SocketRequest::Strike),
+        "clear" => incident(rest.unwrap_or_default()).map(SocketRequest::Clear),
         "report" => report(rest.unwrap_or_default()),
         "why" => Ok(SocketRequest::Admin(AdminRequest::Why(target(rest.unwrap_or_default().trim())?))),
         "list" => filter(rest.unwrap_or_default()).map(|filter| SocketRequest::Admin(AdminRequest::List(filter))),
@@ -229,17 +231,21 @@ pub fn is_printable_ascii(c: char) -> bool {
     matches!(c, ' '..='~')
 }
 
-/// `ADDRESS RULE`. The address may be empty.
-fn address_and_rule(text: &str) -> Result<(Option<IpAddr>, &str), RequestError> {
+/// `ADDRESS RULE [account=TEXT]`. The address may be empty. TEXT is all the rest of the line, whatever it contains.
+fn incident(text: &str) -> Result<Incident<'_>, RequestError> {
+    let (text, account) = match text.split_once(&format!(" {ACCOUNT}")) {
+        Some((text, account)) => (text, Some(account)),
+        None => (text, None),
+    };
     let (who, rule) = match text.split_once(' ') {
         Some((who, rule)) => (who, rule.trim()),
         None => (text, ""),
     };
     let address = if who.is_empty() { None } else { Some(address(who)?) };
     if address.is_some() && (rule.is_empty() || rule.contains(' ')) {
-        return Err(expected(rule, "the name of one rule after the address"));
+        return Err(expected(rule, "the name of one rule after the address, and then nothing but account="));
     }
-    Ok((address, rule))
+    Ok(Incident { address, rule, account })
 }
 
 fn address(word: &str) -> Result<IpAddr, RequestError> {

@@ -40,7 +40,43 @@ fn local_mail_has_no_address_and_no_port() {
     assert_eq!(check_of("check pid=7 port="), local);
     assert_eq!(check_of("check 192.0.2.1 port=-1").port, None, "a simulated connection");
     assert_eq!(check_of("check").address, None);
-    assert_eq!(parse(b"strike  helo-is-ip"), Ok(SocketRequest::Strike { address: None, rule: "helo-is-ip" }));
+    assert_eq!(parse(b"strike  helo-is-ip"), Ok(SocketRequest::Strike(Incident { address: None, rule: "helo-is-ip", account: None })));
+}
+
+#[test]
+fn the_account_of_an_incident_is_all_the_rest_of_the_line() {
+    let incident = |line: &str| match parse(line.as_bytes()) {
+        Ok(SocketRequest::Strike(Incident { address, rule, account }) | SocketRequest::Clear(Incident { address, rule, account })) => {
+            (address.map(|address| address.to_string()), rule.to_owned(), account.map(str::to_owned))
+        }
+        other => panic!("{line}: {other:?}"),
+    };
+    for verb in ["strike", "clear"] {
+        for account in ["", "alice", "Alice B. <\"a\"@example.org>", "x account=y", " ", "x\ty\u{7}\u{e9}", "192.0.2.2 exim-auth"] {
+            let found = incident(&format!("{verb} 192.0.2.1 exim-auth account={account}"));
+            assert_eq!(found, (Some("192.0.2.1".to_owned()), "exim-auth".to_owned(), Some(account.to_owned())));
+        }
+        assert_eq!(incident(&format!("{verb} 192.0.2.1 exim-auth")), (Some("192.0.2.1".to_owned()), "exim-auth".to_owned(), None));
+        assert_eq!(incident(&format!("{verb}  exim-auth account=alice")).0, None, "mail from this machine");
+    }
+}
+
+#[test]
+fn no_error_shows_an_account() {
+    for line in [
+        &b"strike 192.0.2.1 account=secret"[..],
+        b"strike account=secret",
+        b"strike 192.0.2.1 a b account=secret",
+        b"strike 192.0.2.300 exim-auth account=secret",
+        b"strike 192.0.2.1 exim-auth account=secret \xff",
+        b"strike 192.0.2.1 exim-auth account=secret \0",
+        b"Strike 192.0.2.1 exim-auth account=secret",
+        b"check 192.0.2.1 account=secret word",
+        b"why 192.0.2.1 account=secret",
+    ] {
+        let fault = fault(line);
+        assert!(fault.contains("found") && !fault.contains("secret"), "{fault}");
+    }
 }
 
 #[test]
@@ -97,7 +133,7 @@ fn an_error_says_what_was_found_and_what_was_expected() {
         (b"check 192.0.2.1 port= pid=7 port=587", "found \"port=587\", expected pid= and port= only once"),
         (b"check 192.0.2.1 pid=7 pid=", "found \"pid=\", expected pid= and port= only once"),
         (b"report caf\xc3\xa9", "found \"caf\\xc3\\xa9\", expected 1 to 400 bytes"),
-        (b"strike 192.0.2.1", "found \"\", expected the name of one rule after the address"),
+        (b"strike 192.0.2.1", "found \"\", expected the name of one rule after the address, and then nothing but account="),
         (b"strike 192.0.2.1 a b", "found \"a b\", expected the name of one rule"),
         (b"why", "found \"\", expected an IP address or a network"),
         (b"pause -1", "found \"-1\", expected a duration such as 30m or 2h, at most 30d: a pause always ends by itself"),

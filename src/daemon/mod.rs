@@ -100,7 +100,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
     // Before the table is loaded, so that a signal during loading ends the daemon cleanly.
     let signals = Signals::install().map_err(system("the signal handlers cannot be installed"))?;
     let engine = Engine::new(names, policy, table.clients.get(), table.bans.get()).map_err(system("a thread cannot be started"))?;
-    let engine = engine.with_networks(table.networks.get());
+    let engine = engine.with_networks(table.networks.get()).with_accounts(table.accounts.get());
     let (engine, clock) = (Arc::new(engine), Clock::start());
     let started = clock.now();
     // Loading comes before listening: meanwhile connections are refused at once instead of waiting for an answer.

@@ -1,10 +1,12 @@
 //! Counts offences, and bans when a rule's `maxretry` is reached.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 
+use super::accounts::Guess;
 use super::crowds::CrowdStrike;
 use super::reply::Reply;
 use super::{BanRecord, EarlierBans, Engine, NetworkRecord};
@@ -95,7 +97,7 @@ impl Engine {
         let is_counted = |record: &&BanRecord| policy.rules.by_name(&record.rule).is_some_and(|rule| rule.trigger != Trigger::Ban);
         let record = if policy.rules.over_bans().is_empty() { None } else { banned.iter().find(is_counted) }?;
         let evidence = Evidence::new(&[b"banned by", record.rule.as_bytes(), b"for", record.evidence.as_str().as_bytes()]);
-        Some(Offence { rules: policy.rules.over_bans().to_vec(), evidence, marks: None, ..offence.clone() })
+        Some(Offence { rules: policy.rules.over_bans().to_vec(), evidence, marks: None, account: None, ..offence.clone() })
     }
 
     /// Also returns the client's lock if it is banned now, to be held until its bans are passed to the journal. Networks are not banned yet: that
@@ -111,13 +113,18 @@ impl Engine {
         for rule in &offence.rules {
             let is_shadow = rule.mode == Mode::Shadow;
             let Some(strikes) = self.counting_strikes(now, rule, offence, strikes) else { continue };
-            let counter = if rule.count_by == CountBy::Client {
-                let Some(counter) = self.strike(now, rule, offence.client, strikes) else { continue };
-                counter
-            } else {
-                match self.strike_crowd(now, rule, offence.client, prefix, strikes, || offence.evidence.clone()) {
+            let (counter, reached) = match rule.count_by {
+                CountBy::Client => {
+                    let Some(counter) = self.strike(now, rule, offence.client, strikes) else { continue };
+                    (counter, (counter.count() >= rule.maxretry).then_some(Cow::Borrowed(offence)))
+                }
+                CountBy::Account => {
+                    let Some(Guess { counter, evidence }) = self.guess(now, rule, offence, prefix, strikes) else { continue };
+                    (counter, evidence.map(|evidence| Cow::Owned(Offence { evidence, ..offence.clone() })))
+                }
+                CountBy::Network(_) => match self.strike_crowd(now, rule, offence.client, prefix, strikes, || offence.evidence.clone()) {
                     None => continue,
-                    Some(CrowdStrike::Counted(counter)) => counter,
+                    Some(CrowdStrike::Counted(counter)) => (counter, None),
                     Some(CrowdStrike::Reached(record)) => {
                         if is_shadow {
                             self.shadow_network(rule, &record);
@@ -127,15 +134,15 @@ impl Engine {
                         networks.push((Arc::clone(rule), record));
                         continue;
                     }
-                }
+                },
             };
-            if counter.count() >= rule.maxretry && rule.count_by == CountBy::Client {
+            if let Some(offence) = reached {
                 if is_shadow {
-                    shadowed.extend(self.ban_by_rule(now, rule, offence, counter));
+                    shadowed.extend(self.ban_by_rule(now, rule, &offence, counter));
                     continue;
                 }
                 lock.get_or_insert_with(|| self.client_locks.lock(&offence.client));
-                let Some(record) = self.ban_by_rule(now, rule, offence, counter) else { continue };
+                let Some(record) = self.ban_by_rule(now, rule, &offence, counter) else { continue };
                 if refusal.is_none() && refuses_here(rule) {
                     refusal = Some(Refusal { rule: rule.id, until: record.until, reason: DenyReason::Struck });
                 }

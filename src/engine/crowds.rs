@@ -44,7 +44,8 @@ impl Engine {
             return None;
         }
         self.stats.offences.fetch_add(1, Ordering::Relaxed);
-        let limit = CrowdLimit { rule: rule.id, findtime: rule.findtime, maxretry: rule.maxretry, members: rule.members };
+        let limit =
+            CrowdLimit { rule: rule.id, findtime: rule.findtime, maxretry: rule.maxretry, members: rule.members, starts_again: true };
         let subscriber = subscriber_prefix(network, prefix);
         let count = self.crowds.add(limit, network, Client::of(client.address(), subscriber), now, strikes);
         if count.is_reached {

@@ -1,5 +1,6 @@
 //! The engine: the rules, lists and table of one process. It counts offences, bans at `maxretry`, saves and publishes the bans, and answers.
 
+mod accounts;
 mod ban;
 mod ban_log;
 mod change;
@@ -33,7 +34,7 @@ use crate::list::{BannedNetworks, Lists};
 use crate::policy::Policy;
 use crate::rule::{Evidence, Offence, Rule};
 use crate::rule_id::{RuleId, RuleNames};
-use crate::table::{Ban, Bans, Crowds, SeenMarks, Strikes};
+use crate::table::{Account, Accounts, Ban, Bans, Crowds, SeenMarks, Strikes};
 use crate::time::Time;
 pub use ban::SLOW;
 use ban_log::BanLog;
@@ -50,6 +51,8 @@ pub use records::EarlierBans;
 const MAX_SHADOW_BANS: usize = 100_000;
 /// Maximum number of networks whose offences are counted, unless configured otherwise.
 pub const DEFAULT_NETWORKS: usize = 100_000;
+/// Maximum number of accounts at which guesses are counted, unless configured otherwise.
+pub const DEFAULT_ACCOUNTS: usize = 100_000;
 /// Number of ban records kept in memory. The state file, if there is one, keeps all.
 const MAX_RECORDS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
@@ -68,7 +71,11 @@ pub struct Engine {
     client_locks: ClientLocks,
     strikes: Strikes,
     /// The offences of networks.
-    crowds: Crowds,
+    crowds: Crowds<IpNet>,
+    /// The names of accounts, and who logged in to them.
+    accounts: Accounts,
+    /// The guesses at accounts.
+    guesses: Crowds<Account>,
     /// What tells the offences apart that count once each, and where those happened that a success clears.
     seen_marks: SeenMarks,
     /// Bans that rules in shadow mode would have made.
@@ -128,6 +135,8 @@ impl Engine {
             client_locks: ClientLocks::default(),
             strikes: Strikes::new(clients),
             crowds: Crowds::new(DEFAULT_NETWORKS),
+            accounts: Accounts::new(DEFAULT_ACCOUNTS),
+            guesses: Crowds::new(DEFAULT_ACCOUNTS),
             seen_marks: SeenMarks::default(),
             shadow_bans: Bans::new(MAX_SHADOW_BANS),
             shadow_networks: Mutex::default(),
@@ -150,6 +159,13 @@ impl Engine {
     #[must_use]
     pub fn with_networks(mut self, networks: usize) -> Self {
         self.crowds = Crowds::new(networks);
+        self
+    }
+
+    /// The engine with another limit on the number of accounts at which guesses are counted, and of logins to accounts that are remembered.
+    #[must_use]
+    pub fn with_accounts(mut self, accounts: usize) -> Self {
+        (self.accounts, self.guesses) = (Accounts::new(accounts), Crowds::new(accounts));
         self
     }
 
@@ -202,8 +218,14 @@ impl Engine {
     }
 
     #[must_use]
-    pub fn crowds(&self) -> &Crowds {
+    pub fn crowds(&self) -> &Crowds<IpNet> {
         &self.crowds
+    }
+
+    /// The names of accounts, and who logged in to them.
+    #[must_use]
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
     }
 
     #[must_use]
@@ -262,7 +284,9 @@ impl Engine {
                 self.strikes.sweep(rule.id, now, rule.findtime);
             }
         }
-        self.crowds.sweep(now, |rule| policy.rules.get(rule).map(|rule| rule.findtime));
+        let findtime = |rule| policy.rules.get(rule).map(|rule| rule.findtime);
+        self.crowds.sweep(now, findtime);
+        self.guesses.sweep(now, findtime);
         self.shadow_networks.lock().expire(now);
         self.seen_marks.sweep(now, |rule| policy.rules.get(rule).filter(|rule| rule.needs_marks()).map(|rule| rule.findtime));
         if policy.lists.banned.iter().any(|network| !network.is_active(now)) {

@@ -105,7 +105,7 @@ impl Engine {
     fn ban_by_rate(self: &Arc<Self>, now: Time, rule: &Arc<Rule>, tally: RequestTally, counter: Counter) {
         let RequestTally { address, client, requests, .. } = tally;
         let evidence = Evidence::new(&[REQUESTS, requests.to_string().as_bytes()]);
-        let offence = Offence { address, client, rules: vec![Arc::clone(rule)], evidence, marks: None };
+        let offence = Offence { address, client, rules: vec![Arc::clone(rule)], evidence, marks: None, account: None };
         if rule.mode == Mode::Shadow {
             self.ban_by_rule(now, rule, &offence, counter);
             return;

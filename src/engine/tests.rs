@@ -1,5 +1,6 @@
 //! Tests of [`Engine`]: events in, verdicts out, with the time as an argument and a journal that the test controls.
 
+mod accounts;
 mod crowds;
 mod repeats;
 mod upkeep;

@@ -48,7 +48,7 @@ struct Arguments {
     /// The daemon's socket.
     #[arg(long, value_name = "SOCKET")]
     table: Option<PathBuf>,
-    /// check ADDRESS [pid=N] [port=N], strike ADDRESS RULE, or clear ADDRESS RULE.
+    /// check ADDRESS [pid=N] [port=N], strike ADDRESS RULE [account=TEXT], or clear ADDRESS RULE [account=TEXT].
     #[arg(value_name = "QUERY")]
     query: Vec<OsString>,
 }

@@ -5,11 +5,14 @@ use std::net::IpAddr;
 
 use crate::client::parse_address_bytes;
 use crate::control::answer::ACCEPT;
-use crate::control::request::{Check, CheckReader, MAX_LINE, MAX_REPORT, Via, is_printable_ascii, quoted};
+use crate::control::request::{ACCOUNT, Check, CheckReader, MAX_LINE, MAX_REPORT, Via, is_printable_ascii, quoted};
 use crate::rule_id::is_rule_name;
 
 /// Maximum length of a verdict in bytes. A rule's name has at most 64.
 const MAX_ANSWER: usize = 150;
+
+/// Maximum length in bytes of an account's name. An address has at most 254 (RFC 5321).
+const MAX_ACCOUNT: usize = 1024;
 
 /// Maximum number of addresses that one query asks about.
 const MAX_ADDRESSES: usize = 8;
@@ -26,8 +29,8 @@ pub struct EximQuery {
 }
 
 impl EximQuery {
-    /// Reads `check ADDRESS [pid=N] [port=N]`, `strike ADDRESS RULE` or `clear ADDRESS RULE`, a word each. A client's text may follow behind `--`: it is no part of
-    /// the query, unless the query itself begins there.
+    /// Reads `check ADDRESS [pid=N] [port=N]`, `strike ADDRESS RULE [account=TEXT]` or `clear ADDRESS RULE [account=TEXT]`, a word each but for
+    /// TEXT. A client's text may follow behind `--`: it is no part of the query, unless the query itself begins there.
     ///
     /// What is not understood never serves a banned client: in any other query, each address is looked up. A lookup counts nothing, so a
     /// client whose text stands in the query cannot have anybody else blamed. `unknown` are arguments in which an address is looked for
@@ -58,15 +61,19 @@ impl EximQuery {
     }
 
     fn read(words: &[&[u8]], unknown: &[&[u8]], mut ignored: Ignored, via: Via) -> Self {
-        let (words, text) = query_and_text(words);
+        let (all, text) = query_and_text(words);
+        let (words, account) = words_and_account(all);
         let understood = match words {
+            [b"check", ..] if account.is_some() => None,
             [b"check", address, more @ ..] => parse_address_bytes(address).ok().map(|address| check(address, more, via, &mut ignored)),
             [verb @ (b"strike" | b"clear"), address, rule, more @ ..] => parse_address_bytes(address)
                 .ok()
                 .zip(std::str::from_utf8(rule).ok().filter(|rule| is_rule_name(rule)))
                 .map(|(address, rule)| {
                     more.iter().for_each(|word| ignored.add(word));
-                    format!("{} {address} {rule}", if *verb == b"clear" { "clear" } else { "strike" })
+                    let verb = if *verb == b"clear" { "clear" } else { "strike" };
+                    let account = account.as_ref().map(|name| format!(" {ACCOUNT}{}", sendable(name))).unwrap_or_default();
+                    format!("{verb} {address} {rule}{account}")
                 }),
             _ => None,
         };
@@ -74,10 +81,13 @@ impl EximQuery {
             text.iter().for_each(|word| ignored.add(word));
             return Self { requests: vec![request], ignored };
         }
-        let own: Vec<&[u8]> = words.iter().chain(unknown).copied().collect();
+        let own: Vec<&[u8]> = all.iter().chain(unknown).copied().collect();
         let addresses = addresses(&[&own, text]);
         if !addresses.is_empty() || !is_local(words) {
             words.iter().for_each(|word| ignored.add(word));
+            if account.is_some() {
+                ignored.add(ACCOUNT.as_bytes());
+            }
         }
         text.iter().for_each(|word| ignored.add(word));
         // Whether the port is one of submission decides which bans refuse.
@@ -127,6 +137,19 @@ fn query_and_text<'a, 'b>(words: &'b [&'a [u8]]) -> (&'b [&'a [u8]], &'b [&'a [u
     at.and_then(|at| Some((words.get(..at)?, words.get(at + 1..)?))).unwrap_or((words, &[]))
 }
 
+/// The words of the query before `account=`, and the account: all the rest, because its name may contain blanks.
+fn words_and_account<'a, 'b>(words: &'b [&'a [u8]]) -> (&'b [&'a [u8]], Option<Vec<u8>>) {
+    let at = words.iter().position(|word| word.starts_with(ACCOUNT.as_bytes()));
+    let Some((words, rest)) = at.and_then(|at| words.split_at_checked(at)) else { return (words, None) };
+    (words, Some(rest.join(&b' ').split_off(ACCOUNT.len())))
+}
+
+/// An account's name as it may stand in a line: without what ends a line or is no text, and not longer than a name can be.
+fn sendable(name: &[u8]) -> String {
+    let name = name.get(..MAX_ACCOUNT).unwrap_or(name);
+    String::from_utf8_lossy(name).replace(|c: char| c.is_control(), "\u{fffd}")
+}
+
 /// Whether a query without an address is one about mail from this machine, for which Exim has none. A shell drops the empty argument.
 fn is_local(words: &[&[u8]]) -> bool {
     match words {
@@ -161,7 +184,7 @@ fn read_word(reader: &mut CheckReader, word: &[u8]) -> Option<()> {
 #[must_use]
 pub fn is_word(word: &[u8]) -> bool {
     let is_key = || std::str::from_utf8(word).is_ok_and(|word| CheckReader::new(None).read(word).is_ok());
-    matches!(word, b"check" | b"strike" | b"clear") || parse_address_bytes(word).is_ok() || is_key()
+    matches!(word, b"check" | b"strike" | b"clear") || word.starts_with(ACCOUNT.as_bytes()) || parse_address_bytes(word).is_ok() || is_key()
 }
 
 /// The addresses in arguments that are not understood, at most [`MAX_ADDRESSES`], in this order: in each group, first those that are a
@@ -229,7 +252,7 @@ impl Ignored {
     pub fn report(&self) -> Option<String> {
         let config = self.config.as_ref().map(|fault| fault.chars().take(Self::MAX_CONFIG).collect());
         let words = (!self.named.is_empty())
-            .then(|| format!("found {self}, expected check ADDRESS [pid=N] [port=N], strike ADDRESS RULE or clear ADDRESS RULE"));
+            .then(|| format!("found {self}, expected check ADDRESS [pid=N] [port=N], or strike or clear ADDRESS RULE [account=TEXT]"));
         let faults: Vec<String> = config.into_iter().chain(words).collect();
         let mut text = String::new();
         for c in faults.join("; ").chars().map(|c| if is_printable_ascii(c) { c } else { '?' }) {
@@ -313,7 +336,7 @@ mod tests {
         assert_asks(&["sing", "a", "b", "c", "d", "e"], &[], "\"sing\", \"a\", \"b\", \"c\" and 2 more");
         assert_eq!(
             query(&["sing"]).lines(),
-            "report found \"sing\", expected check ADDRESS [pid=N] [port=N], strike ADDRESS RULE or clear ADDRESS RULE"
+            "report found \"sing\", expected check ADDRESS [pid=N] [port=N], or strike or clear ADDRESS RULE [account=TEXT]"
         );
     }
 
@@ -417,6 +440,43 @@ mod tests {
     }
 
     #[test]
+    fn an_account_is_all_the_rest_of_the_query_and_stands_in_one_line() {
+        let asked = |account: &[u8]| {
+            let query = EximQuery::from_words(&[b"strike", b"192.0.2.1", b"exim-auth", account], &[], Ignored::default());
+            assert_eq!((query.requests.len(), query.ignored.to_string().as_str()), (1, ""), "{account:?}");
+            query.requests[0].strip_prefix("strike 192.0.2.1 exim-auth account=").unwrap().to_owned()
+        };
+        assert_eq!(asked(b"account="), "");
+        assert_eq!(asked(b"account=A \"b\" <c@d> 203.0.113.9 --"), "A \"b\" <c@d> 203.0.113.9 --");
+        assert_eq!(asked(b"account=a\nban 203.0.113.9\r\0\x1b\xff"), "a\u{fffd}ban 203.0.113.9\u{fffd}\u{fffd}\u{fffd}\u{fffd}");
+        assert_eq!(asked(&[b"account=".as_slice(), &[b'x'; 2 * MAX_LINE]].concat()), "x".repeat(MAX_ACCOUNT));
+        assert_asks(
+            &["clear", "192.0.2.1", "exim-auth", "account=a", "b", "account=c"],
+            &["clear 192.0.2.1 exim-auth account=a b account=c"],
+            "",
+        );
+        assert_eq!(EximQuery::from_line(b"strike 192.0.2.1 exim-auth account=a b").requests, ["strike 192.0.2.1 exim-auth account=a b"]);
+        let long = [b"strike 192.0.2.1 exim-auth account=a ".as_slice(), &[b'x'; MAX_LINE]].concat();
+        assert_eq!(EximQuery::from_line(&long).requests, ["strike 192.0.2.1 exim-auth account=a "], "a word that was cut is left out");
+    }
+
+    #[test]
+    fn an_account_is_not_reported_and_nobody_is_blamed_for_what_it_contains() {
+        for words in [
+            &["strike", "192.0.2.1", "account=secret", "word"][..],
+            &["strike", "192.0.2.1", "A rule", "account=secret", "word"],
+            &["check", "192.0.2.1", "port=25", "account=secret", "word"],
+            &["account=secret", "word", "strike", "192.0.2.1", "exim-auth"],
+        ] {
+            let query = query(words);
+            assert!(query.requests.iter().all(|request| request.ends_with(" count=no")) && !query.requests.is_empty(), "{words:?}");
+            let report = query.ignored.report().unwrap();
+            assert!(report.contains("account=") && !report.contains("secret") && !report.contains("word"), "{report}");
+        }
+        assert_asks(&["strike", "", "exim-auth", "account=secret"], &[], "");
+    }
+
+    #[test]
     fn lines_are_read_as_arguments_are() {
         let requests = |line: &[u8]| EximQuery::from_line(line).requests;
         assert_eq!(requests(b"check 192.0.2.1 port=25"), ["check 192.0.2.1 port=25 via=lines"]);
@@ -487,11 +547,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_request_is_one_line_and_every_answer_a_verdict(words in proptest::collection::vec("\\PC{0,20}|check|strike|192\\.0\\.2\\.1|pid=[0-9]{0,9}|\n", 0..6), answer in "(accept|deny |defer |error )?(rule=x )?(until=)?\\PC{0,40}\n?") {
+        fn every_request_is_one_line_and_every_answer_a_verdict(words in proptest::collection::vec("\\PC{0,20}|check|strike|exim-auth|account=\\PC{0,9}|192\\.0\\.2\\.1|pid=[0-9]{0,9}|\n", 0..6), answer in "(accept|deny |defer |error )?(rule=x )?(until=)?\\PC{0,40}\n?") {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             for query in [query(&words), EximQuery::from_line(words.join(" ").as_bytes())] {
                 for line in query.lines().lines() {
-                    prop_assert!(matches!(parse(line.as_bytes()), Ok(SocketRequest::Check(_) | SocketRequest::Strike { .. } | SocketRequest::Report(_))), "{}", line);
+                    prop_assert!(matches!(parse(line.as_bytes()), Ok(SocketRequest::Check(_) | SocketRequest::Strike(_) | SocketRequest::Report(_))), "{}", line);
                 }
                 let verdict = query.verdict(&answer);
                 prop_assert!(["accept", "defer", "deny"].iter().any(|word| verdict.starts_with(word)));
@@ -499,7 +559,7 @@ mod tests {
         }
 
         #[test]
-        fn only_the_address_behind_the_verb_is_ever_counted(words in proptest::collection::vec("192\\.0\\.2\\.[1-3]|check|strike|--table|pid=7|port=25|bad-helo|x", 1..6)) {
+        fn only_the_address_behind_the_verb_is_ever_counted(words in proptest::collection::vec("192\\.0\\.2\\.[1-3]|check|strike|--table|pid=7|port=25|bad-helo|account=x?|x", 1..6)) {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             for request in query(&words).requests {
                 let counts = !request.ends_with(" count=no");

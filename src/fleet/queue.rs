@@ -238,6 +238,7 @@ mod tests {
             rules: Vec::new(),
             evidence: crate::rule::Evidence::new(&[]),
             marks: None,
+            account: None,
         };
         let strike = || Outgoing::Strike { offence: offence.clone(), rule: Arc::clone(rule), strikes: 1, at: Time::default() };
         let (queue, health) = empty_queue();

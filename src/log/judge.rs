@@ -355,7 +355,7 @@ impl LineJudge {
             judgement.outcome = Outcome::Offence;
             // The line itself is no evidence to show: it may hold what the client sent as a password.
             let evidence = Evidence::new(&[b"Exim log:", line.kind.description().as_bytes()]);
-            count(OffenceKind::Mail, Offence { address, client, rules, evidence, marks: None });
+            count(OffenceKind::Mail, Offence { address, client, rules, evidence, marks: None, account: None });
         } else if line.kind == EximKind::Connection && !self.inline {
             let connection = Event::Connection(Connection { port: line.local_port, open: 0 });
             if let Judgement::Offence(offence) = detector.judge(time, address, &connection, &mut self.scratch) {
@@ -374,7 +374,7 @@ fn counts_request(rule: &Rule, has_source: Option<bool>) -> bool {
 
 /// An event that counts under `rates`, without evidence yet.
 fn one_of_many(rates: Vec<Arc<Rule>>, Subject { time, address, client }: Subject) -> LogOffence {
-    let offence = Offence { address, client, rules: rates, evidence: Evidence::new(&[]), marks: None };
+    let offence = Offence { address, client, rules: rates, evidence: Evidence::new(&[]), marks: None, account: None };
     LogOffence { time, behind: None, service: Service::Web, kind: OffenceKind::Rate, offence }
 }
 

@@ -110,7 +110,8 @@ impl TextRule {
         if detector.lists.never_banned(address).is_some() || self.rule.scope.services().iter().all(is_banned) {
             return None;
         }
-        let offence = Offence { address, client, rules: vec![Arc::clone(&self.rule)], evidence: Evidence::new(&[line]), marks: None };
+        let offence =
+            Offence { address, client, rules: vec![Arc::clone(&self.rule)], evidence: Evidence::new(&[line]), marks: None, account: None };
         Some(LogOffence { time, behind, service: self.service, kind: OffenceKind::Text, offence })
     }
 }

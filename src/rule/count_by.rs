@@ -13,6 +13,8 @@ pub enum CountBy {
     Client,
     /// The clients of a network together. Its ban is a ban of the network.
     Network(NetworkSize),
+    /// The clients that guess at an account together. Its bans are of these clients, one by one.
+    Account,
 }
 
 /// The prefix lengths of the networks that a rule counts.
@@ -47,6 +49,7 @@ impl NetworkSize {
 pub enum CountBySpec {
     Client,
     Network,
+    Account,
 }
 
 #[cfg(test)]

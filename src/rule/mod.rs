@@ -29,6 +29,7 @@ use crate::client::Client;
 use crate::event::Scope;
 use crate::list::Networks;
 use crate::rule_id::RuleId;
+use crate::table::Account;
 use crate::time::Span;
 
 /// A checked rule.
@@ -60,7 +61,7 @@ pub struct Rule {
     pub ignoreip: Networks,
     /// Whom it counts, and what its bans are of.
     pub count_by: CountBy,
-    /// Number of different clients of a group that must have offended within `findtime`, 1 to [`crate::table::MAX_MEMBERS`].
+    /// Number of different clients of a network, or at an account, that must have offended within `findtime`, 1 to [`crate::table::MAX_MEMBERS`].
     pub members: u32,
 }
 
@@ -115,7 +116,7 @@ pub enum Trigger {
         /// Maximum number of open connections, including the new one.
         limit: u32,
     },
-    /// An incident that Exim reports under the rule's name (`strike ADDRESS RULE`).
+    /// An incident that Exim reports under the rule's name (`strike ADDRESS RULE [account=TEXT]`).
     Incident,
     /// Lines of the logs whose configuration lists the rule.
     Line(LinePattern),
@@ -338,6 +339,8 @@ pub struct Offence {
     pub evidence: Evidence,
     /// What tells it from other offences, if one of the rules needs that.
     pub marks: Option<Marks>,
+    /// The account at which the client guessed, if the server names it.
+    pub account: Option<Account>,
 }
 
 /// A success of a client: the strikes of these rules no longer count.

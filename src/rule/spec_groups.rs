@@ -28,7 +28,7 @@ impl RuleSpec {
             return match &self.members {
                 Some(found) if members > 1 => Err(SpecError::at(
                     &found.span(),
-                    format!("found members = {members} in rule {name:?}, expected count_by = \"network\" as well"),
+                    format!("found members = {members} in rule {name:?}, expected count_by = \"network\" or \"account\" as well"),
                 )),
                 _ => Ok((CountBy::Client, 1)),
             };
@@ -44,6 +44,9 @@ impl RuleSpec {
                 format!("found members = {members} with maxretry = {maxretry} in rule {name:?}, expected members to be at most maxretry");
             return Err(SpecError::at(&found, message));
         }
+        if by == CountBySpec::Account {
+            return self.check_account(name, members).map(|()| (CountBy::Account, members));
+        }
         let size = self.network.as_ref().map_or_else(NetworkSize::default, |size| *size.get_ref());
         if !(8..=31).contains(&size.ipv4) || !(16..=63).contains(&size.ipv6) {
             let found = self.network.as_ref().map_or(by_at, Spanned::span);
@@ -52,6 +55,24 @@ impl RuleSpec {
             return Err(SpecError::at(&found, message));
         }
         Ok((CountBy::Network(size), members))
+    }
+
+    /// Checks a rule that counts accounts.
+    fn check_account(&self, name: &str, members: u32) -> Result<(), SpecError> {
+        let by_at = self.count_by.as_ref().map_or(self.name.span(), Spanned::span);
+        if self.event != Some(EventSpec::Incident) {
+            let message =
+                format!("found count_by = \"account\" in rule {name:?}, expected event = \"incident\" as well: only Exim names accounts");
+            return Err(SpecError::at(&by_at, message));
+        }
+        if members < 2 {
+            let found = self.members.as_ref().map_or(by_at, Spanned::span);
+            let message = format!(
+                "found members = {members} with count_by = \"account\" in rule {name:?}, expected 2 or more: one client alone must not make the next wrong password of others a ban"
+            );
+            return Err(SpecError::at(&found, message));
+        }
+        Ok(())
     }
 
     /// Whether the rule counts bans.
@@ -83,9 +104,34 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_that_counts_accounts_is_about_incidents_of_at_least_two_clients() {
+        let check = |text: &str| {
+            let spec: RuleSpec = toml::from_str(&format!("name = 'x'\ncount_by = 'account'\n{text}")).unwrap();
+            spec.check(&RuleNames::default(), &RuleDefaults::default())
+                .map(|rule| (rule.count_by, rule.members))
+                .map_err(|error| error.message)
+        };
+        assert_eq!(check("event = 'incident'\nmembers = 2"), Ok((CountBy::Account, 2)));
+        for (text, expected) in [
+            ("event = 'connection'\nmembers = 2", "found count_by = \"account\" in rule \"x\", expected event = \"incident\" as well"),
+            ("path = '/x'\nmembers = 2", "expected event = \"incident\" as well"),
+            ("event = 'incident'", "found members = 1 with count_by = \"account\" in rule \"x\", expected 2 or more"),
+            ("event = 'incident'\nmembers = 9", "found members = 9 with maxretry = 3"),
+            (
+                "event = 'incident'\nmembers = 2\nnetwork = { ipv4 = 16 }",
+                "found network in rule \"x\", expected count_by = \"network\" as well",
+            ),
+            ("event = 'incident'\nmembers = 2\nfleet = true", "with distinct, simultaneous or fleet, expected none of them"),
+        ] {
+            let error = check(text).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
     fn keys_that_contradict_each_other_are_errors() {
         for (text, expected) in [
-            ("members = 3", "found members = 3 in rule \"x\", expected count_by = \"network\" as well"),
+            ("members = 3", "found members = 3 in rule \"x\", expected count_by = \"network\" or \"account\" as well"),
             ("network = { ipv4 = 16 }", "found network in rule \"x\", expected count_by = \"network\" as well"),
             ("count_by = 'network'\nmembers = 0", "found members = 0, expected 1 to 1024"),
             ("count_by = 'network'\nmembers = 1025", "found members = 1025, expected 1 to 1024"),

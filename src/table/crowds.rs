@@ -1,11 +1,11 @@
-//! Groups of clients that offend together, which are those of a network: how often each offended lately, and how many different clients of
-//! it did.
+//! Groups of clients that offend together, such as those of a network or those that guess at one account: how often each offended lately,
+//! and how many different clients of it did.
 
+use std::hash::Hash;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ahash::RandomState;
-use ipnet::IpNet;
 use lru::LruCache;
 use parking_lot::Mutex;
 
@@ -29,7 +29,7 @@ const EXAMPLES: usize = 3;
 /// Expired groups dropped from each part by one sweep at most, which holds the lock.
 const SWEEP_BATCH: usize = 256;
 
-/// When a group is to be banned.
+/// How many offences of a group are too many.
 #[derive(Debug, Clone, Copy)]
 pub struct CrowdLimit {
     pub rule: RuleId,
@@ -38,6 +38,8 @@ pub struct CrowdLimit {
     pub maxretry: u32,
     /// Number of different clients that offended within `findtime`, 1 to [`MAX_MEMBERS`].
     pub members: u32,
+    /// Whether the count starts again when the limit is reached. Otherwise each further offence reaches it, as long as enough members are left.
+    pub starts_again: bool,
 }
 
 /// What is known of a group after an offence.
@@ -46,25 +48,25 @@ pub struct CrowdCount {
     pub counter: Counter,
     /// Number of different clients within `findtime`, counted up to the limit's `members`.
     pub members: u32,
-    /// Whether both limits are reached, so that the group is to be banned. Its count starts again.
+    /// Whether both limits are reached.
     pub is_reached: bool,
-    /// Some of the clients, if the limits are reached.
+    /// Some of the clients, if the limits are reached and the count starts again.
     pub examples: Vec<Client>,
 }
 
-/// The groups of all rules: the one that has not offended for longest makes room.
+/// The groups of all rules, named by `G`: the one that has not offended for longest makes room.
 ///
 /// Of a group, the latest `members` different clients are remembered, each by four bytes of a keyed hash and the second of its last offence.
 /// That decides exactly whether so many different clients offended within `findtime`, but for collisions of the hash, which attackers
 /// cannot choose and which only make a group smaller.
-pub struct Crowds {
-    shards: Box<[Mutex<Shard>]>,
+pub struct Crowds<G> {
+    shards: Box<[Mutex<Shard<G>>]>,
     hasher: RandomState,
     evicted: AtomicU64,
 }
 
-struct Shard {
-    groups: LruCache<(RuleId, IpNet), Crowd, RandomState>,
+struct Shard<G> {
+    groups: LruCache<(RuleId, G), Crowd, RandomState>,
     /// Number of members of all groups.
     members: usize,
     max_members: usize,
@@ -90,7 +92,7 @@ impl Member {
     }
 }
 
-impl Crowds {
+impl<G: Copy + Eq + Hash> Crowds<G> {
     /// At most `groups` groups (at least [`SHARDS`]), over all rules.
     #[must_use]
     pub fn new(groups: usize) -> Self {
@@ -106,8 +108,8 @@ impl Crowds {
         Self { shards: shards.collect(), hasher, evicted: AtomicU64::new(0) }
     }
 
-    /// Counts `strikes` offences of `client`, a member of `group`, a network whose host bits are zero, at `now`.
-    pub fn add(&self, limit: CrowdLimit, group: IpNet, client: Client, now: Time, strikes: u32) -> CrowdCount {
+    /// Counts `strikes` offences of `client`, a member of `group`, at `now`.
+    pub fn add(&self, limit: CrowdLimit, group: G, client: Client, now: Time, strikes: u32) -> CrowdCount {
         let key = (limit.rule, group);
         let member = Member { hash: self.hash_of(client), seen: u32::try_from(now.secs()).unwrap_or(u32::MAX) };
         let mut shard = self.shard(&key);
@@ -133,7 +135,7 @@ impl Crowds {
         let examples = if is_reached { std::mem::take(&mut crowd.examples) } else { Vec::new() };
         let after = crowd.members.len();
         shard.members = (shard.members + after).saturating_sub(before);
-        if is_reached {
+        if is_reached && limit.starts_again {
             shard.forget(&key);
         }
         while shard.members > shard.max_members && shard.groups.len() > 1 {
@@ -144,7 +146,7 @@ impl Crowds {
 
     /// Takes `client` out of `group`: it had a success. The offences stay counted. Members beyond the limit that were forgotten are not
     /// counted in its place, so a group may seem smaller than it is.
-    pub fn leave(&self, rule: RuleId, group: IpNet, client: Client) {
+    pub fn leave(&self, rule: RuleId, group: G, client: Client) {
         let (key, hash) = ((rule, group), self.hash_of(client));
         let mut shard = self.shard(&key);
         let Some(crowd) = shard.groups.peek_mut(&key) else { return };
@@ -157,7 +159,7 @@ impl Crowds {
 
     /// The count of `group` under `rule`, and the number of clients remembered of it, live or not.
     #[must_use]
-    pub fn get(&self, rule: RuleId, group: IpNet) -> Option<(Counter, usize)> {
+    pub fn get(&self, rule: RuleId, group: G) -> Option<(Counter, usize)> {
         let key = (rule, group);
         self.shard(&key).groups.peek(&key).map(|crowd| (crowd.counter, crowd.members.len()))
     }
@@ -191,13 +193,13 @@ impl Crowds {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    fn evict(&self, shard: &mut Shard) {
+    fn evict(&self, shard: &mut Shard<G>) {
         shard.pop();
         self.evicted.fetch_add(1, Ordering::Relaxed);
     }
 
     #[expect(clippy::indexing_slicing, reason = "a remainder by the length")]
-    fn shard(&self, key: &(RuleId, IpNet)) -> parking_lot::MutexGuard<'_, Shard> {
+    fn shard(&self, key: &(RuleId, G)) -> parking_lot::MutexGuard<'_, Shard<G>> {
         // hashbrown uses the lowest and highest bits of the same hash.
         let index = usize::try_from(self.hasher.hash_one(key) >> 32).unwrap_or(0) % self.shards.len();
         self.shards[index].lock()
@@ -209,8 +211,8 @@ impl Crowds {
     }
 }
 
-impl Shard {
-    fn forget(&mut self, key: &(RuleId, IpNet)) {
+impl<G: Copy + Eq + Hash> Shard<G> {
+    fn forget(&mut self, key: &(RuleId, G)) {
         if let Some(crowd) = self.groups.pop(key) {
             self.members = self.members.saturating_sub(crowd.members.len());
         }
@@ -241,6 +243,9 @@ impl Crowd {
             self.members.swap_remove(oldest);
         }
         self.members.push(member);
+        if !limit.starts_again {
+            return;
+        }
         if self.examples.len() >= EXAMPLES {
             self.examples.remove(0);
         }
@@ -253,11 +258,12 @@ mod tests {
     use super::super::strikes::fixtures::{FINDTIME, at, client, rules};
     use super::*;
 
+    use ipnet::IpNet;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
     fn limit(maxretry: u32, members: u32) -> CrowdLimit {
-        CrowdLimit { rule: rules().0, findtime: FINDTIME, maxretry, members }
+        CrowdLimit { rule: rules().0, findtime: FINDTIME, maxretry, members, starts_again: true }
     }
 
     fn network(number: u8) -> IpNet {
@@ -280,6 +286,16 @@ mod tests {
         assert_eq!((reached.is_reached, reached.members, reached.counter.count()), (true, 3, 5));
         assert_eq!(reached.examples, [1, 2, 3].map(client));
         assert_eq!((crowds.len(), add(1, 2).counter.count()), (0, 1), "the count starts again");
+    }
+
+    #[test]
+    fn a_count_that_does_not_start_again_is_reached_as_long_as_enough_members_are_left() {
+        let crowds = Crowds::new(10);
+        let limit = CrowdLimit { starts_again: false, ..limit(3, 3) };
+        let is_reached = |number, second| crowds.add(limit, network(1), client(number), at(second), 1).is_reached;
+        assert_eq!([is_reached(1, 0), is_reached(2, 100), is_reached(3, 200)], [false, false, true]);
+        assert_eq!([is_reached(3, 201), is_reached(4, 300)], [true, true]);
+        assert!(!is_reached(5, 850), "only one other offended within findtime");
     }
 
     #[test]
@@ -339,13 +355,15 @@ mod tests {
         #[test]
         fn members_are_those_that_a_plain_map_has(
             events in proptest::collection::vec((0_u8..3, 0_u32..12, 0_u64..200), 1..300), maxretry in 1_u32..12, members in 1_u32..8,
+            starts_again: bool,
         ) {
             let crowds = Crowds::new(100);
             let mut twin: HashMap<u8, (Counter, HashMap<u32, u64>)> = HashMap::new();
             let mut now = 0;
             for (group, number, gap) in events {
                 now += gap;
-                let found = crowds.add(limit(maxretry, members), network(group), client(number), at(now), 1);
+                let limit = CrowdLimit { starts_again, ..limit(maxretry, members) };
+                let found = crowds.add(limit, network(group), client(number), at(now), 1);
                 let (counter, seen) = twin
                     .entry(group)
                     .and_modify(|(counter, _)| { counter.add(at(now), FINDTIME, 1); })
@@ -354,7 +372,7 @@ mod tests {
                 let live = seen.values().filter(|seen| **seen + 600 + 1 > now).count();
                 let is_reached = counter.count() >= maxretry && live >= members as usize;
                 prop_assert_eq!((found.counter, found.is_reached), (*counter, is_reached));
-                if is_reached {
+                if is_reached && starts_again {
                     twin.remove(&group);
                 }
             }

@@ -1,5 +1,6 @@
 //! The table: strikes and bans, in memory and bounded.
 
+mod accounts;
 mod bans;
 mod bloom;
 pub mod counter;
@@ -11,6 +12,7 @@ mod seen_marks;
 mod strikes;
 mod until;
 
+pub use accounts::{Account, Accounts};
 pub use bans::{Ban, Bans};
 pub use counter::Counter;
 pub use crowds::{CrowdCount, CrowdLimit, Crowds, MAX_MEMBERS};

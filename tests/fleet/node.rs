@@ -192,6 +192,7 @@ impl InProcessNode {
             rules: vec![rule],
             evidence: Evidence::new(&[]),
             marks: None,
+            account: None,
         };
         self.engine.record_offence(self.clock.now(), &offence, Service::Mail, Reply::new(|_| ()));
     }

@@ -81,9 +81,9 @@ impl EventLoop {
                 let reply = answering.reply(Question::Check, now, to.reply());
                 self.smtp.check(self.clock.now(), (id, number), &check, &peer, entry.connection.stream(), reply);
             }
-            SocketRequest::Strike { address, rule } => {
+            SocketRequest::Strike(incident) => {
                 let reply = answering.reply(Question::Strike, now, to.reply());
-                if let Err(rejected) = self.smtp.strike(self.clock.now(), address, rule, &peer, now, reply) {
+                if let Err(rejected) = self.smtp.strike(self.clock.now(), incident, &peer, now, reply) {
                     self.not_understood.warn(|| format!("a strike by user {} is not counted: {}", peer.user, rejected.fault));
                     if let Some(reply) = rejected.reply {
                         to.answer(answer::error(&rejected.fault));
@@ -92,7 +92,7 @@ impl EventLoop {
                     }
                 }
             }
-            SocketRequest::Clear { address, rule } => match check::clear(&self.engine, address, rule) {
+            SocketRequest::Clear(incident) => match check::clear(&self.engine, self.clock.now(), incident) {
                 Ok(()) => to.answer(format!("{}\n", answer::ACCEPT)),
                 Err(fault) => {
                     self.not_understood.warn(|| format!("strikes are not cleared for user {}: {fault}", peer.user));

@@ -1,7 +1,6 @@
 //! `check` and `strike`: judges connections and incidents that Exim asks about, and counts them.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +9,7 @@ use ahash::RandomState;
 
 use super::processes::{ConnectionProcess, Processes, Registration, ancestors, has_hung_up};
 use crate::client::Client;
-use crate::control::request::{Check, Via};
+use crate::control::request::{Check, Incident, Via};
 use crate::daemon::conn::peer::{Peer, StrikeRates};
 use crate::daemon::conn::replies::ConnectionId;
 use crate::detector::{Detector, Judgement};
@@ -19,7 +18,7 @@ use crate::engine::reply::Reply;
 use crate::event::{Connection, Event, Service};
 use crate::policy::Policy;
 use crate::rule::set::Scratch;
-use crate::rule::{Cleared, Evidence, Offence, Rule, Trigger};
+use crate::rule::{Cleared, CountBy, Evidence, Offence, Rule, Trigger};
 use crate::time::Time;
 use crate::verdict::{AllowReason, Verdict};
 
@@ -143,22 +142,15 @@ impl SmtpChecks {
         }
     }
 
-    /// Counts an incident of `address` under `rule`, and answers with the verdict after it.
+    /// Counts an incident, and answers with the verdict after it.
     ///
     /// A client that is refused already gets that verdict, whatever is reported of it.
     ///
     /// # Errors
-    /// The strike is not counted: there is no such incident rule, or the peer reports too many strikes.
-    pub fn strike(
-        &mut self,
-        now: Time,
-        address: Option<IpAddr>,
-        rule: &str,
-        peer: &Peer,
-        instant: Instant,
-        reply: Reply,
-    ) -> Result<(), RejectedStrike> {
-        let Some(address) = address else {
+    /// The strike is not counted: there is no such incident rule, it names no account for a rule that counts accounts, or the peer reports too
+    /// many strikes.
+    pub fn strike(&mut self, now: Time, incident: Incident<'_>, peer: &Peer, instant: Instant, reply: Reply) -> Result<(), RejectedStrike> {
+        let Some(address) = incident.address else {
             reply.send(Verdict::Allow(AllowReason::NotApplicable));
             return Ok(());
         };
@@ -167,7 +159,7 @@ impl SmtpChecks {
         let detector = Detector::new(&policy, engine.bans());
         let lookup = detector.judge(now, address, &Event::Lookup(Service::Mail), &mut self.scratch);
         let is_allowed = matches!(&lookup, Judgement::Settled { verdict: Verdict::Allow(_), .. });
-        let rule = match incident_rule(&policy, rule) {
+        let rule = match incident_rule(&policy, &incident) {
             Ok(rule) => rule,
             Err(fault) if is_allowed => return Err(RejectedStrike { fault, reply: Some(reply) }),
             Err(fault) => {
@@ -189,29 +181,42 @@ impl SmtpChecks {
             rules: vec![Arc::clone(rule)],
             evidence: Evidence::new(&[b"reported by the mail server"]),
             marks: None,
+            account: incident.account.and_then(|name| engine.accounts().named(name)),
         };
         engine.record_offence(now, &offence, Service::Mail, reply);
         Ok(())
     }
 }
 
-/// Clears the strikes of `address` under `rule`, after a success.
+/// Clears the strikes of a client under a rule, after a success.
 ///
 /// # Errors
-/// There is no such incident rule.
-pub fn clear(engine: &Engine, address: Option<IpAddr>, rule: &str) -> Result<(), String> {
+/// There is no such incident rule, or no account for a rule that counts accounts.
+pub fn clear(engine: &Engine, now: Time, incident: Incident<'_>) -> Result<(), String> {
     let policy = engine.policy();
-    let rule = incident_rule(&policy, rule)?;
-    if let Some(address) = address {
-        engine.clear(Client::of(address, policy.prefix), &Cleared { rules: vec![Arc::clone(rule)], marks: None });
+    let rule = incident_rule(&policy, &incident)?;
+    let Some(address) = incident.address else { return Ok(()) };
+    let client = Client::of(address, policy.prefix);
+    if rule.count_by == CountBy::Account {
+        if let Some(account) = incident.account.and_then(|name| engine.accounts().named(name)) {
+            engine.note_login(now, rule, account, client);
+        }
+    } else {
+        engine.clear(client, &Cleared { rules: vec![Arc::clone(rule)], marks: None });
     }
     Ok(())
 }
 
-fn incident_rule<'a>(policy: &'a Policy, name: &str) -> Result<&'a Arc<Rule>, String> {
-    policy.rules.by_name(name).filter(|rule| rule.trigger == Trigger::Incident).ok_or_else(|| {
+/// The rule of an incident.
+fn incident_rule<'a>(policy: &'a Policy, incident: &Incident<'_>) -> Result<&'a Arc<Rule>, String> {
+    let Incident { rule: name, account, .. } = incident;
+    let rule = policy.rules.by_name(name).filter(|rule| rule.trigger == Trigger::Incident).ok_or_else(|| {
         format!("found {:?}, expected the name of a rule with event = \"incident\"", Evidence::new(&[name.as_bytes()]).as_str())
-    })
+    })?;
+    if rule.count_by == CountBy::Account && account.is_none() {
+        return Err(format!("found no account= for rule {name}, which counts accounts; expected one, which may be empty"));
+    }
+    Ok(rule)
 }
 
 /// Answers with a judgement; an offence is counted first.

@@ -80,7 +80,7 @@ pub fn receive(
                 // The subscriber's rules are older than a reload; its next requests are judged by the new ones.
                 reply.send(Verdict::Allow(AllowReason::NothingFound));
             } else {
-                engine.record_offence(now, &Offence { address, client, rules, evidence, marks }, Service::Web, reply);
+                engine.record_offence(now, &Offence { address, client, rules, evidence, marks, account: None }, Service::Web, reply);
             }
         }
         FromSubscriber::Strike { count, address, rules, marks, evidence } => {
@@ -89,7 +89,7 @@ pub fn receive(
             let rules = rules_of_web(&policy, engine.names(), &rules);
             let is_refused = || Detector::new(&policy, engine.bans()).active_refusal(now, address, client, Service::Web).is_some();
             if !rules.is_empty() && policy.lists.never_banned(address).is_none() && !is_refused() {
-                let offence = Offence { address, client, rules, evidence, marks };
+                let offence = Offence { address, client, rules, evidence, marks, account: None };
                 engine.record_offences(now, &offence, Service::Web, count, Reply::new(|_| ()));
             }
         }

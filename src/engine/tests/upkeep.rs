@@ -57,7 +57,7 @@ impl Journal for NamedJournal {
 
 fn offence(engine: &Engine, rule: &str) -> Offence {
     let rules = vec![Arc::clone(engine.policy().rules.by_name(rule).unwrap())];
-    Offence { address: ADDRESS, client: client(), rules, evidence: Evidence::new(&[b"evidence"]), marks: None }
+    Offence { address: ADDRESS, client: client(), rules, evidence: Evidence::new(&[b"evidence"]), marks: None, account: None }
 }
 
 #[test]
