@@ -17,6 +17,7 @@ mod samples;
 mod doctor;
 mod examples;
 mod exim;
+mod exim_accounts;
 mod exim_faults;
 mod exim_incidents;
 mod fast;
