@@ -107,21 +107,24 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
     line(
         "bans",
         &format!(
-            "{}, {}, {} in shadow; {} made since the start{}",
+            "{}, {}, {} in shadow; {} made since the start{}{}{}",
             counted(status.bans, "client"),
             counted(status.banned_networks, "network"),
             status.shadow_bans,
             status.bans_made,
             lost(status.bans_evicted, "dropped because the table was full"),
+            lost(status.networks_evicted, "of networks ended early, because rules have banned too many"),
+            lost(status.networks_refused, "of networks not made, because rules have banned too many for ever"),
         ),
     );
     line(
         "strikes",
         &format!(
-            "{} live; {} since the start{}",
+            "{} live; {} since the start{}{}",
             counted(status.strikes, "counter"),
             counted(status.offences_counted, "offence"),
             lost(status.strikes_evicted, "dropped because the table was full"),
+            lost(status.crowds_evicted, "counts of networks dropped because the table was full"),
         ),
     );
     let queries = if status.answers_by_helpers == 1 { "1 query".to_owned() } else { format!("{} queries", status.answers_by_helpers) };

@@ -39,6 +39,12 @@ pub struct DaemonStatus {
     pub bans_evicted: u64,
     /// Strike counters that were dropped because the table was full.
     pub strikes_evicted: u64,
+    /// Networks whose offences were being counted and were dropped because the table was full.
+    pub crowds_evicted: u64,
+    /// Bans of networks by rules that ended early, because rules have banned as many as they may.
+    pub networks_evicted: u64,
+    /// Networks that rules did not ban, because rules have banned as many for ever as they may.
+    pub networks_refused: u64,
     /// Refusals that were sent before their ban was saved.
     pub answers_before_saved: u64,
     /// Answers that served the client because of a fault.

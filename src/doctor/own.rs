@@ -126,6 +126,13 @@ fn answers(status: &DaemonStatus) -> Vec<Finding> {
         let text = format!("{} bans ended early, because the table was full", status.bans_evicted);
         findings.push(Finding::warning("answers", text, format!("raise bans in [table], then: {RESTART}")));
     }
+    if status.networks_refused + status.networks_evicted > 0 {
+        let text = format!(
+            "rules have banned so many networks that {} bans were not made and {} ended early",
+            status.networks_refused, status.networks_evicted
+        );
+        findings.push(Finding::warning("answers", text, "strikeout list shows them; put the rule that bans most into shadow mode"));
+    }
     findings.extend(status.false_bans.iter().filter(|rule| !rule.shadow).map(|rule| {
         let text = format!("rule {}: {} of the last {} clients that it banned look good", rule.rule, rule.legitimate, rule.clients);
         let piece = format!("[[rule]]\\nname = \"{0}\"\\nmode = \"shadow\"\\n", rule.rule);

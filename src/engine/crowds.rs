@@ -133,6 +133,7 @@ impl Engine {
 
     /// Ends the ban of a network here, to make room. On other machines it stays.
     fn evict_network(self: &Arc<Self>, now: Time, network: IpNet) {
+        self.stats.evicted_networks.fetch_add(1, Ordering::Relaxed);
         let _lock = self.client_locks.lock(&network);
         self.change_lists(|lists| _ = lists.banned.remove(network));
         self.persist_and_complete(super::Change::NetworkEvicted { network, at: now }, true, Completion::ignored());

@@ -119,6 +119,8 @@ pub struct EngineStats {
     pub unsaved_answers: AtomicU64,
     /// Networks that rules did not ban, because too many are banned for ever.
     pub refused_networks: AtomicU64,
+    /// Bans of networks by rules that ended early, to make room for others.
+    pub evicted_networks: AtomicU64,
 }
 
 impl Engine {

@@ -92,6 +92,10 @@ impl MetricsReport {
         page.single("shadow_bans_total", "counter", "Bans that rules in shadow mode would have made.", shadow_bans);
         page.single("bans_evicted_total", "counter", "Bans dropped early because the table was full.", engine.bans().evicted());
         page.single("strikes_evicted_total", "counter", "Strike counters dropped because the table was full.", engine.strikes().evicted());
+        page.single("crowds_evicted_total", "counter", "Counts of networks dropped because the table was full.", engine.crowds().evicted());
+        let (evicted, refused) = (stats.evicted_networks.load(Ordering::Relaxed), stats.refused_networks.load(Ordering::Relaxed));
+        page.single("networks_evicted_total", "counter", "Bans of networks by rules that ended early to make room.", evicted);
+        page.single("networks_refused_total", "counter", "Bans of networks by rules that found no room.", refused);
         let unsaved = stats.unsaved_answers.load(Ordering::Relaxed);
         page.single("unsaved_answers_total", "counter", "Refusals sent before their ban was saved.", unsaved);
         let failed_open = counters.failed_open.load(Ordering::Relaxed);

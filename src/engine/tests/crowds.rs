@@ -144,6 +144,7 @@ fn a_network_beyond_the_limit_takes_the_place_of_one_by_a_rule_and_of_none_on_ot
         let is_unban = |change: &Change| matches!(change, Change::NetworkUnbanned { .. });
         assert!(!changes.lock().iter().any(is_unban));
         let refused = engine.stats().refused_networks.load(Ordering::Relaxed);
+        assert_eq!(engine.stats().evicted_networks.load(Ordering::Relaxed), u64::from(evicted));
         (is_banned, evicted, engine.policy().lists.banned.len() as u32 - LIMIT, refused)
     };
     assert_eq!(full(0, Some(60)), (true, false, 1, 0), "bans by hand take no room");
