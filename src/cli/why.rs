@@ -79,7 +79,7 @@ pub(super) fn undo(explanation: &Explanation, daemon: &str) -> Vec<String> {
     if explanation.services.refusals().any(|(_, refusal)| refusal.by == RefusedBy::Client) {
         undo.push(format!("strikeout unban {}{daemon}", explanation.address));
     }
-    if let Some(ban) = &explanation.network {
+    for ban in &explanation.networks {
         undo.push(format!("strikeout unban {}{daemon}", ban.network));
     }
     if let Some(entry) = &explanation.denied {
@@ -114,7 +114,7 @@ impl Printer {
         if let Some(entry) = &explanation.denied {
             self.line("deny list", &format!("{entry}: always refused"));
         }
-        if let Some(ban) = &explanation.network {
+        for ban in &explanation.networks {
             self.network(ban);
         }
         for (service, refusal) in explanation.services.refusals() {
@@ -310,13 +310,17 @@ mod tests {
         let both = explanation(json!({
             "refused": true,
             "services": { "web": refusal, "mail": refusal },
-            "network": { "network": "198.51.100.0/24", "rule": "manual", "since": 1_799_999_995, "since_ago": 5, "until": -1, "remaining": -1 },
+            "networks": [
+                { "network": "198.51.100.0/24", "rule": "manual", "since": 1_799_999_995, "since_ago": 5, "until": -1, "remaining": -1 },
+                { "network": "198.51.0.0/16", "rule": "helo", "since": 1_799_999_995, "since_ago": 5, "until": -1, "remaining": -1 },
+            ],
             "denied": "198.51.100.7 (/etc/strikeout/deny)",
         }));
         assert_eq!(
             both.undo,
             [
                 "strikeout unban 198.51.100.0/24 --table /s",
+                "strikeout unban 198.51.0.0/16 --table /s",
                 "remove 198.51.100.7 (/etc/strikeout/deny) from that list, then: strikeout reload --table /s"
             ]
         );
@@ -329,7 +333,7 @@ mod tests {
         assert_eq!(json["services"]["web"]["by"], "client");
         assert_eq!(json["services"].as_object().unwrap()["mail"], Value::Null);
         assert_eq!(json["ban"]["rule_settings"]["maxretry"], 2);
-        assert_eq!((&json["network"], &json["strikes"]), (&Value::Null, &json!([])));
+        assert_eq!((&json["networks"], &json["strikes"]), (&json!([]), &json!([])));
     }
 
     #[test]

@@ -26,9 +26,9 @@ pub struct Explanation {
     /// The matching entry of a deny list.
     #[serde(default)]
     pub denied: Option<String>,
-    /// The banned network that it is in.
+    /// The banned networks that it is in, the smallest first.
     #[serde(default)]
-    pub network: Option<NetworkBan>,
+    pub networks: Vec<NetworkBan>,
     /// The networks around it that rules in shadow mode would have banned.
     #[serde(default)]
     pub shadow_networks: Vec<NetworkBan>,

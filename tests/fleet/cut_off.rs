@@ -110,8 +110,8 @@ fn a_restarted_node_brings_no_removed_ban_back_and_still_knows_the_origins_of_it
         assert!(!one.is_banned(unbanned) && !two.is_banned(unbanned), "{unbanned} came back");
     }
     assert!(two.is_banned("203.0.113.3") && one.is_banned("203.0.113.3"));
-    assert!(two.why("198.51.100.7")["network"]["node"] == "one", "{}", two.why("198.51.100.7"));
-    assert!(two.why("198.51.100.200")["network"]["node"].is_null(), "its own");
+    assert!(two.why("198.51.100.7")["networks"][0]["node"] == "one", "{}", two.why("198.51.100.7"));
+    assert!(two.why("198.51.100.200")["networks"][0]["node"].is_null(), "its own");
     wait_until("it knows the origin of a ban from before", || {
         two.ask("forget one");
         !two.is_banned("203.0.113.4")

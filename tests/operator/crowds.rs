@@ -40,10 +40,10 @@ fn a_crowd_is_refused_by_a_helper_as_a_network_until_an_operator_unbans_it() {
     let daemon = Daemon::start_again(&stage);
     let why = daemon.json(&["why", "203.0.113.7"]);
     assert_eq!(
-        (&why["network"]["rule"], &why["network"]["scope"], &why["network"]["members"]),
+        (&why["networks"][0]["rule"], &why["networks"][0]["scope"], &why["networks"][0]["members"]),
         (&json!("crowd"), &json!("web"), &json!(5))
     );
-    assert!(why["network"]["reason"].as_str().unwrap().contains("last: GET "), "{why}");
+    assert!(why["networks"][0]["reason"].as_str().unwrap().contains("last: GET "), "{why}");
     daemon.text(&["unban", "203.0.113.0/24"]);
     wait_until("the helper serves the network again", || !helper.refuses("203.0.113.200"));
     assert_eq!(daemon.text(&["list"]).lines().filter(|line| line.contains("203.0.113")).count(), 0);

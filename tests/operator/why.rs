@@ -155,7 +155,7 @@ fn why_names_the_network_and_the_list_that_refuse() {
     daemon.text(&["ban", "198.51.100.0/24", "--reason", "floods us"]);
     let text = daemon.text(&["why", "198.51.100.77"]);
     assert!(text.contains("198.51.100.0/24 is banned by hand since ") && text.contains("reason    floods us\n"), "{text}");
-    assert_eq!(daemon.json(&["why", "198.51.100.77"])["network"]["reason"], "floods us");
+    assert_eq!(daemon.json(&["why", "198.51.100.77"])["networks"][0]["reason"], "floods us");
     assert!(text.contains("strikeout unban 198.51.100.0/24"), "{text}");
     let text = daemon.text(&["why", "203.0.113.66"]);
     assert!(text.contains("refused on the web and in mail") && text.contains("deny in ") && text.contains("strikeout reload"), "{text}");

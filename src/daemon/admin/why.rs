@@ -49,7 +49,7 @@ impl AdminContext {
             services,
             never_banned: policy.lists.never_banned(address).map(|reason| reason.to_string()),
             denied: policy.lists.denied(address).map(|entry| entry.to_string()),
-            network: self.banned_network(now, address),
+            networks: self.network_bans_around(now, address.into()),
             shadow_networks: self.shadow_networks(now, address),
             unbanned: if ban.as_ref().is_some_and(|ban| ban.active) { None } else { self.unbanned(now, client) },
             ban,
@@ -74,9 +74,12 @@ impl AdminContext {
         Some(ActiveRefusal { rule: engine.names().name(refusal.rule).to_string(), by, until, remaining, saved })
     }
 
-    fn banned_network(&self, now: Time, address: IpAddr) -> Option<NetworkBan> {
+    /// The bans of `network` itself and of the networks around it, the smallest first.
+    pub(super) fn network_bans_around(&self, now: Time, network: IpNet) -> Vec<NetworkBan> {
         let policy = self.engine.policy();
-        policy.lists.banned.lookup(address, now, |_| true).map(|ban| self.network_ban(now, ban))
+        let mut around: Vec<_> = policy.lists.banned.iter().filter(|ban| ban.is_active(now) && ban.network.contains(&network)).collect();
+        around.sort_by_key(|ban| std::cmp::Reverse(ban.network.prefix_len()));
+        around.into_iter().map(|ban| self.network_ban(now, ban)).collect()
     }
 
     /// The networks around `address` that rules in shadow mode would have banned.

@@ -7,7 +7,7 @@ use crate::client::is_single;
 use crate::control::admin::BanFilter;
 use crate::control::answer::object;
 use crate::control::bans::ListedBan;
-use crate::control::explanation::{BannedInside, NetworkBan, NetworkExplanation};
+use crate::control::explanation::{BannedInside, NetworkExplanation};
 use crate::control::pause::PauseStatus;
 use crate::list::file::parse_network;
 
@@ -27,9 +27,7 @@ impl AdminContext {
 
     fn why_network(&self, network: IpNet) -> NetworkExplanation {
         let (now, policy) = (self.clock.now(), self.engine.policy());
-        let mut around: Vec<_> = policy.lists.banned.iter().filter(|ban| ban.is_active(now) && ban.network.contains(&network)).collect();
-        around.sort_by_key(|ban| std::cmp::Reverse(ban.network.prefix_len()));
-        let bans: Vec<NetworkBan> = around.into_iter().map(|ban| self.network_ban(now, ban)).collect();
+        let bans = self.network_bans_around(now, network);
         let filter = BanFilter { network: Some(network), ..BanFilter::default() };
         let is_inside = |ban: &ListedBan| parse_network(&ban.client).is_ok_and(|found| found != network && network.contains(&found));
         let networks: Vec<ListedBan> = self.network_bans(&filter, now).into_iter().filter(is_inside).collect();
