@@ -10,7 +10,7 @@ use super::terminal::counted;
 use super::why::{Answer, undo};
 use super::why_network::ExplainedNetwork;
 use super::{DaemonArguments, Failure, print, print_json};
-use crate::control::admin::{AdminRequest, ReleaseRequest, UnbanRequest, UnbanTarget, check_scope};
+use crate::control::admin::{AdminRequest, ReleaseRequest, UnbanRequest, UnbanTarget};
 use crate::control::bans::UnbanReport;
 use crate::event::{Scope, Service};
 use crate::rule_id::{RULE_NAME, is_rule_name};
@@ -104,9 +104,14 @@ fn unban(daemon: &DaemonArguments, request: UnbanRequest) -> Result<Unbanned, Fa
 
 /// The commands that end what still refuses `target` on the services of `scope`: bans, also of what is inside it or around it, and lists.
 fn still_refused(daemon: &DaemonArguments, target: IpNet, scope: Scope) -> Result<Vec<String>, Failure> {
+    let is_meant = |banned: Scope| scope.covers(banned) || banned.covers(scope);
     Ok(match ask(daemon, &AdminRequest::Why(target))? {
-        Answer::Network(explanation) => ExplainedNetwork::of(explanation, &daemon.repeated()).undo,
+        Answer::Network(mut explanation) => {
+            explanation.bans.retain(|ban| is_meant(ban.scope));
+            ExplainedNetwork::of(explanation, &daemon.repeated()).undo
+        }
         Answer::Client(mut explanation) => {
+            explanation.networks.retain(|ban| is_meant(ban.scope));
             let services = &mut explanation.services;
             for (service, refusal) in [(Service::Web, &mut services.web), (Service::Mail, &mut services.mail)] {
                 if !scope.services().contains(&service) {
@@ -135,7 +140,6 @@ fn requests(arguments: &UnbanArguments) -> Result<Vec<UnbanRequest>, Failure> {
         if arguments.inside {
             return Ok(UnbanRequest { what: UnbanTarget::Inside(target), scope });
         }
-        check_scope(target, scope, None).map_err(|fault| Failure::Usage(fault.to_string()))?;
         Ok(UnbanRequest { what: UnbanTarget::One(target), scope })
     };
     arguments.targets.iter().map(request).collect()
@@ -183,6 +187,7 @@ mod tests {
             ("192.0.2.1", vec!["unban 192.0.2.1/32 scope=all"]),
             ("192.0.2.1 2001:db8::/64", vec!["unban 192.0.2.1/32 scope=all", "unban 2001:db8::/64 scope=all"]),
             ("192.0.2.0/24 --inside --scope web", vec!["unban 192.0.2.0/24 inside scope=web"]),
+            ("192.0.2.0/24 --scope web", vec!["unban 192.0.2.0/24 scope=web"]),
             ("--rule helo", vec!["unban rule=helo scope=all"]),
             ("--all --scope mail", vec!["unban all scope=mail"]),
         ] {

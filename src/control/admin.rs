@@ -113,7 +113,7 @@ pub struct BanFilter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnbanRequest {
     pub what: UnbanTarget,
-    /// Where clients are unbanned. Networks are always unbanned on every service.
+    /// Where to unban. The ban of a network is taken back if it refuses nowhere else.
     pub scope: Scope,
 }
 
@@ -244,9 +244,6 @@ pub(super) fn unban(text: &str) -> Result<AdminRequest, RequestError> {
         None => Scope::All,
         Some(word) => scope(word.strip_prefix("scope=").ok_or_else(|| expected(word, "scope=SCOPE"))?)?,
     };
-    if let UnbanTarget::One(target) = what {
-        check_scope(target, scope, None)?;
-    }
     match words.next() {
         None => Ok(AdminRequest::Unban(UnbanRequest { what, scope })),
         Some(word) => Err(expected(word, "nothing more in this request")),
@@ -271,7 +268,7 @@ pub(super) fn release(text: &str) -> Result<AdminRequest, RequestError> {
     Ok(AdminRequest::Release(ReleaseRequest { target, rule, until }))
 }
 
-/// Checks that `scope` is possible for `target`: an operator bans and unbans a network on every service. Of IPv6, an address and a network of exactly the length
+/// Checks that `scope` is possible for `target`: an operator bans a network on every service. Of IPv6, an address and a network of exactly the length
 /// `prefix` are a client; any network may be one where `prefix` is not known.
 ///
 /// # Errors

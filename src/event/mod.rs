@@ -60,6 +60,12 @@ impl Scope {
         }
     }
 
+    /// Whether it has every service of `other`.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        self == Self::All || self == other
+    }
+
     /// The name in configuration and answers.
     #[must_use]
     pub fn as_str(self) -> &'static str {

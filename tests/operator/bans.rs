@@ -80,17 +80,34 @@ fn ban_and_unban_report_what_they_did_and_did_not_do() {
 #[test]
 fn a_network_with_a_narrower_scope_than_all_is_an_error_and_nothing_is_banned() {
     let daemon = Daemon::start(RULES);
-    for (arguments, request) in [
-        (["ban", "198.51.100.0/24", "1d", "--scope", "web"], "ban 198.51.100.0/24 for=1d scope=web\n"),
-        (["unban", "198.51.100.0/24", "--scope", "mail", "--json"], "unban 198.51.100.0/24 scope=mail\n"),
-    ] {
-        let (stdout, stderr, code) = daemon.run(&arguments);
-        assert_eq!((stdout.as_str(), code), ("", Some(2)), "{arguments:?}: {stderr}");
-        assert!(stderr.contains("for the network 198.51.100.0/24, expected all"), "{stderr}");
-        let answer = daemon.ask(request);
-        assert!(answer.starts_with("error found the scope ") && answer.contains("expected all"), "{answer}");
-    }
+    let (stdout, stderr, code) = daemon.run(&["ban", "198.51.100.0/24", "1d", "--scope", "web"]);
+    assert_eq!((stdout.as_str(), code), ("", Some(2)), "{stderr}");
+    assert!(stderr.contains("for the network 198.51.100.0/24, expected all"), "{stderr}");
+    let answer = daemon.ask("ban 198.51.100.0/24 for=1d scope=web\n");
+    assert!(answer.starts_with("error found the scope ") && answer.contains("expected all"), "{answer}");
     assert_eq!(daemon.text(&["list"]), "no bans\n");
+}
+
+#[test]
+fn a_network_that_is_banned_on_one_service_is_unbanned_there_and_one_banned_on_both_is_not() {
+    let daemon = Daemon::start(RULES);
+    let listed = |network: &str, scope: &str| json!({"client": network, "scope": scope, "rule": "helo", "until": -1, "remaining": -1});
+    let saved = json!([listed("198.51.100.0/24", "web"), listed("198.51.101.0/24", "mail"), listed("2001:db8:1::/48", "web")]);
+    let saved = daemon.stage().write("saved.json", &saved.to_string());
+    let restore = || assert_eq!(daemon.json(&["ban", "--from", saved.to_str().unwrap()])["banned"], 3);
+    restore();
+    let (stdout, _, code) = daemon.run(&["unban", "198.51.100.0/24", "--scope", "mail"]);
+    assert_eq!((stdout.as_str(), code), ("198.51.100.0/24 was not banned\n", Some(0)));
+    assert_eq!(daemon.text(&["unban", "198.51.100.0/24", "--scope", "web"]), "unbanned 198.51.100.0/24\n");
+    assert_eq!(daemon.text(&["unban", "2001:db8:1::/48", "--scope", "web"]), "unbanned 2001:db8:1::/48\n");
+    assert_eq!(banned(&daemon), ["198.51.101.0/24"]);
+    restore();
+    assert_eq!(daemon.text(&["unban", "--rule", "helo", "--scope", "web"]), "unbanned rule helo: 2 clients and networks\n");
+    assert_eq!(banned(&daemon), ["198.51.101.0/24"]);
+    daemon.text(&["ban", "198.51.100.0/24"]);
+    let (_, stderr, code) = daemon.run(&["unban", "198.51.100.0/24", "--scope", "web"]);
+    assert!(code == Some(1) && stderr.contains("found the scope web, expected all: the ban of 198.51.100.0/24 refuses on"), "{stderr}");
+    assert_eq!(daemon.text(&["unban", "198.51.100.0/24"]), "unbanned 198.51.100.0/24\n");
 }
 
 #[test]
@@ -198,10 +215,8 @@ fn a_ban_of_an_ipv6_client_on_one_service_is_saved_restored_and_taken_back_as_it
             assert_eq!(again[0][key], listed[0][key], "{again} {listed}");
         }
     }
-    for arguments in [["ban", "2001:db8:1::/48", "--scope", "web"], ["unban", "2001:db8:1::/48", "--scope", "web"]] {
-        let (_, stderr, code) = daemon.run(&arguments);
-        assert!(code == Some(1) && stderr.contains("found the scope web for the network 2001:db8:1::/48, expected all"), "{stderr}");
-    }
+    let (_, stderr, code) = daemon.run(&["ban", "2001:db8:1::/48", "--scope", "web"]);
+    assert!(code == Some(1) && stderr.contains("found the scope web for the network 2001:db8:1::/48, expected all"), "{stderr}");
 }
 
 #[test]
@@ -362,4 +377,22 @@ fn nft_takes_the_bans_twice_in_a_row() {
     }
     namespace.run(&format!("{} get element inet strikeout banned4 {{ 203.0.113.10 }}", nft.display()));
     namespace.run(&format!("{} get element inet strikeout banned_networks6 {{ 2001:db8:9::7 }}", nft.display()));
+}
+
+#[test]
+fn names_of_another_program_that_are_taken_back_at_once_wait_for_each_other() {
+    let daemon = Daemon::start(RULES);
+    let names: Vec<String> = (1..=8).map(|number| format!("fail2ban-jail{number}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        let bans: String = (0..50).map(|last| format!("ban 198.51.{number}.{last} rule={name}\n")).collect();
+        daemon.ask(&bans);
+    }
+    assert_eq!(daemon.text(&["list", "--count"]), "400\n");
+    std::thread::scope(|scope| {
+        for name in &names {
+            let daemon = &daemon;
+            scope.spawn(move || assert_eq!(daemon.object(&format!("release all rule={name}"))["unbanned"], 50, "{name}"));
+        }
+    });
+    assert_eq!(daemon.text(&["list"]), "no bans\n");
 }

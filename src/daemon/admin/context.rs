@@ -44,8 +44,8 @@ pub struct AdminContext {
     pub list_history: ListHistory,
     /// Counts the lists that are being read: each holds a clone.
     pub lists: Arc<()>,
-    /// Counts the threads that undo many bans: each holds a clone.
-    pub unbans: Arc<()>,
+    /// Lets one thread at a time undo many bans, and counts those that do or wait: each holds a clone.
+    pub unbans: Arc<Mutex<()>>,
     /// The latest unbans by operators.
     pub undone: Arc<Mutex<UndoneBans>>,
 }

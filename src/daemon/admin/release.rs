@@ -1,26 +1,55 @@
 //! `release`: another program takes back bans that it made itself.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 
 use super::ban::shown;
 use super::context::AdminContext;
-use super::undo::{Target, undo};
+use super::undo::{Target, Turn, undo};
 use crate::client::{Client, is_single};
+use crate::clock::Clock;
 use crate::control::admin::ReleaseRequest;
+use crate::control::answer::object;
 use crate::control::bans::{UnbanReport, epoch};
+use crate::daemon::conn::replies::ReplyHandle;
+use crate::engine::Engine;
 use crate::event::Scope;
 use crate::table::{Ban, Until};
 
 /// A ban may end so many seconds later than the other program said: both ends are rounded, and the two clocks are read one after the other.
 const ROUNDING: i64 = 2;
 
+/// Number of requests to take back all bans of a name that may wait for their turn: a program that ends sends one for each of its names.
+const MAX_WAITING: usize = 64;
+
 impl AdminContext {
-    /// Takes back what `request` names. It is no error if there is nothing: the ban may have ended.
+    /// Takes back what `request` names, and answers when that is saved. It is no error if there is nothing: the ban may have ended. All bans of
+    /// a name are taken back by a thread of its own.
     ///
     /// # Errors
-    /// The change was not completed.
-    pub(super) fn release(&self, request: &ReleaseRequest) -> Result<UnbanReport, String> {
-        let (now, policy) = (self.clock.now(), self.engine.policy());
+    /// The change was not completed, or too many requests wait for their turn.
+    pub(super) fn release(&self, request: ReleaseRequest, to: &ReplyHandle) -> Result<(), String> {
+        let is_one = request.target.is_some();
+        let release = Release { engine: Arc::clone(&self.engine), clock: self.clock, request };
+        if is_one {
+            to.answer(object(&release.run()?));
+            return Ok(());
+        }
+        self.undo_in_thread(Turn::Next(MAX_WAITING), to, move || release.run())
+    }
+}
+
+/// A request that is carried out.
+struct Release {
+    engine: Arc<Engine>,
+    clock: Clock,
+    request: ReleaseRequest,
+}
+
+impl Release {
+    fn run(&self) -> Result<UnbanReport, String> {
+        let (request, now, policy) = (&self.request, self.clock.now(), self.engine.policy());
         let target = request.target.map_or_else(|| format!("rule {}", request.rule), |target| shown(target, policy.prefix));
         let mut report = UnbanReport { target, found: false, unbanned: 0, inside: 0, not_saved: None };
         // Whoever may only ask must not be able to add names.
@@ -41,9 +70,12 @@ impl AdminContext {
             ban.is_some_and(|ban| ban.rule == rule && ends_by(ban.until.map_or(Until::NEVER, Until::at), request.until))
         };
         let networks: Vec<IpNet> = networks.into_iter().filter(is_own_network).collect();
-        undo(clients, networks, &mut report, |target, completion| match target {
-            Target::Client(client) => self.engine.release(now, client, Scope::All, is_own, completion),
-            Target::Network(network) => self.engine.unban_network(now, network, completion),
+        undo(clients, networks, &mut report, |target, completion| {
+            let now = self.clock.now();
+            match target {
+                Target::Client(client) => self.engine.release(now, client, Scope::All, is_own, completion),
+                Target::Network(network) => self.engine.unban_network(now, network, completion),
+            }
         })?;
         report.found = report.unbanned > 0;
         match request.target {

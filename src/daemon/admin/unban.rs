@@ -1,7 +1,6 @@
 //! `unban`: of one client or network, of all inside a network, of a rule's, or of all.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -11,12 +10,12 @@ use parking_lot::Mutex;
 
 use super::ban::{not_saved, shown};
 use super::context::AdminContext;
-use super::undo::{Target, undo};
+use super::undo::{Target, Turn, undo};
 use super::undone::{Undone, UndoneBans};
 use crate::client::{Client, is_single};
 use crate::clock::Clock;
-use crate::control::admin::{UnbanRequest, UnbanTarget, check_scope};
-use crate::control::answer::{error, object};
+use crate::control::admin::{UnbanRequest, UnbanTarget};
+use crate::control::answer::object;
 use crate::control::bans::UnbanReport;
 use crate::daemon::conn::replies::ReplyHandle;
 use crate::engine::{Applied, Completion, Engine, Persisted, SLOW};
@@ -26,8 +25,6 @@ use crate::time::Time;
 
 /// How long to wait for the disk before an unban of many is reported as not saved.
 const LAST_SAVE: Duration = Duration::from_secs(60);
-/// Maximum number of threads that undo many bans.
-const MAX_UNBANS: usize = 1;
 
 /// What to unban.
 #[derive(Default)]
@@ -52,7 +49,7 @@ impl AdminContext {
     /// so that other requests are answered meanwhile.
     ///
     /// # Errors
-    /// There is no such rule, a network is unbanned everywhere only, or as many as possible are being unbanned already.
+    /// There is no such rule, a network is banned on more services, or as many as possible are being unbanned already.
     pub(super) fn unban(&self, request: UnbanRequest, user: String, to: &ReplyHandle) -> Result<(), String> {
         let rule = if let UnbanTarget::Rule(name) = &request.what { Some(self.find_rule(name)?) } else { None };
         let is_one = matches!(request.what, UnbanTarget::One(_));
@@ -61,17 +58,7 @@ impl AdminContext {
             to.answer(object(&unban.run()?));
             return Ok(());
         }
-        if Arc::strong_count(&self.unbans) > MAX_UNBANS {
-            return Err("the bans of another unban of many are still being undone, try again".to_owned());
-        }
-        let (working, to) = (Arc::clone(&self.unbans), to.clone());
-        let work = move || {
-            let _working = working;
-            let answer = catch_unwind(AssertUnwindSafe(|| unban.run())).unwrap_or_else(|_| Err("internal fault".to_owned()));
-            to.answer(answer.map_or_else(|fault| error(&fault), |report| object(&report)));
-        };
-        let spawned = std::thread::Builder::new().name("unban".into()).spawn(work);
-        spawned.map(drop).map_err(|error| format!("a thread cannot be started: {error}"))
+        self.undo_in_thread(Turn::Now, to, move || unban.run())
     }
 }
 
@@ -84,8 +71,7 @@ impl Unban {
         let (target, targets) = match &self.request.what {
             UnbanTarget::One(target) => {
                 forgotten.complete(Applied { changed: false, persisted: Persisted::Yes });
-                check_scope(*target, scope, Some(prefix)).map_err(|error| error.to_string())?;
-                let targets = self.one(*target);
+                let targets = self.one(*target)?;
                 let client = targets.clients.first();
                 single = client.map(|client| client.network(prefix));
                 (client.map_or_else(|| shown(*target, prefix), |client| client.display(prefix).to_string()), targets)
@@ -152,23 +138,31 @@ impl Unban {
 
     /// A client, or a network. An IPv6 client is shown as a network, so a network of that length is both, and a smaller one is part of a
     /// client unless it is banned by itself.
-    fn one(&self, target: IpNet) -> Targets {
-        let policy = self.engine.policy();
+    ///
+    /// # Errors
+    /// The network is banned on more services than those where it is to be unbanned.
+    fn one(&self, target: IpNet) -> Result<Targets, String> {
+        let (policy, scope) = (self.engine.policy(), self.request.scope);
         let mut targets = Targets::default();
-        let is_banned = self.request.scope == Scope::All && !is_single(target) && policy.lists.banned.get(target).is_some();
+        let ban = policy.lists.banned.get(target).filter(|_| !is_single(target));
+        let is_banned = ban.is_some_and(|ban| scope.covers(ban.scope));
         let is_in_client = is_single(target) || (matches!(target, IpNet::V6(_)) && target.prefix_len() >= policy.prefix.bits());
         let is_client = is_in_client && (is_single(target) || target.prefix_len() == policy.prefix.bits() || !is_banned);
         // Also what is not banned here: another process or machine may know of its ban.
         if is_client {
             targets.clients.insert(Client::of(target.addr(), policy.prefix));
         }
-        if is_banned || !is_in_client {
+        if is_banned || (!is_in_client && scope == Scope::All) {
             targets.networks.insert(target);
         }
-        targets
+        if let Some(ban) = ban.filter(|_| targets.clients.is_empty() && targets.networks.is_empty()).filter(|ban| ban.scope == Scope::All) {
+            let network = ban.network;
+            return Err(format!("found the scope {}, expected all: the ban of {network} refuses on every service", scope.as_str()));
+        }
+        Ok(targets)
     }
 
-    /// The banned clients and networks for which `is_wanted`, by rule and network. A network is unbanned everywhere only.
+    /// The banned clients and networks for which `is_wanted`, by rule and network. A network is unbanned if it is banned nowhere else.
     fn banned(&self, scope: Scope, now: Time, is_wanted: impl Fn(RuleId, IpNet) -> bool) -> Targets {
         let (engine, policy) = (&self.engine, self.engine.policy());
         let mut targets = Targets::default();
@@ -177,10 +171,9 @@ impl Unban {
                 targets.clients.insert(client);
             }
         });
-        let is_wanted = |ban: &&crate::list::BannedNetwork| ban.is_active(now) && is_wanted(ban.rule, ban.network);
-        if scope == Scope::All {
-            targets.networks = policy.lists.banned.iter().filter(is_wanted).map(|ban| ban.network).collect();
-        }
+        let is_wanted =
+            |ban: &&crate::list::BannedNetwork| ban.is_active(now) && scope.covers(ban.scope) && is_wanted(ban.rule, ban.network);
+        targets.networks = policy.lists.banned.iter().filter(is_wanted).map(|ban| ban.network).collect();
         targets
     }
 }

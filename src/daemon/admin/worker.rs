@@ -101,8 +101,8 @@ impl AdminContext {
                 Ok(()) => return None,
                 Err(fault) => error(&fault).into(),
             },
-            AdminRequest::Release(request) => match self.release(&request) {
-                Ok(report) => object(&report).into(),
+            AdminRequest::Release(request) => match self.release(request, to) {
+                Ok(()) => return None,
                 Err(fault) => error(&fault).into(),
             },
             AdminRequest::Pause(length) => {
