@@ -13,6 +13,6 @@ pub(crate) use client::{Mail, get, request};
 pub(crate) use exim::Exim;
 pub(crate) use load::{Load, Tally};
 pub(crate) use network::{Network, SERVER};
-pub(crate) use origin::{Origin, RIGHT};
+pub(crate) use origin::{LARGE, Origin, RIGHT};
 pub(crate) use squid::Squid;
 pub(crate) use stage::{example, give};

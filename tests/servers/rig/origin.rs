@@ -1,5 +1,6 @@
 //! A small origin server: 404 for paths that contain `missing`; 401 for paths that contain `private`, unless the password is "right"; the form
-//! again for a POST to a path that contains `login`, unless the password is in its query; 200 for all others.
+//! again for a POST to a path that contains `login`, unless the password is in its query; 200 for all others, with [`LARGE`] bytes if the path
+//! contains `large`; caches may keep it if the path contains `cached`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,6 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The credentials that the origin accepts: "user" and "right".
 pub(crate) const RIGHT: &str = "dXNlcjpyaWdodA==";
+
+/// Number of bytes of a large answer.
+pub(crate) const LARGE: usize = 400_000;
 
 /// The origin behind Squid; it stops with the test.
 pub(crate) struct Origin {
@@ -79,7 +83,11 @@ fn answer(stream: TcpStream, served: &AtomicUsize) {
             Some("POST") if first.contains("login") && is_right => "302 Found\r\nLocation: /",
             _ => "200 OK",
         };
-        let reply = format!("HTTP/1.1 {status}\r\nContent-Length: 6\r\nContent-Type: text/plain\r\n\r\nhello\n");
+        let body = if first.contains("large") { "x".repeat(LARGE) } else { "hello\n".to_owned() };
+        let length = body.len();
+        let cached =
+            if first.contains("cached") { "Date: Thu, 01 Jan 2026 00:00:00 GMT\r\nCache-Control: max-age=2000000000\r\n" } else { "" };
+        let reply = format!("HTTP/1.1 {status}\r\n{cached}Content-Length: {length}\r\nContent-Type: text/plain\r\n\r\n{body}");
         if writer.write_all(reply.as_bytes()).is_err() {
             return;
         }

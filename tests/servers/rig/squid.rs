@@ -63,13 +63,14 @@ impl Squid {
         let port = free_port();
         let own = dir.display();
         let origin = origin.port();
+        let no_cache = if fragment.contains("\ncache ") { "" } else { "cache deny all\n" };
         let config = stage.write(
             &format!("{service}.conf"),
             &format!(
                 "workers {workers}\n\
                  http_port 127.0.0.1:{port} accel defaultsite=example.test no-vhost\n\
                  cache_peer 127.0.0.1 parent {origin} 0 no-query no-digest originserver login=PASSTHRU connect-fail-limit=1000000\n\
-                 cache deny all\n\
+                 {no_cache}\
                  cache_mem 8 MB\n\
                  max_filedescriptors 4096\n\
                  pid_filename {own}/squid.pid\n\
