@@ -46,7 +46,8 @@ pub struct CrowdLimit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrowdCount {
     pub counter: Counter,
-    /// Number of different clients within `findtime`, counted up to the limit's `members`.
+    /// Number of different clients, counted up to the limit's `members`: within `findtime` if the number of offences is reached, otherwise those
+    /// that are remembered.
     pub members: u32,
     /// Whether both limits are reached.
     pub is_reached: bool,
@@ -125,13 +126,15 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
             crowd.counter.add(now, limit.findtime, strikes);
         }
         let (before, counter) = (crowd.members.len(), crowd.counter);
-        crowd.note(member, client, now, limit);
-        let live = if counter.count() < limit.maxretry && crowd.members.len() < limit.members as usize {
-            crowd.members.len()
-        } else {
+        crowd.note(member, client, limit);
+        // Nearly always one of them is not enough, and then it does not matter which members are still live.
+        let may_be_reached = counter.count() >= limit.maxretry && crowd.members.len() >= limit.members as usize;
+        let live = if may_be_reached {
             crowd.members.iter().filter(|member| member.is_live(now, limit.findtime)).count()
+        } else {
+            crowd.members.len()
         };
-        let is_reached = counter.count() >= limit.maxretry && live >= limit.members as usize;
+        let is_reached = may_be_reached && live >= limit.members as usize;
         let examples = if is_reached { std::mem::take(&mut crowd.examples) } else { Vec::new() };
         let after = crowd.members.len();
         shard.members = (shard.members + after).saturating_sub(before);
@@ -147,9 +150,11 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
     /// Takes `client` out of `group`: it had a success. The offences stay counted. Members beyond the limit that were forgotten are not
     /// counted in its place, so a group may seem smaller than it is.
     pub fn leave(&self, rule: RuleId, group: G, client: Client) {
-        let (key, hash) = ((rule, group), self.hash_of(client));
+        let key = (rule, group);
         let mut shard = self.shard(&key);
+        // Most groups are not counted.
         let Some(crowd) = shard.groups.peek_mut(&key) else { return };
+        let hash = self.hash_of(client);
         let before = crowd.members.len();
         crowd.members.retain(|member| member.hash != hash);
         crowd.examples.retain(|example| *example != client);
@@ -228,15 +233,13 @@ impl<G: Copy + Eq + Hash> Shard<G> {
 
 impl Crowd {
     /// Notes that `member` offended. Of more members than the limit needs, the one that has not offended for longest is forgotten.
-    fn note(&mut self, member: Member, client: Client, now: Time, limit: CrowdLimit) {
+    fn note(&mut self, member: Member, client: Client, limit: CrowdLimit) {
         if let Some(known) = self.members.iter_mut().find(|known| known.hash == member.hash) {
             // Lines of a log may come late.
             known.seen = known.seen.max(member.seen);
             return;
         }
-        if self.members.len() >= limit.members as usize {
-            self.members.retain(|member| member.is_live(now, limit.findtime));
-        }
+        // More than one, if a reload has lowered the limit.
         while self.members.len() >= limit.members.max(1) as usize
             && let Some(oldest) = self.members.iter().enumerate().min_by_key(|(_, member)| member.seen).map(|(at, _)| at)
         {
