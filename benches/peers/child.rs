@@ -32,9 +32,7 @@ impl Process {
 
     /// Resident memory in bytes, without file mappings.
     pub fn memory(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon in /proc/PID/status")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+        memory_of(&self.child.id().to_string())
     }
 
     pub fn send(&self, signal: nix::sys::signal::Signal) -> Result<()> {
@@ -69,6 +67,17 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The same of this process.
+pub fn own_memory() -> Result<u64> {
+    memory_of("self")
+}
+
+fn memory_of(process: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon in /proc/PID/status")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
 /// User and system time of all children that have ended and been waited for, and of their children.

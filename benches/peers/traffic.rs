@@ -70,6 +70,20 @@ impl Traffic {
         Self::with_tails(clients, tails)
     }
 
+    /// Ordinary requests with a Referer field. Of a hundred, `bare` say neither by it nor by Sec-Fetch-Site where they come from.
+    pub fn with_referers(clients: Clients, bare: u32) -> Self {
+        let mut random = Random(11);
+        let tails = (0..4096)
+            .map(|_| {
+                let url = url(&mut random);
+                let agent = agent(random.below(64));
+                let source = if random.below(100) < bare { "- -" } else { "same-origin http://www.example.org/news/index.html" };
+                format!(" GET {url} {agent} {source} -\n").into_bytes()
+            })
+            .collect();
+        Self::with_tails(clients, tails)
+    }
+
     /// Queries that continue after the address with one of `tails`, newline included.
     pub fn with_tails(clients: Clients, tails: Vec<Vec<u8>>) -> Self {
         Self { clients, tails, ids: true, distinct: false, id: 0, number: 0, random: Random(42) }
