@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::client::{Client, Ipv6Prefix};
 use crate::event::{Connection, Event, Request, Service};
+use crate::geo::Geo;
 use crate::list::{BannedNetwork, Lists};
 use crate::policy::Policy;
 use crate::rule::set::Scratch;
@@ -38,12 +39,14 @@ pub struct Detector<'a> {
     pub bans: &'a Bans,
     /// How many bits of an IPv6 address identify a client.
     pub prefix: Ipv6Prefix,
+    /// Where clients belong.
+    pub geo: &'a Geo,
 }
 
 impl<'a> Detector<'a> {
     #[must_use]
     pub fn new(policy: &'a Policy, bans: &'a Bans) -> Self {
-        Self { rules: &policy.rules, lists: &policy.lists, bans, prefix: policy.prefix }
+        Self { rules: &policy.rules, lists: &policy.lists, bans, prefix: policy.prefix, geo: &policy.geo }
     }
 }
 
@@ -73,7 +76,7 @@ impl Detector<'_> {
                 let rules = self.rules.offended_by_response(*status, request, scratch);
                 let evidence = || Evidence::new(&[status.to_string().as_bytes(), request.method, request.url]);
                 let marks = self.rules.marks(&rules, request, scratch);
-                offence_or_allow(address, client, rules, evidence, marks, false)
+                self.offence_or_allow(address, client, rules, evidence, marks, false)
             }
             Event::Connection(connection) => self.connection(address, client, connection),
         }
@@ -101,7 +104,7 @@ impl Detector<'_> {
         if !is_refused_alone {
             return None;
         }
-        let rules = concerning(address, self.rules.page_probes().to_vec());
+        let rules = self.concerning(address, self.rules.page_probes().to_vec());
         (!rules.is_empty()).then(|| Offence {
             address,
             client: Client::of(address, self.prefix),
@@ -161,10 +164,11 @@ impl Detector<'_> {
     }
 
     fn request(&self, now: Time, address: IpAddr, client: Client, request: &Request<'_>, scratch: &mut Scratch) -> Judgement {
-        let rules = concerning(address, self.rules.offended_by_request(request, scratch));
+        let rules = self.concerning(address, self.rules.offended_by_request(request, scratch));
         // Any page can make its visitors' browsers request any URL. Such a request is refused, but it is no strike against the visitor.
         if request.was_sent_by_a_page() {
-            let refusing = rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.refuses_offence);
+            let is_certain = |rule: &Rule| rule.origin.is_empty() || self.geo.origin(client).is_some();
+            let refusing = rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.refuses_offence && is_certain(rule));
             let verdict = match refusing {
                 Some(rule) => Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence }.on_web(),
                 None => Verdict::Allow(AllowReason::NothingFound),
@@ -173,7 +177,7 @@ impl Detector<'_> {
         }
         let evidence = || Evidence::new(&[request.method, request.url, &request.user_agent.text()]);
         let marks = self.rules.marks(&rules, request, scratch);
-        offence_or_allow(address, client, rules, evidence, marks, true)
+        self.offence_or_allow(address, client, rules, evidence, marks, true)
     }
 
     fn connection(&self, address: IpAddr, client: Client, connection: &Connection) -> Judgement {
@@ -183,33 +187,34 @@ impl Detector<'_> {
         let mut rules: Vec<Arc<Rule>> = self.rules.connection_rates().to_vec();
         rules.extend(self.rules.offended_by_open_connections(connection.open).cloned());
         let evidence = || Evidence::new(&[b"SMTP connection,", connection.open.to_string().as_bytes(), b"open"]);
-        offence_or_allow(address, client, rules, evidence, None, false)
+        self.offence_or_allow(address, client, rules, evidence, None, false)
+    }
+
+    fn offence_or_allow(
+        &self,
+        address: IpAddr,
+        client: Client,
+        rules: Vec<Arc<Rule>>,
+        evidence: impl FnOnce() -> Evidence,
+        marks: Option<Marks>,
+        counts: bool,
+    ) -> Judgement {
+        let rules = self.concerning(address, rules);
+        if rules.is_empty() {
+            return settled(Verdict::Allow(AllowReason::NothingFound), counts);
+        }
+        Judgement::Offence(Offence { address, client, rules, evidence: evidence(), marks, account: None })
+    }
+
+    /// Those of `rules` that concern `address`.
+    fn concerning(&self, address: IpAddr, mut rules: Vec<Arc<Rule>>) -> Vec<Arc<Rule>> {
+        rules.retain(|rule| rule.concerns(address, self.prefix, self.geo));
+        rules
     }
 }
 
 fn settled(verdict: Verdict, counts: bool) -> Judgement {
     Judgement::Settled { verdict, counts }
-}
-
-fn offence_or_allow(
-    address: IpAddr,
-    client: Client,
-    rules: Vec<Arc<Rule>>,
-    evidence: impl FnOnce() -> Evidence,
-    marks: Option<Marks>,
-    counts: bool,
-) -> Judgement {
-    let rules = concerning(address, rules);
-    if rules.is_empty() {
-        return settled(Verdict::Allow(AllowReason::NothingFound), counts);
-    }
-    Judgement::Offence(Offence { address, client, rules, evidence: evidence(), marks, account: None })
-}
-
-/// Those of `rules` that do not ignore `address`.
-fn concerning(address: IpAddr, mut rules: Vec<Arc<Rule>>) -> Vec<Arc<Rule>> {
-    rules.retain(|rule| !rule.ignoreip.contains(address));
-    rules
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub mod control {
 }
 pub mod detector {
     pub use crate::detector::{Detector, Judgement};
+    pub use crate::geo::Geo;
 }
 pub mod engine {
     pub use crate::engine::{BanRecord, Change, Completion, Engine, Journal, NetworkRecord, Persisted};

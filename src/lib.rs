@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `time`, `client` | table time and spans; addresses, and the client that is blamed for one |
 //! | `event`, `clock`, `logging` | what was seen of a client; the clock and the log at the edge |
-//! | `rule_id`, `list`, `table` | rule names as numbers; who is never or always refused; strikes and bans in memory |
+//! | `rule_id`, `geo` | rule names as numbers; which provider and which country an address belongs to |
+//! | `list`, `table` | who is never or always refused; strikes and bans in memory |
 //! | `rule`, `verdict`, `policy` | which events are an offence; answers with their reasons; rules, lists and settings in force |
 //! | `detector` | judges an event, and does not count |
 //! | `engine` | counts offences, makes bans, persists and publishes them, answers exactly once |
@@ -32,6 +33,7 @@ mod event;
 mod exim;
 mod fail2ban;
 mod fleet;
+mod geo;
 #[doc(hidden)]
 pub mod internals;
 mod list;

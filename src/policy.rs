@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::client::Ipv6Prefix;
+use crate::geo::Geo;
 use crate::list::Lists;
 use crate::rule::RuleSet;
 use crate::time::Time;
@@ -18,6 +19,8 @@ pub const DEFAULT_FALSE_BAN_SHARE: f64 = 0.01;
 pub struct Policy {
     pub rules: Arc<RuleSet>,
     pub lists: Lists,
+    /// Where clients belong.
+    pub geo: Geo,
     /// How many bits of an IPv6 address identify a client.
     pub prefix: Ipv6Prefix,
     /// The answer when the table cannot be reached.
@@ -97,6 +100,7 @@ impl Policy {
             prefix: Ipv6Prefix::default(),
             on_failure: OnFailure::Allow,
             false_ban_share: DEFAULT_FALSE_BAN_SHARE,
+            geo: Geo::default(),
             pause: None,
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Failure, check_log, print};
 use crate::config::logs::unfed_rules;
 use crate::config::{Config, DEFAULT_FILE, LogConfig};
+use crate::geo::watch::GeoWatch;
 use crate::policy::Policy;
 use crate::rule::{Mode, Rule, RuleSet, Trigger};
 use crate::rule_id::RuleNames;
@@ -65,6 +66,13 @@ fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usiz
         count(checked.lists.trusted_proxies()),
         count(checked.lists.deny())
     );
+    for database in GeoWatch::new(&checked.geo).states() {
+        let (kind, file) = (database.kind.as_str(), database.file.display());
+        let _ = match database.fault {
+            None => writeln!(text, "geo {kind} {file}: {} networks", database.entries),
+            Some(fault) => writeln!(text, "geo {kind} {file}: WARNING: {fault}; until that is mended, what depends on it matches nobody"),
+        };
+    }
     let policy = Arc::new(Policy::from(checked));
     for log in &logs {
         let rules = log.rules.as_ref().map_or_else(|| "all rules over requests and responses".to_owned(), |rules| rules.join(", "));
@@ -101,6 +109,9 @@ fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usiz
         let shadow = if rule.mode == Mode::Shadow { ", shadow" } else { "" };
         let _ =
             writeln!(text, "rule {}: {} in {}, ban {bantime}, {}{shadow}", rule.name, rule.maxretry, rule.findtime, rule.scope.as_str());
+    }
+    if let Some(warning) = policy.rules.warning_without_geo() {
+        let _ = writeln!(text, "geo: {warning}");
     }
     let (unfed, named_unfed) = unfed_rules(rules, &logs).into_iter().partition::<Vec<_>, _>(|name| !named.contains(*name));
     if !unfed.is_empty() {

@@ -182,6 +182,13 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
         let entries = if list.entries == 1 { "1 entry".to_owned() } else { format!("{} entries", list.entries) };
         line("list", &format!("{}, {}: {entries}{age}{shrunk}", list.option, list.origin));
     }
+    for geo in &status.geo {
+        let (networks, age) =
+            (counted(geo.networks, "network"), geo.built_ago.map_or_else(String::new, |age| format!(", built {} ago", span(age))));
+        let kept = if geo.networks > 0 { "the last good one stays in use" } else { "what depends on it matches nobody" };
+        let fault = geo.fault.as_ref().map_or_else(String::new, |fault| colours.bad(&format!("; {fault}; {kept}")));
+        line("geo", &format!("{}, {}: {networks}{age}{fault}", geo.kind, geo.file));
+    }
     for log in &status.logs {
         let state = match (&log.fault, log.lag) {
             (Some(fault), _) => colours.bad(fault),

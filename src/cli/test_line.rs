@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::detector::Detector;
 use crate::event::{Header, Request};
+use crate::geo::watch::GeoWatch;
 use crate::list::Lists;
 use crate::log::judge::LogJudge;
 use crate::log::offence::Received;
@@ -64,12 +65,13 @@ fn hits(config: &Config, input: &TestInput<'_>) -> Result<Vec<OffendedRule>, Str
         return Ok(rules.into_iter().map(|rule| OffendedRule { rule, client: None, time: None }).collect());
     }
     // Empty lists: a rule is tested even on a line whose client is never banned.
+    let geo = GeoWatch::new(&config.geo).geo();
     let (lists, bans) = (Lists::default(), Bans::new(1));
-    let detector = Detector { rules: &config.rules, lists: &lists, bans: &bans, prefix: config.table.ipv6_prefix };
+    let detector = Detector { rules: &config.rules, lists: &lists, bans: &bans, prefix: config.table.ipv6_prefix, geo: &geo };
     let mut judge = LogJudge::new(config.rules.rules(), &input.zone, false)?;
     let mut hits = Vec::new();
     judge.judge(line.as_bytes(), Received::late(Clock::start().now()), &detector, &mut |seen| {
-        for rule in &seen.offence.rules {
+        for rule in seen.offence.rules.iter().filter(|rule| rule.concerns(seen.offence.address, detector.prefix, &geo)) {
             hits.push(OffendedRule {
                 rule: Arc::clone(rule),
                 client: Some(seen.offence.address.to_string()),

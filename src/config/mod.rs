@@ -4,6 +4,7 @@ mod defaults;
 mod duplicate;
 mod error_text;
 pub mod fleet;
+mod geo;
 mod hook;
 pub mod logs;
 mod merge;
@@ -19,6 +20,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::geo::Geo;
+use crate::geo::watch::GeoFiles;
 use crate::list::Lists;
 use crate::log::judge::LogJudge;
 use crate::policy::Policy;
@@ -53,6 +56,8 @@ pub struct Config {
     /// `[fleet]`; none if the machine belongs to no fleet.
     pub fleet: Option<FleetConfig>,
     pub metrics: MetricsConfig,
+    /// The databases that say where addresses belong. Only the daemon reads them.
+    pub geo: GeoFiles,
     /// `[hook]`; none if no program is run.
     pub hook: Option<HookConfig>,
     /// The files that it was read from, the main one first. That one may be missing.
@@ -73,6 +78,7 @@ struct ConfigFile {
     log: Vec<LogSpec>,
     fleet: Option<Spanned<FleetConfig>>,
     metrics: MetricsConfig,
+    geo: geo::GeoSection,
     hook: Option<HookConfig>,
 }
 
@@ -107,6 +113,8 @@ impl Config {
         let parsed: ConfigFile = text.deserialize()?;
         let defaults = parsed.defaults.rule_defaults(text)?;
         let families = parsed.defaults.families(text)?;
+        let geo = parsed.geo.files(text)?;
+        geo::check_rules(&parsed.rule, &geo, text)?;
         let named_rules = parsed.rule.iter().map(|rule| rule.name.get_ref().clone()).collect();
         let check = |rule: &Rule| judge_of_rule(rule).map(|judge| inspect(rule, &judge));
         let rules = rule_set(parsed.rule, &defaults, families.as_deref(), names, check).map_err(|error| match error {
@@ -128,7 +136,7 @@ impl Config {
         let (metrics, hook) = (parsed.metrics, parsed.hook);
         let files = text.files().map(Into::into).collect();
         let table = parsed.table;
-        Ok(Self { table, rules, lists, logs, false_ban_share, fleet, metrics, hook, files, list_files, named_rules })
+        Ok(Self { table, rules, lists, logs, false_ban_share, fleet, metrics, geo, hook, files, list_files, named_rules })
     }
 }
 
@@ -140,6 +148,7 @@ impl From<Config> for Policy {
             prefix: config.table.ipv6_prefix,
             on_failure: config.table.on_failure,
             false_ban_share: config.false_ban_share,
+            geo: Geo::default(),
             pause: None,
         }
     }
@@ -221,6 +230,9 @@ mod tests {
             ("[hook]\ncommand = [\"tell\"]", ":2: found \"tell\", expected the absolute path of a program"),
             ("[hook]\ncommand = [\"/x\"]\ntimeout = \"1d\"", ":3: found timeout = 1d, expected 1s to 1h"),
             ("[hook]\ncommand = [\"/x\"]\ngroup = \"0\"", ":3: found group = 0s, expected 1s to 1h"),
+            ("[geo]\nasn = \"asn.mmdb\"", ":2: found asn = \"asn.mmdb\", expected the absolute path of a database"),
+            ("[[rule]]\nname = \"a\"\npath = \"x\"\nasn = 64496", ":4: found asn without a database, expected asn in [geo] as well"),
+            ("[geo]\nasn = \"/x\"\n[[rule]]\nname = \"a\"\npath = \"x\"\nnot_country = \"DE\"", ":6: found not_country without"),
             ("[table", ":1: "),
         ] {
             let error = parse(text).unwrap_err();

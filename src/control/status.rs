@@ -81,6 +81,8 @@ pub struct DaemonStatus {
     pub false_bans: Vec<FalseBans>,
     /// The lists of the configuration.
     pub lists: Vec<ListStatus>,
+    /// The databases of `[geo]`.
+    pub geo: Vec<GeoStatus>,
     pub logs: Vec<FollowedLog>,
     pub by_rule: Vec<RuleStatus>,
     pub hook: Option<HookStatus>,
@@ -242,6 +244,23 @@ pub struct ListStatus {
     pub modified_ago: Option<u64>,
     /// How many entries it had before it lost more than half of them at a reload.
     pub shrunk_from: Option<usize>,
+}
+
+/// A database of `[geo]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GeoStatus {
+    /// `asn` or `country`.
+    pub kind: String,
+    pub file: String,
+    /// Number of networks in use; 0 without a usable database.
+    pub networks: usize,
+    /// When the database in use was built, in seconds since 1970.
+    pub built: Option<i64>,
+    /// Seconds since then.
+    pub built_ago: Option<u64>,
+    /// Why the file, as it is now, is not used.
+    pub fault: Option<String>,
 }
 
 /// A log that the daemon follows.

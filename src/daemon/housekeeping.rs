@@ -1,5 +1,5 @@
-//! Periodic work on a thread of its own. Each second it drops what has expired, updates the machine's own addresses and saves how far the
-//! logs were read; each minute it saves the strikes.
+//! Periodic work on a thread of its own. Each second it drops what has expired, updates the machine's own addresses, reads databases that have
+//! changed, and saves how far the logs were read; each minute it saves the strikes.
 
 use parking_lot::Mutex;
 use std::io;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::logs::Logs;
 use crate::clock::Clock;
 use crate::engine::Engine;
+use crate::geo::watch::GeoWatch;
 use crate::list::own::OwnAddressWatch;
 use crate::state::attach::StateFile;
 
@@ -44,7 +45,13 @@ impl Housekeeping {
     ///
     /// # Errors
     /// The thread could not be started.
-    pub fn start(engine: Arc<Engine>, clock: Clock, mut own: OwnAddressWatch, persistence: Option<Persistence>) -> io::Result<Self> {
+    pub fn start(
+        engine: Arc<Engine>,
+        clock: Clock,
+        mut own: OwnAddressWatch,
+        geo: Arc<Mutex<GeoWatch>>,
+        persistence: Option<Persistence>,
+    ) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let thread = std::thread::Builder::new().name("housekeeping".into()).spawn(move || {
             let mut failed = false;
@@ -53,6 +60,7 @@ impl Housekeeping {
                 ticks += 1;
                 engine.sweep(clock.now());
                 failed = update_own_addresses(&engine, &mut own, failed);
+                update_geo(&engine, &geo);
                 if let Some(persistence) = &persistence {
                     persistence.save_positions();
                     if ticks.is_multiple_of(STRIKE_TICKS) {
@@ -80,6 +88,15 @@ fn update_own_addresses(engine: &Engine, own: &mut OwnAddressWatch, failed_befor
             }
             true
         }
+    }
+}
+
+/// Reads the databases whose files have changed.
+fn update_geo(engine: &Engine, geo: &Mutex<GeoWatch>) {
+    // Held until they are in use, so that a reload does not come in between.
+    let mut geo = geo.lock();
+    if geo.refresh() {
+        engine.set_geo(geo.geo());
     }
 }
 

@@ -43,6 +43,7 @@ use crate::config::fleet::FleetConfig;
 use crate::config::{Config, ConfigError};
 use crate::engine::Engine;
 use crate::fleet::Fleet;
+use crate::geo::watch::GeoWatch;
 use crate::list::own::OwnAddressWatch;
 use crate::list::{ListHistory, OwnAddresses};
 use crate::policy::Policy;
@@ -88,6 +89,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
     let loaded = Config::load(config, &names)?;
     let (table, log_files, fleet_config) = (loaded.table.clone(), loaded.logs.clone(), loaded.fleet.clone());
     let (metrics, hook_config) = (loaded.metrics, loaded.hook.clone());
+    let geo_files = loaded.geo.clone();
     let own = OwnAddresses::read().unwrap_or_else(|error| {
         log::warn!("own addresses cannot be read: {error}");
         OwnAddresses::default()
@@ -97,6 +99,9 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
     let config_pieces = loaded.files.iter().skip(1).cloned().collect();
     let mut policy = Policy::from(loaded);
     policy.lists.set_own(own.clone());
+    let geo = GeoWatch::new(&geo_files);
+    policy.geo = geo.geo();
+    let geo = Arc::new(Mutex::new(geo));
     // Before the table is loaded, so that a signal during loading ends the daemon cleanly.
     let signals = Signals::install().map_err(system("the signal handlers cannot be installed"))?;
     let engine = Engine::new(names, policy, table.clients.get(), table.bans.get()).map_err(system("a thread cannot be started"))?;
@@ -113,7 +118,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
     let logs = Arc::new(Mutex::new(Logs::new(Arc::clone(&engine), Arc::clone(&counters.traffic), clock, positions)));
     logs.lock().follow(&log_files);
     let persistence = || state.as_ref().map(|state| Persistence { state: Arc::clone(state), logs: Arc::clone(&logs) });
-    let housekeeping = Housekeeping::start(Arc::clone(&engine), clock, OwnAddressWatch::new(own), persistence())
+    let housekeeping = Housekeeping::start(Arc::clone(&engine), clock, OwnAddressWatch::new(own), Arc::clone(&geo), persistence())
         .map_err(system("a thread cannot be started"))?;
     hook.configure(hook_config.as_ref()).map_err(system("a thread cannot be started"))?;
     observe(&engine, &counters, &hook);
@@ -122,6 +127,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
         engine: Arc::clone(&engine),
         counters: Arc::clone(&counters),
         logs: Arc::clone(&logs),
+        geo: Arc::clone(&geo),
         state: state.clone(),
         hook: Arc::clone(&hook),
         fleet: fleet.as_ref().map(|fleet| Arc::clone(&fleet.health)),

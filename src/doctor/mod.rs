@@ -26,10 +26,11 @@ use facts::Facts;
 use report::{Finding, Report};
 
 /// All checks, in the order in which they are reported.
-const CHECKS: [fn(&Facts) -> Vec<Finding>; 10] = [
+const CHECKS: [fn(&Facts) -> Vec<Finding>; 11] = [
     own::configuration,
     own::daemon,
     own::state,
+    own::geo,
     own::socket,
     squid::checks::check,
     exim::checks::check,

@@ -3,7 +3,7 @@
 use super::facts::{DaemonFault, Facts};
 use super::report::Finding;
 use crate::config::Config;
-use crate::control::status::{DaemonStatus, StateStatus};
+use crate::control::status::{DaemonStatus, GeoStatus, StateStatus};
 use crate::rule::Mode;
 
 const RELOAD: &str = "strikeout reload";
@@ -158,6 +158,28 @@ pub fn state(facts: &Facts) -> Vec<Finding> {
         }
         (StateStatus::Ok, _) => Finding::ok(CHECK, format!("bans are saved in {file}")),
     }]
+}
+
+/// Whether the databases of `[geo]` can be used. The daemon says so: its user reads them.
+pub fn geo(facts: &Facts) -> Vec<Finding> {
+    const CHECK: &str = "geo";
+    let Some((status, _)) = facts.running() else { return Vec::new() };
+    let findings = status.geo.iter().map(|database| {
+        let GeoStatus { kind, file, networks, fault, .. } = database;
+        match fault {
+            None => Finding::ok(CHECK, format!("the database {file} ({kind}) has {networks} networks")),
+            Some(fault) => {
+                let kept = if *networks > 0 { "the last good one stays in use" } else { "rules that need it match nobody" };
+                let text = format!("the database {file} ({kind}) cannot be used, {kept}: {fault}");
+                Finding::fault(
+                    CHECK,
+                    text,
+                    format!("download {file} again, readable for the daemon's user, under another name, and rename it"),
+                )
+            }
+        }
+    });
+    findings.collect()
 }
 
 /// Whether only those may ask who should.

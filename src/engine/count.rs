@@ -109,9 +109,13 @@ impl Engine {
         let mut reason = AllowReason::NothingFound;
         let policy = self.policy();
         let prefix = policy.prefix;
+        let concerns = |rule: &Rule| rule.concerns(offence.address, prefix, &policy.geo);
         let refuses_here = |rule: &Rule| rule.scope.services().contains(&service);
         for rule in &offence.rules {
             let is_shadow = rule.mode == Mode::Shadow;
+            if !concerns(rule) {
+                continue;
+            }
             let Some(strikes) = self.counting_strikes(now, rule, offence, strikes) else { continue };
             let (counter, reached) = match rule.count_by {
                 CountBy::Client => {
@@ -161,8 +165,7 @@ impl Engine {
             }
         }
         let refusal_without_ban = || {
-            let refuses =
-                |rule: &&Arc<Rule>| rule.mode == Mode::Enforce && rule.refuses_offence && !rule.ignoreip.contains(offence.address);
+            let refuses = |rule: &&Arc<Rule>| rule.mode == Mode::Enforce && rule.refuses_offence && concerns(rule);
             let rule = offence.rules.iter().find(refuses)?;
             Some(Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence })
         };
@@ -173,12 +176,9 @@ impl Engine {
         (CountResult { verdict, banned, shadowed, networks }, lock)
     }
 
-    /// How many of `strikes` strikes for an offence count under `rule`; `None` if none does: the rule ignores the address, or has counted the
-    /// same path or query already.
+    /// How many of `strikes` strikes for an offence count under `rule`; `None` if none does: the rule has counted the same path or
+    /// query already.
     fn counting_strikes(&self, now: Time, rule: &Rule, offence: &Offence, strikes: u32) -> Option<u32> {
-        if rule.ignoreip.contains(offence.address) {
-            return None;
-        }
         let Some(mark) = offence.marks.and_then(|marks| rule.mark(&marks)) else { return Some(strikes) };
         // Of a rule whose strikes a success clears, the latest places are remembered where it would.
         let most = if rule.distinct.is_some() { usize::try_from(rule.maxretry).unwrap_or(usize::MAX) } else { MAX_AREAS };

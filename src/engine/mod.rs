@@ -30,6 +30,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::client::Client;
 use crate::event::Service;
+use crate::geo::Geo;
 use crate::list::{BannedNetworks, Lists};
 use crate::policy::Policy;
 use crate::rule::{Evidence, Offence, Rule};
@@ -195,6 +196,11 @@ impl Engine {
     /// Changes the lists in force, for example when an address is added to the machine or a network is banned.
     pub fn change_lists(&self, change: impl FnOnce(&mut Lists)) {
         change(&mut Arc::make_mut(&mut self.policy.write()).lists);
+    }
+
+    /// Replaces the databases that say where clients belong.
+    pub fn set_geo(&self, geo: Geo) {
+        Arc::make_mut(&mut self.policy.write()).geo = geo;
     }
 
     #[must_use]

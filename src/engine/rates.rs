@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use super::Engine;
 use super::crowds::CrowdStrike;
 use super::reply::Reply;
-use crate::client::Ipv6Prefix;
 use crate::detector::Detector;
 use crate::event::Service;
+use crate::policy::Policy;
 use crate::rule::{CountBy, Evidence, Mode, Offence, Rule, Trigger};
 use crate::table::{Counter, RateLimit, RequestTally};
 use crate::time::Time;
@@ -35,7 +35,7 @@ impl Engine {
         let mut unreferred = Vec::new();
         for rule in rules {
             if rule.count_by != CountBy::Client {
-                self.count_crowds(now, policy.prefix, rule, tallies);
+                self.count_crowds(now, &policy, rule, tallies);
                 continue;
             }
             if rule.trigger == Trigger::UnreferredRate {
@@ -44,20 +44,20 @@ impl Engine {
                 unreferred.extend(bare.map(|tally| RequestTally { requests: tally.unreferred, ..*tally }));
             }
             let tallies = if rule.trigger == Trigger::UnreferredRate { &mut unreferred } else { &mut *tallies };
-            for (tally, counter) in self.count_under(now, rule, tallies) {
+            for (tally, counter) in self.count_under(now, &policy, rule, tallies) {
                 self.ban_by_rate(now, rule, tally, counter);
             }
         }
     }
 
     /// Counts under one rule. For nearly every client nothing follows, so this path allocates nothing.
-    fn count_under(&self, now: Time, rule: &Rule, tallies: &mut [RequestTally]) -> Reached {
+    fn count_under(&self, now: Time, policy: &Policy, rule: &Rule, tallies: &mut [RequestTally]) -> Reached {
         let mut reached = Reached::new();
         // A client that occurs twice in one read must be banned once.
         let is_reached = |reached: &Reached, tally: &RequestTally| reached.iter().any(|(known, _)| known.client == tally.client);
         // Requests that reach `maxretry` by themselves need no counter: `Engine::strike` stores none for them.
         let reaches_alone = |tally: &RequestTally| tally.requests >= rule.maxretry;
-        let concerns = |tally: &RequestTally| !rule.ignoreip.contains(tally.address);
+        let concerns = |tally: &RequestTally| rule.concerns(tally.address, policy.prefix, &policy.geo);
         let counts = |tally: &RequestTally| !reaches_alone(tally) && concerns(tally) && self.counts_under(now, rule, tally.client);
         let limit = RateLimit { rule: rule.id, findtime: rule.findtime, maxretry: rule.maxretry };
         let mut counted = 0;
@@ -82,16 +82,16 @@ impl Engine {
     }
 
     /// Counts the requests of each client for its network. Like [`Engine::count_under`], it allocates nothing unless a ban follows.
-    fn count_crowds(self: &Arc<Self>, now: Time, prefix: Ipv6Prefix, rule: &Arc<Rule>, tallies: &[RequestTally]) {
+    fn count_crowds(self: &Arc<Self>, now: Time, policy: &Policy, rule: &Arc<Rule>, tallies: &[RequestTally]) {
         let is_unreferred = rule.trigger == Trigger::UnreferredRate;
-        for tally in tallies.iter().filter(|tally| !rule.ignoreip.contains(tally.address)) {
+        for tally in tallies.iter().filter(|tally| rule.concerns(tally.address, policy.prefix, &policy.geo)) {
             let requests = if is_unreferred { tally.unreferred } else { tally.requests };
             if requests < tally.requests {
-                self.leave_crowd(rule, tally.client, prefix);
+                self.leave_crowd(rule, tally.client, policy.prefix);
                 continue;
             }
             let evidence = || Evidence::new(&[REQUESTS, requests.to_string().as_bytes()]);
-            let strike = self.strike_crowd(now, rule, tally.client, prefix, requests, evidence);
+            let strike = self.strike_crowd(now, rule, tally.client, policy.prefix, requests, evidence);
             if let Some(CrowdStrike::Reached(record)) = strike {
                 if rule.mode == Mode::Shadow {
                     self.shadow_network(rule, &record);

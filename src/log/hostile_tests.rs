@@ -83,7 +83,7 @@ impl Census {
     /// Counts a line of `client`'s. One that is no offence is seen if it is put down to its client.
     fn count(&mut self, kind: &str, line: &str, client: IpAddr) {
         let bans = Bans::new(1);
-        let detector = Detector { rules: &self.policy.rules, lists: &self.policy.lists, bans: &bans, prefix: Ipv6Prefix::default() };
+        let detector = Detector::new(&self.policy, &bans);
         let (mut seen, mut others) = (false, 0);
         let judgement = self.judge.judge(line.as_bytes(), Received::late(NOW), &detector, &mut |offence| {
             if offence.offence.address == client {

@@ -29,7 +29,7 @@ impl World {
 
     fn judge(&self, line: &str, inline: bool, count: &mut dyn FnMut(&LogOffence)) -> Option<LineJudgement> {
         let mut judge = LogJudge::new(self.policy.rules.rules(), &Zone::utc(), inline).unwrap();
-        let detector = Detector { rules: &self.policy.rules, lists: &self.policy.lists, bans: &self.bans, prefix: Ipv6Prefix::default() };
+        let detector = Detector::new(&self.policy, &self.bans);
         judge.judge(line.as_bytes(), Received::live(NOW), &detector, count)
     }
 
@@ -81,7 +81,7 @@ fn a_line_from_the_future_counts_as_of_now() {
 fn counted_at(zone: &str, lines: &[(&str, Time)]) -> (Vec<u64>, Option<String>) {
     let world = World::new("");
     let mut judge = LogJudge::new(world.policy.rules.rules(), &Zone::parse(zone).unwrap(), false).unwrap();
-    let detector = Detector { rules: &world.policy.rules, lists: &world.policy.lists, bans: &world.bans, prefix: Ipv6Prefix::default() };
+    let detector = Detector::new(&world.policy, &world.bans);
     let mut times = Vec::new();
     for (stamp, now) in lines {
         let line = format!("{stamp} Connection from [192.0.2.1] refused: too many connections");
@@ -110,7 +110,7 @@ fn a_line_that_is_late_or_has_an_offset_counts_at_its_own_time() {
     assert_eq!(counted_at("UTC", &[("2026-11-23 01:02:03", now.after(crate::time::Span::from_secs(120)))]), (vec![THEN], None));
     let world = World::new("");
     let mut judge = LogJudge::new(world.policy.rules.rules(), &Zone::utc(), false).unwrap();
-    let detector = Detector { rules: &world.policy.rules, lists: &world.policy.lists, bans: &world.bans, prefix: Ipv6Prefix::default() };
+    let detector = Detector::new(&world.policy, &world.bans);
     let mut times = Vec::new();
     judge.judge(REFUSED.as_bytes(), Received::late(now), &detector, &mut |offence| times.push(offence.time.secs()));
     assert_eq!((times, judge.health().fault()), (vec![THEN], None), "it may have been written half an hour ago");
@@ -129,7 +129,7 @@ fn in_the_hour_that_occurs_twice_a_line_in_fail2bans_language_is_no_fault_either
     let world = World::new("[[rule]]\nname = 'ftp'\nfailregex = 'ftp: bad login from <HOST>$'\nmaxretry = 2");
     let rules = [Arc::clone(world.policy.rules.by_name("ftp").unwrap())];
     let mut judge = LogJudge::new(&rules, &Zone::parse("Europe/Berlin").unwrap(), false).unwrap();
-    let detector = Detector { rules: &world.policy.rules, lists: &world.policy.lists, bans: &world.bans, prefix: Ipv6Prefix::default() };
+    let detector = Detector::new(&world.policy, &world.bans);
     let (second, mut times) = (Time::from_secs(1_792_891_800), Vec::new());
     let line = b"2026-10-25 02:30:00 ftp: bad login from 192.0.2.1";
     judge.judge(line, Received::live(second), &detector, &mut |offence| times.push(offence.time));
@@ -141,7 +141,7 @@ fn an_expression_in_fail2bans_language_is_of_now_too_if_the_zone_does_not_fit() 
     let world = World::new("[[rule]]\nname = 'ftp'\nfailregex = 'ftp: bad login from <HOST>$'\nmaxretry = 2");
     let rules = [Arc::clone(world.policy.rules.by_name("ftp").unwrap())];
     let mut judge = LogJudge::new(&rules, &Zone::parse("Asia/Kolkata").unwrap(), false).unwrap();
-    let detector = Detector { rules: &world.policy.rules, lists: &world.policy.lists, bans: &world.bans, prefix: Ipv6Prefix::default() };
+    let detector = Detector::new(&world.policy, &world.bans);
     let mut times = Vec::new();
     let line = b"2026-11-23 01:02:03 ftp: bad login from 192.0.2.1";
     judge.judge(line, Received::live(Time::from_secs(THEN)), &detector, &mut |offence| times.push(offence.time.secs()));
@@ -155,8 +155,7 @@ fn lines_that_no_rule_of_a_log_can_read_are_a_fault() {
     let fault = |rules: &[&str], lines: &[&str]| {
         let rules: Vec<_> = rules.iter().map(|name| Arc::clone(world.policy.rules.by_name(name).unwrap())).collect();
         let mut judge = LogJudge::new(&rules, &Zone::utc(), false).unwrap();
-        let detector =
-            Detector { rules: &world.policy.rules, lists: &world.policy.lists, bans: &world.bans, prefix: Ipv6Prefix::default() };
+        let detector = Detector::new(&world.policy, &world.bans);
         for line in lines {
             judge.judge(line.as_bytes(), Received::late(NOW), &detector, &mut |_| ());
         }
@@ -184,7 +183,7 @@ fn a_replayed_line_counts_at_its_own_time_whatever_the_clock_says() {
     let mut judge = LineJudge::new(Arc::new(RuleSet::new(vec![]).unwrap()), false).unwrap();
     let mut parser = LineParser::new(Zone::utc(), true, true);
     let line = parser.parse(REFUSED.as_bytes());
-    let detector = Detector { rules: &world.policy.rules, lists: &world.policy.lists, bans: &world.bans, prefix: Ipv6Prefix::default() };
+    let detector = Detector::new(&world.policy, &world.bans);
     let judgement = judge.judge(&line, Received::replayed(Time::default()), &detector, &mut |_| ()).unwrap();
     assert_eq!(judgement.time.secs(), THEN);
 }
@@ -435,7 +434,7 @@ fn a_password_in_a_line_is_no_evidence() {
 fn judged_by(world: &World, rules: &[&str], line: &str) -> (Vec<(Vec<String>, String)>, Option<Outcome>) {
     let rules: Vec<_> = rules.iter().map(|name| Arc::clone(world.policy.rules.by_name(name).unwrap())).collect();
     let mut judge = LogJudge::new(&rules, &Zone::utc(), false).unwrap();
-    let detector = Detector { rules: &world.policy.rules, lists: &world.policy.lists, bans: &world.bans, prefix: Ipv6Prefix::default() };
+    let detector = Detector::new(&world.policy, &world.bans);
     let mut found = Vec::new();
     let judgement = judge.judge(line.as_bytes(), Received::live(NOW), &detector, &mut |LogOffence { offence, .. }| {
         found.push((offence.rules.iter().map(|rule| rule.name.to_string()).collect(), offence.evidence.as_str().to_owned()));
@@ -472,7 +471,7 @@ fn only_so_many_lines_behind_one_of_exims_can_be_the_headers_of_a_message() {
     let world = World::new("");
     let rules = [Arc::clone(world.policy.rules.by_name("exim-global").unwrap())];
     let mut judge = LogJudge::new(&rules, &Zone::utc(), false).unwrap();
-    let detector = Detector { rules: &world.policy.rules, lists: &world.policy.lists, bans: &world.bans, prefix: Ipv6Prefix::default() };
+    let detector = Detector::new(&world.policy, &world.bans);
     let mut judge = |line: &str| {
         judge.judge(line.as_bytes(), Received::late(NOW), &detector, &mut |_| ());
         (judge.health().lines, judge.health().not_understood)
@@ -487,7 +486,7 @@ fn only_so_many_lines_behind_one_of_exims_can_be_the_headers_of_a_message() {
 #[test]
 fn a_new_judge_of_a_log_goes_on_from_what_the_old_one_knew_of_it() {
     let world = World::new("");
-    let detector = Detector { rules: &world.policy.rules, lists: &world.policy.lists, bans: &world.bans, prefix: Ipv6Prefix::default() };
+    let detector = Detector::new(&world.policy, &world.bans);
     let new = || LogJudge::new(&[Arc::clone(world.policy.rules.by_name("w00tw00t").unwrap())], &Zone::utc(), false).unwrap();
     let mut old = new();
     old.judge(b"what is this?", Received::late(NOW), &detector, &mut |_| ());

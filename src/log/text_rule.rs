@@ -241,7 +241,6 @@ fn update_longest(best: &mut String, run: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Ipv6Prefix;
     use crate::policy::Policy;
     use crate::rule::Trigger;
     use crate::rule_id::RuleNames;
@@ -257,7 +256,7 @@ mod tests {
         let Trigger::Line(pattern) = &rule.trigger else { panic!("{rule:?}") };
         let mut text = TextRule::new(rule, pattern, &Zone::utc()).unwrap();
         let bans = Bans::new(1);
-        let detector = Detector { rules: &policy.rules, lists: &policy.lists, bans: &bans, prefix: Ipv6Prefix::default() };
+        let detector = Detector::new(&policy, &bans);
         let found = lines.iter().filter_map(|line| text.judge(line.as_bytes(), Received::live(NOW), &detector));
         found.map(|found| (found.offence.client.to_string(), found.time.secs())).collect()
     }
@@ -293,7 +292,7 @@ mod tests {
         let rules = "[[rule]]\nname = 'one'\nfailregex = 'refused <HOST>$'\n[[rule]]\nname = 'two'\nfailregex = '^badd: .* <HOST>$'\nscope = 'mail'";
         let policy = Policy::for_tests(rules, &names);
         let bans = Bans::new(1);
-        let detector = Detector { rules: &policy.rules, lists: &policy.lists, bans: &bans, prefix: Ipv6Prefix::default() };
+        let detector = Detector::new(&policy, &bans);
         let mut text = TextRules::new(policy.rules.rules(), &Zone::utc()).unwrap();
         let mut judge = |line: &str| {
             let found = text.judge(line.as_bytes(), Received::live(NOW), &detector);

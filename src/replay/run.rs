@@ -17,6 +17,7 @@ use crate::detector::Detector;
 use crate::engine::{BanRecord, Engine, NetworkRecord};
 use crate::event::Service;
 use crate::event::behaviour::{Behaviour, Outcome};
+use crate::geo::watch::GeoWatch;
 use crate::log::judge::{LineJudge, LineJudgement};
 use crate::log::line::LogLine;
 use crate::log::offence::{LogOffence, OffenceKind, Received};
@@ -82,7 +83,8 @@ impl Replay {
         let max_clients = config.table.clients.get();
         let (bans, networks) = (config.table.bans.get(), config.table.networks.get());
         let configured = config.logs.clone();
-        let policy = Arc::new(Policy::from(config));
+        let geo = GeoWatch::new(&config.geo).geo();
+        let policy = Arc::new(Policy { geo, ..Policy::from(config) });
         let rules = policy.rules.rules();
         let texts = logs.iter().zip(zones).map(|(log, zone)| text_rules(rules, log, &configured, zone)).collect::<Result<Vec<_>, String>>();
         Ok(Self {

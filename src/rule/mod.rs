@@ -12,6 +12,7 @@ mod seen_cache;
 pub mod set;
 pub mod spec;
 mod spec_groups;
+mod spec_origin;
 mod spec_trigger;
 mod standing;
 
@@ -25,8 +26,9 @@ pub use marks::Marks;
 pub use set::RuleSet;
 pub use standing::Standing;
 
-use crate::client::Client;
+use crate::client::{Client, Ipv6Prefix};
 use crate::event::Scope;
+use crate::geo::{Geo, OriginCondition};
 use crate::list::Networks;
 use crate::rule_id::RuleId;
 use crate::table::Account;
@@ -59,6 +61,8 @@ pub struct Rule {
     pub distinct: Option<Distinct>,
     /// Addresses that the rule never concerns.
     pub ignoreip: Networks,
+    /// By where they belong, the clients that it concerns.
+    pub origin: OriginCondition,
     /// Whom it counts, and what its bans are of.
     pub count_by: CountBy,
     /// Number of different clients of a network, or at an account, that must have offended within `findtime`, 1 to [`crate::table::MAX_MEMBERS`].
@@ -76,6 +80,19 @@ pub enum Distinct {
 }
 
 impl Rule {
+    /// Whether the rule concerns `address`, of clients that are cut to `prefix`. What only the daemon can say holds as long as it is not asked.
+    #[must_use]
+    pub fn concerns(&self, address: IpAddr, prefix: Ipv6Prefix, geo: &Geo) -> bool {
+        !self.ignoreip.contains(address)
+            && (self.origin.is_empty() || geo.origin(Client::of(address, prefix)).is_none_or(|origin| self.origin.holds(origin)))
+    }
+
+    /// Whether it depends on where a client belongs.
+    #[must_use]
+    pub fn needs_geo(&self) -> bool {
+        !self.origin.is_empty()
+    }
+
     /// Whether offences that repeat earlier ones must be told from new ones, and by which mark.
     #[must_use]
     pub fn mark(&self, marks: &Marks) -> Option<u32> {

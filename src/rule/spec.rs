@@ -77,6 +77,14 @@ pub struct RuleSpec {
     /// Addresses, networks and absolute paths of lists of them that the rule never concerns.
     #[serde(default)]
     pub ignoreip: Vec<Spanned<String>>,
+    /// Autonomous systems of the clients that the rule concerns.
+    pub asn: Option<Spanned<OneOrMany<u32>>>,
+    /// Autonomous systems of clients that it does not concern.
+    pub not_asn: Option<Spanned<OneOrMany<u32>>>,
+    /// Countries of the clients that it concerns.
+    pub country: Option<Spanned<OneOrMany<String>>>,
+    /// Countries of clients that it does not concern.
+    pub not_country: Option<Spanned<OneOrMany<String>>>,
     /// Maximum number of open SMTP connections of a client.
     pub simultaneous: Option<Spanned<u32>>,
     /// Kinds of Exim log lines.
@@ -230,6 +238,10 @@ impl RuleSpec {
             count_by: self.count_by.or(builtin.count_by),
             network: self.network.or(builtin.network),
             members: self.members.or(builtin.members),
+            asn: self.asn.or(builtin.asn),
+            not_asn: self.not_asn.or(builtin.not_asn),
+            country: self.country.or(builtin.country),
+            not_country: self.not_country.or(builtin.not_country),
             ignoreip: if self.ignoreip.is_empty() { builtin.ignoreip } else { self.ignoreip },
             is_tested: builtin.is_tested && !own_pattern,
         }
@@ -310,6 +322,7 @@ impl RuleSpec {
         let description: Arc<str> = self.description.as_deref().unwrap_or_default().into();
         let distinct = self.check_distinct(maxretry, &maxretry_at)?;
         let ignoreip = networks(&self.ignoreip)?;
+        let origin = self.check_origin()?;
         let (count_by, members) = self.check_count_by(&name, maxretry)?;
         let trigger = self.trigger(&name)?;
         Ok(Rule {
@@ -327,6 +340,7 @@ impl RuleSpec {
             fleet,
             distinct,
             ignoreip,
+            origin,
             count_by,
             members,
         })

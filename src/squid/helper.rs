@@ -132,6 +132,12 @@ fn run_backend(args: &HelperArguments, slot: &BackendSlot, ready: &std::sync::mp
     faults.resolve("the configuration is valid: queries are judged");
     let warn_if_stale = || prefilter.iter().for_each(|prefilter| prefilter.warn_if_stale(table.engine().policy().rules.rules()));
     warn_if_stale();
+    let warn_of_geo = || {
+        if let Some(warning) = table.engine().policy().rules.warning_without_geo() {
+            log::warn!("{warning}");
+        }
+    };
+    warn_of_geo();
     let mut stamp = table.config_stamp();
     slot.put(Arc::clone(&table) as Arc<dyn Backend>);
     let _ = ready.send(());
@@ -162,6 +168,7 @@ fn run_backend(args: &HelperArguments, slot: &BackendSlot, ready: &std::sync::mp
                     faults.resolve("the configuration is valid again");
                     log::info!("the configuration was read again");
                     warn_if_stale();
+                    warn_of_geo();
                 }
                 Err(error) => faults.report(&format!("the old configuration stays in force: {error}")),
             }

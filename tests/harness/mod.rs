@@ -13,6 +13,7 @@
 )]
 
 mod daemon;
+pub(crate) mod mmdb;
 mod namespace;
 mod process;
 mod requirements;

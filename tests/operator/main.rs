@@ -6,6 +6,7 @@ mod harness;
 
 mod bans;
 mod crowds;
+mod geo;
 mod hook;
 mod logs;
 mod metrics;

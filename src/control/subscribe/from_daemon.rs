@@ -47,7 +47,7 @@ pub enum FromDaemon {
         /// What a helper answers while it cannot ask the daemon.
         on_failure: OnFailure,
     },
-    Rule(RuleLine),
+    Rule(Box<RuleLine>),
     /// A network of a list.
     Listed(List, IpNet),
     /// The configuration is complete and takes effect.
@@ -269,12 +269,13 @@ mod tests {
             refuses_offence: false,
             distinct: Some(Distinct::Path),
             ignoreip: vec!["2001:db8::/32".into(), "192.0.2.7/32".into()],
+            origin: serde_json::from_str(r#"{"asn":[64496],"not_country":["DE"]}"#).unwrap(),
         };
         let hour = Some(Span::from_secs(3600));
         vec![
             FromDaemon::Hello(1),
             FromDaemon::BeginConfig { prefix: Ipv6Prefix::default(), on_failure: OnFailure::Deny },
-            FromDaemon::Rule(rule),
+            FromDaemon::Rule(Box::new(rule)),
             FromDaemon::Listed(List::TrustedProxies, "192.0.2.0/24".parse().unwrap()),
             FromDaemon::EndConfig,
             FromDaemon::BeginBans,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Scope, Service};
+use crate::geo::OriginCondition;
 use crate::list::file::parse_network;
 use crate::rule::{Bantime, CountBy, Distinct, Mode, Rule, SmtpRefusal, Trigger};
 use crate::rule_id::RuleNames;
@@ -22,6 +23,9 @@ pub struct RuleLine {
     pub(super) distinct: Option<Distinct>,
     /// Addresses that the rule never concerns.
     pub(super) ignoreip: Vec<String>,
+    /// Which clients it concerns. Only the daemon knows where a client belongs.
+    #[serde(default, skip_serializing_if = "OriginCondition::is_empty")]
+    pub(super) origin: OriginCondition,
 }
 
 impl RuleLine {
@@ -42,6 +46,7 @@ impl RuleLine {
             refuses_offence: rule.refuses_offence,
             distinct: rule.distinct,
             ignoreip: rule.ignoreip.iter().map(|network| network.to_string()).collect(),
+            origin: rule.origin.clone(),
         })
     }
 
@@ -63,6 +68,7 @@ impl RuleLine {
             fleet: false,
             distinct: self.distinct,
             ignoreip: self.ignoreip.iter().filter_map(|network| parse_network(network).ok()).collect(),
+            origin: self.origin,
             // Only the daemon counts.
             count_by: CountBy::Client,
             members: 1,

@@ -56,7 +56,12 @@ impl AdminContext {
         self.metrics.counters.reloads.fetch_add(1, Ordering::Relaxed);
         let logs = config.logs.clone();
         let pieces = config.files.iter().skip(1).cloned().collect();
-        let lifted = self.engine.reload(now, Policy::from(config), SavedBans::End).into_iter();
+        let lifted = {
+            let mut geo = self.metrics.geo.lock();
+            geo.configure(&config.geo);
+            let policy = Policy { geo: geo.geo(), ..Policy::from(config) };
+            self.engine.reload(now, policy, SavedBans::End).into_iter()
+        };
         let lifted =
             lifted.map(|lifted| LiftedRule { rule: lifted.rule.to_string(), because: lifted.standing.to_string(), bans: lifted.bans });
         self.logs.lock().follow(&logs);

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use super::context::AdminContext;
 use crate::control::pause::PauseStatus;
 use crate::control::status::{
-    DaemonStatus, FalseBans, FleetStatus, FollowedLog, HeavyClient, LastAsked, ListStatus, PrefilterStatus, RuleStatus, StateStatus,
+    DaemonStatus, FalseBans, FleetStatus, FollowedLog, GeoStatus, HeavyClient, LastAsked, ListStatus, PrefilterStatus, RuleStatus,
+    StateStatus,
 };
 use crate::daemon::metrics::counters::Question;
 use crate::daemon::metrics::process::ProcessNumbers;
@@ -67,6 +68,7 @@ impl AdminContext {
             fleet_counts: self.fleet.as_ref().map(|fleet| fleet.health.counts()).unwrap_or_default(),
             false_bans: self.false_bans(),
             lists: self.list_statuses(),
+            geo: self.geo_statuses(),
             logs: self.followed_logs(),
             by_rule: self.rule_statuses(),
             hook: self.metrics.hook.stats(),
@@ -125,6 +127,19 @@ impl AdminContext {
                 modified_ago: modified.map(|modified| now.saturating_sub(modified)),
                 shrunk_from: self.list_history.shrunk_from(kind, source),
             }
+        });
+        status.collect()
+    }
+
+    fn geo_statuses(&self) -> Vec<GeoStatus> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let status = self.metrics.geo.lock().states().into_iter().map(|state| GeoStatus {
+            kind: state.kind.as_str().into(),
+            file: state.file.display().to_string(),
+            networks: state.entries,
+            built: state.built.map(|built| i64::try_from(built).unwrap_or(i64::MAX)),
+            built_ago: state.built.map(|built| now.saturating_sub(built)),
+            fault: state.fault,
         });
         status.collect()
     }

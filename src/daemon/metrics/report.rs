@@ -16,6 +16,7 @@ use crate::daemon::logs::thread::LogStatus;
 use crate::engine::Engine;
 use crate::event::Service;
 use crate::fleet::FleetHealth;
+use crate::geo::watch::GeoWatch;
 use crate::list::ListSource;
 use crate::rule_id::RuleId;
 use crate::state::attach::StateFile;
@@ -26,6 +27,8 @@ pub struct MetricsReport {
     pub engine: Arc<Engine>,
     pub counters: Arc<Counters>,
     pub logs: Arc<Mutex<Logs>>,
+    /// The databases that say where clients belong.
+    pub geo: Arc<Mutex<GeoWatch>>,
     /// The state file, if one is configured.
     pub state: Option<Arc<StateFile>>,
     pub hook: Arc<Hook>,
@@ -187,6 +190,15 @@ impl MetricsReport {
             ("own", own),
         ] {
             page.sample("list_networks", &[("list", list)], number);
+        }
+        let databases = self.geo.lock().states();
+        if !databases.is_empty() {
+            page.header("geo_networks", "gauge", "Networks in a database of [geo].");
+            databases.iter().for_each(|state| page.sample("geo_networks", &[("database", state.kind.as_str())], count(state.entries)));
+            page.header("geo_usable", "gauge", "0 while the file of a database, as it is now, cannot be used.");
+            databases
+                .iter()
+                .for_each(|state| page.sample("geo_usable", &[("database", state.kind.as_str())], u64::from(state.fault.is_none())));
         }
         page.header("last_query_timestamp_seconds", "gauge", "When a server asked last.");
         for service in Service::ALL {

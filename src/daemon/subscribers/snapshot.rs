@@ -103,7 +103,7 @@ pub fn config_lines(policy: Arc<Policy>) -> impl Iterator<Item = String> + Send 
         let policy = Arc::clone(&policy);
         ranges(policy.rules.rules().len()).map(move |range| {
             let rules = policy.rules.rules().get(range).unwrap_or_default().iter();
-            rules.filter_map(|rule| RuleLine::of(rule)).map(|rule| line(&FromDaemon::Rule(rule))).collect()
+            rules.filter_map(|rule| RuleLine::of(rule)).map(|rule| line(&FromDaemon::Rule(Box::new(rule)))).collect()
         })
     };
     let own = policy.lists.own();

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use crate::client::Ipv6Prefix;
 use crate::control::subscribe::List;
+use crate::geo::Geo;
 use crate::list::{ListSource, Lists, OwnAddresses};
 use crate::policy::{DEFAULT_FALSE_BAN_SHARE, OnFailure, Policy};
 use crate::rule::{Rule, RuleSet};
@@ -75,6 +76,7 @@ impl ConfigLines {
             prefix: self.prefix,
             on_failure: self.on_failure,
             false_ban_share: DEFAULT_FALSE_BAN_SHARE,
+            geo: Geo::Daemon,
             pause: None,
         })
     }

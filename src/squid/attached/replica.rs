@@ -288,9 +288,10 @@ impl Replica {
         }
     }
 
-    /// The verdict on an offence if the daemon does not answer. A rule that refuses each offence still does.
+    /// The verdict on an offence if the daemon does not answer. A rule that refuses each offence still does,
+    /// unless it depends on where the client belongs.
     fn fallback_verdict(&self, now: Time, rules: &[Arc<Rule>]) -> Verdict {
-        if let Some(rule) = rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.refuses_offence) {
+        if let Some(rule) = rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.refuses_offence && rule.origin.is_empty()) {
             return Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence }.on_web();
         }
         match self.policy().on_failure {

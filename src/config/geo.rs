@@ -1,0 +1,68 @@
+//! `[geo]`: the databases that say which provider and which country an address belongs to.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::ConfigError;
+use super::text::ConfigText;
+use crate::geo::GeoKind;
+use crate::geo::watch::GeoFiles;
+use crate::rule::spec::RuleSpec;
+
+/// The `[geo]` section as written.
+#[derive(Debug, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct GeoSection {
+    asn: Option<Spanned<PathBuf>>,
+    country: Option<Spanned<PathBuf>>,
+}
+
+impl GeoSection {
+    /// The files. They are read by the daemon alone, and one that cannot be is no fault of the configuration.
+    ///
+    /// # Errors
+    /// A path is not absolute.
+    pub fn files(&self, text: &ConfigText) -> Result<GeoFiles, ConfigError> {
+        let file = |key: &str, path: &Option<Spanned<PathBuf>>| match path {
+            Some(path) if !path.get_ref().is_absolute() => {
+                let message = format!("found {key} = {:?}, expected the absolute path of a database", path.get_ref());
+                Err(text.error_at(path.span().start, message))
+            }
+            path => Ok(path.as_ref().map(|path| path.get_ref().clone())),
+        };
+        Ok(GeoFiles { asn: file("asn", &self.asn)?, country: file("country", &self.country)? })
+    }
+}
+
+/// Checks that there is a database for each rule of the file that needs one: without it the rule would match nobody.
+///
+/// # Errors
+/// The first rule without.
+pub fn check_rules(rules: &[RuleSpec], files: &GeoFiles, text: &ConfigText) -> Result<(), ConfigError> {
+    for rule in rules.iter().filter(|rule| rule.enabled != Some(false)) {
+        let [asn, country] = rule.needs_geo();
+        check(asn, GeoKind::Asn, files, text)?;
+        check(country, GeoKind::Country, files, text)?;
+    }
+    Ok(())
+}
+
+/// Checks that there is a database of this kind for the value at an offset, which has a name.
+///
+/// # Errors
+/// There is none.
+pub fn check(needed: Option<(usize, &str)>, kind: GeoKind, files: &GeoFiles, text: &ConfigText) -> Result<(), ConfigError> {
+    let file = match kind {
+        GeoKind::Asn => &files.asn,
+        GeoKind::Country => &files.country,
+    };
+    match needed {
+        Some((offset, what)) if file.is_none() => {
+            let kind = kind.as_str();
+            Err(text.error_at(offset, format!("found {what} without a database, expected {kind} in [geo] as well")))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,87 @@
+//! Which provider's network and which country an address belongs to, by databases in MaxMind's format.
+
+mod database;
+mod origin;
+mod ranges;
+pub mod watch;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use database::Database;
+pub use origin::{Asn, Country, Origin, OriginCondition};
+
+use crate::client::Client;
+
+/// What a database tells of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GeoKind {
+    Asn,
+    Country,
+}
+
+impl GeoKind {
+    /// The key of `[geo]`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Asn => "asn",
+            Self::Country => "country",
+        }
+    }
+}
+
+/// Who knows where clients belong. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub enum Geo {
+    /// This process.
+    Here(Databases),
+    /// The daemon, which this process is attached to.
+    Daemon,
+}
+
+impl Default for Geo {
+    fn default() -> Self {
+        Self::Here(Databases::default())
+    }
+}
+
+impl Geo {
+    /// Where `client` belongs; `None` if only the daemon can say.
+    #[must_use]
+    pub fn origin(&self, client: Client) -> Option<Origin> {
+        match self {
+            Self::Here(databases) => Some(databases.origin(client)),
+            Self::Daemon => None,
+        }
+    }
+}
+
+/// The databases in use, none by default.
+///
+/// What is not known, because an address is in no database or there is none, matches no condition and is in no list.
+#[derive(Clone, Default)]
+pub struct Databases {
+    asn: Option<Arc<Database<Asn>>>,
+    country: Option<Arc<Database<Country>>>,
+}
+
+impl fmt::Debug for Databases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entries = |entries: Option<usize>| entries.map_or_else(|| "none".to_owned(), |entries| entries.to_string());
+        let (asn, country) = (self.asn.as_ref().map(|asn| asn.entries()), self.country.as_ref().map(|country| country.entries()));
+        write!(f, "Databases(asn: {}, country: {})", entries(asn), entries(country))
+    }
+}
+
+impl Databases {
+    /// Where `client` belongs, as far as that is known.
+    #[must_use]
+    fn origin(&self, client: Client) -> Origin {
+        let address = client.address();
+        Origin {
+            asn: self.asn.as_ref().and_then(|database| database.lookup(address)),
+            country: self.country.as_ref().and_then(|database| database.lookup(address)),
+        }
+    }
+}

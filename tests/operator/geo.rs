@@ -1,0 +1,148 @@
+//! Conditions on where clients belong, by databases that only the daemon reads.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::attach;
+use crate::harness::mmdb::{Said, database};
+use crate::harness::{Daemon, SquidHelper, Stage, wait_until};
+
+const RULES: &str = "[[rule]]\nname = 'far'\npath = '^/far'\nmaxretry = 1\nasn = [64496]\n\
+    [[rule]]\nname = 'login'\nevent = 'incident'\nmaxretry = 1\nscope = 'mail'\nnot_country = ['DE']\n";
+
+/// Replaces a file as a downloader does.
+fn replace(file: &Path, bytes: &[u8]) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, bytes).unwrap();
+    std::fs::rename(new, file).unwrap();
+}
+
+fn asns() -> Vec<u8> {
+    database(&[("198.18.0.0/16", Said::Asn(64496)), ("198.19.0.0/16", Said::Asn(64497)), ("2001:db8::/32", Said::Asn(64496))])
+}
+
+/// A stage with databases, and the configuration that names them.
+fn stage() -> (Stage, String) {
+    let stage = Stage::new();
+    let (asn, country) = (stage.path("asn.mmdb"), stage.path("country.mmdb"));
+    replace(&asn, &asns());
+    replace(&country, &database(&[("198.18.0.0/16", Said::Country("DE")), ("198.19.0.0/16", Said::Country("FR"))]));
+    let geo = format!("[geo]\nasn = {asn:?}\ncountry = {country:?}\n");
+    (stage, geo)
+}
+
+fn fault(daemon: &Daemon) -> Option<String> {
+    let status = daemon.json(&["status"]);
+    Some(status.pointer("/geo/0/fault")?.as_str()?.to_owned())
+}
+
+#[test]
+fn a_rule_concerns_only_clients_that_belong_where_it_says() {
+    let (stage, geo) = stage();
+    let daemon = Daemon::start_on(&stage, "", &format!("{geo}{RULES}"));
+    let mut helper = attach(&daemon);
+    for (client, is_refused) in [("198.19.0.1", false), ("203.0.113.1", false), ("198.18.0.1", true), ("2001:db8:1::1", true)] {
+        assert_eq!(helper.get(client, "/far").starts_with("OK"), is_refused, "{client}");
+    }
+    assert!(!helper.refuses("198.18.0.2"), "only the path is an offence");
+    for (client, answer) in [("198.18.7.1", "accept\n"), ("203.0.113.1", "accept\n"), ("198.19.7.1", "defer rule=login")] {
+        assert!(daemon.ask(&format!("strike {client} login\n")).starts_with(answer), "{client}");
+    }
+    let status = daemon.json(&["status"]);
+    assert_eq!(
+        (&status["geo"][0]["kind"], &status["geo"][0]["networks"], &status["geo"][0]["fault"]),
+        (&json!("asn"), &json!(3), &json!(null))
+    );
+    assert_eq!((&status["geo"][1]["kind"], &status["geo"][1]["networks"]), (&json!("country"), &json!(2)));
+    let metrics = daemon.text(&["metrics"]);
+    for line in ["strikeout_geo_networks{database=\"asn\"} 3", "strikeout_geo_usable{database=\"country\"} 1"] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[test]
+fn a_request_that_a_page_sent_is_not_refused_for_where_its_client_may_belong() {
+    let (stage, geo) = stage();
+    let daemon = Daemon::start_on(&stage, "", &format!("{geo}{RULES}"));
+    let mut helper = attach(&daemon);
+    let ask = |helper: &mut SquidHelper, client: &str| helper.ask(&format!("{client} GET http://a.example/far x cross-site -"));
+    assert_eq!(ask(&mut helper, "198.19.0.1"), "ERR");
+    assert!(daemon.json(&["list"]).as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_changed_database_is_used_at_once_and_a_broken_one_leaves_the_last_good_one() {
+    let (stage, geo) = stage();
+    let daemon = Daemon::start_on(&stage, "", &format!("{geo}{RULES}"));
+    let file = stage.path("asn.mmdb");
+    let mut helper = attach(&daemon);
+    assert_eq!(helper.get("198.19.0.1", "/far"), "ERR");
+    replace(&file, &database(&[("198.19.0.0/16", Said::Asn(64496))]));
+    wait_until("the new database is in use", || daemon.json(&["status"])["geo"][0]["networks"] == json!(1));
+    assert!(helper.get("198.19.0.1", "/far").starts_with("OK"));
+    assert_eq!(helper.get("198.18.0.1", "/far"), "ERR");
+
+    let whole = asns();
+    for (what, bytes) in [("cut", &whole[..whole.len() / 2]), ("empty", b""), ("something else", b"<html>429</html>")] {
+        replace(&file, bytes);
+        wait_until("it is noticed", || fault(&daemon).is_some_and(|fault| fault.starts_with("found a damaged database")));
+        assert!(helper.get(&format!("198.19.1.{}", what.len()), "/far").starts_with("OK"), "{what}: the last good one is in use");
+        replace(&file, &database(&[("198.19.0.0/16", Said::Asn(64496)), ("198.18.0.0/16", Said::Asn(1))]));
+        wait_until("a good one is taken", || fault(&daemon).is_none());
+    }
+    std::fs::remove_file(&file).unwrap();
+    wait_until("it is noticed", || fault(&daemon).is_some_and(|fault| fault.starts_with("cannot be read: No such file")));
+    assert!(helper.get("198.19.3.1", "/far").starts_with("OK"));
+    let text = daemon.text(&["status"]);
+    assert!(text.contains("No such file or directory (os error 2); the last good one stays in use"), "{text}");
+    let (doctor, _, _) = daemon.run(&["doctor"]);
+    assert!(doctor.contains(&format!("the database {} (asn) cannot be used, the last good one stays in use", file.display())), "{doctor}");
+    assert!(daemon.text(&["metrics"]).contains("strikeout_geo_usable{database=\"asn\"} 0"));
+    assert!(daemon.text(&["reload"]).starts_with("reloaded"));
+    assert!(helper.get("198.19.3.2", "/far").starts_with("OK"), "also after a reload");
+}
+
+#[test]
+fn a_database_that_has_shrunk_to_nothing_is_taken_only_by_a_reload() {
+    let (stage, geo) = stage();
+    let file = stage.path("asn.mmdb");
+    let networks: Vec<String> = (0..100).map(|number| format!("198.18.{number}.0/24")).collect();
+    let networks: Vec<(&str, Said<'_>)> = networks.iter().map(|network| (network.as_str(), Said::Asn(64496))).collect();
+    replace(&file, &database(&networks));
+    let daemon = Daemon::start_on(&stage, "", &format!("{geo}{RULES}"));
+    replace(&file, &database(&networks[..2]));
+    wait_until("it is noticed", || fault(&daemon).is_some_and(|fault| fault.starts_with("found 2 networks where the one in use has 100;")));
+    assert_eq!(daemon.json(&["status"])["geo"][0]["networks"], json!(100));
+    daemon.text(&["reload"]);
+    assert_eq!((fault(&daemon), &daemon.json(&["status"])["geo"][0]["networks"]), (None, &json!(2)));
+}
+
+#[test]
+fn without_a_usable_database_nobody_is_refused_and_the_daemon_runs() {
+    let (stage, geo) = stage();
+    std::fs::write(stage.path("asn.mmdb"), b"").unwrap();
+    std::fs::remove_file(stage.path("country.mmdb")).unwrap();
+    let daemon = Daemon::start_on(&stage, "", &format!("{geo}{RULES}"));
+    let mut helper = attach(&daemon);
+    assert_eq!(helper.get("198.18.0.1", "/far"), "ERR");
+    assert_eq!(daemon.ask("strike 198.19.7.1 login\n"), "accept\n", "not_country of what is not known");
+    assert!(fault(&daemon).is_some());
+    replace(&stage.path("asn.mmdb"), &asns());
+    wait_until("it is used as soon as it is there", || fault(&daemon).is_none());
+    assert!(helper.get("198.18.0.2", "/far").starts_with("OK"));
+}
+
+#[test]
+fn a_helper_with_its_own_table_and_check_say_that_such_rules_match_nobody_there() {
+    let (stage, geo) = stage();
+    stage.configure("", &format!("{geo}{RULES}"));
+    let config = stage.config();
+    let mut helper = SquidHelper::start(&["--config", config.to_str().unwrap()]).until_ready();
+    assert_eq!(helper.get("198.18.0.1", "/far"), "ERR");
+    let warning = "these rules match nobody in a helper with a table of its own: far, login: only the daemon reads [geo]";
+    helper.logs(warning);
+    let output = std::process::Command::new(crate::harness::STRIKEOUT).args(["check", "--config"]).arg(&config).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(warning) && text.contains("asn.mmdb: 3 networks\n"), "{text}");
+}
