@@ -69,11 +69,12 @@ impl Engine {
         self.persist_and_complete(Change::Unbanned { client, scope, at: now, kept }, true, completion);
     }
 
-    /// Unbans exactly this network. Like [`Engine::unban`], persisted and published even if there is none.
+    /// Unbans exactly this network, and forgets its earlier bans. Like [`Engine::unban`], persisted and published even if there is none.
     pub fn unban_network(self: &Arc<Self>, now: Time, network: IpNet, completion: Completion) {
         let _lock = self.client_locks.lock(&network);
         let mut removed = None;
         self.change_lists(|lists| removed = lists.banned.remove(network));
+        self.forget_earlier_bans_of_network(network);
         let changed = removed.is_some_and(|ban| ban.is_active(now));
         self.persist_and_complete(Change::NetworkUnbanned { network, at: now }, changed, completion);
     }
@@ -147,9 +148,12 @@ impl Engine {
                     });
                 }
             }
-            Change::NetworkUnbanned { network, .. } | Change::NetworkEvicted { network, .. } => self.change_lists(|lists| {
-                lists.banned.remove(*network);
-            }),
+            Change::NetworkUnbanned { network, .. } | Change::NetworkEvicted { network, .. } => {
+                self.change_lists(|lists| _ = lists.banned.remove(*network));
+                if matches!(change, Change::NetworkUnbanned { .. }) {
+                    self.forget_earlier_bans_of_network(*network);
+                }
+            }
             Change::RuleLifted(name) => {
                 let rule = self.names.find(name);
                 self.bans.unban_rules(|of| Some(of) == rule);

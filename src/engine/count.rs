@@ -8,8 +8,9 @@ use parking_lot::MutexGuard;
 
 use super::accounts::Guess;
 use super::crowds::CrowdStrike;
+use super::records::next_times;
 use super::reply::Reply;
-use super::{BanRecord, EarlierBans, Engine, NetworkRecord};
+use super::{BanRecord, Engine, NetworkRecord};
 use crate::client::Client;
 use crate::clock::timestamp;
 use crate::detector::Detector;
@@ -311,18 +312,7 @@ impl Engine {
 
     /// The record of a ban by `rule`, longer than the client's earlier ones if the rule says so.
     fn new_record(&self, now: Time, rule: &Rule, offence: &Offence, counter: Counter) -> BanRecord {
-        let mut times = 1;
-        if let Some(increment) = &rule.bantime.increment {
-            let mut earlier_bans = self.earlier_bans.lock();
-            let earlier = earlier_bans
-                .get(&(offence.client, rule.id))
-                .filter(|earlier| earlier.last.after(increment.forget) > now)
-                .map_or(0, |earlier| earlier.times);
-            times = earlier.saturating_add(1);
-            if rule.mode == Mode::Enforce {
-                earlier_bans.put((offence.client, rule.id), EarlierBans { times, last: now });
-            }
-        }
+        let times = next_times(&self.earlier_bans, now, rule, offence.client);
         BanRecord {
             client: offence.client,
             scope: rule.scope,

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use ipnet::IpNet;
 
 use super::publish::Publication;
+use super::records::next_times;
 use super::reply::Reply;
 use super::{Completion, Engine, NetworkRecord, Persisted};
 use crate::client::{Client, Ipv6Prefix};
@@ -49,7 +50,16 @@ impl Engine {
         let subscriber = subscriber_prefix(network, prefix);
         let count = self.crowds.add(limit, network, Client::of(client.address(), subscriber), now, strikes);
         if count.is_reached {
-            Some(CrowdStrike::Reached(network_record(now, rule, network, &count, subscriber, &evidence())))
+            let times = next_times(&self.earlier_networks, now, rule, network);
+            Some(CrowdStrike::Reached(NetworkRecord {
+                network,
+                scope: rule.scope,
+                rule: Arc::clone(&rule.name),
+                since: now,
+                until: rule.bantime.of(times - 1).map_or(Until::NEVER, |span| Until::at(now.after(span))),
+                members: count.members,
+                reason: reason(&count, subscriber, &evidence()),
+            }))
         } else {
             Some(CrowdStrike::Counted(count.counter))
         }
@@ -260,18 +270,11 @@ pub(super) fn banned_network(rule: RuleId, record: &NetworkRecord, saved: Saved)
     BannedNetwork { network: *network, rule, scope: *scope, since: *since, until: until.time(), members: *members, saved }
 }
 
-fn network_record(now: Time, rule: &Rule, network: IpNet, count: &CrowdCount, subscriber: Ipv6Prefix, last: &Evidence) -> NetworkRecord {
+/// Why a network is banned: its count, some of its members, and the last offence.
+fn reason(count: &CrowdCount, subscriber: Ipv6Prefix, last: &Evidence) -> Evidence {
     let examples: Vec<String> = count.examples.iter().map(|member| member.display(subscriber).to_string()).collect();
     let members = format!("{} offences of {} clients or more, such as {};", count.counter.count(), count.members, examples.join(", "));
-    NetworkRecord {
-        network,
-        scope: rule.scope,
-        rule: Arc::clone(&rule.name),
-        since: now,
-        until: rule.bantime.of(0).map_or(Until::NEVER, |span| Until::at(now.after(span))),
-        members: count.members,
-        reason: Evidence::new(&[members.as_bytes(), b"last:", last.as_str().as_bytes()]),
-    }
+    Evidence::new(&[members.as_bytes(), b"last:", last.as_str().as_bytes()])
 }
 
 fn text(rule: &Rule, record: &NetworkRecord) -> String {

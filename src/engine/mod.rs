@@ -47,6 +47,7 @@ use false_positives::FalsePositives;
 pub use lift::SavedBans;
 use publish::DiskProgress;
 pub use records::EarlierBans;
+use records::EarlierBansOf;
 
 /// Maximum number of bans of rules in shadow mode.
 const MAX_SHADOW_BANS: usize = 100_000;
@@ -86,7 +87,9 @@ pub struct Engine {
     /// Members and last offence of each network that a rule banned lately, or would have.
     network_reasons: Mutex<LruCache<(IpNet, RuleId), Evidence, RandomState>>,
     /// The earlier bans of a client under a rule whose bantime grows.
-    earlier_bans: Mutex<LruCache<(Client, RuleId), EarlierBans, RandomState>>,
+    earlier_bans: EarlierBansOf<Client>,
+    /// The same of networks. They start again with the process.
+    earlier_networks: EarlierBansOf<IpNet>,
     /// The latest ban of each client.
     records: Mutex<LruCache<Client, BanRecord, RandomState>>,
     /// The latest ban of each client by a rule in shadow mode.
@@ -145,6 +148,7 @@ impl Engine {
             shadow_networks: Mutex::default(),
             network_reasons: Mutex::new(LruCache::with_hasher(MAX_RECORDS, RandomState::new())),
             earlier_bans: Mutex::new(LruCache::with_hasher(max_earlier_bans, RandomState::new())),
+            earlier_networks: Mutex::new(LruCache::with_hasher(MAX_RECORDS, RandomState::new())),
             records: Mutex::new(LruCache::with_hasher(MAX_RECORDS, RandomState::new())),
             shadow_records: Mutex::new(LruCache::with_hasher(MAX_RECORDS, RandomState::new())),
             journal: OnceLock::new(),

@@ -1,25 +1,51 @@
 //! Ban records: what is known of a client's bans besides the service and the end, which the table holds.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 
+use ahash::RandomState;
 use ipnet::IpNet;
+use lru::LruCache;
+use parking_lot::Mutex;
 
 use super::{BanRecord, Change, Completion, Engine, Forgotten};
 use crate::client::Client;
 use crate::event::{Scope, Service};
-use crate::rule::{Evidence, Rule};
+use crate::rule::{Evidence, Mode, Rule};
 use crate::rule_id::RuleId;
 use crate::table::Ban;
 use crate::time::Time;
 
-/// The bans of one client under one rule so far.
+/// The bans of one client or network under one rule so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EarlierBans {
     /// Their number.
     pub times: u32,
     /// When the last one began.
     pub last: Time,
+}
+
+/// The earlier bans of clients, or of networks, under each rule whose bantime grows.
+pub(super) type EarlierBansOf<T> = Mutex<LruCache<(T, RuleId), EarlierBans, RandomState>>;
+
+/// The ordinal of a ban of `banned` by `rule` now, from 1: with a bantime that does not grow, always 1.
+pub(super) fn next_times<T: Copy + Eq + Hash>(of: &EarlierBansOf<T>, now: Time, rule: &Rule, banned: T) -> u32 {
+    let Some(increment) = &rule.bantime.increment else { return 1 };
+    let mut earlier_bans = of.lock();
+    let earlier = earlier_bans.get(&(banned, rule.id)).filter(|earlier| earlier.last.after(increment.forget) > now);
+    let times = earlier.map_or(0, |earlier| earlier.times).saturating_add(1);
+    if rule.mode == Mode::Enforce {
+        earlier_bans.put((banned, rule.id), EarlierBans { times, last: now });
+    }
+    times
+}
+
+/// Drops the entries of which `is_forgotten` says so.
+fn drop_where<T: Copy + Eq + Hash>(of: &EarlierBansOf<T>, is_forgotten: impl Fn(&(T, RuleId)) -> bool) {
+    let mut earlier_bans = of.lock();
+    let keys: Vec<_> = earlier_bans.iter().map(|(key, _)| *key).filter(is_forgotten).collect();
+    keys.iter().for_each(|key| _ = earlier_bans.pop(key));
 }
 
 impl Engine {
@@ -91,14 +117,18 @@ impl Engine {
         let prefix = self.policy().prefix;
         let rule = forgotten.rule.as_deref().map(|rule| self.names.find(rule));
         let kept: HashSet<RuleId> = forgotten.kept.iter().filter_map(|name| self.names.find(name)).collect();
-        let is_forgotten = |(client, of): &(Client, RuleId)| {
+        let is_forgotten = |banned: IpNet, of: &RuleId| {
             rule.is_none_or(|rule| rule == Some(*of))
-                && forgotten.network.is_none_or(|network| network.contains(&client.network(prefix)))
+                && forgotten.network.is_none_or(|network| network.contains(&banned))
                 && !kept.contains(of)
         };
-        let mut earlier_bans = self.earlier_bans.lock();
-        let keys: Vec<_> = earlier_bans.iter().map(|(key, _)| *key).filter(is_forgotten).collect();
-        keys.iter().for_each(|key| _ = earlier_bans.pop(key));
+        drop_where(&self.earlier_bans, |(client, of)| is_forgotten(client.network(prefix), of));
+        drop_where(&self.earlier_networks, |(network, of)| is_forgotten(*network, of));
+    }
+
+    /// Forgets the bans of exactly this network that would make its next one longer.
+    pub(super) fn forget_earlier_bans_of_network(&self, network: IpNet) {
+        drop_where(&self.earlier_networks, |(of, _)| *of == network);
     }
 
     /// Restores the earlier bans of a client under a rule, as a state file has them.

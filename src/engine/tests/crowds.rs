@@ -48,6 +48,30 @@ fn a_network_is_banned_for_enough_offences_of_enough_clients() {
 }
 
 #[test]
+fn a_network_that_offends_again_after_its_ban_is_banned_for_longer_until_an_unban_or_a_quiet_time() {
+    let growing = format!("{NEAR}bantime = {{ initial = '10m', increment = true, maxtime = '30m', forget = '1d' }}\n");
+    let engine = engine(&growing);
+    let network = "192.0.2.0/24".parse().unwrap();
+    // Offends at `second`, and returns for how many minutes that banned.
+    let offend = |second| {
+        ask_all(&engine, second, &THREE);
+        ask_all(&engine, second, &THREE);
+        let ban = engine.policy().lists.banned.get(network).cloned().unwrap();
+        ban.until.unwrap().since(ban.since).millis() / 60_000
+    };
+    assert_eq!([offend(0), offend(2000), offend(6000), offend(10_000)], [10, 20, 30, 30]);
+    engine.unban_network(at(10_001), network, Completion::ignored());
+    assert_eq!([offend(10_002), offend(20_000)], [10, 20]);
+    engine.unban_network(at(20_001), "198.51.100.0/24".parse().unwrap(), Completion::ignored());
+    let rule = engine.names().find("near");
+    engine.forget_all_earlier_bans(rule, "203.0.113.0/24".parse().ok(), Scope::All, Completion::ignored());
+    assert_eq!(offend(30_000), 30, "of other networks");
+    engine.forget_all_earlier_bans(rule, None, Scope::All, Completion::ignored());
+    assert_eq!(offend(40_000), 10);
+    assert_eq!(offend(40_000 + 90_000), 10, "a day without a ban");
+}
+
+#[test]
 fn one_busy_client_does_not_ban_its_network() {
     let engine = engine(NEAR);
     for second in 0..100 {
