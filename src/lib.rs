@@ -12,6 +12,7 @@
 //! | `rule`, `verdict`, `policy` | which events are an offence; answers with their reasons; rules, lists and settings in force |
 //! | `detector` | judges an event, and does not count |
 //! | `engine` | counts offences, makes bans, persists and publishes them, answers exactly once |
+//! | `resolver` | looks up names, off the path of every query |
 //! | `fail2ban`, `log` | fail2ban's filters, jails, regexes and dates; following and judging log files |
 //! | `config`, `prefilter`, `state` | the configuration file; what Squid can see by itself; the state file |
 //! | `control` | what the daemon, its helpers and the operator's program say to each other |
@@ -42,6 +43,7 @@ mod logging;
 mod policy;
 mod prefilter;
 mod replay;
+mod resolver;
 mod rule;
 mod rule_id;
 mod squid;

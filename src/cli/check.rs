@@ -59,9 +59,14 @@ fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usiz
     let count = |sources: &[crate::list::ListSource]| sources.iter().map(|source| source.networks().len()).sum::<usize>();
     // Writing to a string cannot fail.
     let _ = writeln!(text, "socket {} (mode {:04o}, group {})", checked.table.socket.display(), checked.table.mode.0, checked.table.group);
+    let hosts = match checked.lists.hosts().count() {
+        0 => String::new(),
+        1 => " and 1 host name".to_owned(),
+        hosts => format!(" and {hosts} host names"),
+    };
     let _ = writeln!(
         text,
-        "lists: {} never banned, {} trusted proxies, {} always refused",
+        "lists: {}{hosts} never banned, {} trusted proxies, {} always refused",
         count(checked.lists.ignoreip()),
         count(checked.lists.trusted_proxies()),
         count(checked.lists.deny())

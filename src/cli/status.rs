@@ -12,7 +12,7 @@ use super::ask::ask;
 use super::terminal::{Align, Colours, bytes, columns, counted, span};
 use super::{DaemonArguments, Failure, print, print_json};
 use crate::control::admin::AdminRequest;
-use crate::control::status::{DaemonStatus, FalseBans, FleetStatus, RuleStatus, StateStatus};
+use crate::control::status::{DaemonStatus, FalseBans, FleetStatus, HostStatus, RuleStatus, StateStatus};
 use crate::rule::Mode;
 
 /// How often the live view is refreshed.
@@ -189,6 +189,9 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
         let fault = geo.fault.as_ref().map_or_else(String::new, |fault| colours.bad(&format!("; {fault}; {kept}")));
         line("geo", &format!("{}, {}: {networks}{age}{fault}", geo.kind, geo.file));
     }
+    for host in &status.hosts {
+        line("host", &host_name(host, colours));
+    }
     for log in &status.logs {
         let state = match (&log.fault, log.lag) {
             (Some(fault), _) => colours.bad(fault),
@@ -238,6 +241,17 @@ fn faults(status: &DaemonStatus, colours: Colours) -> String {
     let faults: Vec<String> =
         faults.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{} {what}", counted(*number, "answer"))).collect();
     if faults.is_empty() { colours.good("none") } else { colours.bad(&faults.join(", ")) }
+}
+
+/// A host name in `ignoreip`: its addresses, how old the answer is, and what is wrong.
+fn host_name(host: &HostStatus, colours: Colours) -> String {
+    let known = match host.answered_ago {
+        Some(age) => format!("{}, {} old", host.addresses.join(" "), span(age)),
+        None if host.fault.is_none() => "is being looked up".to_owned(),
+        None => "no address is known".to_owned(),
+    };
+    let fault = host.fault.as_ref().map_or_else(String::new, |fault| colours.bad(&format!("; {fault}")));
+    format!("{}: {known}{fault}", host.name)
 }
 
 fn false_bans(rule: &FalseBans) -> String {
@@ -316,6 +330,17 @@ mod tests {
                     shrunk_from: Some(900),
                 },
             ],
+            hosts: vec![
+                HostStatus {
+                    name: "home.example".into(),
+                    addresses: vec!["192.0.2.7".into(), "2001:db8::7".into()],
+                    answered: Some(1),
+                    answered_ago: Some(7200),
+                    fault: Some("no answer for 9s".into()),
+                },
+                HostStatus { name: "new.example".into(), ..HostStatus::default() },
+                HostStatus { name: "bad.example".into(), fault: Some("Name unknown".into()), ..HostStatus::default() },
+            ],
             fleet: Some(FleetStatus::CutOff("no connection".into())),
             fleet_counts: FleetCounts { published: 7, dropped: 2, ..FleetCounts::default() },
             false_bans: vec![FalseBans { rule: "helo".into(), clients: 9, legitimate: 2, shadow: false }],
@@ -337,6 +362,9 @@ mod tests {
             "/var/log/a b: 7 lines read, 12 B behind",
             "list       ignoreip, ignoreip in x.toml: 1 entry\n",
             "list       deny, /etc/deny.txt: 4 entries, 2 h old; it had 900 before a reload, and has lost more than half of them\n",
+            "host       home.example: 192.0.2.7 2001:db8::7, 2 h old; no answer for 9s\n",
+            "host       new.example: is being looked up\n",
+            "host       bad.example: no address is known; Name unknown\n",
             "/x: cannot be read: no such file",
             "/y: no such file yet",
             "/z: 9 lines read; 1 % of 9",

@@ -9,7 +9,7 @@ use toml::Spanned;
 use super::ConfigError;
 use super::text::ConfigText;
 use crate::list;
-use crate::list::{ListSource, Lists};
+use crate::list::{HostName, ListSource, Lists, MAX_HOSTS};
 use crate::policy::DEFAULT_FALSE_BAN_SHARE;
 use crate::rule::BantimeSpec;
 use crate::rule::builtin::FAMILIES;
@@ -94,11 +94,33 @@ impl DefaultsSection {
     /// An entry that is no network, or a list that cannot be read.
     pub fn lists(&self, text: &ConfigText) -> Result<Lists, ConfigError> {
         let mut lists = Lists::default();
-        lists.set_ignoreip(sources(&self.ignoreip, "ignoreip", text)?);
+        let (hosts, networks) = self.ignoreip.iter().cloned().partition::<Vec<_>, _>(|entry| HostName::parse(entry.get_ref()).is_some());
+        let mut ignored = sources(&networks, "ignoreip", text)?;
+        ignored.extend(host_sources(&hosts, text)?);
+        lists.set_ignoreip(ignored);
         lists.set_trusted_proxies(sources(&self.trusted_proxies, "trusted_proxies", text)?);
         lists.set_deny(sources(&self.deny, "deny", text)?);
         Ok(lists)
     }
+}
+
+/// The host names of `ignoreip`, each where it stands first.
+fn host_sources(entries: &[Spanned<String>], text: &ConfigText) -> Result<Vec<ListSource>, ConfigError> {
+    let mut hosts: Vec<ListSource> = Vec::new();
+    for entry in entries {
+        let Some(name) = HostName::parse(entry.get_ref()) else { continue };
+        if hosts.iter().any(|host| host.host() == Some(&name)) {
+            continue;
+        }
+        if hosts.len() == MAX_HOSTS {
+            let message = format!(
+                "found more than {MAX_HOSTS} host names in ignoreip, expected {MAX_HOSTS} at most, because each is looked up every minute"
+            );
+            return Err(text.error_at(entry.span().start, message));
+        }
+        hosts.push(ListSource::of_host(name, &format!("ignoreip in {}", text.file_at(entry.span().start).display())));
+    }
+    Ok(hosts)
 }
 
 /// Reads one list option: addresses, networks, and files of them, named by an absolute path.
@@ -122,7 +144,12 @@ fn sources(entries: &[Spanned<String>], option: &str, text: &ConfigText) -> Resu
                     entry.span().start,
                     format!(
                         "found {value:?} in {option}, expected an IP address, a network such as 192.0.2.0/24, a range such as \
-                         192.0.2.7-192.0.2.19 or the absolute path of a list"
+                         192.0.2.7-192.0.2.19 or the absolute path of a list{}",
+                        if option == "ignoreip" {
+                            ", or a host name with a dot such as home.example.net"
+                        } else {
+                            "; host names stand in ignoreip alone"
+                        }
                     ),
                 )
             })?;

@@ -83,6 +83,8 @@ pub struct DaemonStatus {
     pub lists: Vec<ListStatus>,
     /// The databases of `[geo]`.
     pub geo: Vec<GeoStatus>,
+    /// The host names in `ignoreip`.
+    pub hosts: Vec<HostStatus>,
     pub logs: Vec<FollowedLog>,
     pub by_rule: Vec<RuleStatus>,
     pub hook: Option<HookStatus>,
@@ -260,6 +262,21 @@ pub struct GeoStatus {
     /// Seconds since then.
     pub built_ago: Option<u64>,
     /// Why the file, as it is now, is not used.
+    pub fault: Option<String>,
+}
+
+/// A host name in `ignoreip`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostStatus {
+    pub name: String,
+    /// Its addresses, which are never banned: those of the last good answer.
+    pub addresses: Vec<String>,
+    /// When that answer came, in seconds since 1970; `None` if there was none yet.
+    pub answered: Option<i64>,
+    /// Seconds since then.
+    pub answered_ago: Option<u64>,
+    /// Why it cannot be looked up now, or is not protected whole.
     pub fault: Option<String>,
 }
 

@@ -1,5 +1,5 @@
 //! Periodic work on a thread of its own. Each second it drops what has expired, updates the machine's own addresses, reads databases that have
-//! changed, and saves how far the logs were read; each minute it saves the strikes.
+//! changed, starts the lookups of host names that are due, and saves how far the logs were read; each minute it saves the strikes.
 
 use parking_lot::Mutex;
 use std::io;
@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::geo::watch::GeoWatch;
 use crate::list::own::OwnAddressWatch;
+use crate::resolver::hosts::HostWatch;
 use crate::state::attach::StateFile;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -50,6 +51,7 @@ impl Housekeeping {
         clock: Clock,
         mut own: OwnAddressWatch,
         geo: Arc<Mutex<GeoWatch>>,
+        hosts: Arc<HostWatch>,
         persistence: Option<Persistence>,
     ) -> io::Result<Self> {
         let (stop, stopped) = channel();
@@ -61,6 +63,7 @@ impl Housekeeping {
                 engine.sweep(clock.now());
                 failed = update_own_addresses(&engine, &mut own, failed);
                 update_geo(&engine, &geo);
+                hosts.tick();
                 if let Some(persistence) = &persistence {
                     persistence.save_positions();
                     if ticks.is_multiple_of(STRIKE_TICKS) {

@@ -47,6 +47,8 @@ use crate::geo::watch::GeoWatch;
 use crate::list::own::OwnAddressWatch;
 use crate::list::{ListHistory, OwnAddresses};
 use crate::policy::Policy;
+use crate::resolver::hosts::HostWatch;
+use crate::resolver::system;
 use crate::rule_id::RuleNames;
 use crate::state::attach::StateFile;
 use admin::context::AdminContext;
@@ -118,8 +120,11 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
     let logs = Arc::new(Mutex::new(Logs::new(Arc::clone(&engine), Arc::clone(&counters.traffic), clock, positions)));
     logs.lock().follow(&log_files);
     let persistence = || state.as_ref().map(|state| Persistence { state: Arc::clone(state), logs: Arc::clone(&logs) });
-    let housekeeping = Housekeeping::start(Arc::clone(&engine), clock, OwnAddressWatch::new(own), Arc::clone(&geo), persistence())
-        .map_err(system("a thread cannot be started"))?;
+    let hosts = HostWatch::new(&engine, clock, system::addresses);
+    hosts.tick();
+    let housekeeping =
+        Housekeeping::start(Arc::clone(&engine), clock, OwnAddressWatch::new(own), Arc::clone(&geo), Arc::clone(&hosts), persistence())
+            .map_err(system("a thread cannot be started"))?;
     hook.configure(hook_config.as_ref()).map_err(system("a thread cannot be started"))?;
     observe(&engine, &counters, &hook);
     counters.config_read.store(started.secs(), Ordering::Relaxed);
@@ -130,6 +135,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
         geo: Arc::clone(&geo),
         state: state.clone(),
         hook: Arc::clone(&hook),
+        hosts,
         fleet: fleet.as_ref().map(|fleet| Arc::clone(&fleet.health)),
         clock,
         started,

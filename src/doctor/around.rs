@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::facts::Facts;
 use super::report::Finding;
-use crate::control::status::{FleetStatus, PrefilterStatus};
+use crate::control::status::{FleetStatus, HostStatus, PrefilterStatus};
 use crate::list::ListSource;
 use crate::prefilter::files::commands;
 
@@ -67,8 +67,30 @@ pub fn lists(facts: &Facts) -> Vec<Finding> {
             Finding::ok(CHECK, format!("{ignored} networks are never banned, {proxies} are trusted proxies, {denied} are always refused"))
         }
     }];
+    findings.extend(facts.running().into_iter().flat_map(|(status, _)| &status.hosts).map(host));
     findings.extend(session(facts));
     findings
+}
+
+/// A host name in `ignoreip`.
+fn host(host: &HostStatus) -> Finding {
+    const CHECK: &str = "hosts";
+    let HostStatus { name, addresses, answered_ago, fault, .. } = host;
+    let known = match answered_ago {
+        Some(age) => {
+            format!("{} {} never banned, as answered {age} s ago", addresses.join(" "), if addresses.len() == 1 { "is" } else { "are" })
+        }
+        None => "none of its addresses is known, so it can be banned".to_owned(),
+    };
+    match fault {
+        Some(fault) => Finding::fault(
+            CHECK,
+            format!("{name} in ignoreip: {fault}; {known}"),
+            format!("look at: getent ahosts {name}; or write addresses instead, then: {RELOAD}"),
+        ),
+        None if answered_ago.is_none() => Finding::warning(CHECK, format!("{name} in ignoreip is being looked up"), "strikeout doctor"),
+        None => Finding::ok(CHECK, format!("{name} in ignoreip: {known}")),
+    }
 }
 
 /// Whether the operator's own address can be banned.

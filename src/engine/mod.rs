@@ -186,12 +186,14 @@ impl Engine {
         Arc::clone(&self.policy.read())
     }
 
-    /// Replaces the policy. Strikes and bans stay, and so does what is not from the configuration: own addresses, banned networks, the pause.
+    /// Replaces the policy. Strikes and bans stay, and so does what is not from the configuration: own addresses, those of host names, banned
+    /// networks, the pause.
     ///
     /// The bans of rules that it switches off stay as well: see [`Engine::reload`].
     pub fn set_policy(&self, mut policy: Policy) {
         let mut current = self.policy.write();
         policy.lists.set_own(current.lists.own().clone());
+        policy.lists.keep_host_addresses(&current.lists);
         policy.lists.banned = current.lists.banned.clone();
         policy.pause.clone_from(&current.pause);
         *current = Arc::new(policy);

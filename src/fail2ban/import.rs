@@ -4,7 +4,7 @@
 
 use super::Filter;
 use super::forgery::forgeries;
-use super::import_ignored::{Ignored, addresses};
+use super::import_ignored::Ignored;
 use super::ini::{IniConfig, Options, with_additions};
 use super::jail::{Jail, Jails, is_true};
 use crate::rule::builtin;
@@ -61,7 +61,7 @@ pub fn import(folder: &Path, names: &[String], shadow: bool) -> anyhow::Result<I
         head.push_str("# No jail is enabled there.\n");
         importer.imported.warnings.push(format!("no jail is enabled in {}", folder.display()));
     }
-    importer.note_ignored(Ignored::of(&read, addresses));
+    importer.note_ignored(Ignored::of(&read));
     if !importer.ignored.by_any.is_empty() {
         let _ = write!(head, "\n[defaults]\nignoreip = [{}]\n", list(&importer.ignored.by_any));
     }

@@ -1,13 +1,13 @@
 //! The addresses that jails ignore (`ignoreip`), for `strikeout import fail2ban`: whom fail2ban spared must not be banned.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, ToSocketAddrs};
 
 use ipnet::IpNet;
 
 use super::jail::Jail;
 use crate::client::ShortNetwork;
 use crate::list::file::parse_network;
+use crate::list::{HostName, MAX_HOSTS};
 
 /// A network with a shorter prefix than this holds much of the Internet: IPv4, and IPv6.
 const SHORTEST: (u8, u8) = (8, 16);
@@ -15,7 +15,7 @@ const SHORTEST: (u8, u8) = (8, 16);
 /// What the jails ignore, in the configuration's notation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Ignored {
-    /// The networks that any of the jails ignores, except those that hold much of the Internet.
+    /// The networks and host names that any of the jails ignores, except what holds much of the Internet.
     pub by_any: BTreeSet<String>,
     /// By jail: the networks that not all jails ignore, and those that are in no other list because they hold much of the Internet.
     pub own: BTreeMap<String, BTreeSet<String>>,
@@ -26,24 +26,23 @@ pub struct Ignored {
 }
 
 impl Ignored {
-    /// Reads the lists of `jails`. A host name is looked up by `resolve`.
-    pub fn of(jails: &[Jail], resolve: impl Fn(&str) -> Vec<IpAddr>) -> Self {
+    /// Reads the lists of `jails`. Host names stay names: the daemon looks them up, as fail2ban does.
+    pub fn of(jails: &[Jail]) -> Self {
         let mut ignored = Self::default();
         let mut by: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
-        let mut known: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
+        let mut hosts: BTreeMap<HostName, BTreeSet<&str>> = BTreeMap::new();
         for jail in jails {
             let list = jail.options.get("ignoreip").map(String::as_str).unwrap_or_default();
             for entry in list.split([' ', ',', '\n', '\t']).filter(|entry| !entry.is_empty()) {
                 match parse_network(entry) {
                     Ok(network) if is_wide(network) => ignored.add_wide(&jail.name, network),
                     Ok(network) => _ = by.entry(ShortNetwork(network).to_string()).or_default().insert(&jail.name),
-                    Err(_) => {
-                        let addresses = known.entry(entry).or_insert_with(|| resolve(entry));
-                        ignored.tell_host(&jail.name, entry, addresses);
-                        addresses
-                            .iter()
-                            .for_each(|address| _ = by.entry(ShortNetwork((*address).into()).to_string()).or_default().insert(&jail.name));
-                    }
+                    // Loopback is never banned.
+                    Err(_) if entry == "localhost" => {}
+                    Err(_) => match HostName::parse(entry) {
+                        Some(host) => _ = hosts.entry(host).or_default().insert(&jail.name),
+                        None => ignored.tell_unknown(&jail.name, entry),
+                    },
                 }
             }
         }
@@ -55,6 +54,19 @@ impl Ignored {
                 names.iter().for_each(|name| _ = ignored.own.entry((*name).to_owned()).or_default().insert(network.clone()));
             }
             ignored.by_any.insert(network);
+        }
+        for (number, (host, by)) in hosts.into_iter().enumerate() {
+            let names: Vec<&str> = by.iter().copied().collect();
+            let alone = names.join(", ");
+            if number >= MAX_HOSTS {
+                let text = format!("ignoreip: found more than {MAX_HOSTS} host names: add the addresses of {host} yourself");
+                ignored.warnings.push((alone, text));
+                continue;
+            }
+            if by.len() < jails.len() {
+                ignored.comments.push(format!("{host} is ignored by {alone} alone in fail2ban, and by every rule here."));
+            }
+            ignored.by_any.insert(host.to_string());
         }
         ignored
     }
@@ -69,32 +81,14 @@ impl Ignored {
         }
     }
 
-    fn tell_host(&mut self, jail: &str, host: &str, addresses: &[IpAddr]) {
-        if addresses.is_empty() {
-            let text = format!(
-                "ignoreip: found {host:?}, which is no address or network, nor a host name that is known now: add its addresses yourself"
-            );
-            self.warnings.push((jail.to_owned(), text));
-        } else {
-            let list: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-            self.comments
-                .push(format!("The host {host} in the ignoreip of {jail} had the addresses {} when this was written.", list.join(", ")));
-        }
+    fn tell_unknown(&mut self, jail: &str, entry: &str) {
+        let text = format!("ignoreip: found {entry:?}, which is no address, network or host name with a dot: add its addresses yourself");
+        self.warnings.push((jail.to_owned(), text));
     }
 }
 
 fn is_wide(network: IpNet) -> bool {
     network.prefix_len() < if network.addr().is_ipv4() { SHORTEST.0 } else { SHORTEST.1 }
-}
-
-/// The addresses of a host, sorted; none if it is not known now, or is no host's name.
-pub fn addresses(host: &str) -> Vec<IpAddr> {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    if !host.chars().all(is_name) {
-        return Vec::new();
-    }
-    let found = (host, 0).to_socket_addrs().map(|all| all.map(|address| address.ip().to_canonical()).collect::<BTreeSet<_>>());
-    found.unwrap_or_default().into_iter().collect()
 }
 
 #[cfg(test)]
@@ -118,7 +112,7 @@ mod tests {
 
     fn of(jails: &[(&str, &str)]) -> Ignored {
         let jails: Vec<Jail> = jails.iter().map(|(name, list)| jail(name, list)).collect();
-        Ignored::of(&jails, |host| if host == "office.example" { vec!["192.0.2.7".parse().unwrap()] } else { Vec::new() })
+        Ignored::of(&jails)
     }
 
     fn own<'a>(ignored: &'a Ignored, jail: &str) -> Vec<&'a str> {
@@ -146,15 +140,19 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_looked_up_once_and_one_that_is_not_known_is_said() {
-        let ignored = of(&[("a", "office.example gone.example"), ("b", "office.example")]);
-        assert_eq!(ignored.by_any.iter().collect::<Vec<_>>(), ["192.0.2.7"]);
-        assert!(
-            ignored.comments[0].contains("office.example in the ignoreip of a had the addresses 192.0.2.7 when"),
-            "{:?}",
-            ignored.comments
-        );
-        assert!(ignored.warnings[0].1.contains("found \"gone.example\""), "{:?}", ignored.warnings);
-        assert!(addresses("file:/etc/x").is_empty() && addresses("localhost").iter().all(IpAddr::is_loopback));
+    fn a_host_stays_a_name_that_protects_everywhere_and_what_is_none_is_said() {
+        let ignored = of(&[("a", "office.example localhost gone!example"), ("b", "Office.example home.example")]);
+        assert_eq!(ignored.by_any.iter().collect::<Vec<_>>(), ["home.example", "office.example"]);
+        assert!(own(&ignored, "a").is_empty() && own(&ignored, "b").is_empty());
+        assert_eq!(ignored.comments, ["home.example is ignored by b alone in fail2ban, and by every rule here."]);
+        assert_eq!(ignored.warnings.len(), 1);
+        assert!(ignored.warnings[0].1.contains("found \"gone!example\""), "{:?}", ignored.warnings);
+    }
+
+    #[test]
+    fn more_names_than_the_configuration_takes_are_said() {
+        let names: Vec<String> = (0..MAX_HOSTS + 2).map(|number| format!("h{number:03}.example")).collect();
+        let ignored = of(&[("a", &names.join(" "))]);
+        assert_eq!((ignored.by_any.len(), ignored.warnings.len()), (MAX_HOSTS, 2));
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 
+use super::host::HostName;
 use super::networks::canonical;
 
 /// Maximum number of networks in a list. A short range of IPv6 may be two hundred networks.
@@ -63,7 +64,8 @@ pub struct BadLine {
 
 impl fmt::Display for BadLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "found \"{}\", {NotANetwork}", self.found)
+        write!(f, "found \"{}\", {NotANetwork}", self.found)?;
+        if HostName::parse(&self.found).is_some() { f.write_str("; host names stand in ignoreip itself, not in files") } else { Ok(()) }
     }
 }
 

@@ -186,7 +186,9 @@ mod tests {
     fn the_first_bad_line_is_reported_with_what_was_found_and_expected() {
         let error = parse(b"192.0.2.1\nexample.com # a name\n192.0.2.2\n?\n").unwrap_err();
         assert_eq!(error.line, 2);
-        assert_eq!(error.to_string(), "found \"example.com\", expected an IP address or a network such as 192.0.2.0/24");
+        let expected = "expected an IP address or a network such as 192.0.2.0/24";
+        assert_eq!(error.to_string(), format!("found \"example.com\", {expected}; host names stand in ignoreip itself, not in files"));
+        assert_eq!(parse(b"192.0.2.1\n?\n").unwrap_err().to_string(), format!("found \"?\", {expected}"));
     }
 
     #[test]

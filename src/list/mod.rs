@@ -5,6 +5,7 @@ mod entry;
 pub mod file;
 pub mod guard;
 mod history;
+mod host;
 mod json;
 pub mod networks;
 mod never_ban;
@@ -23,6 +24,7 @@ use ipnet::IpNet;
 pub use banned::{BannedNetwork, BannedNetworks, Room, Saved};
 use file::ListFile;
 pub use history::ListHistory;
+pub use host::{HostAddresses, HostName, MAX_HOSTS};
 pub use networks::Networks;
 pub use never_ban::NeverBanReason;
 pub use own::OwnAddresses;
@@ -36,13 +38,15 @@ pub struct ListSource {
     entries: usize,
     /// When the file was last changed; `None` for a configuration option.
     modified: Option<SystemTime>,
+    /// The host name whose addresses these are.
+    host: Option<HostName>,
 }
 
 impl ListSource {
     #[must_use]
     pub fn new(origin: &str, networks: impl IntoIterator<Item = IpNet>) -> Self {
         let networks: Vec<IpNet> = networks.into_iter().collect();
-        Self { origin: Arc::from(origin), entries: networks.len(), networks: Networks::new(networks), modified: None }
+        Self { origin: Arc::from(origin), entries: networks.len(), networks: Networks::new(networks), modified: None, host: None }
     }
 
     #[must_use]

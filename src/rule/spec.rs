@@ -378,7 +378,7 @@ fn networks(entries: &[Spanned<String>]) -> Result<Networks, SpecError> {
             networks.extend(list.map_err(|error| SpecError::at(&entry.span(), format!("{value}: {error}")))?.networks);
         } else {
             networks.push(list::file::parse_network(value).map_err(|_| {
-                let expected = "an IP address, a network such as 192.0.2.0/24 or the absolute path of a list";
+                let expected = "an IP address, a network such as 192.0.2.0/24 or the absolute path of a list; host names stand in the ignoreip of [defaults]";
                 SpecError::at(&entry.span(), format!("found {value:?} in ignoreip, expected {expected}"))
             })?);
         }

@@ -16,6 +16,8 @@ use crate::engine::{Engine, SavedBans};
 use crate::event::Service;
 use crate::list::OwnAddresses;
 use crate::policy::Policy;
+use crate::resolver::hosts::HostWatch;
+use crate::resolver::system;
 use crate::rule::{Cleared, Offence};
 use crate::rule_id::RuleNames;
 use crate::state::attach::StateFile;
@@ -30,6 +32,7 @@ pub struct Embedded {
     config: Option<PathBuf>,
     /// The lists that the configuration in force names.
     list_files: Mutex<Vec<PathBuf>>,
+    hosts: Arc<HostWatch>,
     state: Option<StateFile>,
 }
 
@@ -57,7 +60,9 @@ impl Embedded {
         let clock = Clock::start();
         let state = state.map(|file| StateFile::open(&engine, clock, file)).transpose().map_err(no_thread)?;
         engine.lift(clock.now(), std::iter::empty(), SavedBans::Stay);
-        Ok(Self { clock, engine, config: config.map(Path::to_path_buf), list_files, state })
+        let hosts = HostWatch::new(&engine, clock, system::addresses);
+        hosts.tick();
+        Ok(Self { clock, engine, config: config.map(Path::to_path_buf), list_files, hosts, state })
     }
 
     #[must_use]
@@ -85,11 +90,14 @@ impl Embedded {
         let loaded = Config::load(self.config.as_deref(), self.engine.names()).map_err(|error| error.to_string())?;
         (*self.list_files.lock()).clone_from(&loaded.list_files);
         self.engine.reload(self.clock.now(), Policy::from(loaded), SavedBans::Stay);
+        self.hosts.refresh();
         Ok(())
     }
 
+    /// Drops what has expired, and starts the lookups of host names that are due.
     pub fn sweep(&self) {
         self.engine.sweep(self.clock.now());
+        self.hosts.tick();
     }
 
     /// Saves the strikes, if there is a state file.

@@ -13,6 +13,7 @@
 )]
 
 mod daemon;
+mod dns;
 pub(crate) mod mmdb;
 mod namespace;
 mod process;
@@ -23,6 +24,7 @@ mod stage;
 mod wait;
 
 pub(crate) use daemon::Daemon;
+pub(crate) use dns::Dns;
 pub(crate) use namespace::Namespace;
 pub(crate) use process::{children, end, kill, running, show_log};
 pub(crate) use requirements::{free_port, has, is_long, is_root, long, program, servers_are_required, skip};

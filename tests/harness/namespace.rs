@@ -1,8 +1,9 @@
-//! Network namespaces, with addresses of the test's own.
+//! Network namespaces, with addresses of the test's own, and with files of its own in place of the machine's.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -12,6 +13,8 @@ use super::{has, is_root, servers_are_required, skip};
 /// A network namespace that lasts as long as a process in it.
 pub(crate) struct Namespace {
     holder: Child,
+    /// Whether it has files of its own.
+    has_files: bool,
 }
 
 impl Namespace {
@@ -28,13 +31,20 @@ impl Namespace {
     }
 
     pub(crate) fn new() -> Self {
+        Self::with_files(&[])
+    }
+
+    /// One in which each of the machine's files (the second path) is replaced by another (the first).
+    pub(crate) fn with_files(files: &[(&Path, &str)]) -> Self {
         // It writes a word once it is inside, and ends at the end of its input, so it does not outlive this process.
         let mut unshare = Command::new("unshare");
-        unshare.args(["--net", "sh", "-c", "echo inside; exec cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut holder = unshare.spawn().unwrap();
+        unshare.arg("--net").args((!files.is_empty()).then_some("--mount"));
+        unshare.args(["sh", "-c", "while [ $# -gt 1 ]; do mount --bind \"$1\" \"$2\" || exit; shift 2; done; echo inside; exec cat", "sh"]);
+        files.iter().for_each(|(own, machines)| _ = unshare.arg(own).arg(machines));
+        let mut holder = unshare.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut inside = [0; 7];
         holder.stdout.as_mut().unwrap().read_exact(&mut inside).unwrap();
-        let namespace = Self { holder };
+        let namespace = Self { holder, has_files: !files.is_empty() };
         namespace.run("ip link set lo up");
         namespace
     }
@@ -52,7 +62,11 @@ impl Namespace {
 
     /// The command prefix that runs a command in here.
     pub(crate) fn wrapper(&self) -> Vec<String> {
-        ["nsenter", "--target", &self.pid().to_string(), "--net", "--"].map(str::to_owned).to_vec()
+        let pid = self.pid().to_string();
+        let mut words = vec!["nsenter", "--target", &pid, "--net"];
+        words.extend(self.has_files.then_some("--mount"));
+        words.push("--");
+        words.into_iter().map(str::to_owned).collect()
     }
 
     pub(crate) fn try_run(&self, command: &str) -> bool {

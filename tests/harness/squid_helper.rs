@@ -66,7 +66,8 @@ impl SquidHelper {
         Self::spawn(command)
     }
 
-    fn spawn(mut command: Command) -> Self {
+    /// Starts it by a command of the test's own, such as `nsenter`.
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let (stdout, theirs) = UnixDatagram::pair().unwrap();
         stdout.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let mut child = command.stdin(Stdio::piped()).stdout(OwnedFd::from(theirs)).stderr(Stdio::piped()).spawn().unwrap();

@@ -1,4 +1,4 @@
-//! What runs beside Strikeout, such as the lists that it fetches; and what other systems than Debian need.
+//! What runs beside Strikeout, such as the lists that it fetches and the name server that it asks; and what other systems than Debian need.
 //!
 //! A test that needs something that is not installed is skipped with a reason.
 #![forbid(unsafe_code)]
@@ -8,6 +8,7 @@
 mod harness;
 
 mod elsewhere;
+mod host_names;
 mod lists;
 mod nftables;
 mod web;

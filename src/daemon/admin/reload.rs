@@ -65,6 +65,7 @@ impl AdminContext {
         let lifted =
             lifted.map(|lifted| LiftedRule { rule: lifted.rule.to_string(), because: lifted.standing.to_string(), bans: lifted.bans });
         self.logs.lock().follow(&logs);
+        self.metrics.hosts.refresh();
         (self.config_pieces, self.config_since, self.refused_config) = (pieces, now, None);
         self.metrics.counters.config_read.store(now.secs(), Ordering::Relaxed);
         self.metrics.counters.config_refused.store(false, Ordering::Relaxed);

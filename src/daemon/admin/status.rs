@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use super::context::AdminContext;
+use crate::control::bans::seconds;
 use crate::control::pause::PauseStatus;
 use crate::control::status::{
-    DaemonStatus, FalseBans, FleetStatus, FollowedLog, GeoStatus, HeavyClient, LastAsked, ListStatus, PrefilterStatus, RuleStatus,
-    StateStatus,
+    DaemonStatus, FalseBans, FleetStatus, FollowedLog, GeoStatus, HeavyClient, HostStatus, LastAsked, ListStatus, PrefilterStatus,
+    RuleStatus, StateStatus,
 };
 use crate::daemon::metrics::counters::Question;
 use crate::daemon::metrics::process::ProcessNumbers;
@@ -69,6 +70,7 @@ impl AdminContext {
             false_bans: self.false_bans(),
             lists: self.list_statuses(),
             geo: self.geo_statuses(),
+            hosts: self.host_statuses(),
             logs: self.followed_logs(),
             by_rule: self.rule_statuses(),
             hook: self.metrics.hook.stats(),
@@ -117,7 +119,7 @@ impl AdminContext {
         let lists = &self.engine.policy().lists;
         let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let now = seconds(SystemTime::now());
-        let status = lists.sources().map(|(kind, source)| {
+        let status = lists.sources().filter(|(_, source)| source.host().is_none()).map(|(kind, source)| {
             let modified = source.modified().map(seconds);
             ListStatus {
                 option: kind.as_str().into(),
@@ -140,6 +142,22 @@ impl AdminContext {
             built: state.built.map(|built| i64::try_from(built).unwrap_or(i64::MAX)),
             built_ago: state.built.map(|built| now.saturating_sub(built)),
             fault: state.fault,
+        });
+        status.collect()
+    }
+
+    fn host_statuses(&self) -> Vec<HostStatus> {
+        let now = self.clock.now();
+        let status = self.metrics.hosts.states().into_iter().map(|host| {
+            let addresses = host.answer.iter().flat_map(|answer| &answer.addresses.addresses);
+            let answered = host.answer.as_ref().map(|answer| answer.at);
+            HostStatus {
+                name: host.name.to_string(),
+                addresses: addresses.map(ToString::to_string).collect(),
+                answered: answered.map(seconds),
+                answered_ago: answered.map(|at| now.since(at).secs()),
+                fault: host.fault,
+            }
         });
         status.collect()
     }

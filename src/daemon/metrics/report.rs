@@ -18,6 +18,7 @@ use crate::event::Service;
 use crate::fleet::FleetHealth;
 use crate::geo::watch::GeoWatch;
 use crate::list::ListSource;
+use crate::resolver::hosts::{HostState, HostWatch};
 use crate::rule_id::RuleId;
 use crate::state::attach::StateFile;
 use crate::time::{Span, Time};
@@ -32,6 +33,8 @@ pub struct MetricsReport {
     /// The state file, if one is configured.
     pub state: Option<Arc<StateFile>>,
     pub hook: Arc<Hook>,
+    /// The host names in `ignoreip`.
+    pub hosts: Arc<HostWatch>,
     /// The connection to the fleet, if one is configured.
     pub fleet: Option<Arc<FleetHealth>>,
     pub clock: Clock,
@@ -200,11 +203,34 @@ impl MetricsReport {
                 .iter()
                 .for_each(|state| page.sample("geo_usable", &[("database", state.kind.as_str())], u64::from(state.fault.is_none())));
         }
+        self.hosts(page);
         page.header("last_query_timestamp_seconds", "gauge", "When a server asked last.");
         for service in Service::ALL {
             if let Some(ago) = self.counters.traffic.last_asked(service) {
                 let at = self.clock.now().before(Span::from_secs(ago));
                 page.sample("last_query_timestamp_seconds", &[("service", service.as_str())], at.secs());
+            }
+        }
+    }
+
+    /// Metrics of the host names in `ignoreip`.
+    fn hosts(&self, page: &mut Page) {
+        let hosts = self.hosts.states();
+        let columns: [Column<HostState>; 3] = [
+            ("host_addresses", "gauge", "Addresses of a host name that are never banned.", |host| {
+                host.answer.as_ref().map_or(0, |answer| count(answer.addresses.addresses.len()))
+            }),
+            ("host_fault", "gauge", "1 while a host name cannot be looked up, or has too many addresses.", |host| {
+                u64::from(host.fault.is_some())
+            }),
+            ("host_last_answer_timestamp_seconds", "gauge", "When the addresses of a host name were last answered.", |host| {
+                host.answer.as_ref().map_or(0, |answer| answer.at.secs())
+            }),
+        ];
+        for (name, kind, help, number) in columns {
+            page.header(name, kind, help);
+            for host in &hosts {
+                page.sample(name, &[("host", host.name.as_str())], number(host));
             }
         }
     }
