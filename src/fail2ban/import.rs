@@ -131,14 +131,16 @@ impl Importer {
         let filter_options: Vec<(String, String)> = jail.filter_options.clone().into_iter().collect();
         let option = |name: &str| jail.options.get(name).map(String::as_str);
         self.warn_about_untranslatable(jail);
-        let logs = self.files(jail);
-        let loaded = Filter::load(&jail.filter, &filter_options);
-        let mut lines = vec![
-            "[[rule]]".to_owned(),
-            format!("name = {}", quoted(&name)),
-            format!("filter = {}", quoted(&jail.filter.display().to_string())),
-        ];
-        if !jail.filter_options.is_empty() {
+        let counts_bans = counts_bans(jail);
+        let logs = if counts_bans { Vec::new() } else { self.files(jail) };
+        let loaded = (!counts_bans).then(|| Filter::load(&jail.filter, &filter_options));
+        let mut lines = vec!["[[rule]]".to_owned(), format!("name = {}", quoted(&name))];
+        if counts_bans {
+            lines.push("event = \"ban\"".to_owned());
+        } else {
+            lines.push(format!("filter = {}", quoted(&jail.filter.display().to_string())));
+        }
+        if !counts_bans && !jail.filter_options.is_empty() {
             let options: Vec<String> =
                 jail.filter_options.iter().map(|(name, value)| format!("{} = {}", quoted(name), quoted(value))).collect();
             lines.push(format!("filter_options = {{ {} }}", options.join(", ")));
@@ -162,7 +164,8 @@ impl Importer {
                 self.warn(&jail.name, &format!("ignoreip: found {} networks: they stand in [defaults] alone", own.len()));
             }
         }
-        let off = unguarded(jail).or_else(|| logs.is_empty().then(|| "no log file feeds it".to_owned()));
+        let has_no_log = logs.is_empty() && !counts_bans;
+        let off = unguarded(jail).or_else(|| has_no_log.then(|| "no log file feeds it".to_owned()));
         if let Some(reason) = &off {
             self.warn(&jail.name, &format!("its rule is switched off: {reason}"));
             lines.push("enabled = false".to_owned());
@@ -171,11 +174,12 @@ impl Importer {
             lines.push("mode = \"shadow\"".to_owned());
         }
         let is_usable = match loaded {
-            Ok(filter) => {
+            None => true,
+            Some(Ok(filter)) => {
                 self.warn_about_forgeries(jail, filter);
                 true
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 self.warn(&jail.name, &format!("not translated: {error}"));
                 false
             }
@@ -236,11 +240,8 @@ impl Importer {
         if option("bantime.overalljails").is_some_and(is_true) {
             self.warn(&jail.name, "bantime.overalljails: not translated, bans are counted for each rule");
         }
-        if jail.name == "recidive" || jail.logs.iter().any(|(path, _)| path.ends_with("/fail2ban.log")) {
-            self.warn(
-                &jail.name,
-                "it reads fail2ban's own log, which stops when fail2ban does: use growing bans instead (bantime.increment)",
-            );
+        if counts_bans(jail) {
+            self.warn(&jail.name, "its rule counts bans by the rules here, not those that fail2ban still makes");
         }
     }
 
@@ -414,6 +415,11 @@ const OTHER_SERVICES: [&str; 24] = [
     "wuftpd",
     "xinetd-fail",
 ];
+
+/// Whether the jail counts the bans of the others, which it reads in fail2ban's own log.
+fn counts_bans(jail: &Jail) -> bool {
+    jail.filter.file_stem().is_some_and(|name| name == "recidive") || jail.logs.iter().any(|(path, _)| path.ends_with("/fail2ban.log"))
+}
 
 fn ports_of(ports: &str) -> impl Iterator<Item = &str> {
     ports.split([',', ' ', '\n', '\t']).map(str::trim).filter(|port| !port.is_empty())

@@ -3,6 +3,7 @@
 use std::path::Path;
 use strikeout::internals::config::Config;
 use strikeout::internals::fail2ban::import::{Imported, import};
+use strikeout::internals::rule::{Mode, Trigger};
 use strikeout::internals::rule_id::RuleNames;
 
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -211,6 +212,31 @@ fn a_jail_of_a_service_that_neither_squid_nor_exim_guards_is_switched_off_with_t
 }
 
 #[test]
+fn a_jail_over_fail2bans_own_log_becomes_a_rule_over_bans() {
+    let folder = folder(&[
+        FILTER,
+        ("filter.d/recidive.conf", "[Definition]\nfailregex = ^a Ban <HOST>$\n"),
+        ("l", ""),
+        (
+            "jail.conf",
+            "[DEFAULT]\nenabled = true\nport = 0:65535\n[site]\nfilter = x[mode=normal]\nlogpath = FOLDER/l\n\
+             [recidive]\nfilter = recidive[_jailname=recidive]\nlogpath = /var/log/fail2ban.log\nmaxretry = 5\nfindtime = 1d\nbantime = 1w\n\
+             [again]\nfilter = x[mode=more]\nlogpath = /var/log/fail2ban.log\nbackend = systemd\nbantime = -1\n",
+        ),
+    ]);
+    let imported = import(folder.path(), &[], false).expect("translated");
+    let config = parsed(&imported);
+    for (name, maxretry, findtime, bantime) in [("jail-recidive", 5, "1d", Some("1w")), ("again", 3, "10m", None)] {
+        let rule = config.rules.by_name(name).unwrap_or_else(|| panic!("{name} in\n{}", imported.text));
+        let found = (&rule.trigger, rule.maxretry, rule.findtime.to_string(), rule.bantime.initial.map(|span| span.to_string()), rule.mode);
+        assert_eq!(found, (&Trigger::Ban, maxretry, findtime.to_owned(), bantime.map(str::to_owned), Mode::Enforce));
+    }
+    assert_eq!(config.logs.len(), 1, "no rule reads fail2ban's log");
+    let expected = "jail recidive: its rule counts bans by the rules here, not those that fail2ban still makes";
+    assert!(imported.warnings.iter().any(|warning| warning == expected), "{:#?}", imported.warnings);
+}
+
+#[test]
 fn in_shadow_every_rule_is_and_the_file_loads_beside_the_packaged_one() {
     let folder = folder(&[
         FILTER,
@@ -232,7 +258,7 @@ fn in_shadow_every_rule_is_and_the_file_loads_beside_the_packaged_one() {
     std::fs::write(stage.path().join("conf.d/fail2ban.toml"), &imported.text).expect("written");
     let config = Config::load(Some(&main), &RuleNames::default()).expect("loaded");
     let rule = config.rules.by_name("a").expect("in force");
-    assert_eq!(rule.mode, strikeout::internals::rule::Mode::Shadow);
+    assert_eq!(rule.mode, Mode::Shadow);
     assert!(config.logs.iter().any(|log| log.path.ends_with("l") && log.rules.as_deref() == Some(&["a".to_owned()])), "{:?}", config.logs);
 }
 
