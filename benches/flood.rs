@@ -56,7 +56,7 @@ fn is_refused(engine: &Arc<Engine>, address: IpAddr, now: Time) -> bool {
     let event = Event::Request(Request { method: b"GET", url: b"/", ..Request::default() });
     match Detector::new(&policy, engine.bans()).judge(now, address, &event, &mut Scratch::default()) {
         Judgement::Settled { verdict, .. } => verdict.refusal().is_some(),
-        Judgement::Unsaved(_) | Judgement::Offence(_) => false,
+        Judgement::Unsaved(_) | Judgement::Offence(_) | Judgement::Ask { .. } => false,
     }
 }
 

@@ -28,6 +28,13 @@ pub enum Judgement {
     Unsaved(Verdict),
     /// An offence: the engine counts it and decides on the answer.
     Offence(Offence),
+    /// Only the daemon knows where the client belongs, and that decides whether it is refused.
+    Ask {
+        /// Whether the event counts towards the client's request rates.
+        counts: bool,
+        /// The rules that refuse the request if the client belongs where they say.
+        rules: Vec<Arc<Rule>>,
+    },
 }
 
 /// The data that a judgement depends on, borrowed for the events of one read.
@@ -70,13 +77,17 @@ impl Detector<'_> {
             return if saved { settled(verdict, false) } else { Judgement::Unsaved(verdict) };
         }
         match event {
-            Event::Lookup(_) => settled(Verdict::Allow(AllowReason::NothingFound), false),
+            Event::Lookup(_) => self.serve(client, false),
             Event::Request(request) => self.request(now, address, client, request, scratch),
             Event::Response { request, status } => {
                 let rules = self.rules.offended_by_response(*status, request, scratch);
                 let evidence = || Evidence::new(&[status.to_string().as_bytes(), request.method, request.url]);
                 let marks = self.rules.marks(&rules, request, scratch);
-                self.offence_or_allow(address, client, rules, evidence, marks, false)
+                match self.offence_or_allow(address, client, rules, evidence, marks, false) {
+                    // Nobody needs to be asked: it is too late to refuse a response.
+                    Judgement::Ask { counts, .. } => settled(Verdict::Allow(AllowReason::NothingFound), counts),
+                    judgement => judgement,
+                }
             }
             Event::Connection(connection) => self.connection(address, client, connection),
         }
@@ -91,7 +102,9 @@ impl Detector<'_> {
         if let Some(Ban { until, rule, saved }) = own().or_else(|| self.banned_network(now, address, service)) {
             return Some((Refusal { rule, until, reason: DenyReason::Banned }, saved));
         }
-        self.lists.denied(address)?;
+        if self.lists.denied(address).is_none() && !self.is_denied_by_origin(client) {
+            return None;
+        }
         Some((Refusal { rule: RuleId::DENY_LIST, until: Until::NEVER, reason: DenyReason::DenyList }, true))
     }
 
@@ -151,6 +164,18 @@ impl Detector<'_> {
         }
     }
 
+    /// The judgement of an event for which nothing is found against its client.
+    fn serve(&self, client: Client, counts: bool) -> Judgement {
+        if self.lists.refuses_by_origin() && self.geo.origin(client).is_none() {
+            return Judgement::Ask { counts, rules: Vec::new() };
+        }
+        settled(Verdict::Allow(AllowReason::NothingFound), counts)
+    }
+
+    fn is_denied_by_origin(&self, client: Client) -> bool {
+        self.lists.refuses_by_origin() && self.geo.origin(client).is_some_and(|origin| self.lists.denied_origins().find(origin).is_some())
+    }
+
     fn banned_network(&self, now: Time, address: IpAddr, service: Service) -> Option<Ban> {
         let network = self.network_ban(now, address, service)?;
         Some(Ban { until: network.until.map_or(Until::NEVER, Until::at), rule: network.rule, saved: network.saved.get() })
@@ -169,11 +194,11 @@ impl Detector<'_> {
         if request.was_sent_by_a_page() {
             let is_certain = |rule: &Rule| rule.origin.is_empty() || self.geo.origin(client).is_some();
             let refusing = rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.refuses_offence && is_certain(rule));
-            let verdict = match refusing {
-                Some(rule) => Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence }.on_web(),
-                None => Verdict::Allow(AllowReason::NothingFound),
-            };
-            return settled(verdict, true);
+            if let Some(rule) = refusing {
+                return settled(Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence }.on_web(), true);
+            }
+            let rules: Vec<_> = rules.into_iter().filter(|rule| rule.mode == Mode::Enforce && rule.refuses_offence).collect();
+            return if rules.is_empty() { self.serve(client, true) } else { Judgement::Ask { counts: true, rules } };
         }
         let evidence = || Evidence::new(&[request.method, request.url, &request.user_agent.text()]);
         let marks = self.rules.marks(&rules, request, scratch);
@@ -201,7 +226,7 @@ impl Detector<'_> {
     ) -> Judgement {
         let rules = self.concerning(address, rules);
         if rules.is_empty() {
-            return settled(Verdict::Allow(AllowReason::NothingFound), counts);
+            return self.serve(client, counts);
         }
         Judgement::Offence(Offence { address, client, rules, evidence: evidence(), marks, account: None })
     }

@@ -42,6 +42,17 @@ pub struct Pause {
 }
 
 impl Policy {
+    /// What a process without the databases of `[geo]` should say: what refuses nobody in it.
+    #[must_use]
+    pub fn warning_without_geo(&self) -> Option<String> {
+        let rules = self.rules.rules().iter().filter(|rule| rule.needs_geo()).map(|rule| rule.name.to_string());
+        let denied = self.lists.denied_origins().iter().map(|entry| format!("{entry} in deny"));
+        let without: Vec<String> = rules.chain(denied).collect();
+        let expected = "only the daemon reads [geo], expected strikeout serve and --table";
+        (!without.is_empty())
+            .then(|| format!("this matches nobody in a helper with a table of its own: {}: {expected}", without.join(", ")))
+    }
+
     /// The pause, if it is in force at `now`.
     #[must_use]
     pub fn active_pause(&self, now: Time) -> Option<&Pause> {

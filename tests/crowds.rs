@@ -221,6 +221,7 @@ impl Machine {
             }
             Judgement::Offence(offence) => return self.record(now, &offence, Service::Web),
             Judgement::Unsaved(_) => return true,
+            Judgement::Ask { .. } => unreachable!("only an attached helper asks"),
         }
         if let Act::Login { is_right } = act {
             let account = self.engine.accounts().named("info@example.org").unwrap();

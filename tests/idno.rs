@@ -59,6 +59,7 @@ impl Site {
         let (verdict, counts) = match judgement {
             Judgement::Settled { verdict, counts } => (verdict, counts),
             Judgement::Unsaved(verdict) => (verdict, false),
+            Judgement::Ask { .. } => unreachable!("only an attached helper asks"),
             Judgement::Offence(offence) => {
                 let (sender, verdicts) = std::sync::mpsc::channel();
                 self.engine.record_offence(self.now, &offence, Service::Web, Reply::new(move |verdict| sender.send(verdict).unwrap()));

@@ -115,7 +115,7 @@ fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usiz
         let _ =
             writeln!(text, "rule {}: {} in {}, ban {bantime}, {}{shadow}", rule.name, rule.maxretry, rule.findtime, rule.scope.as_str());
     }
-    if let Some(warning) = policy.rules.warning_without_geo() {
+    if let Some(warning) = policy.warning_without_geo() {
         let _ = writeln!(text, "geo: {warning}");
     }
     let (unfed, named_unfed) = unfed_rules(rules, &logs).into_iter().partition::<Vec<_>, _>(|name| !named.contains(*name));

@@ -108,6 +108,10 @@ impl Printer {
         {
             self.line("now", "it has no active ban, no entry in a list and no strikes");
         }
+        let origin: Vec<&str> = [&explanation.asn, &explanation.country].into_iter().flatten().map(String::as_str).collect();
+        if !origin.is_empty() {
+            self.line("belongs to", &origin.join(", "));
+        }
         if let Some(reason) = &explanation.never_banned {
             self.line("never", &format!("it is never banned: {reason}"));
         }

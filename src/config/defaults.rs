@@ -8,6 +8,8 @@ use toml::Spanned;
 
 use super::ConfigError;
 use super::text::ConfigText;
+use crate::geo::watch::GeoFiles;
+use crate::geo::{GeoKind, OriginEntry};
 use crate::list;
 use crate::list::{HostName, ListSource, Lists, MAX_HOSTS};
 use crate::policy::DEFAULT_FALSE_BAN_SHARE;
@@ -91,15 +93,25 @@ impl DefaultsSection {
     /// The lists of networks. Files that they name are read from disk.
     ///
     /// # Errors
-    /// An entry that is no network, or a list that cannot be read.
-    pub fn lists(&self, text: &ConfigText) -> Result<Lists, ConfigError> {
+    /// An entry that is no network, a list that cannot be read, or an autonomous system or country without a database.
+    pub fn lists(&self, geo: &GeoFiles, text: &ConfigText) -> Result<Lists, ConfigError> {
         let mut lists = Lists::default();
         let (hosts, networks) = self.ignoreip.iter().cloned().partition::<Vec<_>, _>(|entry| HostName::parse(entry.get_ref()).is_some());
         let mut ignored = sources(&networks, "ignoreip", text)?;
         ignored.extend(host_sources(&hosts, text)?);
         lists.set_ignoreip(ignored);
         lists.set_trusted_proxies(sources(&self.trusted_proxies, "trusted_proxies", text)?);
-        lists.set_deny(sources(&self.deny, "deny", text)?);
+        let origin = |entry: &&Spanned<String>| entry.get_ref().parse::<OriginEntry>().ok();
+        lists.set_deny(sources(self.deny.iter().filter(|entry| origin(entry).is_none()), "deny", text)?);
+        for entry in &self.deny {
+            let kind = match origin(&entry) {
+                Some(OriginEntry::Asn(_)) => GeoKind::Asn,
+                Some(OriginEntry::Country(_)) => GeoKind::Country,
+                None => continue,
+            };
+            super::geo::check(Some((entry.span().start, &format!("{} in deny", entry.get_ref()))), kind, geo, text)?;
+        }
+        lists.set_denied_origins(self.deny.iter().filter_map(|entry| origin(&entry)).collect());
         Ok(lists)
     }
 }
@@ -124,7 +136,11 @@ fn host_sources(entries: &[Spanned<String>], text: &ConfigText) -> Result<Vec<Li
 }
 
 /// Reads one list option: addresses, networks, and files of them, named by an absolute path.
-fn sources(entries: &[Spanned<String>], option: &str, text: &ConfigText) -> Result<Vec<ListSource>, ConfigError> {
+fn sources<'s>(
+    entries: impl IntoIterator<Item = &'s Spanned<String>>,
+    option: &str,
+    text: &ConfigText,
+) -> Result<Vec<ListSource>, ConfigError> {
     // By the file that holds them, in its order.
     let mut inline: Vec<(&Path, Vec<IpNet>)> = Vec::new();
     let mut sources = Vec::new();
@@ -145,10 +161,10 @@ fn sources(entries: &[Spanned<String>], option: &str, text: &ConfigText) -> Resu
                     format!(
                         "found {value:?} in {option}, expected an IP address, a network such as 192.0.2.0/24, a range such as \
                          192.0.2.7-192.0.2.19 or the absolute path of a list{}",
-                        if option == "ignoreip" {
-                            ", or a host name with a dot such as home.example.net"
-                        } else {
-                            "; host names stand in ignoreip alone"
+                        match option {
+                            "ignoreip" => ", or a host name with a dot such as home.example.net",
+                            "deny" => ", a system such as AS64496 or a country such as country:XX; host names stand in ignoreip alone",
+                            _ => "; host names stand in ignoreip alone",
                         }
                     ),
                 )

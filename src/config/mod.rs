@@ -125,7 +125,7 @@ impl Config {
             }
             RulesError::Whole(message) => text.error(message),
         })?;
-        let lists = parsed.defaults.lists(text)?;
+        let lists = parsed.defaults.lists(&geo, text)?;
         let list_files = parsed.defaults.list_files();
         let logs = logs::check_all(parsed.log, &rules, text)?;
         let false_ban_share = parsed.defaults.false_ban_share(text)?;
@@ -233,6 +233,8 @@ mod tests {
             ("[geo]\nasn = \"asn.mmdb\"", ":2: found asn = \"asn.mmdb\", expected the absolute path of a database"),
             ("[[rule]]\nname = \"a\"\npath = \"x\"\nasn = 64496", ":4: found asn without a database, expected asn in [geo] as well"),
             ("[geo]\nasn = \"/x\"\n[[rule]]\nname = \"a\"\npath = \"x\"\nnot_country = \"DE\"", ":6: found not_country without"),
+            ("[defaults]\ndeny = [\"AS64496\"]", ":2: found AS64496 in deny without a database, expected asn in [geo] as well"),
+            ("[defaults]\ndeny = [\"AS0\"]", ":2: found \"AS0\" in deny, expected an IP address"),
             ("[table", ":1: "),
         ] {
             let error = parse(text).unwrap_err();

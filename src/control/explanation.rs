@@ -14,6 +14,11 @@ pub struct Explanation {
     pub address: String,
     /// The client that the address counts as: a network for IPv6.
     pub client: String,
+    /// The autonomous system that it belongs to, by the database of `[geo]`.
+    #[serde(default)]
+    pub asn: Option<String>,
+    #[serde(default)]
+    pub country: Option<String>,
     /// Whether any service refuses it.
     pub refused: bool,
     /// The pause in force: until its end, nobody is refused.

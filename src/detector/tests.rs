@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::event::{Header, Scope};
+use crate::geo::{AskedOrigins, Origin};
 use crate::list::BannedNetwork;
 use crate::policy::Policy;
 use crate::rule_id::RuleNames;
@@ -85,7 +86,7 @@ fn a_request_sent_by_a_page_is_refused_without_a_strike() {
                 assert!(!struck, "{site}");
                 assert_eq!(verdict.refusal().map(|refusal| refusal.reason), Some(DenyReason::Offence));
             }
-            Judgement::Unsaved(_) => panic!("no ban exists"),
+            Judgement::Unsaved(_) | Judgement::Ask { .. } => panic!("no ban exists"),
         }
     }
 }
@@ -306,4 +307,43 @@ fn a_status_offends_the_rules_that_list_it_on_the_paths_they_match() {
     assert!(rules(451, "/x").is_empty() && rules(200, "/login").is_empty());
     let ordinary = fixture.judge("192.0.2.1", &Event::Response { request: get("/login"), status: 200 });
     assert!(matches!(ordinary, Judgement::Settled { counts: false, .. }), "it is no request: {ordinary:?}");
+}
+
+/// A helper that is attached to a daemon, which has said so of these clients.
+fn attached(text: &str, known: &[(&str, &str)]) -> Fixture {
+    let mut fixture = Fixture::new(text);
+    let asked = AskedOrigins::default();
+    for (address, asn) in known {
+        let client = Client::of(address.parse().unwrap(), Ipv6Prefix::default());
+        asked.insert(client, Origin { asn: asn.parse().ok(), country: None });
+    }
+    fixture.policy.geo = Geo::Daemon(Arc::new(asked));
+    fixture
+}
+
+#[test]
+fn a_helper_asks_where_a_client_belongs_only_while_that_decides() {
+    let mut fixture = attached("[defaults]\nignoreip = ['192.0.2.9']", &[("192.0.2.1", "AS64496"), ("192.0.2.2", "AS64497")]);
+    let request = || Event::Request(get("/"));
+    assert!(matches!(fixture.judge("192.0.2.3", &request()), Judgement::Settled { .. }), "nobody is refused for that");
+    fixture.policy.lists.set_denied_origins(["AS64496".parse().unwrap()].into_iter().collect());
+    let refused = verdict(fixture.judge("192.0.2.1", &request()));
+    assert_eq!(refused.refusal().map(|refusal| refusal.reason), Some(DenyReason::DenyList));
+    assert_eq!(verdict(fixture.judge("192.0.2.2", &request())).refusal(), None);
+    assert_eq!(verdict(fixture.judge("192.0.2.9", &request())).refusal(), None, "never banned");
+    assert!(matches!(fixture.judge("192.0.2.3", &request()), Judgement::Ask { counts: true, .. }));
+    assert!(matches!(fixture.judge("192.0.2.3", &Event::Lookup(Service::Web)), Judgement::Ask { counts: false, .. }));
+    assert!(matches!(fixture.judge("192.0.2.3", &Event::Request(get("/w00tw00t"))), Judgement::Offence(_)), "the daemon decides anyway");
+    let response = Event::Response { request: get("/"), status: 200 };
+    assert_eq!(verdict(fixture.judge("192.0.2.3", &response)).refusal(), None, "a response is on its way");
+}
+
+#[test]
+fn a_helper_asks_about_a_page_s_request_that_a_rule_refuses_for_where_its_client_belongs() {
+    let rules = "[[rule]]\nname = 'far'\npath = '^/far'\nmaxretry = 1\nasn = 64496";
+    let fixture = attached(rules, &[("192.0.2.1", "AS64496"), ("192.0.2.2", "AS64497")]);
+    let judge = |address| fixture.judge(address, &Event::Request(Request { sec_fetch_site: b"cross-site", ..get("/far") }));
+    assert_eq!(verdict(judge("192.0.2.1")).refusal().map(|refusal| refusal.reason), Some(DenyReason::Offence));
+    assert_eq!(verdict(judge("192.0.2.2")).refusal(), None);
+    assert!(matches!(judge("192.0.2.3"), Judgement::Ask { rules, .. } if rules.len() == 1));
 }

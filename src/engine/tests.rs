@@ -41,6 +41,7 @@ fn ask(engine: &Arc<Engine>, now: Time, address: &str, event: &Event<'_>) -> Ver
     let policy = engine.policy();
     match Detector::new(&policy, engine.bans()).judge(now, address.parse().unwrap(), event, &mut Scratch::default()) {
         Judgement::Settled { verdict, .. } => verdict,
+        Judgement::Ask { .. } => panic!("the engine knows where clients belong"),
         Judgement::Unsaved(verdict) => answer(|reply| engine.when_persisted(verdict, reply)),
         Judgement::Offence(offence) => {
             let service = if matches!(event, Event::Connection(_)) { Service::Mail } else { Service::Web };

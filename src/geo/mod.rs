@@ -1,5 +1,6 @@
 //! Which provider's network and which country an address belongs to, by databases in MaxMind's format.
 
+mod asked;
 mod database;
 mod origin;
 mod ranges;
@@ -8,8 +9,9 @@ pub mod watch;
 use std::fmt;
 use std::sync::Arc;
 
+pub use asked::AskedOrigins;
 pub use database::Database;
-pub use origin::{Asn, Country, Origin, OriginCondition};
+pub use origin::{Asn, Country, Origin, OriginCondition, OriginEntry, OriginSet};
 
 use crate::client::Client;
 
@@ -36,8 +38,8 @@ impl GeoKind {
 pub enum Geo {
     /// This process.
     Here(Databases),
-    /// The daemon, which this process is attached to.
-    Daemon,
+    /// The daemon, which this process is attached to: it is asked about each client.
+    Daemon(Arc<AskedOrigins>),
 }
 
 impl Default for Geo {
@@ -47,13 +49,30 @@ impl Default for Geo {
 }
 
 impl Geo {
-    /// Where `client` belongs; `None` if only the daemon can say.
+    /// Where `client` belongs; `None` if the daemon must be asked.
     #[must_use]
     pub fn origin(&self, client: Client) -> Option<Origin> {
         match self {
             Self::Here(databases) => Some(databases.origin(client)),
-            Self::Daemon => None,
+            Self::Daemon(asked) => asked.get(client),
         }
+    }
+
+    /// Whether it knows the same of everybody.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Here(this), Self::Here(that)) => is_same(&this.asn, &that.asn) && is_same(&this.country, &that.country),
+            (Self::Daemon(this), Self::Daemon(that)) => Arc::ptr_eq(this, that),
+            _ => false,
+        }
+    }
+}
+
+fn is_same<V>(this: &Option<Arc<Database<V>>>, that: &Option<Arc<Database<V>>>) -> bool {
+    match (this, that) {
+        (Some(this), Some(that)) => Arc::ptr_eq(this, that),
+        (this, that) => this.is_none() && that.is_none(),
     }
 }
 

@@ -143,6 +143,61 @@ fn holds<T: Ord>(wanted: &BTreeSet<T>, unwanted: &BTreeSet<T>, found: Option<T>)
     }
 }
 
+/// An entry of a deny list that is no address: `AS64496` or `country:XX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OriginEntry {
+    Asn(Asn),
+    Country(Country),
+}
+
+impl fmt::Display for OriginEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asn(asn) => asn.fmt(f),
+            Self::Country(country) => write!(f, "country:{country}"),
+        }
+    }
+}
+
+impl FromStr for OriginEntry {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text.strip_prefix("country:") {
+            Some(country) => country.parse().map(Self::Country),
+            None => text.parse().map(Self::Asn),
+        }
+    }
+}
+
+/// A list of autonomous systems and countries.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OriginSet(BTreeSet<OriginEntry>);
+
+impl OriginSet {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The entry that a client which belongs to `origin` is on.
+    #[must_use]
+    pub fn find(&self, origin: Origin) -> Option<OriginEntry> {
+        let entries = [origin.asn.map(OriginEntry::Asn), origin.country.map(OriginEntry::Country)];
+        entries.into_iter().flatten().find(|entry| self.0.contains(entry))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = OriginEntry> {
+        self.0.iter().copied()
+    }
+}
+
+impl FromIterator<OriginEntry> for OriginSet {
+    fn from_iter<I: IntoIterator<Item = OriginEntry>>(entries: I) -> Self {
+        Self(entries.into_iter().collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +215,10 @@ mod tests {
         for text in ["AS1", "AS64496", "AS4294967295"] {
             assert_eq!(text.parse::<Asn>().unwrap().to_string(), text);
         }
+        for text in ["AS64496", "country:DE"] {
+            assert_eq!(text.parse::<OriginEntry>().unwrap().to_string(), text);
+        }
+        assert_eq!(["", "country:", "country:D1", "DE", "AS0"].map(str::parse::<OriginEntry>), [Err(()); 5]);
         assert_eq!("as64496".parse(), Ok(asn(64496)));
         assert_eq!("de".parse(), Ok(country("DE")));
         for text in ["", "AS", "AS0", "AS01", "AS+1", "AS-1", "AS4294967296", "64496", "AS1 "] {
@@ -183,5 +242,16 @@ mod tests {
         assert_eq!(of(&OriginCondition { not_country: countries(), ..OriginCondition::default() }), [false, false, true]);
         let both = OriginCondition { asn: asns(), not_country: countries(), ..OriginCondition::default() };
         assert_eq!(of(&both), [false; 3], "all conditions must hold");
+    }
+
+    #[test]
+    fn a_list_finds_a_client_by_its_system_or_its_country() {
+        let list: OriginSet = ["AS64496", "country:FR"].iter().map(|entry| entry.parse().unwrap()).collect();
+        let find = |number, letters: &str| {
+            list.find(Origin { asn: Asn::new(number), country: letters.parse().ok() }).map(|entry| entry.to_string())
+        };
+        assert_eq!(find(64496, "DE").as_deref(), Some("AS64496"));
+        assert_eq!(find(64497, "FR").as_deref(), Some("country:FR"));
+        assert_eq!((find(64497, "DE"), find(0, "")), (None, None));
     }
 }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::client::ShortNetwork;
+use crate::geo::OriginSet;
 
 use ipnet::IpNet;
 
@@ -100,6 +101,8 @@ pub struct Lists {
     ignoreip: Arc<[ListSource]>,
     trusted_proxies: Arc<[ListSource]>,
     deny: Arc<[ListSource]>,
+    /// The entries of the deny lists that are no addresses.
+    denied_origins: Arc<OriginSet>,
     /// Networks banned by hand or by another node of the fleet.
     pub banned: BannedNetworks,
 }
@@ -121,6 +124,10 @@ impl Lists {
         self.deny = sources.into();
     }
 
+    pub fn set_denied_origins(&mut self, origins: OriginSet) {
+        self.denied_origins = Arc::new(origins);
+    }
+
     /// Whether the lists are those of `other`. Banned networks are not compared, and only own addresses are compared by value.
     #[must_use]
     pub fn has_same_lists_as(&self, other: &Self) -> bool {
@@ -128,6 +135,7 @@ impl Lists {
             && Arc::ptr_eq(&self.ignoreip, &other.ignoreip)
             && Arc::ptr_eq(&self.trusted_proxies, &other.trusted_proxies)
             && Arc::ptr_eq(&self.deny, &other.deny)
+            && self.denied_origins == other.denied_origins
     }
 
     #[must_use]
@@ -148,6 +156,17 @@ impl Lists {
     #[must_use]
     pub fn deny(&self) -> &[ListSource] {
         &self.deny
+    }
+
+    #[must_use]
+    pub fn denied_origins(&self) -> &OriginSet {
+        &self.denied_origins
+    }
+
+    /// Whether anybody is refused for where he belongs. Nobody needs to know where clients belong as long as that is not so.
+    #[must_use]
+    pub fn refuses_by_origin(&self) -> bool {
+        !self.denied_origins.is_empty()
     }
 
     /// The deny list entry that refuses `address`. [`Lists::never_banned`] takes precedence.

@@ -315,7 +315,7 @@ impl LineJudge {
                         judgement.cleared = Some(Cleared { rules: self.left.clone(), marks: None });
                     }
                 }
-                Judgement::Settled { .. } | Judgement::Unsaved(_) => {}
+                Judgement::Settled { .. } | Judgement::Unsaved(_) | Judgement::Ask { .. } => {}
             }
         }
         if let Some(status) = line.status

@@ -97,15 +97,6 @@ impl RuleSet {
         &self.rules
     }
 
-    /// What a process without the databases of `[geo]` should say: which rules match nobody in it.
-    #[must_use]
-    pub fn warning_without_geo(&self) -> Option<String> {
-        let names: Vec<&str> = self.rules.iter().filter(|rule| rule.needs_geo()).map(|rule| &*rule.name).collect();
-        let expected = "only the daemon reads [geo], expected strikeout serve and --table";
-        (!names.is_empty())
-            .then(|| format!("these rules match nobody in a helper with a table of its own: {}: {expected}", names.join(", ")))
-    }
-
     /// The rule with this id.
     #[must_use]
     pub fn get(&self, id: RuleId) -> Option<&Arc<Rule>> {

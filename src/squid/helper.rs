@@ -133,7 +133,7 @@ fn run_backend(args: &HelperArguments, slot: &BackendSlot, ready: &std::sync::mp
     let warn_if_stale = || prefilter.iter().for_each(|prefilter| prefilter.warn_if_stale(table.engine().policy().rules.rules()));
     warn_if_stale();
     let warn_of_geo = || {
-        if let Some(warning) = table.engine().policy().rules.warning_without_geo() {
+        if let Some(warning) = table.engine().policy().warning_without_geo() {
             log::warn!("{warning}");
         }
     };

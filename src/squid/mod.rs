@@ -16,11 +16,11 @@ use std::sync::Arc;
 
 use crate::engine::reply::Reply;
 use crate::policy::Policy;
-use crate::rule::{Cleared, Offence};
+use crate::rule::{Cleared, Offence, Rule};
 use crate::rule_id::RuleNames;
 use crate::table::{Bans, RequestTally};
 use crate::time::Time;
-use crate::verdict::Verdict;
+use crate::verdict::{AllowReason, Verdict};
 use helper_stats::HelperStats;
 
 /// The source of the helper's rules, lists and bans, and the receiver of its offences.
@@ -44,6 +44,11 @@ pub trait Backend: Send + Sync {
     fn flush(&self) {}
     /// Answers with a refusal once the ban behind it is saved.
     fn when_persisted(&self, verdict: Verdict, reply: Reply);
+    /// Answers a query whose verdict depends on where its client belongs, which this process does not know. `rules` refuse it if the client
+    /// belongs where they say. Only a helper that is attached to the daemon has to ask.
+    fn ask_origin(&self, _now: Time, _address: IpAddr, _rules: Vec<Arc<Rule>>, reply: Reply) {
+        reply.send(Verdict::Allow(AllowReason::NothingFound));
+    }
     /// Adds ordinary requests to the rates of their clients. The caller must not rely on the content of `tallies` afterwards.
     fn count_requests(&self, now: Time, tallies: &mut Vec<RequestTally>);
     /// Takes the counts of answers for the daemon's metrics. An embedded table has no metrics and drops them.

@@ -1,5 +1,6 @@
 //! The helper's loop: reads a batch of queries, judges them and writes their answers together. Every query is answered exactly once.
 
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -253,16 +254,8 @@ impl Session {
         let is_response = matches!(query.event, Event::Response { .. });
         match batch.detector.judge(batch.now, query.address, &query.event, &mut self.scratch) {
             Judgement::Settled { verdict, counts } => {
-                if counts && batch.counts_requests {
-                    let client = Client::of(query.address, batch.policy.prefix);
-                    let is_unreferred = matches!(&query.event, Event::Request(request) if request.names_its_source() == Some(false));
-                    match self.tallies.last_mut() {
-                        Some(last) if last.client == client => {
-                            last.requests += 1;
-                            last.unreferred += u32::from(is_unreferred);
-                        }
-                        _ => self.tallies.push(RequestTally::new(query.address, client, 1).with_unreferred(is_unreferred.into())),
-                    }
+                if counts {
+                    tally(&mut self.tallies, batch, query.address, &query.event);
                 }
                 if let Event::Response { request, status } = &query.event
                     && verdict.refusal().is_none()
@@ -279,6 +272,15 @@ impl Session {
                 log::debug!("{} gets {answer:?}", query.address);
                 self.stats.record(&answer);
                 self.output.format(id, &answer, batch.backend.names(), batch.now, &mut self.out);
+            }
+            Judgement::Ask { counts, rules } => {
+                if counts {
+                    tally(&mut self.tallies, batch, query.address, &query.event);
+                }
+                let address = query.address;
+                let (reply, answered) = self.deferred(batch, id, false);
+                batch.backend.ask_origin(batch.now, address, rules, reply);
+                Self::wait(batch, answered);
             }
             Judgement::Unsaved(verdict) => {
                 let (reply, answered) = self.deferred(batch, id, false);
@@ -355,6 +357,22 @@ impl Session {
     fn is_quiet(&self, input: BorrowedFd<'_>) -> bool {
         let limit = if self.highest_id < URGENT_RESTART_ID { QUIET } else { Timespec { tv_sec: 0, tv_nsec: 0 } };
         matches!(poll(&mut [PollFd::new(&input, PollFlags::IN)], Some(&limit)), Ok(0))
+    }
+}
+
+/// Adds an ordinary request to those of the batch, if there is a rule that counts them.
+fn tally(tallies: &mut Vec<RequestTally>, batch: &Batch<'_>, address: IpAddr, event: &Event<'_>) {
+    if !batch.counts_requests {
+        return;
+    }
+    let client = Client::of(address, batch.policy.prefix);
+    let is_unreferred = matches!(event, Event::Request(request) if request.names_its_source() == Some(false));
+    match tallies.last_mut() {
+        Some(last) if last.client == client => {
+            last.requests += 1;
+            last.unreferred += u32::from(is_unreferred);
+        }
+        _ => tallies.push(RequestTally::new(address, client, 1).with_unreferred(is_unreferred.into())),
     }
 }
 

@@ -68,7 +68,49 @@ fn a_request_that_a_page_sent_is_not_refused_for_where_its_client_may_belong() {
     let mut helper = attach(&daemon);
     let ask = |helper: &mut SquidHelper, client: &str| helper.ask(&format!("{client} GET http://a.example/far x cross-site -"));
     assert_eq!(ask(&mut helper, "198.19.0.1"), "ERR");
-    assert!(daemon.json(&["list"]).as_array().unwrap().is_empty());
+    assert!(ask(&mut helper, "198.18.0.1").contains("rule_=far"), "the daemon says where it belongs");
+    assert!(daemon.json(&["list"]).as_array().unwrap().is_empty(), "a page may be to blame");
+}
+
+#[test]
+fn a_denied_system_or_country_is_refused_everywhere_but_for_those_never_banned() {
+    let (stage, geo) = stage();
+    let lists = |deny: &str| format!("{geo}[defaults]\nignoreip = ['198.18.0.99']\ndeny = [{deny}]\n");
+    let daemon = Daemon::start_on(&stage, "", &lists("'AS64496', 'country:FR'"));
+    let mut helper = attach(&daemon);
+    for (client, is_refused) in
+        [("198.18.0.1", true), ("198.18.0.99", false), ("198.19.0.1", true), ("2001:db8:1::1", true), ("203.0.113.1", false)]
+    {
+        assert_eq!(helper.refuses(client), is_refused, "{client}");
+        assert_eq!(helper.refuses(client), is_refused, "{client}, from what the helper knows now");
+        assert_eq!(daemon.ask(&format!("check {client}\n")).starts_with("defer rule=deny-list"), is_refused, "{client}");
+    }
+    let many: String = (0..100).map(|number| format!("{number} 198.18.7.{} GET / x - -\n", number % 10)).collect();
+    helper.send(many.as_bytes());
+    assert!(helper.lines(100).iter().all(|answer| answer.contains(" OK ban_=yes")), "many queries of a client share an answer");
+    let text = daemon.text(&["why", "198.18.0.1"]);
+    for expected in ["belongs to AS64496, DE", "AS64496 (deny in the configuration): always refused"] {
+        assert!(text.contains(expected), "{expected} is not in\n{text}");
+    }
+
+    replace(&stage.path("asn.mmdb"), &database(&[("203.0.113.0/24", Said::Asn(64496))]));
+    wait_until("the helper hears of the new database", || helper.refuses("203.0.113.1") && !helper.refuses("2001:db8:1::1"));
+    daemon.configure(&lists(""));
+    daemon.text(&["reload"]);
+    wait_until("nobody is refused any more", || !helper.refuses("203.0.113.1") && !helper.refuses("198.19.0.1"));
+}
+
+#[test]
+fn a_helper_whose_daemon_is_gone_refuses_those_that_it_knows_and_answers_others_by_on_failure() {
+    let (stage, geo) = stage();
+    let daemon = Daemon::start_on(&stage, "on_failure = 'deny'", &format!("{geo}[defaults]\ndeny = ['AS64496']\n"));
+    let mut helper = attach(&daemon);
+    assert!(helper.refuses("198.18.0.1") && !helper.refuses("203.0.113.1"));
+    daemon.end(rustix::process::Signal::KILL);
+    helper.logs("cannot be reached");
+    assert!(helper.get("198.18.0.1", "/").contains("rule_=deny-list"), "known");
+    assert_eq!(helper.get("203.0.113.1", "/"), "ERR", "known");
+    assert!(helper.get("203.0.113.2", "/").contains("rule_=on-failure"), "not known");
 }
 
 #[test]
@@ -136,11 +178,11 @@ fn without_a_usable_database_nobody_is_refused_and_the_daemon_runs() {
 #[test]
 fn a_helper_with_its_own_table_and_check_say_that_such_rules_match_nobody_there() {
     let (stage, geo) = stage();
-    stage.configure("", &format!("{geo}{RULES}"));
+    stage.configure("", &format!("{geo}[defaults]\ndeny = ['AS64496']\n{RULES}"));
     let config = stage.config();
     let mut helper = SquidHelper::start(&["--config", config.to_str().unwrap()]).until_ready();
     assert_eq!(helper.get("198.18.0.1", "/far"), "ERR");
-    let warning = "these rules match nobody in a helper with a table of its own: far, login: only the daemon reads [geo]";
+    let warning = "this matches nobody in a helper with a table of its own: far, login, AS64496 in deny: only the daemon reads [geo]";
     helper.logs(warning);
     let output = std::process::Command::new(crate::harness::STRIKEOUT).args(["check", "--config"]).arg(&config).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

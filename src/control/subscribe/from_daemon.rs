@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::{RuleLine, StreamError, stream_error};
 use crate::client::{Client, Ipv6Prefix, parse_address};
 use crate::event::Scope;
+use crate::geo::{Origin, OriginEntry};
 use crate::policy::OnFailure;
 use crate::rule_id::RuleNames;
 use crate::table::Until;
@@ -50,6 +51,8 @@ pub enum FromDaemon {
     Rule(Box<RuleLine>),
     /// A network of a list.
     Listed(List, IpNet),
+    /// An entry of a deny list that is no network.
+    DeniedOrigin(OriginEntry),
     /// The configuration is complete and takes effect.
     EndConfig,
     BeginBans,
@@ -88,6 +91,13 @@ pub enum FromDaemon {
         /// Rule, remaining time and reason of the refusal; `None` if the client is served.
         refusal: Option<(Arc<str>, Option<Span>, DenyReason)>,
     },
+    /// Where a client belongs.
+    Origin {
+        client: Client,
+        origin: Origin,
+    },
+    /// What was said of where clients belong may be wrong now.
+    OriginsChanged,
     /// The daemon rejects the stream, or a line of it.
     Error(String),
 }
@@ -130,6 +140,7 @@ impl fmt::Display for FromDaemon {
                 let name = List::ALL.iter().find(|(known, _)| known == list).map_or("deny", |(_, name)| name);
                 write!(f, "list {name} {network}")
             }
+            Self::DeniedOrigin(entry) => write!(f, "list deny {entry}"),
             Self::EndConfig => f.write_str("end config"),
             Self::BeginBans => f.write_str("begin bans"),
             Self::Ban { client, scope, rule, remaining } => write!(f, "ban {client} {} {rule} {}", scope.as_str(), Remaining(*remaining)),
@@ -147,6 +158,12 @@ impl fmt::Display for FromDaemon {
                 let reason = REASONS.iter().find(|(known, _)| known == reason).map_or("banned", |(_, name)| name);
                 write!(f, "answer {number} deny {rule} {} {reason}", Remaining(*remaining))
             }
+            Self::Origin { client, origin: Origin { asn, country } } => {
+                let asn = asn.map_or_else(|| "-".to_owned(), |asn| asn.to_string());
+                let country = country.map_or_else(|| "-".to_owned(), |country| country.to_string());
+                write!(f, "origin {client} {asn} {country}")
+            }
+            Self::OriginsChanged => f.write_str("origins-changed"),
             Self::Error(text) => write!(f, "error {text}"),
         }
     }
@@ -168,8 +185,10 @@ impl FromDaemon {
     }
 
     fn read(line: &str) -> Option<Self> {
-        if line == "resume" {
-            return Some(Self::Resume);
+        match line {
+            "resume" => return Some(Self::Resume),
+            "origins-changed" => return Some(Self::OriginsChanged),
+            _ => {}
         }
         let (verb, rest) = line.split_once(' ')?;
         let mut words = rest.split(' ');
@@ -190,7 +209,11 @@ impl FromDaemon {
             "list" => {
                 let name = words.next()?;
                 let (list, _) = List::ALL.into_iter().find(|(_, known)| *known == name)?;
-                Self::Listed(list, words.next()?.parse().ok()?)
+                let entry = words.next()?;
+                match (list, entry.parse()) {
+                    (List::Deny, Ok(origin)) => Self::DeniedOrigin(origin),
+                    _ => Self::Listed(list, entry.parse().ok()?),
+                }
             }
             "end" => match rest {
                 "config" => return Some(Self::EndConfig),
@@ -226,6 +249,11 @@ impl FromDaemon {
                 };
                 Self::Answer { number, refusal }
             }
+            "origin" => {
+                let client = client(words.next()?)?;
+                let (asn, country) = (known(words.next()?)?, known(words.next()?)?);
+                Self::Origin { client, origin: Origin { asn, country } }
+            }
             "error" => return Some(Self::Error(rest.to_owned())),
             _ => return None,
         };
@@ -234,8 +262,13 @@ impl FromDaemon {
 }
 
 /// Parses a client unchanged, because the daemon has already cut it to its prefix.
-fn client(text: &str) -> Option<Client> {
+pub(super) fn client(text: &str) -> Option<Client> {
     Some(Client::of(parse_address(text).ok()?, Ipv6Prefix::new(128)?))
+}
+
+/// Parses what may be known: `-` if it is not.
+fn known<T: std::str::FromStr>(text: &str) -> Option<Option<T>> {
+    if text == "-" { Some(None) } else { text.parse().ok().map(Some) }
 }
 
 /// The verdict of an answer, at `now` of the subscriber's clock.
@@ -277,6 +310,11 @@ mod tests {
             FromDaemon::BeginConfig { prefix: Ipv6Prefix::default(), on_failure: OnFailure::Deny },
             FromDaemon::Rule(Box::new(rule)),
             FromDaemon::Listed(List::TrustedProxies, "192.0.2.0/24".parse().unwrap()),
+            FromDaemon::DeniedOrigin("AS64496".parse().unwrap()),
+            FromDaemon::DeniedOrigin("country:XX".parse().unwrap()),
+            FromDaemon::Origin { client, origin: Origin { asn: "AS64496".parse().ok(), country: None } },
+            FromDaemon::Origin { client, origin: Origin { asn: None, country: "DE".parse().ok() } },
+            FromDaemon::OriginsChanged,
             FromDaemon::EndConfig,
             FromDaemon::BeginBans,
             FromDaemon::Ban { client, scope: Scope::All, rule: "w00tw00t".into(), remaining: hour },
@@ -318,6 +356,9 @@ mod tests {
             "rule {}",
             "answer 1 maybe",
             "list x 1.2.3.0/24",
+            "list ignoreip AS64496",
+            "origin 1.2.3.4 AS64496",
+            "origin 1.2.3.4 64496 DE",
         ] {
             assert!(FromDaemon::parse(line).is_err(), "{line}");
         }

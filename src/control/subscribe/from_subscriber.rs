@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::from_daemon::client;
 use super::{StreamError, stream_error};
-use crate::client::parse_address;
+use crate::client::{Client, parse_address};
 use crate::prefilter::Stamp;
 use crate::prefilter::files::LoadedPrefilter;
 use crate::rule::{Evidence, Marks};
@@ -49,6 +50,8 @@ pub enum FromSubscriber {
         marks: Option<Marks>,
         evidence: Evidence,
     },
+    /// The question where a client belongs.
+    Origin(Client),
     /// Ordinary requests, which count towards rates.
     Requests {
         /// The full address.
@@ -92,6 +95,7 @@ impl fmt::Display for FromSubscriber {
                 write!(f, "strike {count} {address} {} {}", Rules(rules, *marks), evidence.as_str())
             }
             Self::Clear { address, rules, marks } => write!(f, "clear {address} {}", Rules(rules, *marks)),
+            Self::Origin(client) => write!(f, "origin {client}"),
             Self::Requests { address, count, unreferred: 0 } => write!(f, "requests {address} {count}"),
             Self::Requests { address, count, unreferred } => write!(f, "requests {address} {count} {unreferred}"),
             Self::Stats { served, failed_open } => write!(f, "stats {served} {failed_open}"),
@@ -130,7 +134,7 @@ impl FromSubscriber {
         Self::read(line).ok_or_else(|| {
             stream_error(
                 line,
-                "offence NUMBER ADDRESS RULE,… EVIDENCE, strike NUMBER ADDRESS RULE,… EVIDENCE, clear ADDRESS RULE,…, requests ADDRESS NUMBER, stats NUMBER NUMBER, overflow NUMBER NUMBER, refused RULE NUMBER or prefilter JSON",
+                "offence NUMBER ADDRESS RULE,… EVIDENCE, strike NUMBER ADDRESS RULE,… EVIDENCE, clear ADDRESS RULE,…, origin CLIENT, requests ADDRESS NUMBER, stats NUMBER NUMBER, overflow NUMBER NUMBER, refused RULE NUMBER or prefilter JSON",
             )
         })
     }
@@ -152,6 +156,7 @@ impl FromSubscriber {
                 let (address, rules, marks, evidence) = offence(rest)?;
                 Some(Self::Strike { count: count.parse().ok().filter(|count| *count > 0)?, address, rules, marks, evidence })
             }
+            "origin" => client(rest).map(Self::Origin),
             "requests" => {
                 let (address, counts) = rest.split_once(' ')?;
                 let (count, unreferred) = counts.split_once(' ').unwrap_or((counts, "0"));
@@ -252,6 +257,7 @@ mod tests {
                 marks: None,
                 evidence: Evidence::new(&[b"GET", b"/x"]),
             },
+            FromSubscriber::Origin(client("2001:db8:1:2::").unwrap()),
             FromSubscriber::Requests { address: "192.0.2.1".parse().unwrap(), count: 42, unreferred: 0 },
             FromSubscriber::Requests { address: "192.0.2.1".parse().unwrap(), count: 42, unreferred: 7 },
             FromSubscriber::Stats { served: 7, failed_open: 0 },
@@ -281,6 +287,8 @@ mod tests {
             "clear host a",
             "clear 1.2.3.4",
             "overflow 1",
+            "origin",
+            "origin 1.2.3.4 5",
             "requests 1.2.3.4",
             "requests 1.2.3.4 -1",
             "check 1.2.3.4",

@@ -41,6 +41,9 @@ impl AdminContext {
         let paused = policy.active_pause(now).map(|pause| PauseStatus::of(pause, now));
         let ban = self.client_ban(now, client);
         let refused = paused.is_none() && (services.web.is_some() || services.mail.is_some());
+        let origin = policy.geo.origin(client).unwrap_or_default();
+        let denied = policy.lists.denied(address);
+        let denied_origin = || policy.lists.denied_origins().find(origin).map(|entry| format!("{entry} (deny in the configuration)"));
         Explanation {
             address: address.to_string(),
             client: client.display(policy.prefix).to_string(),
@@ -48,7 +51,9 @@ impl AdminContext {
             paused,
             services,
             never_banned: policy.lists.never_banned(address).map(|reason| reason.to_string()),
-            denied: policy.lists.denied(address).map(|entry| entry.to_string()),
+            asn: origin.asn.map(|asn| asn.to_string()),
+            country: origin.country.map(|country| country.to_string()),
+            denied: denied.map(|entry| entry.to_string()).or_else(denied_origin),
             networks: self.network_bans_around(now, address.into()),
             shadow_networks: self.shadow_networks(now, address),
             unbanned: if ban.as_ref().is_some_and(|ban| ban.active) { None } else { self.unbanned(now, client) },

@@ -223,6 +223,8 @@ fn incident_rule<'a>(policy: &'a Policy, incident: &Incident<'_>) -> Result<&'a 
 fn finish(engine: &Arc<Engine>, now: Time, judgement: Judgement, reply: Reply) {
     match judgement {
         Judgement::Settled { verdict, .. } => reply.send(verdict),
+        // The daemon knows by itself where clients belong.
+        Judgement::Ask { .. } => reply.send(Verdict::Allow(AllowReason::NothingFound)),
         Judgement::Unsaved(verdict) => engine.when_persisted(verdict, reply),
         Judgement::Offence(offence) => engine.record_offence(now, &offence, Service::Mail, reply),
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 
 use super::conn::replies::{ConnectionId, Pieces, QueueItem, ReplyQueue};
 use crate::clock::Clock;
+use crate::control::subscribe::FromDaemon;
 use crate::engine::Engine;
 use crate::policy::Policy;
 use snapshot::{SnapshotBans, change_line, snapshot};
@@ -124,6 +125,9 @@ impl Subscribers {
             || (Arc::ptr_eq(&policy.rules, &self.sent.rules)
                 && policy.lists.has_same_lists_as(&self.sent.lists)
                 && (policy.prefix, policy.on_failure) == (self.sent.prefix, self.sent.on_failure));
+        if !policy.geo.is_same(&self.sent.geo) {
+            self.queue.push(QueueItem::Change(format!("{}\n", FromDaemon::OriginsChanged)));
+        }
         self.sent = policy;
         (!same).then(|| Arc::clone(&self.sent))
     }

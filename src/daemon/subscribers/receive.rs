@@ -50,6 +50,11 @@ pub fn receive(
                 counters.record_refused_by_helper(rule, count);
             }
         }
+        FromSubscriber::Origin(client) => {
+            // The daemon has the databases itself.
+            let origin = engine.policy().geo.origin(client).unwrap_or_default();
+            send(format!("{}\n", FromDaemon::Origin { client, origin }));
+        }
         FromSubscriber::Clear { address, rules, marks } => {
             let policy = engine.policy();
             let rules = rules_of_web(&policy, engine.names(), &rules);

@@ -110,6 +110,7 @@ pub fn config_lines(policy: Arc<Policy>) -> impl Iterator<Item = String> + Send 
     let addresses = own.addresses().iter().map(|address| (List::Own, *address));
     let gateways = own.gateways().iter().map(|address| (List::Gateway, *address));
     let own = [addresses.chain(gateways).map(|(list, address)| line(&FromDaemon::Listed(list, address.into()))).collect()];
+    let denied = [policy.lists.denied_origins().iter().map(|entry| line(&FromDaemon::DeniedOrigin(entry))).collect()];
     let mut parts = Vec::new();
     for list in [List::IgnoreIp, List::TrustedProxies, List::Deny] {
         for (number, source) in sources(&policy.lists, list).iter().enumerate() {
@@ -121,7 +122,7 @@ pub fn config_lines(policy: Arc<Policy>) -> impl Iterator<Item = String> + Send 
         let networks = source.into_iter().flat_map(|source| source.networks().part(range.clone()));
         networks.map(|network| line(&FromDaemon::Listed(list, network))).collect()
     });
-    begin.into_iter().chain(rules).chain(own).chain(lists).chain([line(&FromDaemon::EndConfig)])
+    begin.into_iter().chain(rules).chain(own).chain(denied).chain(lists).chain([line(&FromDaemon::EndConfig)])
 }
 
 fn sources(lists: &Lists, list: List) -> &[ListSource] {

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use crate::client::Ipv6Prefix;
 use crate::control::subscribe::List;
-use crate::geo::Geo;
+use crate::geo::{AskedOrigins, Geo, OriginEntry};
 use crate::list::{ListSource, Lists, OwnAddresses};
 use crate::policy::{DEFAULT_FALSE_BAN_SHARE, OnFailure, Policy};
 use crate::rule::{Rule, RuleSet};
@@ -21,11 +21,11 @@ pub struct ConfigBuilder {
 
 impl ConfigBuilder {
     /// Starts building the configuration, which is complete now. It comes into force once it is built, and after the previous one.
-    pub fn build(&mut self, put_in_force: impl FnOnce(Policy) + Send + 'static) -> io::Result<()> {
+    pub fn build(&mut self, origins: Arc<AskedOrigins>, put_in_force: impl FnOnce(Policy) + Send + 'static) -> io::Result<()> {
         let lines = std::mem::take(&mut self.lines);
         let mut previous = Self { lines: ConfigLines::default(), building: self.building.take() };
         let build = move || {
-            let policy = lines.into_policy().map_err(invalid)?;
+            let policy = lines.into_policy(origins).map_err(invalid)?;
             previous.finish()?;
             put_in_force(policy);
             Ok(())
@@ -58,10 +58,12 @@ pub struct ConfigLines {
     pub on_failure: OnFailure,
     pub rules: Vec<Rule>,
     pub listed: Vec<(List, ipnet::IpNet)>,
+    pub denied_origins: Vec<OriginEntry>,
 }
 
 impl ConfigLines {
-    pub fn into_policy(self) -> Result<Policy, String> {
+    /// The policy. Where clients belong, the daemon has said in `origins`.
+    pub fn into_policy(self, origins: Arc<AskedOrigins>) -> Result<Policy, String> {
         let networks = |wanted: List| self.listed.iter().filter(move |(list, _)| *list == wanted).map(|(_, network)| *network);
         let source = |list: List, name: &str| vec![ListSource::new(name, networks(list))];
         let addresses = |list: List| networks(list).map(|network| network.addr());
@@ -70,13 +72,14 @@ impl ConfigLines {
         lists.set_ignoreip(source(List::IgnoreIp, "the daemon's ignoreip"));
         lists.set_trusted_proxies(source(List::TrustedProxies, "the daemon's trusted_proxies"));
         lists.set_deny(source(List::Deny, "the daemon's deny lists"));
+        lists.set_denied_origins(self.denied_origins.into_iter().collect());
         Ok(Policy {
             rules: Arc::new(RuleSet::new(self.rules)?),
             lists,
             prefix: self.prefix,
             on_failure: self.on_failure,
             false_ban_share: DEFAULT_FALSE_BAN_SHARE,
-            geo: Geo::Daemon,
+            geo: Geo::Daemon(origins),
             pause: None,
         })
     }

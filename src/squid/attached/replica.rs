@@ -17,8 +17,11 @@ use super::send_queue::Unsent;
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::control::subscribe::{self, FromDaemon, FromSubscriber};
+use crate::detector::Detector;
 use crate::engine::deadline::{DAEMON_LIMIT, Deadlines, HeldReply};
 use crate::engine::reply::Reply;
+use crate::event::Service;
+use crate::geo::{AskedOrigins, Origin};
 use crate::list::{BannedNetwork, Lists};
 use crate::policy::{OnFailure, Pause, Policy};
 use crate::prefilter::files::LoadedPrefilter;
@@ -32,6 +35,12 @@ use crate::verdict::{AllowReason, DenyReason, Refusal, Verdict};
 
 /// Maximum number of bans, in effect unlimited: the daemon's own limit bounds the copy.
 const MAX_BANS: usize = 200_000_000;
+
+/// Maximum number of queries of one client that wait until the daemon says where it belongs.
+const MAX_ASKING: usize = 1024;
+
+/// Sweeps, of one second each, after which what was said of where clients belong gets old: it is asked for again after one or two such periods.
+const ORIGIN_SWEEPS: u64 = 300;
 
 /// How long the helper waits at its end for the daemon to take what is queued.
 const LAST_LINES: Duration = Duration::from_millis(500);
@@ -65,21 +74,39 @@ pub struct Replica {
     next_offence: AtomicU64,
     /// Offences sent but not answered, each with the verdict in case the daemon does not answer.
     unanswered: Mutex<HashMap<u64, (HeldReply, Verdict)>>,
+    /// What the daemon has said of where clients belong.
+    origins: Arc<AskedOrigins>,
+    /// Queries that wait until the daemon says where their client belongs.
+    asking: Mutex<HashMap<Client, Vec<Asking>>>,
+    /// Number of calls of [`Replica::sweep`].
+    sweeps: AtomicU64,
     /// Requests counted since they were last sent.
     requests: Mutex<RequestCounts>,
 }
 
+/// A query whose verdict depends on where its client belongs.
+struct Asking {
+    held: HeldReply,
+    address: IpAddr,
+    /// The rules that refuse it if the client belongs where they say.
+    rules: Vec<Arc<Rule>>,
+}
+
 impl Replica {
     pub fn connect(socket: &Path, state: &Arc<HelperState>) -> io::Result<Self> {
+        let origins = Arc::new(AskedOrigins::default());
         let replica = Self {
             clock: Clock::start(),
             state: Arc::clone(state),
-            policy: RwLock::new(Arc::new(ConfigLines::default().into_policy().map_err(io::Error::other)?)),
+            policy: RwLock::new(Arc::new(ConfigLines::default().into_policy(Arc::clone(&origins)).map_err(io::Error::other)?)),
             bans: Bans::new(MAX_BANS),
             deadlines: Deadlines::start(DAEMON_LIMIT)?,
             connection: DaemonConnection::connect(socket)?,
             next_offence: AtomicU64::new(0),
             unanswered: Mutex::default(),
+            origins,
+            asking: Mutex::default(),
+            sweeps: AtomicU64::new(0),
             requests: Mutex::default(),
         };
         if let Some(mut queue) = replica.connection.queue() {
@@ -98,6 +125,9 @@ impl Replica {
 
     pub fn sweep(&self) {
         self.bans.sweep(self.now(), |_, _| ());
+        if self.sweeps.fetch_add(1, Ordering::Relaxed) % ORIGIN_SWEEPS == ORIGIN_SWEEPS - 1 {
+            self.origins.rotate();
+        }
     }
 
     /// Gives the connection up, answers all offences that still wait for the daemon, and keeps for the next connection what the daemon has not
@@ -109,6 +139,9 @@ impl Replica {
         for (held, verdict) in unanswered.into_values() {
             self.settle(&held, verdict);
         }
+        let asking = std::mem::take(&mut *self.asking.lock());
+        let verdict = self.fallback_verdict(self.now(), &[]);
+        asking.into_values().flatten().for_each(|asking| self.settle(&asking.held, verdict.clone()));
         self.keep(unsent);
     }
 
@@ -136,8 +169,14 @@ impl Replica {
                     stats.deferred += deferred;
                     stats.dropped += dropped;
                 }
-                // Rates and successes are of this moment. Anything else is the first line.
-                Ok(FromSubscriber::Requests { .. } | FromSubscriber::Clear { .. } | FromSubscriber::Prefilter { .. }) | Err(_) => {}
+                // Rates, successes and questions are of this moment. Anything else is the first line.
+                Ok(
+                    FromSubscriber::Requests { .. }
+                    | FromSubscriber::Clear { .. }
+                    | FromSubscriber::Prefilter { .. }
+                    | FromSubscriber::Origin(_),
+                )
+                | Err(_) => {}
             }
         }
     }
@@ -158,9 +197,10 @@ impl Replica {
             FromDaemon::BeginConfig { prefix, on_failure } => config.lines = ConfigLines { prefix, on_failure, ..ConfigLines::default() },
             FromDaemon::Rule(rule) => config.lines.rules.push(rule.into_rule(&self.state.names)),
             FromDaemon::Listed(list, network) => config.lines.listed.push((list, network)),
+            FromDaemon::DeniedOrigin(entry) => config.lines.denied_origins.push(entry),
             FromDaemon::EndConfig => {
                 let replica = Arc::clone(self);
-                config.build(move |policy| replica.set_policy(policy))?;
+                config.build(Arc::clone(&self.origins), move |policy| replica.set_policy(policy))?;
             }
             FromDaemon::BeginBans => {}
             FromDaemon::EndBans => return config.finish().map(|()| true),
@@ -186,6 +226,8 @@ impl Replica {
             }),
             FromDaemon::Pause(remaining) => self.set_pause(Some(Pause { since: now, until: now.after(remaining), by: "".into() })),
             FromDaemon::Resume => self.set_pause(None),
+            FromDaemon::Origin { client, origin } => self.learn(now, client, origin),
+            FromDaemon::OriginsChanged => self.origins.clear(),
             FromDaemon::Answer { number, refusal } => {
                 let held = self.unanswered.lock().remove(&number);
                 if let Some((held, _)) = held {
@@ -288,6 +330,23 @@ impl Replica {
         }
     }
 
+    /// Notes where a client belongs, and answers the queries that have waited for that.
+    fn learn(&self, now: Time, client: Client, origin: Origin) {
+        self.origins.insert(client, origin);
+        let Some(asking) = self.asking.lock().remove(&client) else { return };
+        let policy = self.policy();
+        let detector = Detector::new(&policy, &self.bans);
+        for Asking { held, address, rules } in asking {
+            let by_rule = || {
+                let rule = rules.iter().find(|rule| rule.origin.holds(origin))?;
+                Some(Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence })
+            };
+            let refusal = detector.active_refusal(now, address, client, Service::Web).map(|(refusal, _)| refusal);
+            let verdict = refusal.or_else(by_rule).map_or(Verdict::Allow(AllowReason::NothingFound), Refusal::on_web);
+            self.settle(&held, verdict);
+        }
+    }
+
     /// The verdict on an offence if the daemon does not answer. A rule that refuses each offence still does,
     /// unless it depends on where the client belongs.
     fn fallback_verdict(&self, now: Time, rules: &[Arc<Rule>]) -> Verdict {
@@ -342,6 +401,28 @@ impl Backend for Replica {
         self.unanswered.lock().remove(&number);
         self.settle(&held, verdict);
         self.defer(deferred(offence, since));
+    }
+
+    fn ask_origin(&self, now: Time, address: IpAddr, rules: Vec<Arc<Rule>>, reply: Reply) {
+        let client = Client::of(address, self.policy().prefix);
+        let verdict = self.fallback_verdict(now, &[]);
+        let mut asking = self.asking.lock();
+        let is_asked = asking.get(&client).is_some_and(|asking| asking.len() < MAX_ASKING);
+        if !is_asked && (asking.contains_key(&client) || !self.connection.queue().is_some_and(|queue| queue.has_room())) {
+            drop(asking);
+            self.state.stats.lock().record(&verdict);
+            return reply.send(verdict);
+        }
+        let state = Arc::clone(&self.state);
+        let held = self.deadlines.hold(reply, move |reply| {
+            state.stats.lock().record(&verdict);
+            reply.send(verdict);
+        });
+        asking.entry(client).or_default().push(Asking { held, address, rules });
+        // Queries of the same client share the answer. If the connection has just been given up, they are answered by that.
+        if !is_asked && let Some(mut queue) = self.connection.queue() {
+            queue.push(Instant::now(), &FromSubscriber::Origin(client));
+        }
     }
 
     fn count_offence(&self, _: Time, offence: Offence) {
