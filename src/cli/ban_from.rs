@@ -48,8 +48,8 @@ pub fn run(daemon: &DaemonArguments, path: &Path, with: &BanRequest) -> Result<(
         print_json(&restored)?;
     } else {
         print(&format!(
-            "banned {}, left out {} that had ended\n",
-            counted(restored.banned, "client or network"),
+            "banned {} and networks, left out {} that had ended\n",
+            counted(restored.banned, "client"),
             counted(restored.ended, "ban")
         ))?;
     }

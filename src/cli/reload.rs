@@ -22,8 +22,13 @@ pub fn run(daemon: &DaemonArguments) -> Result<(), Failure> {
 
 fn text(report: &ReloadReport) -> String {
     let config = &report.config;
-    let mut text =
-        format!("reloaded: {} is in force, with {} and {} in shadow\n", config.files(), counted(config.enforced, "rule"), config.shadow);
+    let verb = if config.pieces.is_empty() { "is" } else { "are" };
+    let mut text = format!(
+        "reloaded: {} {verb} in force, with {} and {} in shadow\n",
+        config.files(),
+        counted(config.enforced, "rule"),
+        config.shadow
+    );
     // Writing to a string cannot fail.
     for lifted in &report.lifted {
         let _ = writeln!(text, "{} of rule {} ended: it is {}", counted(lifted.bans, "ban"), lifted.rule, lifted.because);

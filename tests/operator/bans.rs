@@ -319,7 +319,7 @@ fn what_list_prints_as_json_can_be_banned_again_elsewhere() {
     let before = daemon.json(&["list", "--evidence"]);
     daemon.text(&["unban", "--all"]);
     let saved = saved.to_str().unwrap();
-    assert_eq!(daemon.text(&["ban", "--from", saved]), "banned 4 client or networks, left out 0 bans that had ended\n");
+    assert_eq!(daemon.text(&["ban", "--from", saved]), "banned 4 clients and networks, left out 0 bans that had ended\n");
     let after = daemon.json(&["list", "--evidence"]);
     for (before, after) in before.as_array().unwrap().iter().zip(after.as_array().unwrap()) {
         for key in ["client", "scope", "rule", "evidence"] {
@@ -332,7 +332,7 @@ fn what_list_prints_as_json_can_be_banned_again_elsewhere() {
     daemon.text(&["reload"]);
     daemon.text(&["unban", "--all"]);
     let (stdout, stderr, code) = daemon.run(&["ban", "--from", saved]);
-    assert_eq!((stdout.as_str(), code), ("banned 2 client or networks, left out 0 bans that had ended\n", Some(1)));
+    assert_eq!((stdout.as_str(), code), ("banned 2 clients and networks, left out 0 bans that had ended\n", Some(1)));
     assert!(stderr.contains("2 bans refused: ") && stderr.contains("203.0.113.10 is never banned: "), "{stderr}");
     let report = daemon.json(&["ban", "--from", saved]);
     assert_eq!((&report["banned"], &report["refused"], report["reasons"].as_array().unwrap().len()), (&json!(2), &json!(2), 2));
@@ -346,7 +346,7 @@ fn a_thousand_bans_come_from_a_plain_list_and_go_to_one() {
     let list = daemon.stage().write("list", &text);
     assert_eq!(
         daemon.text(&["ban", "--from", list.to_str().unwrap(), "--scope", "web"]),
-        "banned 1000 client or networks, left out 0 bans that had ended\n"
+        "banned 1000 clients and networks, left out 0 bans that had ended\n"
     );
     assert_eq!(daemon.text(&["list", "--format", "plain"]), text);
     let (_, stderr, code) = daemon.run(&["ban", "--from", "/nowhere"]);
