@@ -115,11 +115,17 @@ pub fn traffic(facts: &Facts) -> Vec<Finding> {
     let findings = status.heaviest.iter().map(|heavy| {
         let text = heavy.to_string();
         match &heavy.never_banned {
-            Some(_) => Finding::warning(CHECK, text, "let the server learn its clients' addresses from it: load-balancer.md"),
+            Some(_) => Finding::warning(
+                CHECK,
+                text,
+                "let the server learn its clients' addresses from it: /usr/share/doc/strikeout/load-balancer.md",
+            ),
             None => {
                 let piece =
                     format!("echo 'defaults.trusted_proxies = [\"{0}\"]' > /etc/strikeout/conf.d/balancer.toml && {RELOAD}", heavy.client);
-                let remedy = format!("if it is a load balancer or a mail gateway of yours: {piece}; and read load-balancer.md");
+                let remedy = format!(
+                    "if it is a load balancer or a mail gateway of yours: {piece}; and read /usr/share/doc/strikeout/load-balancer.md"
+                );
                 if heavy.is_banned { Finding::fault(CHECK, text, remedy) } else { Finding::warning(CHECK, text, remedy) }
             }
         }
@@ -137,7 +143,7 @@ pub fn services(facts: &Facts) -> Vec<Finding> {
             findings.push(Finding::fault(
                 "fleet",
                 format!("no bans are shared with the fleet: {reason}"),
-                "look at the server that [fleet] url names, and its password: fleet.md",
+                "look at the server that [fleet] url names, and its password: /usr/share/doc/strikeout/fleet.md",
             ));
         }
         None if config.fleet.is_some() => {

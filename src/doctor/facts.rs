@@ -24,6 +24,8 @@ pub struct Facts {
     pub socket: SocketFacts,
     pub squids: Vec<SquidFacts>,
     pub exims: Vec<EximFacts>,
+    /// Whether a Squid or an Exim is configured to ask, of those that do not run.
+    pub stopped: StoppedServers,
     pub session: Option<SessionFacts>,
     /// Whether the hook's program can be run.
     pub hook: Option<Result<(), String>>,
@@ -139,6 +141,13 @@ pub struct SquidFacts {
     pub prefilters: Vec<PrefilterFacts>,
     /// The lines whose acl names a file of expressions that cannot be read, and why.
     pub unread_expressions: Vec<(String, String)>,
+}
+
+/// The servers that do not run although their configuration asks: it, and none if there is no such server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StoppedServers {
+    pub squid: Option<PathBuf>,
+    pub exim: Option<String>,
 }
 
 /// The expressions of the fast form in a directory, as they are on disk.

@@ -150,7 +150,7 @@ pub fn state(facts: &Facts) -> Vec<Finding> {
         (StateStatus::Degraded(reason), _) => Finding::fault(
             CHECK,
             format!("bans are in memory only: {reason}"),
-            format!("see \"When the state file fails\" in operators.md; look at {file} and its disk"),
+            format!("see \"When the state file fails\" in /usr/share/doc/strikeout/operators.md; look at {file} and its disk"),
         ),
         (StateStatus::None, _) => Finding::ok(CHECK, "no state file is configured: bans end with the daemon"),
         (StateStatus::Ok, Some(free)) if free < LITTLE_SPACE => {

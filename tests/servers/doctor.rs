@@ -250,9 +250,10 @@ fn squids_logs_and_its_clients_addresses() {
 fn squid_after_it_was_started() {
     let Some(stage) = stage() else { return };
     let sound = Plan::new(&stage).start(&stage);
-    let before = age(sound.squid.config());
+    age(sound.squid.config());
     sound.expect("Squid's configuration has changed", "warning squid-reload");
-    set_changed(sound.squid.config(), before);
+    let Some(stage) = crate::sound::stage() else { return };
+    let sound = Plan::new(&stage).start(&stage);
     sound.expect_nothing();
     assert_eq!(get(sound.squid.port(), "198.51.100.1", "/"), 200);
     let log = stage.squid_log();
@@ -264,9 +265,6 @@ fn squid_after_it_was_started() {
     let sound = Plan::new(&stage).start(&stage);
     fs::remove_file(stage.program("ext_strikeout_acl")).unwrap();
     sound.expect("the helper is gone", "fault squid-helper");
-    for _ in 0..600 {
-        assert_eq!(get(sound.squid.port(), "192.0.2.10", "/"), 200);
-    }
 }
 
 #[test]
@@ -299,6 +297,7 @@ fn exims_configuration_as_it_runs_now() {
     seeded("Exim would wait for ever", "warning exim-acl", |_, plan| plan.acl = plan.acl.replace("{1s}", "{500ms}"));
     seeded("Exim fails closed", "warning exim-acl", |_, plan| plan.acl = plan.acl.replace("{1s}{}{accept}", "{1s}"));
     seeded("everybody is accepted before", "fault exim-acl", |_, plan| plan.acl = format!("accept\n{}", plan.acl));
+    seeded("everybody is accepted before, in more words", "fault exim-acl", |_, plan| plan.acl = format!("accept hosts = *\n{}", plan.acl));
     seeded("everybody is denied at the end", "fault exim-acl", |_, plan| {
         plan.acl = plan.acl.trim_end().strip_suffix("accept").unwrap().to_owned();
     });
@@ -321,9 +320,10 @@ fn exim_after_it_was_started() {
     sound.expect("a log in another time zone", "fault logs");
     let Some(stage) = crate::sound::stage() else { return };
     let sound = Plan::new(&stage).start(&stage);
-    let before = age(sound.exim.config());
+    age(sound.exim.config());
     sound.expect("Exim's configuration has changed", "warning exim-reload");
-    set_changed(sound.exim.config(), before);
+    let Some(stage) = crate::sound::stage() else { return };
+    let sound = Plan::new(&stage).start(&stage);
     let acl = stage.path(sound.exim.config().file_name().unwrap().to_str().unwrap()).with_extension("acl");
     fs::set_permissions(&acl, fs::Permissions::from_mode(0o600)).unwrap();
     sound.expect("Exim may not read its ACL", "fault exim-acl");

@@ -120,12 +120,18 @@ fn helpers(line: &str) -> Option<Question> {
     Some(Question { socket, verb, danger: None })
 }
 
+/// Whether conditions that are not met by everybody are missing in these of a statement.
+fn holds_for_all(conditions: &str) -> bool {
+    let text: String = conditions.split_whitespace().collect();
+    matches!(text.as_str(), "" | "hosts=*" | "hosts=:*" | "condition=yes" | "condition=true" | "condition=1")
+}
+
 /// What is wrong with the order of an ACL that refuses connections; `is_ours` as for [`questions`].
 pub fn order_fault(text: &str, is_ours: impl Fn(&Path) -> bool) -> Option<OrderFault> {
     let statements = statements(text);
     let asks = |statement: &Statement<'_>| !questions_of(statement, &is_ours).is_empty();
     let asking = statements.iter().position(asks)?;
-    let accepts_all = |statement: &Statement<'_>| matches!(statement.verb, "accept" | "discard") && statement.rest.is_empty();
+    let accepts_all = |statement: &Statement<'_>| matches!(statement.verb, "accept" | "discard") && holds_for_all(&statement.rest);
     if statements.iter().take(asking).any(accepts_all) {
         return Some(OrderFault::NeverAsked);
     }

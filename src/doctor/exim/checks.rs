@@ -9,12 +9,18 @@ use crate::doctor::report::{Finding, Level};
 use crate::doctor::server;
 
 const RESTART: &str = "update-exim4.conf && systemctl restart exim4";
-const FOLLOW: &str = "follow install-exim.md, step 1: copy exim-readsocket.acl, set acl_smtp_connect, then: systemctl restart exim4";
+const FOLLOW: &str = "follow /usr/share/doc/strikeout/install-exim.md, step 1: copy exim-readsocket.acl, set acl_smtp_connect, then: systemctl restart exim4";
 
 /// The findings about all Exims that run.
 pub fn check(facts: &Facts) -> Vec<Finding> {
     if facts.exims.is_empty() {
-        return vec![Finding::ok("exim", "no Exim runs here")];
+        return vec![match &facts.stopped.exim {
+            Some(connect) => {
+                let text = format!("no Exim runs here, although acl_smtp_connect = {connect} asks Strikeout");
+                Finding::warning("exim", text, "systemctl start exim4; journalctl -u exim4 -n 20")
+            }
+            None => Finding::ok("exim", "no Exim runs here"),
+        }];
     }
     facts.exims.iter().flat_map(|exim| of_one(exim, facts)).collect()
 }
@@ -100,7 +106,7 @@ fn connect(settings: &EximSettings, facts: &Facts) -> Finding {
 /// Whether guessed passwords count, where there are any.
 fn logins(settings: &EximSettings, socket: &Path) -> Option<Finding> {
     const CHECK: &str = "exim-logins";
-    let step = "follow install-exim.md, step 2, then: systemctl restart exim4";
+    let step = "follow /usr/share/doc/strikeout/install-exim.md, step 2, then: systemctl restart exim4";
     let auth = !asks(settings.auth.as_ref(), socket).is_empty();
     if settings.has_authenticators && !auth {
         let text = "Exim takes logins, and no acl_smtp_auth asks about them, so guessed passwords count nothing";

@@ -64,10 +64,10 @@ pub fn tail(path: &Path, bytes: u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// When a file was changed last.
+/// When a file was changed last, or took its place: a copy may have kept the time at which another was written.
 pub fn changed(path: &Path) -> Option<FileFacts> {
     let metadata = fs::metadata(path).ok()?;
-    Some(FileFacts { path: path.into(), changed: metadata.mtime() })
+    Some(FileFacts { path: path.into(), changed: metadata.mtime().max(metadata.ctime()) })
 }
 
 /// The one of these files that was changed last.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::facts::{DaemonFault, Facts, SessionFacts, SocketFacts};
+use super::facts::{DaemonFault, Facts, SessionFacts, SocketFacts, StoppedServers};
 use crate::client::parse_address;
 use crate::config::logs::unfed_rules;
 use crate::config::{Config, DEFAULT_FILE, DEFAULT_SOCKET, HookConfig, TableConfig};
@@ -59,6 +59,11 @@ pub fn gather(place: &Where) -> Facts {
     let files = |config: &Config| config.files.iter().chain(&config.list_files).filter_map(|path| files::changed(path)).collect();
     let rules = config.as_ref().ok().map(|config| config.rules.rules());
     let squids = servers::squids(place.squid.as_deref(), &socket, rules, &mut unseen);
+    let exims = servers::exims(place.exim.as_deref(), &socket, &mut unseen);
+    let stopped = StoppedServers {
+        squid: if squids.is_empty() { servers::stopped_squid(place.squid.as_deref()) } else { None },
+        exim: if exims.is_empty() { servers::stopped_exim(place.exim.as_deref()) } else { None },
+    };
     Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         config_file: place.config.clone().unwrap_or_else(|| DEFAULT_FILE.into()),
@@ -66,7 +71,8 @@ pub fn gather(place: &Where) -> Facts {
         config_files: config.as_ref().map(files).unwrap_or_default(),
         daemon_is_replaced: daemon.as_ref().is_ok_and(|status| processes::is_replaced(status.pid)),
         squids,
-        exims: servers::exims(place.exim.as_deref(), &socket, &mut unseen),
+        exims,
+        stopped,
         session: session(config.as_ref().ok(), &socket.path),
         hook: running.and_then(|config| config.hook.as_ref()).map(hook),
         metrics: metrics.map(metrics_fault),

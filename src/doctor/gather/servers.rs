@@ -13,6 +13,7 @@ use super::processes::{MAX_GENERATIONS, Process, named, trustworthy, user};
 use crate::doctor::exim::acl;
 use crate::doctor::facts::{Credentials, EximAcl, EximFacts, EximSettings, HelperFacts, ServerFacts, SocketFacts, SquidFacts};
 use crate::doctor::squid::checks::programs;
+use crate::doctor::squid::external::External;
 use crate::doctor::squid_config::SquidConfig;
 use crate::rule::Rule;
 
@@ -79,6 +80,20 @@ pub fn squids(only: Option<&Path>, socket: &SocketFacts, rules: Option<&[Arc<Rul
         }
     };
     tops.into_iter().map(of_top).collect()
+}
+
+/// The configuration of a Squid that asks, if there is one: `only`, or what Debian's Squid is started with.
+pub fn stopped_squid(only: Option<&Path>) -> Option<PathBuf> {
+    let path = only.unwrap_or(Path::new(SQUID_CONFIG));
+    (!External::all(&SquidConfig::read(path, &DiskFiles)).is_empty()).then(|| path.into())
+}
+
+/// The `acl_smtp_connect` of an Exim that asks, if there is one: with the configuration `only`, or with its own.
+pub fn stopped_exim(only: Option<&Path>) -> Option<String> {
+    let values = options(only).ok()?;
+    let settings = settings(&values, only, &Credentials::default());
+    let connect = settings.connect?;
+    connect.text.as_deref().is_some_and(|text| text.contains("strikeout")).then_some(connect.value)
 }
 
 fn server(

@@ -15,7 +15,13 @@ const OLDEST: u32 = 5;
 /// The findings about all Squids that run.
 pub fn check(facts: &Facts) -> Vec<Finding> {
     if facts.squids.is_empty() {
-        return vec![Finding::ok("squid", "no Squid runs here")];
+        return vec![match &facts.stopped.squid {
+            Some(config) => {
+                let text = format!("no Squid runs here, although {} asks Strikeout", config.display());
+                Finding::warning("squid", text, "systemctl start squid; journalctl -u squid -n 20")
+            }
+            None => Finding::ok("squid", "no Squid runs here"),
+        }];
     }
     facts.squids.iter().flat_map(|squid| of_one(squid, facts)).collect()
 }
@@ -42,7 +48,7 @@ fn of_one(squid: &SquidFacts, facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::fault(
             "squid-helper",
             text,
-            "follow install-squid.md: copy squid-failopen.conf into conf.d, then: systemctl restart squid",
+            "follow /usr/share/doc/strikeout/install-squid.md: copy squid-failopen.conf into conf.d, then: systemctl restart squid",
         ));
         return findings;
     }

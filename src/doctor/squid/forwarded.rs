@@ -15,6 +15,8 @@ const CHECK: &str = "squid-clients";
 enum Source {
     Everybody,
     Networks(Vec<IpNet>),
+    /// Everybody but these.
+    Except(Vec<IpNet>),
     /// Something that cannot be told from here, such as a host name.
     Unknown,
 }
@@ -27,12 +29,19 @@ pub fn check(config: &SquidConfig, lists: &Lists) -> Vec<Finding> {
     }
     let mut trusted = Vec::new();
     let mut unknown = None;
+    // Whom `deny !acl` has left over for the lines behind it.
+    let mut left: Option<Vec<IpNet>> = None;
     for line in config.named("follow_x_forwarded_for") {
         let source = source(config, line);
         match (line.words.first().map(String::as_str), source) {
-            (Some("allow"), Source::Everybody) => {
+            (Some("allow"), Source::Everybody) if left.is_some() => {
+                trusted.push((line, left.take().unwrap_or_default()));
+                break;
+            }
+            (Some("deny"), Source::Except(networks)) => left = Some(networks),
+            (Some("allow"), Source::Everybody | Source::Except(_)) => {
                 let text = format!("{} ({}) lets every client choose the address that is judged and banned", line.place(), line.text());
-                let remedy = "allow the addresses of your own balancers alone there (load-balancer.md), then: squid -k reconfigure";
+                let remedy = "allow the addresses of your own balancers alone there (/usr/share/doc/strikeout/load-balancer.md), then: squid -k reconfigure";
                 return vec![Finding::fault(CHECK, text, remedy)];
             }
             (Some("allow"), Source::Networks(networks)) => trusted.push((line, networks)),
@@ -66,7 +75,7 @@ pub fn check(config: &SquidConfig, lists: &Lists) -> Vec<Finding> {
                 "{} is in trusted_proxies, but Squid takes nobody's X-Forwarded-For, so whoever comes through it is never banned",
                 ShortNetwork(proxy)
             );
-            let remedy = "write the three lines of load-balancer.md into squid.conf, then: squid -k reconfigure";
+            let remedy = "write the three lines of /usr/share/doc/strikeout/load-balancer.md into squid.conf, then: squid -k reconfigure";
             vec![Finding::fault(CHECK, text, remedy)]
         }
         _ if takes_a_word && config.setting("log_uses_indirect_client") == Some("off") => {
@@ -104,16 +113,24 @@ fn is_covered(lists: &Lists, network: IpNet) -> bool {
 fn source(config: &SquidConfig, line: &Directive) -> Source {
     let mut source = Source::Everybody;
     for acl in line.words.iter().skip(1) {
-        match of_acl(config, acl) {
-            Source::Everybody => {}
-            narrower => source = narrower,
+        let of_acl = match acl.strip_prefix('!') {
+            None => of_acl(config, acl),
+            Some(acl) => match of_acl(config, acl) {
+                Source::Networks(networks) => Source::Except(networks),
+                // Who is left over cannot be told.
+                Source::Everybody | Source::Except(_) | Source::Unknown => Source::Unknown,
+            },
+        };
+        match (of_acl, &source) {
+            (Source::Everybody, _) | (Source::Except(_), Source::Networks(_)) => {}
+            (narrower, _) => source = narrower,
         }
     }
     source
 }
 
 fn of_acl(config: &SquidConfig, name: &str) -> Source {
-    if name == "all" || name.starts_with('!') {
+    if name == "all" {
         return Source::Everybody;
     }
     let Some((kind, values)) = config.acl(name) else {
@@ -159,6 +176,15 @@ mod tests {
             ("follow_x_forwarded_for allow all", &[], Level::Fault, "/s:1 (follow_x_forwarded_for allow all) lets every client"),
             ("acl b src 0.0.0.0/0\nfollow_x_forwarded_for allow b", &[], Level::Fault, "lets every client"),
             ("acl b method GET\nfollow_x_forwarded_for allow b", &[], Level::Fault, "lets every client"),
+            (
+                "acl b src 192.0.2.10\nfollow_x_forwarded_for deny !b\nfollow_x_forwarded_for allow all",
+                &[],
+                Level::Warning,
+                "192.0.2.10 is on",
+            ),
+            ("acl b src 192.0.2.10\nfollow_x_forwarded_for deny !b\nfollow_x_forwarded_for allow all", &["192.0.2.10"], Level::Ok, "never"),
+            ("acl b src 192.0.2.10\nfollow_x_forwarded_for allow !b", &[], Level::Fault, "lets every client"),
+            ("acl m method GET\nfollow_x_forwarded_for deny !m\nfollow_x_forwarded_for allow all", &[], Level::Fault, "lets every client"),
             ("follow_x_forwarded_for deny all\nfollow_x_forwarded_for allow all", &[], Level::Ok, "each connection"),
             ("", &["192.0.2.10"], Level::Fault, "192.0.2.10 is in trusted_proxies, but Squid takes nobody's"),
             ("acl b src 192.0.2.10\nproxy_protocol_access allow b", &["192.0.2.10"], Level::Ok, "never-banned proxies"),
