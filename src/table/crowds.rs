@@ -10,6 +10,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::counter::Counter;
+use super::members::Members;
 use crate::client::Client;
 use crate::rule_id::RuleId;
 use crate::time::{Span, Time};
@@ -75,22 +76,8 @@ struct Shard<G> {
 
 struct Crowd {
     counter: Counter,
-    members: Vec<Member>,
+    members: Members,
     examples: Vec<Client>,
-}
-
-#[derive(Clone, Copy)]
-struct Member {
-    hash: u32,
-    /// Seconds since 1970, which fit until 2106.
-    seen: u32,
-}
-
-impl Member {
-    fn is_live(self, now: Time, findtime: Span) -> bool {
-        // A part of a second counts as a whole one.
-        Time::from_secs(u64::from(self.seen) + 1).after(findtime) > now
-    }
 }
 
 impl<G: Copy + Eq + Hash> Crowds<G> {
@@ -112,28 +99,29 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
     /// Counts `strikes` offences of `client`, a member of `group`, at `now`.
     pub fn add(&self, limit: CrowdLimit, group: G, client: Client, now: Time, strikes: u32) -> CrowdCount {
         let key = (limit.rule, group);
-        let member = Member { hash: self.hash_of(client), seen: u32::try_from(now.secs()).unwrap_or(u32::MAX) };
         let mut shard = self.shard(&key);
         if shard.groups.len() == shard.groups.cap().get() && !shard.groups.contains(&key) {
             self.evict(&mut shard);
         }
-        let mut is_new = false;
+        let mut is_new_group = false;
         let crowd = shard.groups.get_or_insert_mut(key, || {
-            is_new = true;
-            Crowd { counter: Counter::new(now, strikes), members: Vec::new(), examples: Vec::new() }
+            is_new_group = true;
+            Crowd { counter: Counter::new(now, strikes), members: Members::default(), examples: Vec::new() }
         });
-        if !is_new {
+        if !is_new_group {
             crowd.counter.add(now, limit.findtime, strikes);
         }
         let (before, counter) = (crowd.members.len(), crowd.counter);
-        crowd.note(member, client, limit);
+        let is_new = crowd.members.note(self.hash_of(client), now, limit.members as usize);
+        if is_new && limit.starts_again {
+            if crowd.examples.len() >= EXAMPLES {
+                crowd.examples.remove(0);
+            }
+            crowd.examples.push(client);
+        }
         // Nearly always one of them is not enough, and then it does not matter which members are still live.
         let may_be_reached = counter.count() >= limit.maxretry && crowd.members.len() >= limit.members as usize;
-        let live = if may_be_reached {
-            crowd.members.iter().filter(|member| member.is_live(now, limit.findtime)).count()
-        } else {
-            crowd.members.len()
-        };
+        let live = if may_be_reached { crowd.members.live(now, limit.findtime) } else { crowd.members.len() };
         let is_reached = may_be_reached && live >= limit.members as usize;
         let examples = if is_reached { std::mem::take(&mut crowd.examples) } else { Vec::new() };
         let after = crowd.members.len();
@@ -154,12 +142,10 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
         let mut shard = self.shard(&key);
         // Most groups are not counted.
         let Some(crowd) = shard.groups.peek_mut(&key) else { return };
-        let hash = self.hash_of(client);
-        let before = crowd.members.len();
-        crowd.members.retain(|member| member.hash != hash);
-        crowd.examples.retain(|example| *example != client);
-        let left = before - crowd.members.len();
-        shard.members = shard.members.saturating_sub(left);
+        if crowd.members.forget(self.hash_of(client)) {
+            crowd.examples.retain(|example| *example != client);
+            shard.members = shard.members.saturating_sub(1);
+        }
     }
 
     /// The count of `group` under `rule`, and the number of clients remembered of it, live or not.
@@ -228,31 +214,6 @@ impl<G: Copy + Eq + Hash> Shard<G> {
         if let Some((_, crowd)) = self.groups.pop_lru() {
             self.members = self.members.saturating_sub(crowd.members.len());
         }
-    }
-}
-
-impl Crowd {
-    /// Notes that `member` offended. Of more members than the limit needs, the one that has not offended for longest is forgotten.
-    fn note(&mut self, member: Member, client: Client, limit: CrowdLimit) {
-        if let Some(known) = self.members.iter_mut().find(|known| known.hash == member.hash) {
-            // Lines of a log may come late.
-            known.seen = known.seen.max(member.seen);
-            return;
-        }
-        // More than one, if a reload has lowered the limit.
-        while self.members.len() >= limit.members.max(1) as usize
-            && let Some(oldest) = self.members.iter().enumerate().min_by_key(|(_, member)| member.seen).map(|(at, _)| at)
-        {
-            self.members.swap_remove(oldest);
-        }
-        self.members.push(member);
-        if !limit.starts_again {
-            return;
-        }
-        if self.examples.len() >= EXAMPLES {
-            self.examples.remove(0);
-        }
-        self.examples.push(client);
     }
 }
 

@@ -7,6 +7,7 @@ pub mod counter;
 mod crowds;
 mod eviction;
 mod heavy_hitters;
+mod members;
 mod rate;
 mod seen_marks;
 mod strikes;
