@@ -49,7 +49,7 @@ pub fn start(local: Arc<Local>, engine: &Arc<Engine>, queue: Arc<Queue>) -> io::
     });
     let strikes = Arc::clone(&queue);
     engine.observe_strikes(move |offence, rule, number, at| {
-        strikes.push(Outgoing::Strike { offence: offence.clone(), rule: Arc::clone(rule), strikes: number, at });
+        strikes.push(Outgoing::Strike { offence: Box::new(offence.clone()), rule: Arc::clone(rule), strikes: number, at });
     });
     let mut publisher = Publisher {
         local,

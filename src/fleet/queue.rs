@@ -16,8 +16,11 @@ use crate::rule::{Offence, Rule};
 use crate::table::Until;
 use crate::time::Time;
 
-/// Maximum number of waiting changes. As many unbans may wait in addition, because a dropped unban would never be published.
+/// Maximum number of waiting bans and strikes.
 const CAPACITY: usize = 16_384;
+/// Maximum number of waiting changes of all kinds: as many unbans as a table has bans at once by default, some 100 MB. A dropped unban would never
+/// be published, so whoever unbans everybody while Redis is away must find room for each.
+const MAX_UNBANS: usize = 1_048_576;
 /// Number of the latest unbans that are sent again to a Redis that may have lost them.
 const DELIVERED: usize = 4096;
 
@@ -41,9 +44,9 @@ impl SentTime {
 
 /// A change that is to be published.
 pub enum Outgoing {
-    Ban { target: IpNet, scope: Scope, since: Time, until: Until, record: StoredRecord },
+    Ban { target: IpNet, scope: Scope, since: Time, until: Until, record: Box<StoredRecord> },
     Unban { target: IpNet, scope: Scope, at: SentTime },
-    Strike { offence: Offence, rule: Arc<Rule>, strikes: u32, at: Time },
+    Strike { offence: Box<Offence>, rule: Arc<Rule>, strikes: u32, at: Time },
     Forget { node: Arc<str>, at: SentTime },
 }
 
@@ -56,14 +59,14 @@ impl Outgoing {
             evidence: record.evidence.as_str().to_owned(),
         };
         let target = IpNet::from(record.client.address());
-        Self::Ban { target, scope: record.scope, since: record.since, until: record.until, record: stored }
+        Self::Ban { target, scope: record.scope, since: record.since, until: record.until, record: Box::new(stored) }
     }
 
     /// The count in the record is the number of members.
     pub fn network_ban(ban: &NetworkRecord) -> Self {
         let NetworkRecord { network, scope, rule, since, until, members, reason } = ban;
         let record = StoredRecord { rule: rule.to_string(), count: (*members).max(1), times: 1, evidence: reason.as_str().to_owned() };
-        Self::Ban { target: *network, scope: *scope, since: *since, until: *until, record }
+        Self::Ban { target: *network, scope: *scope, since: *since, until: *until, record: Box::new(record) }
     }
 
     /// Fixes the time of an unban by Redis's clock, before it is first sent.
@@ -101,7 +104,7 @@ impl Queue {
     /// Adds a change. Returns false if there is no room for it.
     pub fn push(&self, change: Outgoing) -> bool {
         let mut waiting = self.waiting.lock();
-        if waiting.changes.len() >= if change.is_unban() { 2 * CAPACITY } else { CAPACITY } {
+        if waiting.changes.len() >= if change.is_unban() { MAX_UNBANS } else { CAPACITY } {
             self.health.dropped.fetch_add(1, Ordering::Relaxed);
             return false;
         }
@@ -182,7 +185,7 @@ mod tests {
 
     fn ban(number: usize) -> Outgoing {
         let record = StoredRecord { rule: "manual".into(), count: 1, times: 1, evidence: String::new() };
-        Outgoing::Ban { target: target(number), scope: Scope::All, since: Time::default(), until: Until::NEVER, record }
+        Outgoing::Ban { target: target(number), scope: Scope::All, since: Time::default(), until: Until::NEVER, record: Box::new(record) }
     }
 
     fn unban(number: usize) -> Outgoing {
@@ -199,8 +202,9 @@ mod tests {
     fn a_full_queue_drops_and_counts_bans_and_still_takes_unbans() {
         let (queue, health) = empty_queue();
         assert_eq!((0..CAPACITY + 3).filter(|number| queue.push(ban(*number))).count(), CAPACITY);
-        assert_eq!((0..CAPACITY + 2).filter(|number| queue.push(unban(*number))).count(), CAPACITY);
-        assert_eq!((queue.len(), health.dropped.load(Ordering::Relaxed)), (2 * CAPACITY, 5));
+        assert_eq!((0..MAX_UNBANS - CAPACITY + 2).filter(|number| queue.push(unban(*number))).count(), MAX_UNBANS - CAPACITY);
+        assert_eq!((queue.len(), health.dropped.load(Ordering::Relaxed)), (MAX_UNBANS, 5));
+        assert!(size_of::<Outgoing>() <= 104, "{} bytes of each", size_of::<Outgoing>());
     }
 
     #[test]
@@ -240,7 +244,7 @@ mod tests {
             marks: None,
             account: None,
         };
-        let strike = || Outgoing::Strike { offence: offence.clone(), rule: Arc::clone(rule), strikes: 1, at: Time::default() };
+        let strike = || Outgoing::Strike { offence: Box::new(offence.clone()), rule: Arc::clone(rule), strikes: 1, at: Time::default() };
         let (queue, health) = empty_queue();
         [strike(), ban(1), strike(), unban(2)].into_iter().for_each(|change| assert!(queue.push(change)));
         queue.keep_unbans();

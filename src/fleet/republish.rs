@@ -108,7 +108,7 @@ fn own_ban(local: &Local, engine: &Engine, now: Time, client: Client, scope: Sco
         Some(record) => Some(Outgoing::ban(&BanRecord { scope, ..record })),
         None => {
             let record = StoredRecord { rule: engine.names().name(ban.rule).to_string(), count: 0, times: 1, evidence: String::new() };
-            Some(Outgoing::Ban { target, scope, since: Time::default(), until: ban.until, record })
+            Some(Outgoing::Ban { target, scope, since: Time::default(), until: ban.until, record: Box::new(record) })
         }
     }
 }
