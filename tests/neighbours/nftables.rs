@@ -21,7 +21,13 @@ impl Hook {
         let wrapper = namespace.wrapper();
         let log = File::options().create(true).append(true).open(daemon.stage().path("hook.log")).unwrap();
         let mut command = Command::new(&wrapper[0]);
-        command.args(&wrapper[1..]).args(["sh", HOOK]).env("STRIKEOUT", STRIKEOUT).env("SECONDS_BETWEEN", "0.1").stderr(log);
+        command
+            .args(&wrapper[1..])
+            .args(["sh", HOOK])
+            .env("STRIKEOUT", STRIKEOUT)
+            .env("SECONDS_BETWEEN", "0.1")
+            .env("ROUNDS_BETWEEN", "5")
+            .stderr(log);
         let child = command.env("OPTIONS", format!("--table {}", daemon.socket().display())).spawn().unwrap();
         Self { namespace, child }
     }
@@ -56,6 +62,9 @@ fn the_sets_follow_bans_unbans_and_a_pause_and_are_emptied_at_the_end() {
     });
     daemon.text(&["unban", "198.51.100.7"]);
     wait_until("an unban is followed", || !hook.sets().contains("198.51.100.7"));
+
+    hook.namespace.run("nft flush set inet strikeout banned_networks4");
+    wait_until("a set that somebody has emptied is written again", || hook.sets().contains("203.0.113.0/24"));
 
     // A rule of the operator's stays through all of this.
     hook.namespace.run("nft add chain inet strikeout input { type filter hook input priority -10 ; }");
