@@ -48,8 +48,8 @@ pub fn run(daemon: &DaemonArguments, path: &Path, with: &BanRequest) -> Result<(
         print_json(&restored)?;
     } else {
         print(&format!(
-            "banned {} and networks, left out {} that had ended\n",
-            counted(restored.banned, "client"),
+            "banned {}, left out {} that had ended\n",
+            if restored.banned == 1 { "1 client or network".to_owned() } else { format!("{} clients and networks", restored.banned) },
             counted(restored.ended, "ban")
         ))?;
     }

@@ -149,6 +149,8 @@ fn text(report: &UnbanReport) -> String {
     let UnbanReport { target, found, unbanned, .. } = report;
     // One client is one whatever it is called; more than that are told by their number.
     match (found, address(target).is_ok() || *unbanned <= 1) {
+        (false, _) if target == "all" => "nobody was banned".to_owned(),
+        (false, _) if target.starts_with("rule ") => format!("{target} had banned nobody"),
         (false, _) => format!("{target} was not banned"),
         (true, true) => format!("unbanned {target}"),
         (true, false) => format!("unbanned {target}: {} and networks", counted(*unbanned, "client")),
@@ -206,6 +208,8 @@ mod tests {
             |target: &str, unbanned| UnbanReport { target: target.into(), found: unbanned > 0, unbanned, inside: 0, not_saved: None };
         assert_eq!(text(&report("192.0.2.1", 1)), "unbanned 192.0.2.1");
         assert_eq!(text(&report("192.0.2.1", 0)), "192.0.2.1 was not banned");
+        assert_eq!(text(&report("rule helo", 0)), "rule helo had banned nobody");
+        assert_eq!(text(&report("all", 0)), "nobody was banned");
         assert_eq!(text(&report("rule helo", 7)), "unbanned rule helo: 7 clients and networks");
     }
 }
