@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::client::{Client, Ipv6Prefix};
+use crate::crawler::Crawlers;
 use crate::event::{Connection, Event, Request, Service};
 use crate::geo::Geo;
 use crate::list::{BannedNetwork, Lists};
@@ -48,12 +49,13 @@ pub struct Detector<'a> {
     pub prefix: Ipv6Prefix,
     /// Where clients belong.
     pub geo: &'a Geo,
+    pub crawlers: &'a Crawlers,
 }
 
 impl<'a> Detector<'a> {
     #[must_use]
     pub fn new(policy: &'a Policy, bans: &'a Bans) -> Self {
-        Self { rules: &policy.rules, lists: &policy.lists, bans, prefix: policy.prefix, geo: &policy.geo }
+        Self { rules: &policy.rules, lists: &policy.lists, bans, prefix: policy.prefix, geo: &policy.geo, crawlers: &policy.crawlers }
     }
 }
 

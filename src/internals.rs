@@ -23,6 +23,9 @@ pub mod control {
         pub use crate::control::subscribe::{FromDaemon, FromSubscriber};
     }
 }
+pub mod crawler {
+    pub use crate::crawler::Crawlers;
+}
 pub mod detector {
     pub use crate::detector::{Detector, Judgement};
     pub use crate::geo::Geo;

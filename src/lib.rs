@@ -9,6 +9,7 @@
 //! | `event`, `clock`, `logging` | what was seen of a client; the clock and the log at the edge |
 //! | `rule_id`, `geo` | rule names as numbers; which provider and which country an address belongs to |
 //! | `list`, `table` | who is never or always refused; strikes and bans in memory |
+//! | `crawler` | which crawlers are wanted, and who says that it is one |
 //! | `rule`, `verdict`, `policy` | which events are an offence; answers with their reasons; rules, lists and settings in force |
 //! | `detector` | judges an event, and does not count |
 //! | `engine` | counts offences, makes bans, persists and publishes them, answers exactly once |
@@ -26,6 +27,7 @@ mod client;
 mod clock;
 mod config;
 mod control;
+mod crawler;
 mod daemon;
 mod detector;
 mod doctor;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::client::Ipv6Prefix;
+use crate::crawler::Crawlers;
 use crate::geo::Geo;
 use crate::list::Lists;
 use crate::rule::RuleSet;
@@ -21,6 +22,8 @@ pub struct Policy {
     pub lists: Lists,
     /// Where clients belong.
     pub geo: Geo,
+    /// Whose ordinary behaviour does not count.
+    pub crawlers: Crawlers,
     /// How many bits of an IPv6 address identify a client.
     pub prefix: Ipv6Prefix,
     /// The answer when the table cannot be reached.
@@ -112,6 +115,7 @@ impl Policy {
             on_failure: OnFailure::Allow,
             false_ban_share: DEFAULT_FALSE_BAN_SHARE,
             geo: Geo::default(),
+            crawlers: Crawlers::default(),
             pause: None,
         }
     }

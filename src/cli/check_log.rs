@@ -55,7 +55,8 @@ pub fn state(log: &LogConfig, policy: &Arc<Policy>) -> Result<String, String> {
 fn health(log: &LogConfig, policy: &Arc<Policy>, tail: &[u8], is_cut: bool, written: Time) -> Result<LogHealth, String> {
     let mut judge = LogJudge::of_log(&policy.rules, log.rules.as_deref(), &log.zone(), log.inline)?;
     let (lists, bans) = (Lists::default(), Bans::new(1));
-    let detector = Detector { rules: &policy.rules, lists: &lists, bans: &bans, prefix: policy.prefix, geo: &policy.geo };
+    let detector =
+        Detector { rules: &policy.rules, lists: &lists, bans: &bans, prefix: policy.prefix, geo: &policy.geo, crawlers: &policy.crawlers };
     let mut splitter = LineSplitter::default();
     if is_cut {
         splitter.skip_line();

@@ -12,7 +12,7 @@ use super::ask::ask;
 use super::terminal::{Align, Colours, bytes, columns, counted, span};
 use super::{DaemonArguments, Failure, print, print_json};
 use crate::control::admin::AdminRequest;
-use crate::control::status::{DaemonStatus, FalseBans, FleetStatus, HostStatus, RuleStatus, StateStatus};
+use crate::control::status::{CrawlerStatus, DaemonStatus, FalseBans, FleetStatus, HostStatus, RuleStatus, StateStatus};
 use crate::rule::Mode;
 
 /// How often the live view is refreshed.
@@ -188,6 +188,16 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
         let kept = if geo.networks > 0 { "the last good one stays in use" } else { "what depends on it matches nobody" };
         let fault = geo.fault.as_ref().map_or_else(String::new, |fault| colours.bad(&format!("; {fault}; {kept}")));
         line("geo", &format!("{}, {}: {networks}{age}{fault}", geo.kind, geo.file));
+    }
+    for crawler in &status.crawlers {
+        let CrawlerStatus { name, networks, verified, refuted, unknown, asked } = crawler;
+        let networks = if *networks > 0 { format!(", {} published", counted(*networks, "network")) } else { String::new() };
+        let waiting = if *asked > 0 { format!(", {asked} being looked up") } else { String::new() };
+        let unknown = if *unknown > 0 { colours.bad(&format!(", {unknown} could not be looked up")) } else { String::new() };
+        line(
+            "crawler",
+            &format!("{name}: {} verified, {refuted} that only said so{waiting}{unknown}{networks}", counted(*verified, "client")),
+        );
     }
     for host in &status.hosts {
         line("host", &host_name(host, colours));

@@ -67,7 +67,14 @@ fn hits(config: &Config, input: &TestInput<'_>) -> Result<Vec<OffendedRule>, Str
     // Empty lists: a rule is tested even on a line whose client is never banned.
     let geo = GeoWatch::new(&config.geo).geo();
     let (lists, bans) = (Lists::default(), Bans::new(1));
-    let detector = Detector { rules: &config.rules, lists: &lists, bans: &bans, prefix: config.table.ipv6_prefix, geo: &geo };
+    let detector = Detector {
+        rules: &config.rules,
+        lists: &lists,
+        bans: &bans,
+        prefix: config.table.ipv6_prefix,
+        geo: &geo,
+        crawlers: &config.crawlers,
+    };
     let mut judge = LogJudge::new(config.rules.rules(), &input.zone, false)?;
     let mut hits = Vec::new();
     judge.judge(line.as_bytes(), Received::late(Clock::start().now()), &detector, &mut |seen| {

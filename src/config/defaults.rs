@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::ConfigError;
+use super::crawlers::CrawlerSpec;
 use super::text::ConfigText;
 use crate::geo::watch::GeoFiles;
 use crate::geo::{GeoKind, OriginEntry};
@@ -29,6 +30,7 @@ pub struct DefaultsSection {
     ignoreip: Vec<Spanned<String>>,
     trusted_proxies: Vec<Spanned<String>>,
     deny: Vec<Spanned<String>>,
+    pub(super) verified_crawlers: Vec<Spanned<CrawlerSpec>>,
     false_ban_share: Option<Spanned<f64>>,
     families: Option<Vec<Spanned<String>>>,
 }
@@ -87,7 +89,9 @@ impl DefaultsSection {
     /// The files of networks that the lists name.
     pub fn list_files(&self) -> Vec<PathBuf> {
         let entries = [&self.ignoreip, &self.trusted_proxies, &self.deny].into_iter().flatten();
-        entries.filter_map(|entry| list::file::path_of(entry.get_ref())).map(PathBuf::from).collect()
+        let listed = entries.filter_map(|entry| list::file::path_of(entry.get_ref()));
+        let published = self.verified_crawlers.iter().filter_map(|crawler| crawler.get_ref().file());
+        listed.chain(published).map(PathBuf::from).collect()
     }
 
     /// The lists of networks. Files that they name are read from disk.

@@ -7,7 +7,8 @@ use toml::de::{DeTable, DeValue, Deserializer};
 use super::text::{ConfigError, ConfigText};
 
 /// The lists that several pieces may add to: section and key.
-const ADDED_UP: [(&str, &str); 3] = [("defaults", "ignoreip"), ("defaults", "trusted_proxies"), ("defaults", "deny")];
+const ADDED_UP: [(&str, &str); 4] =
+    [("defaults", "ignoreip"), ("defaults", "trusted_proxies"), ("defaults", "deny"), ("defaults", "verified_crawlers")];
 
 impl ConfigText {
     /// Deserializes all pieces together.

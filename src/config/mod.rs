@@ -1,5 +1,6 @@
 //! The configuration file, checked whole: an error names file and line, what was found and what was expected.
 
+mod crawlers;
 mod defaults;
 mod duplicate;
 mod error_text;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::crawler::Crawlers;
 use crate::geo::Geo;
 use crate::geo::watch::GeoFiles;
 use crate::list::Lists;
@@ -50,6 +52,8 @@ pub struct Config {
     pub rules: RuleSet,
     /// `ignoreip`, `trusted_proxies` and `deny`; the caller adds the machine's own addresses.
     pub lists: Lists,
+    /// `verified_crawlers`.
+    pub crawlers: Crawlers,
     pub logs: Vec<LogConfig>,
     /// The share of false bans, 0 to 1, above which a rule is warned about.
     pub false_ban_share: f64,
@@ -126,6 +130,7 @@ impl Config {
             RulesError::Whole(message) => text.error(message),
         })?;
         let lists = parsed.defaults.lists(&geo, text)?;
+        let crawlers = crawlers::check(&parsed.defaults.verified_crawlers, text)?;
         let list_files = parsed.defaults.list_files();
         let logs = logs::check_all(parsed.log, &rules, text)?;
         let false_ban_share = parsed.defaults.false_ban_share(text)?;
@@ -136,7 +141,7 @@ impl Config {
         let (metrics, hook) = (parsed.metrics, parsed.hook);
         let files = text.files().map(Into::into).collect();
         let table = parsed.table;
-        Ok(Self { table, rules, lists, logs, false_ban_share, fleet, metrics, geo, hook, files, list_files, named_rules })
+        Ok(Self { table, rules, lists, crawlers, logs, false_ban_share, fleet, metrics, geo, hook, files, list_files, named_rules })
     }
 }
 
@@ -149,6 +154,7 @@ impl From<Config> for Policy {
             on_failure: config.table.on_failure,
             false_ban_share: config.false_ban_share,
             geo: Geo::default(),
+            crawlers: config.crawlers,
             pause: None,
         }
     }

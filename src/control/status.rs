@@ -83,6 +83,8 @@ pub struct DaemonStatus {
     pub lists: Vec<ListStatus>,
     /// The databases of `[geo]`.
     pub geo: Vec<GeoStatus>,
+    /// The crawlers of `verified_crawlers`.
+    pub crawlers: Vec<CrawlerStatus>,
     /// The host names in `ignoreip`.
     pub hosts: Vec<HostStatus>,
     pub logs: Vec<FollowedLog>,
@@ -263,6 +265,23 @@ pub struct GeoStatus {
     pub built_ago: Option<u64>,
     /// Why the file, as it is now, is not used.
     pub fault: Option<String>,
+}
+
+/// A crawler of `verified_crawlers`, and the addresses that say they are it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CrawlerStatus {
+    pub name: String,
+    /// Number of its published networks.
+    pub networks: usize,
+    /// Addresses that are its own.
+    pub verified: usize,
+    /// Addresses that are not.
+    pub refuted: usize,
+    /// Addresses that could not be looked up.
+    pub unknown: usize,
+    /// Addresses that are being looked up.
+    pub asked: usize,
 }
 
 /// A host name in `ignoreip`.

@@ -48,7 +48,7 @@ use crate::list::own::OwnAddressWatch;
 use crate::list::{ListHistory, OwnAddresses};
 use crate::policy::Policy;
 use crate::resolver::hosts::HostWatch;
-use crate::resolver::system;
+use crate::resolver::{crawlers, system};
 use crate::rule_id::RuleNames;
 use crate::state::attach::StateFile;
 use admin::context::AdminContext;
@@ -122,6 +122,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
     let persistence = || state.as_ref().map(|state| Persistence { state: Arc::clone(state), logs: Arc::clone(&logs) });
     let hosts = HostWatch::new(&engine, clock, system::addresses);
     hosts.tick();
+    crawlers::start(&engine, clock);
     let housekeeping =
         Housekeeping::start(Arc::clone(&engine), clock, OwnAddressWatch::new(own), Arc::clone(&geo), Arc::clone(&hosts), persistence())
             .map_err(system("a thread cannot be started"))?;

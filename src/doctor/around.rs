@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::facts::Facts;
 use super::report::Finding;
-use crate::control::status::{FleetStatus, HostStatus, PrefilterStatus};
+use crate::control::status::{CrawlerStatus, FleetStatus, HostStatus, PrefilterStatus};
 use crate::list::ListSource;
 use crate::prefilter::files::commands;
 
@@ -68,8 +68,20 @@ pub fn lists(facts: &Facts) -> Vec<Finding> {
         }
     }];
     findings.extend(facts.running().into_iter().flat_map(|(status, _)| &status.hosts).map(host));
+    findings.extend(facts.running().into_iter().flat_map(|(status, _)| &status.crawlers).map(crawler));
     findings.extend(session(facts));
     findings
+}
+
+/// A crawler of `verified_crawlers`.
+fn crawler(crawler: &CrawlerStatus) -> Finding {
+    const CHECK: &str = "crawlers";
+    let CrawlerStatus { name, verified, refuted, unknown, .. } = crawler;
+    if *unknown > 0 {
+        let text = format!("{unknown} clients that say they are {name} could not be looked up, so they are judged like everybody");
+        return Finding::fault(CHECK, text, "look at /etc/resolv.conf and: getent hosts 66.249.66.1");
+    }
+    Finding::ok(CHECK, format!("{name}: {verified} clients are verified, {refuted} only said so"))
 }
 
 /// A host name in `ignoreip`.

@@ -112,7 +112,9 @@ impl Engine {
         let prefix = policy.prefix;
         let concerns = |rule: &Rule| rule.concerns(offence.address, prefix, &policy.geo);
         let refuses_here = |rule: &Rule| rule.scope.services().contains(&service);
-        for rule in &offence.rules {
+        let is_crawler = self.claims.exempts(now, offence.address, &policy.crawlers);
+        let counting = || offence.rules.iter().filter(|rule| !(is_crawler && rule.trigger.is_ordinary()));
+        for rule in counting() {
             let is_shadow = rule.mode == Mode::Shadow;
             if !concerns(rule) {
                 continue;
@@ -167,7 +169,7 @@ impl Engine {
         }
         let refusal_without_ban = || {
             let refuses = |rule: &&Arc<Rule>| rule.mode == Mode::Enforce && rule.refuses_offence && concerns(rule);
-            let rule = offence.rules.iter().find(refuses)?;
+            let rule = counting().find(refuses)?;
             Some(Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence })
         };
         let verdict = match refusal.or_else(refusal_without_ban) {

@@ -29,6 +29,7 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 
 use crate::client::Client;
+use crate::crawler::Claims;
 use crate::event::Service;
 use crate::geo::Geo;
 use crate::list::{BannedNetworks, Lists};
@@ -78,6 +79,8 @@ pub struct Engine {
     accounts: Accounts,
     /// The guesses at accounts.
     guesses: Crowds<Account>,
+    /// Who says that it is a crawler.
+    claims: Claims,
     /// What tells the offences apart that count once each, and where those happened that a success clears.
     seen_marks: SeenMarks,
     /// Bans that rules in shadow mode would have made.
@@ -143,6 +146,7 @@ impl Engine {
             crowds: Crowds::new(DEFAULT_NETWORKS),
             accounts: Accounts::new(DEFAULT_ACCOUNTS),
             guesses: Crowds::new(DEFAULT_ACCOUNTS),
+            claims: Claims::default(),
             seen_marks: SeenMarks::default(),
             shadow_bans: Bans::new(MAX_SHADOW_BANS),
             shadow_networks: Mutex::default(),
@@ -240,6 +244,12 @@ impl Engine {
     #[must_use]
     pub fn accounts(&self) -> &Accounts {
         &self.accounts
+    }
+
+    /// Who says that it is a crawler.
+    #[must_use]
+    pub fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     #[must_use]

@@ -31,7 +31,9 @@ impl Engine {
             return;
         }
         let detector = Detector::new(&policy, &self.bans);
-        tallies.retain(|tally| detector.active_refusal(now, tally.address, tally.client, Service::Web).is_none());
+        let is_crawler = |tally: &RequestTally| self.claims.exempts(now, tally.address, &policy.crawlers);
+        let is_refused = |tally: &RequestTally| detector.active_refusal(now, tally.address, tally.client, Service::Web).is_some();
+        tallies.retain(|tally| !is_crawler(tally) && !is_refused(tally));
         let mut unreferred = Vec::new();
         for rule in rules {
             if rule.count_by != CountBy::Client {

@@ -151,6 +151,12 @@ impl<'a> Header<'a> {
         self.bytes.is_empty()
     }
 
+    /// The value as the server wrote it: letters, digits and hyphens are the client's.
+    #[must_use]
+    pub const fn as_written(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The value as the client sent it.
     #[must_use]
     pub fn text(&self) -> Cow<'a, [u8]> {

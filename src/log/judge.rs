@@ -13,6 +13,7 @@ use super::offence::{LogOffence, OffenceKind, Received};
 use super::text_rule::TextRules;
 use super::time::Zone;
 use crate::client::Client;
+use crate::crawler::Crawler;
 use crate::detector::{Detector, Judgement};
 use crate::event::behaviour::Outcome;
 use crate::event::exim_kind::{EximKind, unknown_kind};
@@ -41,6 +42,8 @@ pub struct LineJudgement {
     pub spared: Vec<Arc<Rule>>,
     /// The rules whose strikes the event clears.
     pub cleared: Option<Cleared>,
+    /// The crawler that it says it is, with its full address.
+    pub claimed: Option<(IpAddr, Arc<Crawler>)>,
 }
 
 /// Judges the lines of one log by the rules that the log names.
@@ -270,6 +273,7 @@ impl LineJudge {
             referer: referer.as_deref().map(Header::plain).unwrap_or_default(),
             credentials: line.credentials,
         };
+        judgement.claimed = detector.crawlers.claimed_by(user_agent.as_written()).map(|crawler| (address, Arc::clone(crawler)));
         let detector = Detector { rules: &self.rules, ..*detector };
         let of_line = |kind, offence| LogOffence { time, behind: None, service: Service::Web, kind, offence };
         let has_counted = match line.asked {
@@ -389,7 +393,7 @@ struct Subject {
 impl Subject {
     fn judgement(self, service: Service, outcome: Outcome, authenticated: bool) -> LineJudgement {
         let Self { time, client, .. } = self;
-        LineJudgement { time, client, service, outcome, authenticated, banned_by: None, spared: Vec::new(), cleared: None }
+        LineJudgement { time, client, service, outcome, authenticated, banned_by: None, spared: Vec::new(), cleared: None, claimed: None }
     }
 }
 

@@ -3,5 +3,6 @@
 //! A lookup takes as long as the system's resolver lets it, which is half a minute for a dead server and cannot be cut short. So each runs on
 //! a short-lived thread of its own, and few at a time.
 
+pub mod crawlers;
 pub mod hosts;
 pub mod system;

@@ -1,20 +1,55 @@
 //! The system's own resolver. Its calls block.
 
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
+
+use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, SockType, getaddrinfo, getnameinfo};
+use nix::libc::NI_NAMEREQD;
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// There is no such name.
+    None,
+    /// The name server cannot be asked, or fails.
+    Failed,
+}
 
 /// The addresses of a host name.
 ///
 /// # Errors
 /// The system's reason, such as "Name or service not known".
 pub fn addresses(name: &str) -> Result<Vec<IpAddr>, String> {
-    match (name, 0).to_socket_addrs() {
-        Ok(found) => Ok(found.map(|address| address.ip()).collect()),
-        Err(error) => {
-            let text = error.to_string();
-            // The standard library's own words say nothing more.
-            Err(text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned())
-        }
-    }
+    look_up(name).map_err(|error| {
+        let text = error.to_string();
+        // The words before the system's own say nothing more.
+        text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
+    })
+}
+
+/// The same, where only the kind of the failure matters.
+///
+/// # Errors
+/// Whether there is no such name.
+pub fn addresses_of(name: &str) -> Result<Vec<IpAddr>, NoAnswer> {
+    look_up(name).map_err(|error| kind(&error))
+}
+
+/// The name of an address.
+///
+/// # Errors
+/// Whether there is no such name.
+pub fn name(address: IpAddr) -> Result<String, NoAnswer> {
+    getnameinfo(&SocketAddr::new(address.to_canonical(), 0), NI_NAMEREQD).map(|(name, _)| name).map_err(|error| kind(&error))
+}
+
+fn look_up(name: &str) -> Result<Vec<IpAddr>, LookupError> {
+    // Without a type of socket, each address would come three times.
+    let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
+    Ok(getaddrinfo(Some(name), None, Some(hints))?.flatten().map(|found| found.sockaddr.ip()).collect())
+}
+
+fn kind(error: &LookupError) -> NoAnswer {
+    if matches!(error.kind(), LookupErrorKind::NoName | LookupErrorKind::NoData) { NoAnswer::None } else { NoAnswer::Failed }
 }
 
 #[cfg(test)]

@@ -148,6 +148,12 @@ impl Trigger {
         matches!(self, Self::RequestRate | Self::UnreferredRate)
     }
 
+    /// Whether the rule counts ordinary behaviour: how many requests there are, or what a site answers. Any crawler may meet a hundred dead links.
+    #[must_use]
+    pub fn is_ordinary(&self) -> bool {
+        self.is_request_rate() || matches!(self, Self::Response(_))
+    }
+
     /// Whether requests or their responses can offend the rule: those that Squid's helper sees, and lines of an access log.
     #[must_use]
     pub fn is_about_requests(&self) -> bool {

@@ -11,13 +11,14 @@ use super::Backend;
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_FILE, pieces};
+use crate::crawler::Crawler;
 use crate::engine::reply::Reply;
 use crate::engine::{Engine, SavedBans};
 use crate::event::Service;
 use crate::list::OwnAddresses;
 use crate::policy::Policy;
 use crate::resolver::hosts::HostWatch;
-use crate::resolver::system;
+use crate::resolver::{crawlers, system};
 use crate::rule::{Cleared, Offence};
 use crate::rule_id::RuleNames;
 use crate::state::attach::StateFile;
@@ -62,6 +63,7 @@ impl Embedded {
         engine.lift(clock.now(), std::iter::empty(), SavedBans::Stay);
         let hosts = HostWatch::new(&engine, clock, system::addresses);
         hosts.tick();
+        crawlers::start(&engine, clock);
         Ok(Self { clock, engine, config: config.map(Path::to_path_buf), list_files, hosts, state })
     }
 
@@ -131,6 +133,10 @@ impl Backend for Embedded {
 
     fn clear(&self, address: IpAddr, cleared: Cleared) {
         self.engine.clear(Client::of(address, self.engine.policy().prefix), &cleared);
+    }
+
+    fn note_claim(&self, now: Time, address: IpAddr, crawler: &Arc<Crawler>) {
+        self.engine.claims().note(now, address, crawler);
     }
 
     fn when_persisted(&self, verdict: Verdict, reply: Reply) {

@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::crawler::Crawler;
 use crate::engine::reply::Reply;
 use crate::policy::Policy;
 use crate::rule::{Cleared, Offence, Rule};
@@ -40,6 +41,8 @@ pub trait Backend: Send + Sync {
     }
     /// Clears strikes after a success of a client.
     fn clear(&self, address: IpAddr, cleared: Cleared);
+    /// Notes that a client says it is a crawler.
+    fn note_claim(&self, now: Time, address: IpAddr, crawler: &Arc<Crawler>);
     /// Sends on what was counted since the last call. To be called after several offences, because it may cost a system call.
     fn flush(&self) {}
     /// Answers with a refusal once the ban behind it is saved.

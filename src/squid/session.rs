@@ -251,6 +251,11 @@ impl Session {
                 return answer::write_err(id, &mut self.out);
             }
         };
+        if let Event::Request(request) | Event::Response { request, .. } = &query.event
+            && let Some(crawler) = batch.policy.crawlers.claimed_by(request.user_agent.as_written())
+        {
+            batch.backend.note_claim(batch.now, query.address, crawler);
+        }
         let is_response = matches!(query.event, Event::Response { .. });
         match batch.detector.judge(batch.now, query.address, &query.event, &mut self.scratch) {
             Judgement::Settled { verdict, counts } => {
@@ -422,6 +427,10 @@ mod tests {
         }
 
         fn when_persisted(&self, _: Verdict, _: Reply) {}
+
+        fn note_claim(&self, now: Time, address: std::net::IpAddr, crawler: &Arc<crate::crawler::Crawler>) {
+            self.engine.claims().note(now, address, crawler);
+        }
 
         fn count_requests(&self, now: Time, tallies: &mut Vec<RequestTally>) {
             self.engine.count_requests(now, tallies);

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use strikeout::internals::client::Ipv6Prefix;
 use strikeout::internals::config::Config;
+use strikeout::internals::crawler::Crawlers;
 use strikeout::internals::detector::{Detector, Geo};
 use strikeout::internals::fail2ban::import::import;
 use strikeout::internals::log::offence::Received;
@@ -33,7 +34,8 @@ fn bans(config: &Config, rule: &str, lines: &[(u64, String)]) -> Vec<Ban> {
     let (none, strikes) = (Bans::new(1), Strikes::new(100_000));
     // fail2ban counts each IPv6 address by itself.
     let prefix = Ipv6Prefix::new(128).expect("a prefix");
-    let detector = Detector { rules: &config.rules, lists: &config.lists, bans: &none, prefix, geo: &Geo::default() };
+    let detector =
+        Detector { rules: &config.rules, lists: &config.lists, bans: &none, prefix, geo: &Geo::default(), crawlers: &Crawlers::default() };
     let mut found = Vec::new();
     for (now, line) in lines {
         let Some(seen) = text.judge(line.as_bytes(), Received::replayed(Time::from_secs(*now)), &detector) else { continue };

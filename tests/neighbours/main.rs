@@ -7,6 +7,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod crawlers;
 mod elsewhere;
 mod host_names;
 mod lists;

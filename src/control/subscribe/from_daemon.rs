@@ -53,6 +53,8 @@ pub enum FromDaemon {
     Listed(List, IpNet),
     /// An entry of a deny list that is no network.
     DeniedOrigin(OriginEntry),
+    /// A crawler: the daemon wants to know which clients say they are it.
+    Crawler(String),
     /// The configuration is complete and takes effect.
     EndConfig,
     BeginBans,
@@ -141,6 +143,7 @@ impl fmt::Display for FromDaemon {
                 write!(f, "list {name} {network}")
             }
             Self::DeniedOrigin(entry) => write!(f, "list deny {entry}"),
+            Self::Crawler(name) => write!(f, "crawler {name}"),
             Self::EndConfig => f.write_str("end config"),
             Self::BeginBans => f.write_str("begin bans"),
             Self::Ban { client, scope, rule, remaining } => write!(f, "ban {client} {} {rule} {}", scope.as_str(), Remaining(*remaining)),
@@ -215,6 +218,7 @@ impl FromDaemon {
                     _ => Self::Listed(list, entry.parse().ok()?),
                 }
             }
+            "crawler" => Self::Crawler(words.next()?.to_owned()),
             "end" => match rest {
                 "config" => return Some(Self::EndConfig),
                 "bans" => return Some(Self::EndBans),

@@ -61,6 +61,13 @@ pub enum FromSubscriber {
         /// How many of them had no source of their own.
         unreferred: u32,
     },
+    /// A client that says it is a crawler, sent before what it does and again each minute.
+    Crawler {
+        /// The full address.
+        address: IpAddr,
+        /// The crawler's name.
+        crawler: String,
+    },
     /// Queries that the subscriber answered without asking the daemon since the last report.
     Stats {
         /// Queries whose client was served.
@@ -98,6 +105,7 @@ impl fmt::Display for FromSubscriber {
             Self::Origin(client) => write!(f, "origin {client}"),
             Self::Requests { address, count, unreferred: 0 } => write!(f, "requests {address} {count}"),
             Self::Requests { address, count, unreferred } => write!(f, "requests {address} {count} {unreferred}"),
+            Self::Crawler { address, crawler } => write!(f, "crawler {address} {crawler}"),
             Self::Stats { served, failed_open } => write!(f, "stats {served} {failed_open}"),
             Self::Overflow { deferred, dropped } => write!(f, "overflow {deferred} {dropped}"),
             Self::Refused { rule, count } => write!(f, "refused {rule} {count}"),
@@ -134,7 +142,7 @@ impl FromSubscriber {
         Self::read(line).ok_or_else(|| {
             stream_error(
                 line,
-                "offence NUMBER ADDRESS RULE,… EVIDENCE, strike NUMBER ADDRESS RULE,… EVIDENCE, clear ADDRESS RULE,…, origin CLIENT, requests ADDRESS NUMBER, stats NUMBER NUMBER, overflow NUMBER NUMBER, refused RULE NUMBER or prefilter JSON",
+                "offence NUMBER ADDRESS RULE,… EVIDENCE, strike NUMBER ADDRESS RULE,… EVIDENCE, clear ADDRESS RULE,…, origin CLIENT, requests ADDRESS NUMBER, crawler ADDRESS NAME, stats NUMBER NUMBER, overflow NUMBER NUMBER, refused RULE NUMBER or prefilter JSON",
             )
         })
     }
@@ -165,6 +173,10 @@ impl FromSubscriber {
                     count: count.parse().ok()?,
                     unreferred: unreferred.parse().ok()?,
                 })
+            }
+            "crawler" => {
+                let (address, crawler) = rest.split_once(' ')?;
+                Some(Self::Crawler { address: parse_address(address).ok()?, crawler: crawler.to_owned() })
             }
             "stats" => {
                 let (served, failed_open) = rest.split_once(' ')?;

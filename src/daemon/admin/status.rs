@@ -7,9 +7,10 @@ use super::context::AdminContext;
 use crate::control::bans::seconds;
 use crate::control::pause::PauseStatus;
 use crate::control::status::{
-    DaemonStatus, FalseBans, FleetStatus, FollowedLog, GeoStatus, HeavyClient, HostStatus, LastAsked, ListStatus, PrefilterStatus,
-    RuleStatus, StateStatus,
+    CrawlerStatus, DaemonStatus, FalseBans, FleetStatus, FollowedLog, GeoStatus, HeavyClient, HostStatus, LastAsked, ListStatus,
+    PrefilterStatus, RuleStatus, StateStatus,
 };
+use crate::crawler::ClaimCounts;
 use crate::daemon::metrics::counters::Question;
 use crate::daemon::metrics::process::ProcessNumbers;
 use crate::daemon::traffic::Heaviest;
@@ -70,6 +71,7 @@ impl AdminContext {
             false_bans: self.false_bans(),
             lists: self.list_statuses(),
             geo: self.geo_statuses(),
+            crawlers: self.crawler_statuses(),
             hosts: self.host_statuses(),
             logs: self.followed_logs(),
             by_rule: self.rule_statuses(),
@@ -142,6 +144,15 @@ impl AdminContext {
             built: state.built.map(|built| i64::try_from(built).unwrap_or(i64::MAX)),
             built_ago: state.built.map(|built| now.saturating_sub(built)),
             fault: state.fault,
+        });
+        status.collect()
+    }
+
+    fn crawler_statuses(&self) -> Vec<CrawlerStatus> {
+        let policy = self.engine.policy();
+        let status = policy.crawlers.iter().map(|crawler| {
+            let ClaimCounts { verified, refuted, unknown, asked } = self.engine.claims().counts(crawler);
+            CrawlerStatus { name: crawler.name.to_string(), networks: crawler.networks.len(), verified, refuted, unknown, asked }
         });
         status.collect()
     }

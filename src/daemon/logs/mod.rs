@@ -152,6 +152,9 @@ impl FollowedLog {
         if judgement.service == Service::Web && judgement.banned_by.is_none() {
             traffic.record(Service::Web, judgement.client, 1);
         }
+        if let Some((address, crawler)) = &judgement.claimed {
+            engine.claims().note(now, *address, crawler);
+        }
         if let Some(cleared) = &judgement.cleared {
             engine.clear(judgement.client, cleared);
         }

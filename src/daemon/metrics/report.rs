@@ -10,6 +10,7 @@ use super::counters::{BUCKETS, Counters, Question};
 use super::process::ProcessNumbers;
 use crate::clock::Clock;
 use crate::control::status::RuleCounts;
+use crate::crawler::ClaimCounts;
 use crate::daemon::hook::Hook;
 use crate::daemon::logs::Logs;
 use crate::daemon::logs::thread::LogStatus;
@@ -203,12 +204,28 @@ impl MetricsReport {
                 .iter()
                 .for_each(|state| page.sample("geo_usable", &[("database", state.kind.as_str())], u64::from(state.fault.is_none())));
         }
+        self.crawlers(page);
         self.hosts(page);
         page.header("last_query_timestamp_seconds", "gauge", "When a server asked last.");
         for service in Service::ALL {
             if let Some(ago) = self.counters.traffic.last_asked(service) {
                 let at = self.clock.now().before(Span::from_secs(ago));
                 page.sample("last_query_timestamp_seconds", &[("service", service.as_str())], at.secs());
+            }
+        }
+    }
+
+    /// Metrics of the crawlers of `verified_crawlers`.
+    fn crawlers(&self, page: &mut Page) {
+        let policy = self.engine.policy();
+        if policy.crawlers.is_empty() {
+            return;
+        }
+        page.header("crawler_clients", "gauge", "Addresses that say they are a crawler, by what was found.");
+        for crawler in policy.crawlers.iter() {
+            let ClaimCounts { verified, refuted, unknown, asked } = self.engine.claims().counts(crawler);
+            for (found, number) in [("verified", verified), ("refuted", refuted), ("unknown", unknown), ("asked", asked)] {
+                page.sample("crawler_clients", &[("crawler", &crawler.name), ("found", found)], count(number));
             }
         }
     }

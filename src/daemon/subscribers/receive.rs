@@ -41,6 +41,12 @@ pub fn receive(
                 engine.count_requests(now, &mut vec![tally]);
             }
         }
+        FromSubscriber::Crawler { address, crawler } => {
+            // One that a reload has removed is nobody.
+            if let Some(crawler) = engine.policy().crawlers.by_name(&crawler) {
+                engine.claims().note(now, address, crawler);
+            }
+        }
         FromSubscriber::Stats { served, failed_open } => counters.record_served_by_helper(served, failed_open),
         FromSubscriber::Overflow { deferred, dropped } => counters.record_overflow(deferred, dropped),
         FromSubscriber::Prefilter(prefilter) => counters.prefilters.report(id.0, *prefilter),

@@ -111,6 +111,7 @@ pub fn config_lines(policy: Arc<Policy>) -> impl Iterator<Item = String> + Send 
     let gateways = own.gateways().iter().map(|address| (List::Gateway, *address));
     let own = [addresses.chain(gateways).map(|(list, address)| line(&FromDaemon::Listed(list, address.into()))).collect()];
     let denied = [policy.lists.denied_origins().iter().map(|entry| line(&FromDaemon::DeniedOrigin(entry))).collect()];
+    let crawlers: String = policy.crawlers.iter().map(|crawler| line(&FromDaemon::Crawler(crawler.name.to_string()))).collect();
     let mut parts = Vec::new();
     for list in [List::IgnoreIp, List::TrustedProxies, List::Deny] {
         for (number, source) in sources(&policy.lists, list).iter().enumerate() {
@@ -122,7 +123,7 @@ pub fn config_lines(policy: Arc<Policy>) -> impl Iterator<Item = String> + Send 
         let networks = source.into_iter().flat_map(|source| source.networks().part(range.clone()));
         networks.map(|network| line(&FromDaemon::Listed(list, network))).collect()
     });
-    begin.into_iter().chain(rules).chain(own).chain(denied).chain(lists).chain([line(&FromDaemon::EndConfig)])
+    begin.into_iter().chain(rules).chain(own).chain(denied).chain([crawlers]).chain(lists).chain([line(&FromDaemon::EndConfig)])
 }
 
 fn sources(lists: &Lists, list: List) -> &[ListSource] {

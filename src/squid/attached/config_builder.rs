@@ -6,8 +6,9 @@ use std::thread::JoinHandle;
 
 use crate::client::Ipv6Prefix;
 use crate::control::subscribe::List;
+use crate::crawler::{Crawlers, known};
 use crate::geo::{AskedOrigins, Geo, OriginEntry};
-use crate::list::{ListSource, Lists, OwnAddresses};
+use crate::list::{ListSource, Lists, Networks, OwnAddresses};
 use crate::policy::{DEFAULT_FALSE_BAN_SHARE, OnFailure, Policy};
 use crate::rule::{Rule, RuleSet};
 
@@ -59,6 +60,8 @@ pub struct ConfigLines {
     pub rules: Vec<Rule>,
     pub listed: Vec<(List, ipnet::IpNet)>,
     pub denied_origins: Vec<OriginEntry>,
+    /// The names of the crawlers of which the daemon wants to know.
+    pub crawlers: Vec<String>,
 }
 
 impl ConfigLines {
@@ -80,6 +83,7 @@ impl ConfigLines {
             on_failure: self.on_failure,
             false_ban_share: DEFAULT_FALSE_BAN_SHARE,
             geo: Geo::Daemon(origins),
+            crawlers: Crawlers::new(self.crawlers.iter().map(|name| known::crawler(name, Networks::default())).collect())?,
             pause: None,
         })
     }

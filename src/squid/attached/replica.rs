@@ -1,9 +1,12 @@
 //! The helper's copy of the daemon's rules, lists and bans, and its connection to the daemon.
 
+use ahash::RandomState;
+use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +20,7 @@ use super::send_queue::Unsent;
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::control::subscribe::{self, FromDaemon, FromSubscriber};
+use crate::crawler::Crawler;
 use crate::detector::Detector;
 use crate::engine::deadline::{DAEMON_LIMIT, Deadlines, HeldReply};
 use crate::engine::reply::Reply;
@@ -30,7 +34,7 @@ use crate::rule_id::{RuleId, RuleNames};
 use crate::squid::Backend;
 use crate::squid::helper_stats::HelperStats;
 use crate::table::{Ban, Bans, RequestTally, Until};
-use crate::time::Time;
+use crate::time::{Span, Time};
 use crate::verdict::{AllowReason, DenyReason, Refusal, Verdict};
 
 /// Maximum number of bans, in effect unlimited: the daemon's own limit bounds the copy.
@@ -41,6 +45,11 @@ const MAX_ASKING: usize = 1024;
 
 /// Sweeps, of one second each, after which what was said of where clients belong gets old: it is asked for again after one or two such periods.
 const ORIGIN_SWEEPS: u64 = 300;
+
+/// How often the daemon is told that an address says it is a crawler.
+const CLAIM_INTERVAL: Span = Span::from_secs(60);
+/// Maximum number of addresses of which that is remembered.
+const MAX_CLAIMS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// How long the helper waits at its end for the daemon to take what is queued.
 const LAST_LINES: Duration = Duration::from_millis(500);
@@ -82,6 +91,8 @@ pub struct Replica {
     sweeps: AtomicU64,
     /// Requests counted since they were last sent.
     requests: Mutex<RequestCounts>,
+    /// When the daemon was told last that an address says it is a crawler.
+    claims: Mutex<LruCache<IpAddr, Time, RandomState>>,
 }
 
 /// A query whose verdict depends on where its client belongs.
@@ -108,6 +119,7 @@ impl Replica {
             asking: Mutex::default(),
             sweeps: AtomicU64::new(0),
             requests: Mutex::default(),
+            claims: Mutex::new(LruCache::with_hasher(MAX_CLAIMS, RandomState::new())),
         };
         if let Some(mut queue) = replica.connection.queue() {
             queue.push(Instant::now(), &format_args!("subscribe {}", subscribe::VERSION));
@@ -169,12 +181,13 @@ impl Replica {
                     stats.deferred += deferred;
                     stats.dropped += dropped;
                 }
-                // Rates, successes and questions are of this moment. Anything else is the first line.
+                // Rates, successes and questions are of this moment, and what else is missing is told again. Anything else is the first line.
                 Ok(
                     FromSubscriber::Requests { .. }
                     | FromSubscriber::Clear { .. }
                     | FromSubscriber::Prefilter { .. }
-                    | FromSubscriber::Origin(_),
+                    | FromSubscriber::Origin(_)
+                    | FromSubscriber::Crawler { .. },
                 )
                 | Err(_) => {}
             }
@@ -198,6 +211,7 @@ impl Replica {
             FromDaemon::Rule(rule) => config.lines.rules.push(rule.into_rule(&self.state.names)),
             FromDaemon::Listed(list, network) => config.lines.listed.push((list, network)),
             FromDaemon::DeniedOrigin(entry) => config.lines.denied_origins.push(entry),
+            FromDaemon::Crawler(name) => config.lines.crawlers.push(name),
             FromDaemon::EndConfig => {
                 let replica = Arc::clone(self);
                 config.build(Arc::clone(&self.origins), move |policy| replica.set_policy(policy))?;
@@ -450,6 +464,19 @@ impl Backend for Replica {
     fn when_persisted(&self, verdict: Verdict, reply: Reply) {
         // A ban that comes from the daemon is saved, or was answered before it could be.
         reply.send(verdict);
+    }
+
+    fn note_claim(&self, now: Time, address: IpAddr, crawler: &Arc<Crawler>) {
+        let mut claims = self.claims.lock();
+        if claims.get(&address).is_some_and(|told| now.since(*told) < CLAIM_INTERVAL) {
+            return;
+        }
+        if let Some(mut queue) = self.connection.queue()
+            && queue.has_room()
+        {
+            queue.push(Instant::now(), &FromSubscriber::Crawler { address, crawler: crawler.name.to_string() });
+            claims.put(address, now);
+        }
     }
 
     fn count_requests(&self, _: Time, tallies: &mut Vec<RequestTally>) {

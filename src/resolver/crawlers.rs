@@ -1,0 +1,119 @@
+//! Looks up whether an address is a crawler's: its name must be in a domain of the crawler, and that name must have the address. Whoever holds
+//! an address chooses its name, but only the owner of the domain says which addresses a name in it has.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::system::{self, NoAnswer};
+use crate::clock::Clock;
+use crate::crawler::{Finding, Question};
+use crate::engine::Engine;
+
+/// Maximum number of lookups at a time.
+const MAX_RUNNING: usize = 8;
+/// Maximum number of addresses that wait for their lookup. Further ones are judged like everybody.
+const MAX_WAITING: usize = 1000;
+
+/// What waits, and how many threads work it off.
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Question>,
+    running: usize,
+}
+
+/// Answers the questions of `engine` about crawlers from now on. Threads run only while there are questions.
+pub fn start(engine: &Arc<Engine>, clock: Clock) {
+    let (weak, queue) = (Arc::downgrade(engine), Arc::new(Mutex::new(Queue::default())));
+    engine.claims().ask_by(move |question| {
+        let mut locked = queue.lock();
+        if locked.waiting.len() >= MAX_WAITING {
+            return false;
+        }
+        locked.waiting.push_back(question);
+        if locked.running < MAX_RUNNING {
+            let (engine, queue) = (Weak::clone(&weak), Arc::clone(&queue));
+            let started = std::thread::Builder::new().name("crawlers".into()).spawn(move || work_off(&engine, clock, &queue));
+            if started.is_ok() {
+                locked.running += 1;
+            }
+        }
+        // Without any thread nobody would take it.
+        locked.running > 0
+    });
+}
+
+fn work_off(engine: &Weak<Engine>, clock: Clock, queue: &Mutex<Queue>) {
+    loop {
+        let mut locked = queue.lock();
+        let Some(question) = locked.waiting.pop_front() else {
+            locked.running -= 1;
+            return;
+        };
+        drop(locked);
+        let finding = find(&question, system::name, system::addresses_of);
+        if let Some(engine) = engine.upgrade() {
+            engine.claims().answer(clock.now(), &question, finding);
+        }
+    }
+}
+
+/// Looks an address up, forth and back.
+fn find(
+    question: &Question,
+    name: impl Fn(IpAddr) -> Result<String, NoAnswer>,
+    addresses: impl Fn(&str) -> Result<Vec<IpAddr>, NoAnswer>,
+) -> Finding {
+    let failed = |no_answer| if no_answer == NoAnswer::None { Finding::Refuted } else { Finding::Unknown };
+    let host = match name(question.address) {
+        Ok(host) if question.crawler.has_host(&host) => host,
+        Ok(_) => return Finding::Refuted,
+        Err(no_answer) => return failed(no_answer),
+    };
+    // With the dot at its end no search domain is tried.
+    match addresses(&format!("{}.", host.trim_end_matches('.'))) {
+        Ok(found) if found.iter().any(|found| found.to_canonical() == question.address.to_canonical()) => Finding::Verified,
+        Ok(_) => Finding::Refuted,
+        Err(no_answer) => failed(no_answer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crawler::known;
+    use crate::list::Networks;
+
+    fn found(name: Result<&str, NoAnswer>, addresses: Result<&[&str], NoAnswer>) -> Finding {
+        let crawler = Arc::new(known::find("googlebot").unwrap().crawler(Networks::default()));
+        let question = Question { address: "192.0.2.7".parse().unwrap(), crawler };
+        let parse = |found: &[&str]| found.iter().map(|address| address.parse().unwrap()).collect();
+        find(
+            &question,
+            |_| name.map(str::to_owned),
+            |host| {
+                assert_eq!(host, "crawl.googlebot.com.");
+                addresses.map(parse)
+            },
+        )
+    }
+
+    #[test]
+    fn a_name_in_the_domain_must_have_the_address() {
+        let google = Ok("crawl.googlebot.com");
+        assert_eq!(found(google, Ok(&["192.0.2.9", "192.0.2.7"])), Finding::Verified);
+        assert_eq!(found(google, Ok(&["::ffff:192.0.2.7"])), Finding::Verified);
+        assert_eq!(found(google, Ok(&["192.0.2.8"])), Finding::Refuted, "a forged name");
+        assert_eq!(found(google, Err(NoAnswer::None)), Finding::Refuted);
+        assert_eq!(found(Ok("host.example"), Ok(&["192.0.2.7"])), Finding::Refuted);
+        assert_eq!(found(Err(NoAnswer::None), Ok(&[])), Finding::Refuted);
+    }
+
+    #[test]
+    fn without_an_answer_nothing_is_known() {
+        assert_eq!(found(Err(NoAnswer::Failed), Ok(&[])), Finding::Unknown);
+        assert_eq!(found(Ok("crawl.googlebot.com"), Err(NoAnswer::Failed)), Finding::Unknown);
+    }
+}
