@@ -8,8 +8,9 @@ use regex_syntax::hir::{Class, ClassBytes, Hir, HirKind, Literal, Repetition};
 use super::cost;
 use super::seen::Field;
 
-/// Bytes besides letters and digits that mean themselves between brackets, in both dialects and wherever they stand.
-const PLAIN: &[u8] = b" !\"#%'()*+,/;<>?@_`{|}$";
+/// Bytes besides letters and digits that mean themselves between brackets, in both dialects and wherever they stand. Without `#`: where a
+/// space stands before one, Squid takes the rest of the line for a comment.
+const PLAIN: &[u8] = b" !\"%'()*+,/;<>?@_`{|}$";
 /// Maximum length of a translated pattern, in bytes.
 const MAX_LENGTH: usize = 500;
 /// Maximum number of times that a repeated part is written.
@@ -285,5 +286,11 @@ mod tests {
         assert_eq!(set(b"0123456789abc"), "[0-9abc]");
         assert_eq!(set(b"."), "\\.");
         assert_eq!(set(b"-."), "(-|\\.)");
+    }
+
+    #[test]
+    fn no_set_holds_a_space_before_a_number_sign_which_begins_a_comment_in_squid() {
+        assert_eq!(set(b" #"), "(#|[ ])");
+        assert_eq!(set(b" #%"), "(#|[ %])");
     }
 }
