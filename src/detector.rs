@@ -191,7 +191,11 @@ impl Detector<'_> {
     }
 
     fn request(&self, now: Time, address: IpAddr, client: Client, request: &Request<'_>, scratch: &mut Scratch) -> Judgement {
-        let rules = self.concerning(address, self.rules.offended_by_request(request, scratch));
+        let rules = self.rules.offended_by_request(request, scratch);
+        if rules.is_empty() {
+            return self.serve(client, true);
+        }
+        let rules = self.concerning(address, rules);
         // Any page can make its visitors' browsers request any URL. Such a request is refused, but it is no strike against the visitor.
         if request.was_sent_by_a_page() {
             let is_certain = |rule: &Rule| rule.origin.is_empty() || self.geo.origin(client).is_some();

@@ -33,8 +33,10 @@ impl Networks {
     }
 
     #[must_use]
+    #[inline]
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.lookup(address).is_some()
+        // Most rules have no list of their own.
+        !self.is_empty() && self.lookup(address).is_some()
     }
 
     /// The merged network that contains `address`; it may be larger than the network given to [`Networks::new`].

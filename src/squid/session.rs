@@ -21,6 +21,7 @@ use crate::detector::{Detector, Judgement};
 use crate::engine::reply::Reply;
 use crate::event::Event;
 use crate::policy::Policy;
+use crate::rule::Trigger;
 use crate::rule::set::Scratch;
 use crate::table::RequestTally;
 use crate::time::Time;
@@ -77,6 +78,8 @@ struct Batch<'a> {
     detector: Detector<'a>,
     now: Time,
     counts_requests: bool,
+    /// Whether a rule counts the requests without a source of their own.
+    counts_unreferred: bool,
 }
 
 impl Batch<'_> {
@@ -192,6 +195,7 @@ impl Session {
             detector: Detector::new(policy, backend.bans()),
             now: backend.now(),
             counts_requests: !policy.rules.request_rates().is_empty(),
+            counts_unreferred: policy.rules.request_rates().iter().any(|rule| rule.trigger == Trigger::UnreferredRate),
         });
         if let Some(batch) = &batch {
             batch.prefetch(lines);
@@ -371,7 +375,7 @@ fn tally(tallies: &mut Vec<RequestTally>, batch: &Batch<'_>, address: IpAddr, ev
         return;
     }
     let client = Client::of(address, batch.policy.prefix);
-    let is_unreferred = matches!(event, Event::Request(request) if request.names_its_source() == Some(false));
+    let is_unreferred = batch.counts_unreferred && matches!(event, Event::Request(request) if request.names_its_source() == Some(false));
     match tallies.last_mut() {
         Some(last) if last.client == client => {
             last.requests += 1;
