@@ -7,6 +7,7 @@ mod growth;
 mod load;
 mod logs;
 mod lookups;
+mod mail;
 mod memory;
 mod offences;
 mod restart;
@@ -27,7 +28,7 @@ pub struct Row {
     pub run: fn(&Options, &mut Report) -> Result<()>,
 }
 
-pub const ROWS: [Row; 14] = [
+pub const ROWS: [Row; 15] = [
     Row { name: "lookups", about: "CPU and lookups/s over a socket pair, beside the echo helper and a Python helper", run: lookups::run },
     Row { name: "userip", about: "the same without channel IDs, beside Squid's ext_file_userip_acl", run: userip::run },
     Row { name: "growth", about: "CPU per lookup as rules, tracked clients and URLs grow", run: growth::run },
@@ -50,6 +51,7 @@ pub const ROWS: [Row; 14] = [
     },
     Row { name: "exim", about: "CPU per SMTP connection and connections/s with each connect ACL", run: exim::run },
     Row { name: "crowds", about: "what counting by network costs an innocent request, and memory at the caps", run: crowds::run },
+    Row { name: "mail", about: "how long Exim's connect ACL waits in a flood, while a botnet is banned on the web", run: mail::run },
     Row { name: "logs", about: "lines/s of replay beside grep -c and fail2ban-regex", run: logs::run },
     Row { name: "offences", about: "requests of an offender that are served after its offence", run: offences::run },
     Row { name: "memory", about: "bytes for each tracked client", run: memory::run },
