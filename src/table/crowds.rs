@@ -10,6 +10,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::counter::Counter;
+use super::member_filter::MemberFilter;
 use super::members::Members;
 use crate::client::Client;
 use crate::rule_id::RuleId;
@@ -64,6 +65,8 @@ pub struct CrowdCount {
 pub struct Crowds<G> {
     shards: Box<[Mutex<Shard<G>>]>,
     hasher: RandomState,
+    /// The members of all groups.
+    filter: MemberFilter,
     evicted: AtomicU64,
 }
 
@@ -93,7 +96,8 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
             shard.groups.resize(per_shard);
             Mutex::new(shard)
         });
-        Self { shards: shards.collect(), hasher, evicted: AtomicU64::new(0) }
+        let filter = MemberFilter::new(max_members * SHARDS);
+        Self { shards: shards.collect(), hasher, filter, evicted: AtomicU64::new(0) }
     }
 
     /// Counts `strikes` offences of `client`, a member of `group`, at `now`.
@@ -112,7 +116,9 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
             crowd.counter.add(now, limit.findtime, strikes);
         }
         let (before, counter) = (crowd.members.len(), crowd.counter);
-        let is_new = crowd.members.note(self.hash_of(client), now, limit.members as usize);
+        let hash = self.hash_of(client);
+        self.filter.add(hash);
+        let is_new = crowd.members.note(hash, now, limit.members as usize);
         if is_new && limit.starts_again {
             if crowd.examples.len() >= EXAMPLES {
                 crowd.examples.remove(0);
@@ -138,11 +144,14 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
     /// Takes `client` out of `group`: it had a success. The offences stay counted. Members beyond the limit that were forgotten are not
     /// counted in its place, so a group may seem smaller than it is.
     pub fn leave(&self, rule: RuleId, group: G, client: Client) {
-        let key = (rule, group);
+        let (key, hash) = ((rule, group), self.hash_of(client));
+        // Nearly every client. A group and its members lie far apart in memory, and most of them in no cache.
+        if !self.filter.may_contain(hash) {
+            return;
+        }
         let mut shard = self.shard(&key);
-        // Most groups are not counted.
         let Some(crowd) = shard.groups.peek_mut(&key) else { return };
-        if crowd.members.forget(self.hash_of(client)) {
+        if crowd.members.forget(hash) {
             crowd.examples.retain(|example| *example != client);
             shard.members = shard.members.saturating_sub(1);
         }
@@ -169,6 +178,11 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
                 }
                 shard.pop();
             }
+        }
+        let members = self.shards.iter().map(|shard| shard.lock().members).sum();
+        if self.filter.is_stale(members) {
+            let shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
+            self.filter.keep_only(shards.iter().flat_map(|shard| shard.groups.iter()).flat_map(|(_, crowd)| crowd.members.hashes()));
         }
     }
 
@@ -312,6 +326,23 @@ mod tests {
             crowds.shards.iter().map(|shard| shard.lock().groups.iter().map(|(_, crowd)| crowd.members.len()).sum::<usize>()).sum();
         assert_eq!(members, actual);
         assert!(members <= SHARDS * (MAX_MEMBERS as usize + 1), "{members}");
+    }
+
+    #[test]
+    fn members_leave_their_groups_after_the_filter_was_made_anew() {
+        let crowds = Crowds::new(SHARDS);
+        let limit = CrowdLimit { findtime: Span::from_secs(60), ..limit(u32::MAX, MAX_MEMBERS) };
+        for second in 0..40 {
+            (0..1000).for_each(|number| _ = crowds.add(limit, network(1), client(second * 1000 + number), at(u64::from(second)), 1));
+        }
+        crowds.leave(limit.rule, network(1), client(0));
+        let members = |crowds: &Crowds<IpNet>| crowds.get(limit.rule, network(1)).map(|(_, members)| members);
+        assert_eq!(members(&crowds), Some(MAX_MEMBERS as usize));
+        assert!(crowds.filter.is_stale(MAX_MEMBERS as usize));
+        crowds.sweep(at(40), |_| Some(limit.findtime));
+        assert!(!crowds.filter.is_stale(0));
+        crowds.leave(limit.rule, network(1), client(39_999));
+        assert_eq!(members(&crowds), Some(MAX_MEMBERS as usize - 1));
     }
 
     proptest! {

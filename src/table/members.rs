@@ -47,6 +47,11 @@ impl Members {
         at.is_some()
     }
 
+    /// The hashes of all members.
+    pub fn hashes(&self) -> impl Iterator<Item = u32> {
+        self.hashes.iter().copied()
+    }
+
     /// Number of members that offended within the `findtime` before `now`.
     #[must_use]
     pub fn live(&self, now: Time, findtime: Span) -> usize {

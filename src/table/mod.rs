@@ -7,6 +7,7 @@ pub mod counter;
 mod crowds;
 mod eviction;
 mod heavy_hitters;
+mod member_filter;
 mod members;
 mod rate;
 mod seen_marks;
