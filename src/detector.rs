@@ -187,7 +187,12 @@ impl Detector<'_> {
     #[must_use]
     pub fn network_ban(&self, now: Time, address: IpAddr, service: Service) -> Option<&BannedNetwork> {
         let is_ignored = |rule| self.rules.get(rule).is_some_and(|rule| rule.ignoreip.contains(address));
-        self.lists.banned.lookup(address, now, |ban| ban.scope.services().contains(&service) && !is_ignored(ban.rule))
+        let is_meant = |ban: &BannedNetwork| ban.scope.services().contains(&service) && !is_ignored(ban.rule);
+        let banned = &self.lists.banned;
+        banned.lookup(address, now, is_meant).or_else(|| {
+            let asn = if banned.has_asns() { self.geo.origin(Client::of(address, self.prefix))?.asn } else { None };
+            banned.lookup_asn(asn?, now, is_meant)
+        })
     }
 
     fn request(&self, now: Time, address: IpAddr, client: Client, request: &Request<'_>, scratch: &mut Scratch) -> Judgement {

@@ -9,7 +9,7 @@ use crate::client::Ipv6Prefix;
 use crate::crawler::Crawlers;
 use crate::geo::Geo;
 use crate::list::Lists;
-use crate::rule::RuleSet;
+use crate::rule::{Mode, RuleSet};
 use crate::time::Time;
 use crate::verdict::{AllowReason, Verdict};
 
@@ -48,7 +48,12 @@ impl Policy {
     /// What a process without the databases of `[geo]` should say: what refuses nobody in it.
     #[must_use]
     pub fn warning_without_geo(&self) -> Option<String> {
-        let rules = self.rules.rules().iter().filter(|rule| rule.needs_geo()).map(|rule| rule.name.to_string());
+        let rules = self
+            .rules
+            .rules()
+            .iter()
+            .filter(|rule| rule.needs_geo() && (rule.mode == Mode::Enforce || !rule.origin.is_empty()))
+            .map(|rule| rule.name.to_string());
         let denied = self.lists.denied_origins().iter().map(|entry| format!("{entry} in deny"));
         let without: Vec<String> = rules.chain(denied).collect();
         let expected = "only the daemon reads [geo], expected strikeout serve and --table";

@@ -66,6 +66,7 @@ fn table() -> String {
             let after = match rule.count_by {
                 CountBy::Client => after,
                 CountBy::Network(size) => format!("{after} by {} clients of a /{} (IPv6 /{})", rule.members, size.ipv4, size.ipv6),
+                CountBy::Asn => format!("{after} by {} clients of an autonomous system", rule.members),
                 CountBy::Account => format!("{after} for one account by {} clients", rule.members),
             };
             let mode = match (off, rule.mode) {

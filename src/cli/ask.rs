@@ -75,7 +75,7 @@ pub fn ask_text(daemon: &DaemonArguments, request: &AdminRequest) -> Result<Stri
 fn timeout(request: &AdminRequest) -> Duration {
     match request {
         AdminRequest::Unban(_) | AdminRequest::Release(_) => UNBAN_TIMEOUT,
-        AdminRequest::List(_) | AdminRequest::Why(_) | AdminRequest::Reload => LONG_TIMEOUT,
+        AdminRequest::List(_) | AdminRequest::Why(_) | AdminRequest::WhyAsn(_) | AdminRequest::Reload => LONG_TIMEOUT,
         _ => TIMEOUT,
     }
 }

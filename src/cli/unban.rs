@@ -18,7 +18,7 @@ use crate::rule_id::{RULE_NAME, is_rule_name};
 /// The arguments of `unban`.
 #[derive(Debug, clap::Args)]
 pub struct UnbanArguments {
-    /// IP addresses, and networks exactly as they were banned.
+    /// IP addresses, and networks and systems (AS64496) exactly as they were banned.
     #[arg(required_unless_present_any = ["rule", "all", "origin"])]
     targets: Vec<String>,
     /// Also unban all clients and networks inside the named networks.
@@ -96,16 +96,17 @@ fn release(arguments: &UnbanArguments, rule: &str) -> Result<(), Failure> {
 fn unban(daemon: &DaemonArguments, request: UnbanRequest) -> Result<Unbanned, Failure> {
     let report: UnbanReport = ask(daemon, &AdminRequest::Unban(request.clone()))?;
     let undo = match request.what {
-        UnbanTarget::One(network) | UnbanTarget::Inside(network) => still_refused(daemon, network, request.scope)?,
+        UnbanTarget::One(network) | UnbanTarget::Inside(network) => still_refused(daemon, AdminRequest::Why(network), request.scope)?,
+        UnbanTarget::Asn(asn) => still_refused(daemon, AdminRequest::WhyAsn(asn), request.scope)?,
         UnbanTarget::Rule(_) | UnbanTarget::All => Vec::new(),
     };
     Ok(Unbanned { still_refused: !undo.is_empty(), report, undo })
 }
 
 /// The commands that end what still refuses `target` on the services of `scope`: bans, also of what is inside it or around it, and lists.
-fn still_refused(daemon: &DaemonArguments, target: IpNet, scope: Scope) -> Result<Vec<String>, Failure> {
+fn still_refused(daemon: &DaemonArguments, why: AdminRequest, scope: Scope) -> Result<Vec<String>, Failure> {
     let is_meant = |banned: Scope| scope.covers(banned) || banned.covers(scope);
-    Ok(match ask(daemon, &AdminRequest::Why(target))? {
+    Ok(match ask(daemon, &why)? {
         Answer::Network(mut explanation) => {
             explanation.bans.retain(|ban| is_meant(ban.scope));
             ExplainedNetwork::of(explanation, &daemon.repeated()).undo
@@ -136,6 +137,9 @@ fn requests(arguments: &UnbanArguments) -> Result<Vec<UnbanRequest>, Failure> {
         return Ok(vec![UnbanRequest { what: UnbanTarget::All, scope }]);
     }
     let request = |argument: &String| {
+        if let (Ok(asn), false) = (argument.parse(), arguments.inside) {
+            return Ok(UnbanRequest { what: UnbanTarget::Asn(asn), scope });
+        }
         let target = target(argument)?;
         if arguments.inside {
             return Ok(UnbanRequest { what: UnbanTarget::Inside(target), scope });

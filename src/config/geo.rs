@@ -10,6 +10,7 @@ use super::text::ConfigText;
 use crate::geo::GeoKind;
 use crate::geo::watch::GeoFiles;
 use crate::rule::spec::RuleSpec;
+use crate::rule::{CountBy, RuleSet};
 
 /// The `[geo]` section as written.
 #[derive(Debug, Deserialize, Default)]
@@ -47,6 +48,17 @@ pub fn check_rules(rules: &[RuleSpec], files: &GeoFiles, text: &ConfigText) -> R
         check(country, GeoKind::Country, files, text)?;
     }
     Ok(())
+}
+
+/// Checks that there is a database for the rules of the file, each with its place, that count autonomous systems, also if it is the built-in
+/// rule of that name that says so.
+///
+/// # Errors
+/// The first rule without.
+pub fn check_counting(named: &[(String, usize)], rules: &RuleSet, files: &GeoFiles, text: &ConfigText) -> Result<(), ConfigError> {
+    let counts = |name: &str| rules.by_name(name).is_some_and(|rule| rule.count_by == CountBy::Asn);
+    let found = named.iter().find(|(name, _)| counts(name));
+    check(found.map(|(_, offset)| (*offset, "count_by = \"asn\"")), GeoKind::Asn, files, text)
 }
 
 /// Checks that there is a database of this kind for the value at an offset, which has a name.

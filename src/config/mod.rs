@@ -120,6 +120,7 @@ impl Config {
         let geo = parsed.geo.files(text)?;
         geo::check_rules(&parsed.rule, &geo, text)?;
         let named_rules = parsed.rule.iter().map(|rule| rule.name.get_ref().clone()).collect();
+        let named: Vec<_> = parsed.rule.iter().map(|rule| (rule.name.get_ref().clone(), rule.name.span().start)).collect();
         let check = |rule: &Rule| judge_of_rule(rule).map(|judge| inspect(rule, &judge));
         let rules = rule_set(parsed.rule, &defaults, families.as_deref(), names, check).map_err(|error| match error {
             RulesError::At(error) => text.spec_error(error),
@@ -129,6 +130,7 @@ impl Config {
             }
             RulesError::Whole(message) => text.error(message),
         })?;
+        geo::check_counting(&named, &rules, &geo, text)?;
         let lists = parsed.defaults.lists(&geo, text)?;
         let crawlers = crawlers::check(&parsed.defaults.verified_crawlers, text)?;
         let list_files = parsed.defaults.list_files();
@@ -239,6 +241,7 @@ mod tests {
             ("[geo]\nasn = \"asn.mmdb\"", ":2: found asn = \"asn.mmdb\", expected the absolute path of a database"),
             ("[[rule]]\nname = \"a\"\npath = \"x\"\nasn = 64496", ":4: found asn without a database, expected asn in [geo] as well"),
             ("[geo]\nasn = \"/x\"\n[[rule]]\nname = \"a\"\npath = \"x\"\nnot_country = \"DE\"", ":6: found not_country without"),
+            ("[[rule]]\nname = \"a\"\npath = \"x\"\ncount_by = \"asn\"", ":2: found count_by = \"asn\" without a database"),
             ("[defaults]\ndeny = [\"AS64496\"]", ":2: found AS64496 in deny without a database, expected asn in [geo] as well"),
             ("[defaults]\ndeny = [\"AS0\"]", ":2: found \"AS0\" in deny, expected an IP address"),
             ("[table", ":1: "),

@@ -8,6 +8,7 @@ use super::answer::one_line;
 use super::request_error::{RequestError, expected};
 use crate::client::{Ipv6Prefix, is_single};
 use crate::event::Scope;
+use crate::geo::Asn;
 use crate::list::file::parse_network;
 use crate::rule_id::{is_origin, is_rule_name};
 use crate::time::Span;
@@ -17,6 +18,8 @@ use crate::time::Span;
 pub enum AdminRequest {
     /// Explains why an address is refused or served, or what is banned in a network.
     Why(IpNet),
+    /// Explains what refuses an autonomous system, or clients of it.
+    WhyAsn(Asn),
     List(BanFilter),
     Status,
     /// Reports metrics in Prometheus' text format.
@@ -50,6 +53,7 @@ impl fmt::Display for AdminRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Why(target) => write!(f, "why {target}"),
+            Self::WhyAsn(asn) => write!(f, "why {asn}"),
             Self::List(filter) => {
                 f.write_str("list")?;
                 filter.rule.as_ref().map_or(Ok(()), |rule| write!(f, " rule={rule}"))?;
@@ -73,6 +77,7 @@ impl fmt::Display for AdminRequest {
             Self::Unban(UnbanRequest { what, scope }) => {
                 match what {
                     UnbanTarget::One(target) => write!(f, "unban {target}"),
+                    UnbanTarget::Asn(asn) => write!(f, "unban {asn}"),
                     UnbanTarget::Inside(network) => write!(f, "unban {network} inside"),
                     UnbanTarget::Rule(rule) => write!(f, "unban rule={rule}"),
                     UnbanTarget::All => f.write_str("unban all"),
@@ -122,6 +127,8 @@ pub struct UnbanRequest {
 pub enum UnbanTarget {
     /// A client, or exactly this network.
     One(IpNet),
+    /// Exactly this autonomous system.
+    Asn(Asn),
     /// This network, and all clients and networks inside it.
     Inside(IpNet),
     /// All clients and networks that a rule banned; `manual` for those banned by hand.
@@ -228,6 +235,14 @@ pub fn pause_length(text: &str) -> Result<Span, RequestError> {
     length.ok_or_else(|| expected(text, "a duration such as 30m or 2h, at most 30d: a pause always ends by itself"))
 }
 
+/// `TARGET`: an address, a network or an autonomous system.
+pub(super) fn why(text: &str) -> Result<AdminRequest, RequestError> {
+    match text.parse() {
+        Ok(asn) => Ok(AdminRequest::WhyAsn(asn)),
+        Err(()) => target(text).map(AdminRequest::Why),
+    }
+}
+
 /// `TARGET [inside] [scope=SCOPE]`, `rule=NAME [scope=SCOPE]` or `all [scope=SCOPE]`.
 pub(super) fn unban(text: &str) -> Result<AdminRequest, RequestError> {
     let mut words = text.split_ascii_whitespace().peekable();
@@ -235,10 +250,14 @@ pub(super) fn unban(text: &str) -> Result<AdminRequest, RequestError> {
     let what = match first.split_once('=') {
         Some(("rule", name)) if is_rule_name(name) => UnbanTarget::Rule(name.to_owned()),
         None if first == "all" => UnbanTarget::All,
-        _ => {
-            let target = parse_network(first).map_err(|_| expected(first, "an IP address, a network, rule=NAME or all"))?;
-            if words.next_if(|word| *word == "inside").is_some() { UnbanTarget::Inside(target) } else { UnbanTarget::One(target) }
-        }
+        _ => match first.parse() {
+            Ok(asn) => UnbanTarget::Asn(asn),
+            Err(()) => {
+                let wanted = "an IP address, a network, a system such as AS64496, rule=NAME or all";
+                let target = parse_network(first).map_err(|_| expected(first, wanted))?;
+                if words.next_if(|word| *word == "inside").is_some() { UnbanTarget::Inside(target) } else { UnbanTarget::One(target) }
+            }
+        },
     };
     let scope = match words.next() {
         None => Scope::All,

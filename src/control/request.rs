@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::admin::{AdminRequest, ban, filter, pause_length, release, target, unban};
+use super::admin::{AdminRequest, ban, filter, pause_length, release, unban, why};
 use super::request_error::expected;
 pub use super::request_error::{ACCOUNT, RequestError, quoted};
 use crate::client::parse_address;
@@ -167,7 +167,7 @@ pub fn parse(line: &[u8]) -> Result<SocketRequest<'_>, RequestError> {
         "strike" => incident(rest.unwrap_or_default()).map(SocketRequest::Strike),
         "clear" => incident(rest.unwrap_or_default()).map(SocketRequest::Clear),
         "report" => report(rest.unwrap_or_default()),
-        "why" => Ok(SocketRequest::Admin(AdminRequest::Why(target(rest.unwrap_or_default().trim())?))),
+        "why" => Ok(SocketRequest::Admin(why(rest.unwrap_or_default().trim())?)),
         "list" => filter(rest.unwrap_or_default()).map(|filter| SocketRequest::Admin(AdminRequest::List(filter))),
         "status" => without_arguments(rest, AdminRequest::Status),
         "metrics" => without_arguments(rest, AdminRequest::Metrics),

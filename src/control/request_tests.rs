@@ -144,8 +144,8 @@ fn an_error_says_what_was_found_and_what_was_expected() {
         (b"ban 192.0.2.1 for=soon", "found \"soon\", expected a duration"),
         (b"ban everybody", "found \"everybody\", expected an IP address or a network"),
         (b"ban 192.0.2.0/24 scope=web", "found the scope web for the network 192.0.2.0/24, expected all"),
-        (b"unban everybody", "found \"everybody\", expected an IP address, a network, rule=NAME or all"),
-        (b"unban rule=a_b", "found \"rule=a_b\", expected an IP address, a network, rule=NAME or all"),
+        (b"unban everybody", "found \"everybody\", expected an IP address, a network, a system such as AS64496, rule=NAME or all"),
+        (b"unban rule=a_b", "found \"rule=a_b\", expected an IP address, a network, a system such as AS64496, rule=NAME or all"),
         (b"unban 192.0.2.0/24 outside", "found \"outside\", expected scope=SCOPE"),
         (b"unban 192.0.2.1 scope=ftp", "found \"ftp\", expected the scope web, mail or all"),
         (b"release 192.0.2.1 rule=helo", "found \"rule=helo\", expected rule=NAME of another program's bans"),
@@ -188,6 +188,7 @@ proptest! {
         let filter = |rule, network, scope| AdminRequest::List(BanFilter { rule, network, scope, evidence: prefix % 3 == 0, shadow: prefix % 5 == 0 });
         let length = [BanLength::Default, BanLength::For(Span::from_secs(seconds)), BanLength::Permanent][usize::from(prefix) % 3];
         let request = match which {
+            0 if name.len() % 2 == 1 => AdminRequest::WhyAsn("AS64496".parse().unwrap()),
             0 => AdminRequest::Why(target),
             1 => filter(None, None, None),
             2 => filter(Some(name), Some(target), Some(scope)),

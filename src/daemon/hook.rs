@@ -313,7 +313,7 @@ mod tests {
         for _ in 0..3 {
             hook.notify(
                 &Change::NetworkBanned(crate::engine::NetworkRecord::manual(
-                    "198.51.100.0/24".parse().unwrap(),
+                    "198.51.100.0/24".parse::<crate::geo::Network>().unwrap(),
                     Time::from_secs(0),
                     crate::table::Until::NEVER,
                     crate::rule::Evidence::new(&[]),

@@ -161,7 +161,7 @@ fn a_banned_network_refuses_its_addresses_on_every_service_until_its_end() {
     for (network, until) in
         [("192.0.2.0/24", Some(NOW.after(Span::from_secs(60)))), ("198.51.100.0/24", None), ("203.0.113.0/24", Some(NOW))]
     {
-        let network = network.parse().unwrap();
+        let network = network.parse::<crate::geo::Network>().unwrap();
         fixture.policy.lists.banned.insert(BannedNetwork { until, ..BannedNetwork::manual(network, NOW) });
     }
     for (address, until) in

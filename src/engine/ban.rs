@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
 use super::crowds::banned_network;
 use super::lift::refuses_here;
 use super::publish::Publication;
 use super::{Applied, BanRecord, Change, Completion, Engine, NetworkRecord, Persisted};
 use crate::client::Client;
 use crate::event::{Scope, Service};
+use crate::geo::Network;
 use crate::list::Saved;
 use crate::rule::Standing;
 use crate::table::{Ban, Until};
@@ -70,7 +69,7 @@ impl Engine {
     }
 
     /// Unbans exactly this network, and forgets its earlier bans. Like [`Engine::unban`], persisted and published even if there is none.
-    pub fn unban_network(self: &Arc<Self>, now: Time, network: IpNet, completion: Completion) {
+    pub fn unban_network(self: &Arc<Self>, now: Time, network: Network, completion: Completion) {
         let _lock = self.client_locks.lock(&network);
         let mut removed = None;
         self.change_lists(|lists| removed = lists.banned.remove(network));

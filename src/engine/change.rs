@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::client::Client;
 use crate::event::Scope;
+use crate::geo::Network;
 use crate::policy::Pause;
 use crate::rule::Evidence;
 use crate::table::Until;
@@ -27,12 +28,12 @@ pub enum Change {
     Forgotten(Forgotten),
     NetworkBanned(NetworkRecord),
     NetworkUnbanned {
-        network: IpNet,
+        network: Network,
         at: Time,
     },
     /// The ban of a network by a rule ended early here, to make room for another. On other machines it stays.
     NetworkEvicted {
-        network: IpNet,
+        network: Network,
         at: Time,
     },
     /// All bans of a rule ended, because the configuration of this machine says that it refuses nobody. Banned networks are changes of their own.
@@ -77,7 +78,7 @@ pub struct BanRecord {
 /// The ban of a network, by a rule that counts networks, an operator or another machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkRecord {
-    pub network: IpNet,
+    pub network: Network,
     pub scope: Scope,
     /// The rule's name.
     pub rule: Arc<str>,
@@ -111,7 +112,8 @@ impl NetworkRecord {
 
     /// A ban by hand, on every service.
     #[must_use]
-    pub fn manual(network: IpNet, since: Time, until: Until, reason: Evidence) -> Self {
+    pub fn manual(network: impl Into<Network>, since: Time, until: Until, reason: Evidence) -> Self {
+        let network = network.into();
         Self { network, scope: Scope::All, rule: "manual".into(), since, until, members: 0, reason }
     }
 }

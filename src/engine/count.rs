@@ -129,19 +129,21 @@ impl Engine {
                     let Some(Guess { counter, evidence }) = self.guess(now, rule, offence, prefix, strikes) else { continue };
                     (counter, evidence.map(|evidence| Cow::Owned(Offence { evidence, ..offence.clone() })))
                 }
-                CountBy::Network(_) => match self.strike_crowd(now, rule, offence.client, prefix, strikes, || offence.evidence.clone()) {
-                    None => continue,
-                    Some(CrowdStrike::Counted(counter)) => (counter, None),
-                    Some(CrowdStrike::Reached(record)) => {
-                        if is_shadow {
-                            self.shadow_network(rule, &record);
-                        } else if refusal.is_none() && refuses_here(rule) {
-                            refusal = Some(Refusal { rule: rule.id, until: record.until, reason: DenyReason::Struck });
+                CountBy::Network(_) | CountBy::Asn => {
+                    match self.strike_crowd(now, rule, offence.client, &policy, strikes, || offence.evidence.clone()) {
+                        None => continue,
+                        Some(CrowdStrike::Counted(counter)) => (counter, None),
+                        Some(CrowdStrike::Reached(record)) => {
+                            if is_shadow {
+                                self.shadow_network(rule, &record);
+                            } else if refusal.is_none() && refuses_here(rule) {
+                                refusal = Some(Refusal { rule: rule.id, until: record.until, reason: DenyReason::Struck });
+                            }
+                            networks.push((Arc::clone(rule), record));
+                            continue;
                         }
-                        networks.push((Arc::clone(rule), record));
-                        continue;
                     }
-                },
+                }
             };
             if let Some(offence) = reached {
                 if is_shadow {
@@ -196,7 +198,7 @@ impl Engine {
     pub fn clear(&self, client: Client, cleared: &Cleared) {
         for rule in &cleared.rules {
             if rule.count_by != CountBy::Client {
-                self.leave_crowd(rule, client, self.policy().prefix);
+                self.leave_crowd(rule, client, &self.policy());
                 continue;
             }
             let is_elsewhere = |mark| rule.distinct.is_none() && !self.seen_marks.contains(rule.id, client, mark);

@@ -12,7 +12,9 @@ use super::{Completion, Engine, NetworkRecord, Persisted};
 use crate::client::{Client, Ipv6Prefix};
 use crate::clock::timestamp;
 use crate::event::{Scope, Service};
+use crate::geo::Network;
 use crate::list::{BannedNetwork, BannedNetworks, Room, Saved};
+use crate::policy::Policy;
 use crate::rule::{CountBy, Evidence, Mode, NetworkSize, Rule, Standing};
 use crate::rule_id::RuleId;
 use crate::table::{Counter, CrowdCount, CrowdLimit, Until};
@@ -36,18 +38,18 @@ impl Engine {
         now: Time,
         rule: &Rule,
         client: Client,
-        prefix: Ipv6Prefix,
+        policy: &Policy,
         strikes: u32,
         evidence: impl FnOnce() -> Evidence,
     ) -> Option<CrowdStrike> {
-        let network = network_of(rule, client, prefix)?;
+        let network = network_of(rule, client, policy)?;
         if self.is_shadow_banned(now, rule, network) {
             return None;
         }
         self.stats.offences.fetch_add(1, Ordering::Relaxed);
         let limit =
             CrowdLimit { rule: rule.id, findtime: rule.findtime, maxretry: rule.maxretry, members: rule.members, starts_again: true };
-        let subscriber = subscriber_prefix(network, prefix);
+        let subscriber = subscriber_prefix(network, policy.prefix);
         let count = self.crowds.add(limit, network, Client::of(client.address(), subscriber), now, strikes);
         if count.is_reached {
             let times = next_times(&self.earlier_networks, now, rule, network);
@@ -66,14 +68,14 @@ impl Engine {
     }
 
     /// Takes the client of a success, and with it its subscriber, out of its network's count.
-    pub(super) fn leave_crowd(&self, rule: &Rule, client: Client, prefix: Ipv6Prefix) {
-        if let Some(network) = network_of(rule, client, prefix) {
-            let member = Client::of(client.address(), subscriber_prefix(network, prefix));
+    pub(super) fn leave_crowd(&self, rule: &Rule, client: Client, policy: &Policy) {
+        if let Some(network) = network_of(rule, client, policy) {
+            let member = Client::of(client.address(), subscriber_prefix(network, policy.prefix));
             self.crowds.leave(rule.id, network, member);
         }
     }
 
-    fn is_shadow_banned(&self, now: Time, rule: &Rule, network: IpNet) -> bool {
+    fn is_shadow_banned(&self, now: Time, rule: &Rule, network: Network) -> bool {
         rule.mode == Mode::Shadow && self.shadow_networks.lock().get(network).is_some_and(|ban| ban.is_active(now) && ban.rule == rule.id)
     }
 
@@ -142,7 +144,7 @@ impl Engine {
     }
 
     /// Ends the ban of a network here, to make room. On other machines it stays.
-    fn evict_network(self: &Arc<Self>, now: Time, network: IpNet) {
+    fn evict_network(self: &Arc<Self>, now: Time, network: Network) {
         self.stats.evicted_networks.fetch_add(1, Ordering::Relaxed);
         let _lock = self.client_locks.lock(&network);
         self.change_lists(|lists| _ = lists.banned.remove(network));
@@ -182,9 +184,14 @@ impl Engine {
 
     /// The network around `address` whose ban by a rule in shadow mode would refuse it on `service`, and that rule.
     #[must_use]
-    pub fn shadow_network_ban(&self, address: std::net::IpAddr, service: Service, now: Time) -> Option<(RuleId, IpNet)> {
+    pub fn shadow_network_ban(&self, address: std::net::IpAddr, service: Service, now: Time) -> Option<(RuleId, Network)> {
         let networks = self.shadow_networks.lock();
-        let ban = networks.lookup(address, now, |ban| ban.scope.services().contains(&service))?;
+        let is_meant = |ban: &BannedNetwork| ban.scope.services().contains(&service);
+        let asn = || {
+            let policy = self.policy();
+            if networks.has_asns() { policy.geo.origin(Client::of(address, policy.prefix))?.asn } else { None }
+        };
+        let ban = networks.lookup(address, now, is_meant).or_else(|| networks.lookup_asn(asn()?, now, is_meant))?;
         Some((ban.rule, ban.network))
     }
 
@@ -196,7 +203,7 @@ impl Engine {
 
     /// Members and last offence of a network that a rule banned lately, or would have.
     #[must_use]
-    pub fn network_reason(&self, network: IpNet, rule: RuleId) -> Option<Evidence> {
+    pub fn network_reason(&self, network: Network, rule: RuleId) -> Option<Evidence> {
         self.network_reasons.lock().peek(&(network, rule)).cloned()
     }
 
@@ -227,7 +234,7 @@ impl Engine {
 
     /// Calls `then` with the record of the ban of exactly this network, if it is active, and with its mark for when it is saved. Until it returns,
     /// nobody else bans or unbans the network.
-    pub fn with_network_if_active(&self, now: Time, network: IpNet, then: impl FnOnce(NetworkRecord, Saved)) {
+    pub fn with_network_if_active(&self, now: Time, network: Network, then: impl FnOnce(NetworkRecord, Saved)) {
         let _lock = self.client_locks.lock(&network);
         let policy = self.policy();
         let ban = policy.lists.banned.get(network).filter(|ban| ban.is_active(now)).cloned();
@@ -245,20 +252,26 @@ impl Engine {
     }
 }
 
-/// The network that a rule counts `client` in.
-fn network_of(rule: &Rule, client: Client, prefix: Ipv6Prefix) -> Option<IpNet> {
-    let CountBy::Network(size) = rule.count_by else { return None };
-    // An IPv6 client may be larger than the network: all of it offended.
-    let size = NetworkSize { ipv6: size.ipv6.min(prefix.bits()), ..size };
-    Some(size.network_of(client.address()))
+/// The network that a rule counts `client` in; `None` if it is not known, or the rule counts none.
+fn network_of(rule: &Rule, client: Client, policy: &Policy) -> Option<Network> {
+    match rule.count_by {
+        CountBy::Network(size) => {
+            // An IPv6 client may be larger than the network: all of it offended.
+            let size = NetworkSize { ipv6: size.ipv6.min(policy.prefix.bits()), ..size };
+            Some(size.network_of(client.address()).into())
+        }
+        CountBy::Asn => Some(policy.geo.origin(client)?.asn?.into()),
+        CountBy::Client | CountBy::Account => None,
+    }
 }
 
 /// How many bits of an IPv6 address tell the members of `network` apart, where a client has `prefix`. One subscriber has a /56 or a /48 with
 /// as many clients as it likes, so that these must not count as many members.
-fn subscriber_prefix(network: IpNet, prefix: Ipv6Prefix) -> Ipv6Prefix {
+fn subscriber_prefix(network: Network, prefix: Ipv6Prefix) -> Ipv6Prefix {
     let bits = match network {
-        IpNet::V6(network) if network.prefix_len() < 48 => 48,
-        IpNet::V6(network) if network.prefix_len() < 56 => 56,
+        Network::Asn(_) => 48,
+        Network::Block(IpNet::V6(network)) if network.prefix_len() < 48 => 48,
+        Network::Block(IpNet::V6(network)) if network.prefix_len() < 56 => 56,
         _ => return prefix,
     };
     Ipv6Prefix::new(bits).map_or(prefix, |subscriber| subscriber.min(prefix))

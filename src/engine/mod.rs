@@ -24,14 +24,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use ahash::RandomState;
-use ipnet::IpNet;
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 
 use crate::client::Client;
 use crate::crawler::Claims;
 use crate::event::Service;
-use crate::geo::Geo;
+use crate::geo::{Geo, Network};
 use crate::list::{BannedNetworks, Lists};
 use crate::policy::Policy;
 use crate::rule::{Evidence, Offence, Rule};
@@ -74,7 +73,7 @@ pub struct Engine {
     client_locks: ClientLocks,
     strikes: Strikes,
     /// The offences of networks.
-    crowds: Crowds<IpNet>,
+    crowds: Crowds<Network>,
     /// The names of accounts, and who logged in to them.
     accounts: Accounts,
     /// The guesses at accounts.
@@ -88,11 +87,11 @@ pub struct Engine {
     /// Networks that rules in shadow mode would have banned.
     shadow_networks: Mutex<BannedNetworks>,
     /// Members and last offence of each network that a rule banned lately, or would have.
-    network_reasons: Mutex<LruCache<(IpNet, RuleId), Evidence, RandomState>>,
+    network_reasons: Mutex<LruCache<(Network, RuleId), Evidence, RandomState>>,
     /// The earlier bans of a client under a rule whose bantime grows.
     earlier_bans: EarlierBansOf<Client>,
     /// The same of networks. They start again with the process.
-    earlier_networks: EarlierBansOf<IpNet>,
+    earlier_networks: EarlierBansOf<Network>,
     /// The latest ban of each client.
     records: Mutex<LruCache<Client, BanRecord, RandomState>>,
     /// The latest ban of each client by a rule in shadow mode.
@@ -236,7 +235,7 @@ impl Engine {
     }
 
     #[must_use]
-    pub fn crowds(&self) -> &Crowds<IpNet> {
+    pub fn crowds(&self) -> &Crowds<Network> {
         &self.crowds
     }
 

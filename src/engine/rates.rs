@@ -89,11 +89,11 @@ impl Engine {
         for tally in tallies.iter().filter(|tally| rule.concerns(tally.address, policy.prefix, &policy.geo)) {
             let requests = if is_unreferred { tally.unreferred } else { tally.requests };
             if requests < tally.requests {
-                self.leave_crowd(rule, tally.client, policy.prefix);
+                self.leave_crowd(rule, tally.client, policy);
                 continue;
             }
             let evidence = || Evidence::new(&[REQUESTS, requests.to_string().as_bytes()]);
-            let strike = self.strike_crowd(now, rule, tally.client, policy.prefix, requests, evidence);
+            let strike = self.strike_crowd(now, rule, tally.client, policy, requests, evidence);
             if let Some(CrowdStrike::Reached(record)) = strike {
                 if rule.mode == Mode::Shadow {
                     self.shadow_network(rule, &record);

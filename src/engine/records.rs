@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::{BanRecord, Change, Completion, Engine, Forgotten};
 use crate::client::Client;
 use crate::event::{Scope, Service};
+use crate::geo::Network;
 use crate::rule::{Evidence, Mode, Rule};
 use crate::rule_id::RuleId;
 use crate::table::Ban;
@@ -117,17 +118,17 @@ impl Engine {
         let prefix = self.policy().prefix;
         let rule = forgotten.rule.as_deref().map(|rule| self.names.find(rule));
         let kept: HashSet<RuleId> = forgotten.kept.iter().filter_map(|name| self.names.find(name)).collect();
-        let is_forgotten = |banned: IpNet, of: &RuleId| {
+        let is_forgotten = |banned: Network, of: &RuleId| {
             rule.is_none_or(|rule| rule == Some(*of))
-                && forgotten.network.is_none_or(|network| network.contains(&banned))
+                && forgotten.network.is_none_or(|network| banned.block().is_some_and(|block| network.contains(&block)))
                 && !kept.contains(of)
         };
-        drop_where(&self.earlier_bans, |(client, of)| is_forgotten(client.network(prefix), of));
+        drop_where(&self.earlier_bans, |(client, of)| is_forgotten(client.network(prefix).into(), of));
         drop_where(&self.earlier_networks, |(network, of)| is_forgotten(*network, of));
     }
 
     /// Forgets the bans of exactly this network that would make its next one longer.
-    pub(super) fn forget_earlier_bans_of_network(&self, network: IpNet) {
+    pub(super) fn forget_earlier_bans_of_network(&self, network: Network) {
         drop_where(&self.earlier_networks, |(of, _)| *of == network);
     }
 

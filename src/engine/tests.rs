@@ -371,7 +371,7 @@ fn a_change_reports_whether_it_made_a_difference() {
     assert_eq!(changed(&|completion| engine.unban(at(1), client, Scope::Web, completion)), Ok((false, Persisted::Yes)));
     assert_eq!(changed(&|completion| engine.unban(at(1), client, Scope::All, completion)), Ok((true, Persisted::Yes)));
     let network: ipnet::IpNet = "198.51.100.0/24".parse().unwrap();
-    assert_eq!(changed(&|completion| engine.unban_network(at(1), network, completion)), Ok((false, Persisted::Yes)));
+    assert_eq!(changed(&|completion| engine.unban_network(at(1), network.into(), completion)), Ok((false, Persisted::Yes)));
 }
 
 #[test]

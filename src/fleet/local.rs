@@ -90,7 +90,8 @@ impl Local {
 
     /// The services on which the ban of a network was made on this machine; `None` if there are none.
     pub fn own_scope(&self, ban: &BannedNetwork) -> Option<Scope> {
-        scope_of(ban.scope.services().iter().copied().filter(|service| self.is_own(ban.network, *service)))
+        let network = ban.network.block()?;
+        scope_of(ban.scope.services().iter().copied().filter(|service| self.is_own(network, *service)))
     }
 
     /// Removes the bans of `target`, which another node has unbanned, if one is active here.
@@ -102,7 +103,7 @@ impl Local {
         if is_single(target) {
             engine.unban(now, client_of(target.addr()), scope, Completion::ignored());
         } else {
-            engine.unban_network(now, target, Completion::ignored());
+            engine.unban_network(now, target.into(), Completion::ignored());
         }
         self.origins.lock().clear(target, scope);
     }

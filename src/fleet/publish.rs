@@ -82,22 +82,21 @@ fn to_publish(change: &Change, engine: &Engine, origins: &Mutex<Origins>) -> Opt
             Some(Outgoing::ban(record))
         }
         Change::NetworkBanned(record) => {
-            let mut origins = origins.lock();
-            if origins.is_echo(record.network, record.since) {
+            let (mut origins, network) = (origins.lock(), record.network.block()?);
+            if origins.is_echo(network, record.since) {
                 return None;
             }
-            origins.clear(record.network, Scope::All);
-            Some(Outgoing::network_ban(record))
+            origins.clear(network, Scope::All);
+            Outgoing::network_ban(record)
         }
         Change::Unbanned { client, scope, at, .. } => {
             let target = IpNet::from(client.address());
             (!origins.lock().is_echo(target, *at)).then_some(Outgoing::Unban { target, scope: *scope, at: SentTime::new(*at) })
         }
-        Change::NetworkUnbanned { network, at } => (!origins.lock().is_echo(*network, *at)).then_some(Outgoing::Unban {
-            target: *network,
-            scope: Scope::All,
-            at: SentTime::new(*at),
-        }),
+        Change::NetworkUnbanned { network, at } => {
+            let target = network.block()?;
+            (!origins.lock().is_echo(target, *at)).then_some(Outgoing::Unban { target, scope: Scope::All, at: SentTime::new(*at) })
+        }
         // Each machine has its own configuration and its own room, and is paused by itself.
         Change::NetworkEvicted { .. } | Change::Forgotten(_) | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
     }

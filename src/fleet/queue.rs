@@ -62,11 +62,12 @@ impl Outgoing {
         Self::Ban { target, scope: record.scope, since: record.since, until: record.until, record: Box::new(stored) }
     }
 
-    /// The count in the record is the number of members.
-    pub fn network_ban(ban: &NetworkRecord) -> Self {
+    /// The count in the record is the number of members. `None` for an autonomous system, whose ban stays here: another machine may have no
+    /// database, or another one.
+    pub fn network_ban(ban: &NetworkRecord) -> Option<Self> {
         let NetworkRecord { network, scope, rule, since, until, members, reason } = ban;
         let record = StoredRecord { rule: rule.to_string(), count: (*members).max(1), times: 1, evidence: reason.as_str().to_owned() };
-        Self::Ban { target: *network, scope: *scope, since: *since, until: *until, record: Box::new(record) }
+        Some(Self::Ban { target: network.block()?, scope: *scope, since: *since, until: *until, record: Box::new(record) })
     }
 
     /// Fixes the time of an unban by Redis's clock, before it is first sent.

@@ -209,7 +209,7 @@ impl Receiver {
         let (now, at) = (self.local.clock.now(), self.local.to_local(at));
         let mut bans = self.local.origins.lock().bans_of(node);
         if node == self.local.client.node {
-            bans.extend(engine.policy().lists.banned.iter().filter_map(|ban| Some((ban.network, self.local.own_scope(ban)?))));
+            bans.extend(engine.policy().lists.banned.iter().filter_map(|ban| Some((ban.network.block()?, self.local.own_scope(ban)?))));
             let mut all: Vec<(IpNet, Service)> = Vec::new();
             engine.bans().for_each(now, |client, service, _| all.push((IpNet::from(client.address()), service)));
             all.retain(|(target, service)| self.local.is_own(*target, *service));

@@ -67,13 +67,14 @@ impl Republish {
         }
         for network in self.networks.by_ref().take(self.step - next.len()) {
             let until = network.until.map_or(Until::NEVER, Until::at);
-            let is_active = |service: &Service| active_until(engine, network.network, *service, now) == Some(until);
+            let Some(block) = network.network.block() else { continue };
+            let is_active = |service: &Service| active_until(engine, block, *service, now) == Some(until);
             if network.scope.services().iter().all(is_active)
                 && let Some(scope) = local.own_scope(&network)
             {
                 let (rule, members) = (engine.names().name(network.rule), network.members);
                 let record = NetworkRecord::manual(network.network, network.since, until, Evidence::new(&[]));
-                next.push(Outgoing::network_ban(&NetworkRecord { rule, scope, members, ..record }));
+                next.extend(Outgoing::network_ban(&NetworkRecord { rule, scope, members, ..record }));
             }
         }
         next
@@ -145,7 +146,7 @@ mod tests {
 
         fn ban_network(&self, text: &str, until: Option<Time>) {
             let until = until.map_or(Until::NEVER, Until::at);
-            let ban = NetworkRecord::manual(text.parse().unwrap(), NOW, until, Evidence::new(&[]));
+            let ban = NetworkRecord::manual(text.parse::<crate::geo::Network>().unwrap(), NOW, until, Evidence::new(&[]));
             self.engine.ban_network(ban, Completion::ignored());
         }
 
@@ -233,7 +234,7 @@ mod tests {
         let mail = NetworkRecord {
             scope: Scope::Mail,
             rule: "w00tw00t".into(),
-            ..NetworkRecord::manual("198.51.100.0/24".parse().unwrap(), NOW, Until::NEVER, Evidence::new(&[]))
+            ..NetworkRecord::manual("198.51.100.0/24".parse::<crate::geo::Network>().unwrap(), NOW, Until::NEVER, Evidence::new(&[]))
         };
         machine.engine.ban_network(mail, Completion::ignored());
         machine.ban_network("198.51.101.0/24", None);

@@ -2,6 +2,7 @@
 
 mod asked;
 mod database;
+mod network;
 mod origin;
 mod ranges;
 pub mod watch;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 pub use asked::AskedOrigins;
 pub use database::Database;
+pub use network::Network;
 pub use origin::{Asn, Country, Origin, OriginCondition, OriginEntry, OriginSet};
 
 use crate::client::Client;

@@ -10,13 +10,14 @@ use ipnet::IpNet;
 
 use super::networks::canonical;
 use crate::event::Scope;
+use crate::geo::{Asn, Network};
 use crate::rule_id::RuleId;
 use crate::time::Time;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BannedNetwork {
-    /// The network, with all host bits zero.
-    pub network: IpNet,
+    /// The network. Blocks have no host bits.
+    pub network: Network,
     /// The rule that caused the ban.
     pub rule: RuleId,
     /// The services on which it refuses.
@@ -66,7 +67,8 @@ impl Eq for Saved {}
 impl BannedNetwork {
     /// A permanent ban by hand, on every service.
     #[must_use]
-    pub fn manual(network: IpNet, since: Time) -> Self {
+    pub fn manual(network: impl Into<Network>, since: Time) -> Self {
+        let network = network.into();
         let (rule, saved) = (RuleId::MANUAL, Saved::default());
         Self { network, rule, scope: Scope::All, since, until: None, members: 0, saved }
     }
@@ -96,7 +98,7 @@ impl BannedNetwork {
 pub enum Room {
     Free,
     /// If the ban of this network ends: of those that rules made for a time, the one that would end first.
-    InPlaceOf(IpNet),
+    InPlaceOf(Network),
     /// All bans by rules are permanent.
     Full,
 }
@@ -112,7 +114,9 @@ pub struct BannedNetworks {
 
 #[derive(Debug, Clone, Default)]
 struct NetworkIndex {
-    bans: HashMap<IpNet, BannedNetwork, RandomState>,
+    bans: HashMap<Network, BannedNetwork, RandomState>,
+    /// Number of autonomous systems among them.
+    asns: usize,
     /// The prefix lengths in use, each with its number of networks.
     lengths_v4: Vec<(u8, usize)>,
     lengths_v6: Vec<(u8, usize)>,
@@ -121,38 +125,48 @@ struct NetworkIndex {
 impl BannedNetworks {
     /// Adds a ban. An earlier ban of exactly the same network is replaced and returned.
     pub fn insert(&mut self, mut ban: BannedNetwork) -> Option<BannedNetwork> {
-        ban.network = canonical(ban.network);
+        ban.network = canonical_network(ban.network);
         let index = Arc::make_mut(&mut self.index);
         let (network, earlier) = (ban.network, index.bans.insert(ban.network, ban));
         if earlier.is_none() {
-            let lengths = index.lengths(network);
-            match lengths.iter_mut().find(|(length, _)| *length == network.prefix_len()) {
-                Some((_, count)) => *count += 1,
-                None => lengths.push((network.prefix_len(), 1)),
+            match network {
+                Network::Asn(_) => index.asns += 1,
+                Network::Block(block) => {
+                    let lengths = index.lengths(block);
+                    match lengths.iter_mut().find(|(length, _)| *length == block.prefix_len()) {
+                        Some((_, count)) => *count += 1,
+                        None => lengths.push((block.prefix_len(), 1)),
+                    }
+                }
             }
         }
         earlier
     }
 
     /// Removes the ban of exactly this network. Bans of larger and smaller networks stay.
-    pub fn remove(&mut self, network: IpNet) -> Option<BannedNetwork> {
-        let network = canonical(network);
+    pub fn remove(&mut self, network: impl Into<Network>) -> Option<BannedNetwork> {
+        let network = canonical_network(network.into());
         if !self.index.bans.contains_key(&network) {
             return None;
         }
         let index = Arc::make_mut(&mut self.index);
         let removed = index.bans.remove(&network);
-        let lengths = index.lengths(network);
-        if let Some((_, count)) = lengths.iter_mut().find(|(length, _)| *length == network.prefix_len()) {
-            *count -= 1;
+        match network {
+            Network::Asn(_) => index.asns -= 1,
+            Network::Block(block) => {
+                let lengths = index.lengths(block);
+                if let Some((_, count)) = lengths.iter_mut().find(|(length, _)| *length == block.prefix_len()) {
+                    *count -= 1;
+                }
+                lengths.retain(|(_, count)| *count > 0);
+            }
         }
-        lengths.retain(|(_, count)| *count > 0);
         removed
     }
 
     /// Removes and returns the bans that have ended. Without any, the index is not copied.
     pub fn expire(&mut self, now: Time) -> Vec<BannedNetwork> {
-        let ended: Vec<IpNet> = self.iter().filter(|ban| !ban.is_active(now)).map(|ban| ban.network).collect();
+        let ended: Vec<Network> = self.iter().filter(|ban| !ban.is_active(now)).map(|ban| ban.network).collect();
         ended.into_iter().filter_map(|network| self.remove(network)).collect()
     }
 
@@ -164,7 +178,7 @@ impl BannedNetworks {
         let mut found: Option<&BannedNetwork> = None;
         for (length, _) in lengths {
             let Ok(network) = IpNet::new(address, *length) else { continue };
-            if let Some(ban) = self.index.bans.get(&network.trunc())
+            if let Some(ban) = self.index.bans.get(&Network::Block(network.trunc()))
                 && ban.is_active(now)
                 && is_meant(ban)
                 && found.is_none_or(|found| ban.outlives(found))
@@ -175,10 +189,22 @@ impl BannedNetworks {
         found
     }
 
+    /// The active ban of an autonomous system that `is_meant`.
+    #[must_use]
+    pub fn lookup_asn(&self, asn: Asn, now: Time, is_meant: impl Fn(&BannedNetwork) -> bool) -> Option<&BannedNetwork> {
+        self.index.bans.get(&Network::Asn(asn)).filter(|ban| ban.is_active(now) && is_meant(ban))
+    }
+
+    /// Whether an autonomous system is among them, so that it matters where clients belong.
+    #[must_use]
+    pub fn has_asns(&self) -> bool {
+        self.index.asns > 0
+    }
+
     /// The ban of exactly this network, even if it has ended.
     #[must_use]
-    pub fn get(&self, network: IpNet) -> Option<&BannedNetwork> {
-        self.index.bans.get(&canonical(network))
+    pub fn get(&self, network: impl Into<Network>) -> Option<&BannedNetwork> {
+        self.index.bans.get(&canonical_network(network.into()))
     }
 
     /// All bans in arbitrary order, including those that have ended and are not removed yet.
@@ -199,17 +225,24 @@ impl BannedNetworks {
 
     /// Whether a rule may ban `network` too, if rules may ban `most` networks. Bans by hand take no room.
     #[must_use]
-    pub fn room_for(&self, network: IpNet, most: usize) -> Room {
+    pub fn room_for(&self, network: Network, most: usize) -> Room {
         if self.len() < most {
             return Room::Free;
         }
-        let network = canonical(network);
+        let network = canonical_network(network);
         let others = || self.iter().filter(|ban| ban.is_by_count() && ban.network != network);
         if others().count() < most {
             return Room::Free;
         }
         let first = others().filter_map(|ban| Some((ban.until?, ban.network))).min();
         first.map_or(Room::Full, |(_, network)| Room::InPlaceOf(network))
+    }
+}
+
+fn canonical_network(network: Network) -> Network {
+    match network {
+        Network::Block(block) => Network::Block(canonical(block)),
+        asn @ Network::Asn(_) => asn,
     }
 }
 
@@ -230,7 +263,10 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn ban(network: &str, until: Option<u64>) -> BannedNetwork {
-        BannedNetwork { until: until.map(Time::from_secs), ..BannedNetwork::manual(network.parse().unwrap(), Time::from_secs(0)) }
+        BannedNetwork {
+            until: until.map(Time::from_secs),
+            ..BannedNetwork::manual(network.parse::<crate::geo::Network>().unwrap(), Time::from_secs(0))
+        }
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -301,8 +337,8 @@ mod tests {
     fn a_ban_is_found_by_exactly_its_network_even_after_its_end() {
         let mut banned = BannedNetworks::default();
         banned.insert(ban("192.0.2.0/24", Some(10)));
-        assert_eq!(banned.get("192.0.2.77/24".parse().unwrap()), Some(&ban("192.0.2.0/24", Some(10))));
-        assert_eq!(banned.get("192.0.2.0/25".parse().unwrap()), None);
+        assert_eq!(banned.get("192.0.2.77/24".parse::<crate::geo::Network>().unwrap()), Some(&ban("192.0.2.0/24", Some(10))));
+        assert_eq!(banned.get("192.0.2.0/25".parse::<crate::geo::Network>().unwrap()), None);
     }
 
     #[test]
@@ -310,7 +346,7 @@ mod tests {
         let mut banned = BannedNetworks::default();
         banned.insert(ban("192.0.2.0/24", None));
         let before = banned.clone();
-        banned.remove("192.0.2.0/24".parse().unwrap());
+        banned.remove("192.0.2.0/24".parse::<crate::geo::Network>().unwrap());
         assert!(before.lookup(ip("192.0.2.1"), Time::from_secs(0), |_| true).is_some());
         assert!(banned.lookup(ip("192.0.2.1"), Time::from_secs(0), |_| true).is_none());
     }
@@ -367,10 +403,10 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(banned.len(), plain.len());
-                let lengths: HashSet<_> = plain.iter().map(|ban| (ban.network.addr().is_ipv4(), ban.network.prefix_len())).collect();
+                let lengths: HashSet<_> = plain.iter().filter_map(|ban| ban.network.block()).map(|block| (block.addr().is_ipv4(), block.prefix_len())).collect();
                 let probed = banned.index.lengths_v4.len() + banned.index.lengths_v6.len();
                 prop_assert_eq!(probed, lengths.len(), "only the prefix lengths in use are probed");
-                let ends_last = plain.iter().filter(|ban| ban.is_active(now) && ban.network.contains(&network.addr()))
+                let ends_last = plain.iter().filter(|ban| ban.is_active(now) && ban.network.block().is_some_and(|block| block.contains(&network.addr())))
                     .map(|ban| ban.until.unwrap_or(Time::from_millis(u64::MAX))).max();
                 let found = banned.lookup(network.addr(), now, |_| true).map(|ban| ban.until.unwrap_or(Time::from_millis(u64::MAX)));
                 prop_assert_eq!(found, ends_last);

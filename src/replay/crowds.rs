@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use ahash::RandomState;
-use ipnet::IpNet;
 use serde::Serialize;
 
 use super::tally::{BannedNetworkTally, Series, Tally};
 use crate::client::Client;
 use crate::clock::timestamp;
 use crate::event::behaviour::Behaviour;
+use crate::geo::Network;
 use crate::policy::Policy;
 use crate::rule::Mode;
 use crate::rule_id::RuleId;
@@ -39,7 +39,7 @@ pub struct CrowdReport {
 
 /// The `limit` networks that were refused most often, each with its refused events over time.
 pub(super) fn most_refused(
-    networks: HashMap<(IpNet, RuleId), BannedNetworkTally, RandomState>,
+    networks: HashMap<(Network, RuleId), BannedNetworkTally, RandomState>,
     tally: &Tally,
     policy: &Policy,
     behaviour: impl Fn(&Client) -> Behaviour,
@@ -48,9 +48,12 @@ pub(super) fn most_refused(
     let mut sorted: Vec<_> = networks.into_iter().collect();
     sorted.sort_by(|((one, _), a), ((other, _), b)| (b.refused, b.bans, one).cmp(&(a.refused, a.bans, other)));
     sorted.truncate(limit);
-    let report = |((network, id), banned): ((IpNet, RuleId), BannedNetworkTally)| {
+    let report = |((network, id), banned): ((Network, RuleId), BannedNetworkTally)| {
         let rule = policy.rules.get(id)?;
-        let is_inside = |client: &Client| network.contains(&client.address());
+        let is_inside = |client: &Client| match network {
+            Network::Block(block) => block.contains(&client.address()),
+            Network::Asn(asn) => policy.geo.origin(*client).is_some_and(|origin| origin.asn == Some(asn)),
+        };
         let clients = || tally.banned.keys().filter(|(client, by)| *by == id && is_inside(client)).map(|(client, _)| client);
         let report = CrowdReport {
             network: network.to_string(),

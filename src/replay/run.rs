@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ahash::RandomState;
-use ipnet::IpNet;
 
 use super::behaviours::Behaviours;
 use super::tally::{Bin, Tally};
@@ -17,6 +16,7 @@ use crate::detector::Detector;
 use crate::engine::{BanRecord, Engine, NetworkRecord};
 use crate::event::Service;
 use crate::event::behaviour::{Behaviour, Outcome};
+use crate::geo::Network;
 use crate::geo::watch::GeoWatch;
 use crate::log::judge::{LineJudge, LineJudgement};
 use crate::log::line::LogLine;
@@ -208,7 +208,7 @@ impl Counts {
         Some(rule)
     }
 
-    fn refused_in_network(&mut self, network: IpNet, rule: RuleId, time: Time) {
+    fn refused_in_network(&mut self, network: Network, rule: RuleId, time: Time) {
         if let Some(network) = self.tally.networks.get_mut(&(network, rule)) {
             network.refused += 1;
             network.series.add(time, Bin { refused: 1, ..Bin::default() });

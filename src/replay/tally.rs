@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use ahash::RandomState;
-use ipnet::IpNet;
 
 use crate::client::Client;
+use crate::geo::Network;
 use crate::rule_id::RuleId;
 use crate::time::Time;
 
@@ -167,7 +167,7 @@ pub struct Tally {
     /// Banned clients by client and rule, at most as many as clients are tracked.
     pub banned: HashMap<(Client, RuleId), Banned, RandomState>,
     /// Networks that a rule banned or would have, at most as many as clients are tracked.
-    pub networks: HashMap<(IpNet, RuleId), BannedNetworkTally, RandomState>,
+    pub networks: HashMap<(Network, RuleId), BannedNetworkTally, RandomState>,
     pub requests: u64,
     /// SMTP connections, messages and incidents.
     pub mail: u64,

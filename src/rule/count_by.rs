@@ -13,6 +13,8 @@ pub enum CountBy {
     Client,
     /// The clients of a network together. Its ban is a ban of the network.
     Network(NetworkSize),
+    /// The clients of an autonomous system together. Its ban is a ban of the system.
+    Asn,
     /// The clients that guess at an account together. Its bans are of these clients, one by one.
     Account,
 }
@@ -49,6 +51,7 @@ impl NetworkSize {
 pub enum CountBySpec {
     Client,
     Network,
+    Asn,
     Account,
 }
 

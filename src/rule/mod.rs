@@ -90,7 +90,7 @@ impl Rule {
     /// Whether it depends on where a client belongs.
     #[must_use]
     pub fn needs_geo(&self) -> bool {
-        !self.origin.is_empty()
+        !self.origin.is_empty() || self.count_by == CountBy::Asn
     }
 
     /// Whether offences that repeat earlier ones must be told from new ones, and by which mark.

@@ -28,7 +28,7 @@ impl RuleSpec {
             return match &self.members {
                 Some(found) if members > 1 => Err(SpecError::at(
                     &found.span(),
-                    format!("found members = {members} in rule {name:?}, expected count_by = \"network\" or \"account\" as well"),
+                    format!("found members = {members} in rule {name:?}, expected count_by = \"network\", \"asn\" or \"account\" as well"),
                 )),
                 _ => Ok((CountBy::Client, 1)),
             };
@@ -46,6 +46,9 @@ impl RuleSpec {
         }
         if by == CountBySpec::Account {
             return self.check_account(name, members).map(|()| (CountBy::Account, members));
+        }
+        if by == CountBySpec::Asn {
+            return Ok((CountBy::Asn, members));
         }
         let size = self.network.as_ref().map_or_else(NetworkSize::default, |size| *size.get_ref());
         if !(8..=31).contains(&size.ipv4) || !(16..=63).contains(&size.ipv6) {
@@ -104,6 +107,14 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_that_counts_systems_has_no_size_of_networks() {
+        let rule = check("count_by = 'asn'\nmembers = 3").unwrap();
+        assert_eq!((rule.count_by, rule.members, rule.needs_geo()), (CountBy::Asn, 3, true));
+        let error = check("count_by = 'asn'\nnetwork = { ipv4 = 16 }").unwrap_err();
+        assert!(error.contains("found network in rule \"x\", expected count_by = \"network\" as well"), "{error}");
+    }
+
+    #[test]
     fn a_rule_that_counts_accounts_is_about_incidents_of_at_least_two_clients() {
         let check = |text: &str| {
             let spec: RuleSpec = toml::from_str(&format!("name = 'x'\ncount_by = 'account'\n{text}")).unwrap();
@@ -131,7 +142,7 @@ mod tests {
     #[test]
     fn keys_that_contradict_each_other_are_errors() {
         for (text, expected) in [
-            ("members = 3", "found members = 3 in rule \"x\", expected count_by = \"network\" or \"account\" as well"),
+            ("members = 3", "found members = 3 in rule \"x\", expected count_by = \"network\", \"asn\" or \"account\" as well"),
             ("network = { ipv4 = 16 }", "found network in rule \"x\", expected count_by = \"network\" as well"),
             ("count_by = 'network'\nmembers = 0", "found members = 0, expected 1 to 1024"),
             ("count_by = 'network'\nmembers = 1025", "found members = 1025, expected 1 to 1024"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use crate::geo::Network;
 use parking_lot::Mutex;
 
 use super::{Loaded, Reader, StateError, StateHealth, StoredStrikes, Writer, WriterEvent};
@@ -149,7 +149,7 @@ impl StateFile {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn network_ban_reason(&self, network: IpNet) -> Result<Option<Evidence>, StateError> {
+    pub fn network_ban_reason(&self, network: Network) -> Result<Option<Evidence>, StateError> {
         self.reader.lock().network_ban_reason(network)
     }
 
@@ -252,7 +252,7 @@ fn resend(engine: &Arc<Engine>, writer: &Writer, now: Time, all: bool) {
         wait_for_all(writer);
     }
     let policy = engine.policy();
-    let networks: Vec<IpNet> = policy.lists.banned.iter().filter(|ban| all || !ban.saved.get()).map(|ban| ban.network).collect();
+    let networks: Vec<Network> = policy.lists.banned.iter().filter(|ban| all || !ban.saved.get()).map(|ban| ban.network).collect();
     if all && let Some(pause) = policy.active_pause(now) {
         writer.persist(Change::Paused(pause.clone()), Box::new(|_| ()));
     }

@@ -94,7 +94,7 @@ fn resending_unsaved_bans_keeps_the_reason_of_a_banned_network() {
 
 /// A ban of `network` by `rule`, which counts networks.
 fn by_rule(rule: &str, network: &str, now: Time) -> NetworkRecord {
-    let record = NetworkRecord::manual(network.parse().unwrap(), now, Until::NEVER, Evidence::new(&[b"a crowd"]));
+    let record = NetworkRecord::manual(network.parse::<crate::geo::Network>().unwrap(), now, Until::NEVER, Evidence::new(&[b"a crowd"]));
     NetworkRecord { rule: rule.into(), members: 3, ..record }
 }
 

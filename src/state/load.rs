@@ -1,6 +1,6 @@
 //! Queries of the state file: everything at start, what other processes wrote since, and the bans of one client.
 
-use ipnet::IpNet;
+use crate::geo::Network;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::Loaded;
@@ -140,7 +140,7 @@ pub(super) fn find_bans(connection: &Connection, names: &mut NameCache, client: 
 }
 
 /// The operator's reason for the ban of `network`, unless it was removed.
-pub(super) fn network_ban_reason(connection: &Connection, network: IpNet) -> rusqlite::Result<Option<Evidence>> {
+pub(super) fn network_ban_reason(connection: &Connection, network: Network) -> rusqlite::Result<Option<Evidence>> {
     let mut statement = connection.prepare_cached("SELECT reason FROM network WHERE net = ? AND (until IS NULL OR until > 0)")?;
     statement.query_row([network.to_string()], |row| rows::evidence(row, "reason")).optional()
 }

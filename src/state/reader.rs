@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ipnet::IpNet;
+use crate::geo::Network;
 
 use super::{StateError, Store};
 use crate::client::Client;
@@ -35,7 +35,7 @@ impl Reader {
     ///
     /// # Errors
     /// The file cannot be read now.
-    pub fn network_ban_reason(&mut self, network: IpNet) -> Result<Option<Evidence>, StateError> {
+    pub fn network_ban_reason(&mut self, network: Network) -> Result<Option<Evidence>, StateError> {
         self.read(|store| store.network_ban_reason(network))
     }
 

@@ -11,6 +11,7 @@ use super::StoredStrikes;
 use crate::client::Client;
 use crate::engine::{BanRecord, Change, EarlierBans, NetworkRecord};
 use crate::event::Scope;
+use crate::geo::Network;
 use crate::list::file::parse_network;
 use crate::rule::Evidence;
 use crate::table::{Counter, Until};
@@ -91,7 +92,7 @@ pub(super) fn ban_change(row: &Row<'_>, names: &mut NameCache, now: Time) -> rus
 
 /// Reads [`NETWORK_COLUMNS`] as a change; `None` if the ban is over.
 pub(super) fn network_change(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::Result<Option<Change>> {
-    let Ok(network) = parse_network(row.get_ref(1)?.as_str()?) else { return Ok(None) };
+    let Some(network) = network(row.get_ref(1)?.as_str()?) else { return Ok(None) };
     if was_removed(row, 3)? {
         return Ok(Some(Change::NetworkUnbanned { network, at: time(row, 2)? }));
     }
@@ -119,6 +120,11 @@ pub(super) fn earlier_bans(row: &Row<'_>, names: &mut NameCache, now: Time) -> r
 /// Reads evidence as it was saved; empty if there is none.
 pub(super) fn evidence(row: &Row<'_>, column: &str) -> rusqlite::Result<Evidence> {
     Ok(Evidence::from_saved(row.get_ref(column)?.as_str_or_null()?.unwrap_or_default()))
+}
+
+/// A banned network. A version that does not know autonomous systems leaves them alone.
+fn network(text: &str) -> Option<Network> {
+    parse_network(text).map(Network::Block).ok().or_else(|| text.parse().map(Network::Asn).ok())
 }
 
 fn was_removed(row: &Row<'_>, until: usize) -> rusqlite::Result<bool> {

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
+use crate::geo::Network;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::quarantine::{FileId, OpenedFile};
@@ -189,7 +189,7 @@ impl Store {
     ///
     /// # Errors
     /// The file cannot be read now.
-    pub fn network_ban_reason(&self, network: IpNet) -> Result<Option<Evidence>, StateError> {
+    pub fn network_ban_reason(&self, network: Network) -> Result<Option<Evidence>, StateError> {
         load::network_ban_reason(&self.connection, network).map_err(|error| self.error(&error))
     }
 

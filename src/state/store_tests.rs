@@ -94,7 +94,7 @@ fn everything_saved_is_loaded_by_the_next_process() {
         scope: Scope::Web,
         rule: "crowd".into(),
         members: 40,
-        ..NetworkRecord::manual("198.51.100.0/24".parse().unwrap(), at(0), Until::NEVER, Evidence::new(&[b"spam"]))
+        ..NetworkRecord::manual("198.51.100.0/24".parse::<crate::geo::Network>().unwrap(), at(0), Until::NEVER, Evidence::new(&[b"spam"]))
     });
     let strike = StoredStrikes {
         client: client("192.0.2.9"),
@@ -125,7 +125,8 @@ fn everything_saved_is_loaded_by_the_next_process() {
 #[test]
 fn what_an_older_version_wrote_of_networks_is_read_where_it_cannot_be_altered() {
     let file = TestFile::new();
-    let network = NetworkRecord::manual("198.51.100.0/24".parse().unwrap(), at(0), until(60), Evidence::new(&[b"why"]));
+    let network =
+        NetworkRecord::manual("198.51.100.0/24".parse::<crate::geo::Network>().unwrap(), at(0), until(60), Evidence::new(&[b"why"]));
     let pause = crate::policy::Pause { since: at(0), until: at(60), by: "root".into() };
     let changes = [Change::NetworkBanned(network), Change::Paused(pause)];
     file.open().save(&changes.clone().map(WriteItem::Change), true).unwrap();

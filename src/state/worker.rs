@@ -363,7 +363,8 @@ mod tests {
         let status = Arc::<WriterStatus>::default();
         let mut worker = StateWorker::new(folder.path().join("state.db"), clock, EventPublisher::new(|_| ()), status).unwrap();
         worker.backlog.extend((0..MAX_BACKLOG).map(|_| WriteItem::Change(Change::Resumed)));
-        let network = NetworkRecord::manual("198.51.100.0/24".parse().unwrap(), clock.now(), Until::NEVER, Evidence::new(&[]));
+        let network =
+            NetworkRecord::manual("198.51.100.0/24".parse::<crate::geo::Network>().unwrap(), clock.now(), Until::NEVER, Evidence::new(&[]));
         worker.defer(Change::NetworkBanned(network.clone()));
         assert_eq!((worker.backlog.len(), worker.resend), (MAX_BACKLOG + 1, None), "one by hand is kept");
         worker.defer(Change::NetworkBanned(NetworkRecord { members: 3, ..network }));

@@ -188,3 +188,83 @@ fn a_helper_with_its_own_table_and_check_say_that_such_rules_match_nobody_there(
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains(warning) && text.contains("asn.mmdb: 3 networks\n"), "{text}");
 }
+
+const CROWD: &str = "[defaults]\nignoreip = ['198.18.0.99']\n\
+    [[rule]]\nname = 'crowd'\npath = '^/x'\ncount_by = 'asn'\nmembers = 5\nmaxretry = 10\nrefuse = 'ban'\nscope = 'web'\n";
+
+/// Requests by five clients of AS64496 in five networks, of which the last bans it.
+fn crowd(helper: &mut SquidHelper) {
+    for number in 0..10 {
+        let answer = helper.get(&format!("198.18.{}.1", number % 5), "/x");
+        assert_eq!(answer.starts_with("OK"), number == 9, "request {number}: {answer}");
+    }
+}
+
+#[test]
+fn a_crowd_of_one_system_is_banned_as_one_entry_that_outlives_kill_9_until_it_is_unbanned() {
+    let (stage, geo) = stage();
+    let daemon = Daemon::start_on(&stage, "", &format!("{geo}{CROWD}"));
+    let mut helper = attach(&daemon);
+    assert!(!helper.refuses("198.18.200.1") && !helper.refuses("2001:db8:7::1"));
+    crowd(&mut helper);
+    wait_until("the helper refuses the system", || helper.refuses("198.18.200.1"));
+    assert!(helper.get("2001:db8:7::1", "/").contains("rule_=crowd"), "also over IPv6");
+    for served in ["198.18.0.99", "198.19.0.1", "203.0.113.1"] {
+        assert!(!helper.refuses(served), "{served}");
+    }
+    assert_eq!(daemon.ask("check 198.18.200.1\n"), "accept\n", "its scope is the web");
+
+    let list = daemon.json(&["list", "--evidence"]);
+    assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
+    assert_eq!((&list[0]["client"], &list[0]["rule"], &list[0]["scope"]), (&json!("AS64496"), &json!("crowd"), &json!("web")));
+    for (target, expected) in [
+        (
+            "198.18.200.1",
+            &["belongs to AS64496, DE", "AS64496 is banned by crowd (scope web)", "such as 198.18.", "strikeout unban AS64496"][..],
+        ),
+        ("AS64496", &["AS64496 is banned by crowd", "5 clients or more", "strikeout unban AS64496"][..]),
+    ] {
+        let text = daemon.text(&["why", target]);
+        for expected in expected {
+            assert!(text.contains(expected), "{expected} is not in\n{text}");
+        }
+    }
+    assert!(daemon.text(&["metrics"]).contains("strikeout_banned_networks 1"));
+    let nft = daemon.text(&["list", "--format", "nft"]);
+    assert!(!nft.contains("AS64496"), "{nft}");
+
+    daemon.end(rustix::process::Signal::KILL);
+    let daemon = Daemon::start_again(&stage);
+    wait_until("the helper is attached again", || daemon.json(&["status"]).get("subscribers") == Some(&json!(1)));
+    assert!(helper.get("198.18.200.1", "/").contains("rule_=crowd"));
+    assert!(daemon.json(&["list"]).to_string().contains("AS64496"), "the state file has it");
+    assert!(daemon.text(&["unban", "AS64496"]).contains("unbanned AS64496"));
+    wait_until("the helper serves the system again", || !helper.refuses("198.18.200.1"));
+    assert_eq!(daemon.json(&["list"]), json!([]));
+    let (_, _, code) = daemon.run(&["why", "AS64496"]);
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn a_crowd_in_shadow_mode_is_shown_and_served_and_without_a_database_nothing_is_counted() {
+    let (stage, geo) = stage();
+    let shadow = CROWD.replace("scope = 'web'", "mode = 'shadow'");
+    let daemon = Daemon::start_on(&stage, "", &format!("{geo}{shadow}"));
+    let mut helper = attach(&daemon);
+    for number in 0..10 {
+        assert_eq!(helper.get(&format!("198.18.{}.1", number % 5), "/x"), "ERR");
+    }
+    let list = daemon.json(&["list", "--shadow"]);
+    assert_eq!((&list[0]["client"], &list[0]["rule"]), (&json!("AS64496"), &json!("crowd")), "{list}");
+    let text = daemon.text(&["why", "198.18.200.1"]);
+    assert!(text.contains("crowd would refuse AS64496"), "{text}");
+
+    let (stage, geo) = self::stage();
+    std::fs::remove_file(stage.path("asn.mmdb")).unwrap();
+    let daemon = Daemon::start_on(&stage, "", &format!("{geo}{CROWD}"));
+    let mut helper = attach(&daemon);
+    for number in 0..20 {
+        assert_eq!(helper.get(&format!("198.18.{}.1", number % 5), "/x"), "ERR");
+    }
+    assert_eq!(daemon.json(&["list"]), json!([]));
+}

@@ -81,7 +81,7 @@ fn an_unban_is_saved_even_if_the_queue_is_full() {
     });
     let unbanned = persist(&writer, Change::Unbanned { client: client(0), scope: Scope::All, at: now(), kept: Vec::new() });
     assert!(unbanned.try_recv().is_err(), "it waits");
-    let network = NetworkRecord::manual("198.51.100.0/24".parse().unwrap(), now(), Until::NEVER, Evidence::new(&[]));
+    let network = NetworkRecord::manual("198.51.100.0/24".parse::<ipnet::IpNet>().unwrap(), now(), Until::NEVER, Evidence::new(&[]));
     let by_rule = Change::NetworkBanned(NetworkRecord { members: 3, ..network.clone() });
     assert!(matches!(persist(&writer, by_rule).try_recv(), Ok(Persisted::No(_))), "a network's ban by a rule does not");
     assert!(persist(&writer, Change::NetworkBanned(network)).try_recv().is_err(), "one by hand does");

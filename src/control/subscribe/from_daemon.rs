@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::{RuleLine, StreamError, stream_error};
 use crate::client::{Client, Ipv6Prefix, parse_address};
 use crate::event::Scope;
-use crate::geo::{Origin, OriginEntry};
+use crate::geo::{Network, Origin, OriginEntry};
 use crate::policy::OnFailure;
 use crate::rule_id::RuleNames;
 use crate::table::Until;
@@ -73,13 +73,13 @@ pub enum FromDaemon {
     /// All bans of a rule end, except those of networks.
     UnbanRule(Arc<str>),
     BanNetwork {
-        network: IpNet,
+        network: Network,
         scope: Scope,
         rule: Arc<str>,
         /// `None` if the ban is permanent.
         remaining: Option<Span>,
     },
-    UnbanNetwork(IpNet),
+    UnbanNetwork(Network),
     /// Everybody is served for so long, in place of an earlier pause.
     Pause(Span),
     /// The pause ends.
@@ -327,6 +327,8 @@ mod tests {
             FromDaemon::UnbanRule("w00tw00t".into()),
             FromDaemon::BanNetwork { network: "2001:db8::/32".parse().unwrap(), scope: Scope::Web, rule: "crowd".into(), remaining: hour },
             FromDaemon::UnbanNetwork("2001:db8::/32".parse().unwrap()),
+            FromDaemon::BanNetwork { network: "AS64496".parse().unwrap(), scope: Scope::All, rule: "crowd".into(), remaining: None },
+            FromDaemon::UnbanNetwork("AS64496".parse().unwrap()),
             FromDaemon::Pause(Span::from_secs(3600)),
             FromDaemon::Resume,
             FromDaemon::EndBans,

@@ -105,7 +105,9 @@ impl AdminContext {
             ban.is_active(now)
                 && is_wanted_scope(ban.scope)
                 && filter.rule.as_deref().is_none_or(|rule| *rule == *rule_of(ban))
-                && filter.network.is_none_or(|wanted| wanted.contains(&ban.network) || ban.network.contains(&wanted))
+                && filter
+                    .network
+                    .is_none_or(|wanted| ban.network.block().is_some_and(|block| wanted.contains(&block) || block.contains(&wanted)))
         });
         let listed = networks.map(|ban| {
             let until = ban.until.map_or(Until::NEVER, Until::at);

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
 use super::ban::shown;
 use super::context::AdminContext;
 use super::undo::{Target, Turn, undo};
@@ -15,6 +13,7 @@ use crate::control::bans::{UnbanReport, epoch};
 use crate::daemon::conn::replies::ReplyHandle;
 use crate::engine::Engine;
 use crate::event::Scope;
+use crate::geo::Network;
 use crate::table::{Ban, Until};
 
 /// A ban may end so many seconds later than the other program said: both ends are rounded, and the two clocks are read one after the other.
@@ -57,7 +56,7 @@ impl Release {
         let is_own = |ban: &Ban| ban.rule == rule && ends_by(ban.until, request.until);
         let (clients, networks) = match request.target {
             Some(target) if is_single(target) => (vec![Client::of(target.addr(), policy.prefix)], Vec::new()),
-            Some(target) => (Vec::new(), vec![target]),
+            Some(target) => (Vec::new(), vec![target.into()]),
             None => {
                 let mut clients = Vec::new();
                 self.engine.bans().for_each(now, |client, _, ban| clients.extend(is_own(&ban).then_some(client)));
@@ -65,11 +64,11 @@ impl Release {
                 (clients, policy.lists.banned.iter().map(|ban| ban.network).collect())
             }
         };
-        let is_own_network = |network: &IpNet| {
+        let is_own_network = |network: &Network| {
             let ban = policy.lists.banned.get(*network);
             ban.is_some_and(|ban| ban.rule == rule && ends_by(ban.until.map_or(Until::NEVER, Until::at), request.until))
         };
-        let networks: Vec<IpNet> = networks.into_iter().filter(is_own_network).collect();
+        let networks: Vec<Network> = networks.into_iter().filter(is_own_network).collect();
         undo(clients, networks, &mut report, |target, completion| {
             let now = self.clock.now();
             match target {

@@ -20,6 +20,7 @@ use crate::control::bans::UnbanReport;
 use crate::daemon::conn::replies::ReplyHandle;
 use crate::engine::{Applied, Completion, Engine, Persisted, SLOW};
 use crate::event::Scope;
+use crate::geo::{Asn, Network};
 use crate::rule_id::RuleId;
 use crate::time::Time;
 
@@ -30,7 +31,7 @@ const LAST_SAVE: Duration = Duration::from_secs(60);
 #[derive(Default)]
 struct Targets {
     clients: BTreeSet<Client>,
-    networks: BTreeSet<IpNet>,
+    networks: BTreeSet<Network>,
 }
 
 /// An unban that is carried out.
@@ -52,7 +53,7 @@ impl AdminContext {
     /// There is no such rule, a network is banned on more services, or as many as possible are being unbanned already.
     pub(super) fn unban(&self, request: UnbanRequest, user: String, to: &ReplyHandle) -> Result<(), String> {
         let rule = if let UnbanTarget::Rule(name) = &request.what { Some(self.find_rule(name)?) } else { None };
-        let is_one = matches!(request.what, UnbanTarget::One(_));
+        let is_one = matches!(request.what, UnbanTarget::One(_) | UnbanTarget::Asn(_));
         let unban = Unban { engine: Arc::clone(&self.engine), clock: self.clock, request, rule, user, undone: Arc::clone(&self.undone) };
         if is_one {
             to.answer(object(&unban.run()?));
@@ -76,9 +77,13 @@ impl Unban {
                 single = client.map(|client| client.network(prefix));
                 (client.map_or_else(|| shown(*target, prefix), |client| client.display(prefix).to_string()), targets)
             }
+            UnbanTarget::Asn(asn) => {
+                forgotten.complete(Applied { changed: false, persisted: Persisted::Yes });
+                (asn.to_string(), self.asn(*asn)?)
+            }
             UnbanTarget::Inside(network) => {
                 self.engine.forget_all_earlier_bans(None, Some(*network), scope, forgotten);
-                (shown(*network, prefix), self.banned(scope, now, |_, found| network.contains(&found)))
+                (shown(*network, prefix), self.banned(scope, now, |_, found| found.block().is_some_and(|found| network.contains(&found))))
             }
             UnbanTarget::Rule(name) => {
                 self.engine.forget_all_earlier_bans(self.rule, None, scope, forgotten);
@@ -113,14 +118,15 @@ impl Unban {
         }
         report.found = report.unbanned > 0;
         if let UnbanTarget::One(network) = self.request.what {
-            let inside = self.banned(Scope::All, now, |_, found| network.contains(&found) && found != network);
+            let inside =
+                self.banned(Scope::All, now, |_, found| found.block().is_some_and(|found| network.contains(&found) && found != network));
             report.inside = if is_single(network) { 0 } else { inside.clients.len() + inside.networks.len() };
         }
         self.log(&report);
         // What was not banned is remembered too: a fleet, or another process on the same state file, may have had its ban.
         let named = match self.request.what {
             UnbanTarget::One(network) => Some(single.unwrap_or(network)),
-            UnbanTarget::Inside(_) | UnbanTarget::Rule(_) | UnbanTarget::All => None,
+            UnbanTarget::Asn(_) | UnbanTarget::Inside(_) | UnbanTarget::Rule(_) | UnbanTarget::All => None,
         };
         self.undone.lock().remember(Undone { at: now, by: self.user.as_str().into(), what: self.request.what.clone() }, named);
         Ok(report)
@@ -129,8 +135,8 @@ impl Unban {
     fn log(&self, report: &UnbanReport) {
         let (UnbanReport { target, unbanned, .. }, user) = (report, &self.user);
         match self.request.what {
-            UnbanTarget::One(_) if report.found => log::info!("unbanned {target} by {user}"),
-            UnbanTarget::One(_) => log::info!("unban of {target} by {user}: it was not banned"),
+            UnbanTarget::One(_) | UnbanTarget::Asn(_) if report.found => log::info!("unbanned {target} by {user}"),
+            UnbanTarget::One(_) | UnbanTarget::Asn(_) => log::info!("unban of {target} by {user}: it was not banned"),
             UnbanTarget::Inside(_) => log::info!("unbanned {unbanned} clients and networks inside {target} by {user}"),
             UnbanTarget::Rule(_) | UnbanTarget::All => log::info!("unbanned {target} by {user}: {unbanned} clients and networks"),
         }
@@ -153,7 +159,7 @@ impl Unban {
             targets.clients.insert(Client::of(target.addr(), policy.prefix));
         }
         if is_banned || (!is_in_client && scope == Scope::All) {
-            targets.networks.insert(target);
+            targets.networks.insert(target.into());
         }
         if let Some(ban) = ban.filter(|_| targets.clients.is_empty() && targets.networks.is_empty()).filter(|ban| ban.scope == Scope::All) {
             let network = ban.network;
@@ -162,12 +168,24 @@ impl Unban {
         Ok(targets)
     }
 
+    /// An autonomous system.
+    ///
+    /// # Errors
+    /// It is banned on more services than those where it is to be unbanned.
+    fn asn(&self, asn: Asn) -> Result<Targets, String> {
+        let (policy, scope) = (self.engine.policy(), self.request.scope);
+        if policy.lists.banned.get(asn).is_some_and(|ban| !scope.covers(ban.scope)) {
+            return Err(format!("found the scope {}, expected all: the ban of {asn} refuses on every service", scope.as_str()));
+        }
+        Ok(Targets { networks: [asn.into()].into(), ..Targets::default() })
+    }
+
     /// The banned clients and networks for which `is_wanted`, by rule and network. A network is unbanned if it is banned nowhere else.
-    fn banned(&self, scope: Scope, now: Time, is_wanted: impl Fn(RuleId, IpNet) -> bool) -> Targets {
+    fn banned(&self, scope: Scope, now: Time, is_wanted: impl Fn(RuleId, Network) -> bool) -> Targets {
         let (engine, policy) = (&self.engine, self.engine.policy());
         let mut targets = Targets::default();
         engine.bans().for_each(now, |client, service, ban| {
-            if scope.services().contains(&service) && is_wanted(ban.rule, client.network(policy.prefix)) {
+            if scope.services().contains(&service) && is_wanted(ban.rule, client.network(policy.prefix).into()) {
                 targets.clients.insert(client);
             }
         });

@@ -4,8 +4,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use ipnet::IpNet;
-
 use super::ban::not_saved;
 use super::context::AdminContext;
 use crate::client::Client;
@@ -13,6 +11,7 @@ use crate::control::answer::{error, object};
 use crate::control::bans::UnbanReport;
 use crate::daemon::conn::replies::ReplyHandle;
 use crate::engine::{Abandoned, Completion};
+use crate::geo::Network;
 
 /// Number of unbans that are under way at a time, well below the length of the journal's queue: a ban that is made meanwhile waits for them to
 /// be saved before it.
@@ -58,7 +57,7 @@ impl AdminContext {
 /// Whose ban is undone.
 pub enum Target {
     Client(Client),
-    Network(IpNet),
+    Network(Network),
 }
 
 /// Has `unban` undo the bans of these, waits until that is saved, and notes in `report` how many there were.
@@ -67,7 +66,7 @@ pub enum Target {
 /// A change was not completed.
 pub fn undo(
     clients: impl IntoIterator<Item = Client>,
-    networks: impl IntoIterator<Item = IpNet>,
+    networks: impl IntoIterator<Item = Network>,
     report: &mut UnbanReport,
     unban: impl Fn(Target, Completion),
 ) -> Result<(), String> {

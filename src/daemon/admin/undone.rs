@@ -53,7 +53,7 @@ impl UndoneBans {
     /// that ban.
     pub fn of(&self, target: IpNet, record: Option<&BanRecord>) -> Option<&Undone> {
         let ended = |undone: &&Undone| match (&undone.what, record) {
-            (UnbanTarget::One(_), _) | (_, None) => false,
+            (UnbanTarget::One(_) | UnbanTarget::Asn(_), _) | (_, None) => false,
             (UnbanTarget::Rule(name), Some(record)) => *record.rule == **name && record.since <= undone.at,
             (UnbanTarget::Inside(network), Some(record)) => network.contains(&target) && record.since <= undone.at,
             (UnbanTarget::All, Some(record)) => record.since <= undone.at,

@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use super::ban::shown;
 use super::context::AdminContext;
-use crate::client::Client;
+use super::why_network::IN_DENY;
+use crate::client::{Client, is_single};
 use crate::control::admin::UnbanTarget;
 use crate::control::bans::{epoch, remaining, seconds};
 use crate::control::explanation::{
@@ -16,6 +17,7 @@ use crate::control::pause::PauseStatus;
 use crate::detector::Detector;
 use crate::engine::BanRecord;
 use crate::event::Service;
+use crate::geo::Network;
 use crate::list::BannedNetwork;
 use crate::rule::{Evidence, Mode, Rule};
 use crate::rule_id::RuleId;
@@ -43,7 +45,7 @@ impl AdminContext {
         let refused = paused.is_none() && (services.web.is_some() || services.mail.is_some());
         let origin = policy.geo.origin(client).unwrap_or_default();
         let denied = policy.lists.denied(address);
-        let denied_origin = || policy.lists.denied_origins().find(origin).map(|entry| format!("{entry} (deny in the configuration)"));
+        let denied_origin = || policy.lists.denied_origins().find(origin).map(|entry| format!("{entry} ({IN_DENY})"));
         Explanation {
             address: address.to_string(),
             client: client.display(policy.prefix).to_string(),
@@ -82,15 +84,28 @@ impl AdminContext {
     /// The bans of `network` itself and of the networks around it, the smallest first.
     pub(super) fn network_bans_around(&self, now: Time, network: IpNet) -> Vec<NetworkBan> {
         let policy = self.engine.policy();
-        let mut around: Vec<_> = policy.lists.banned.iter().filter(|ban| ban.is_active(now) && ban.network.contains(&network)).collect();
-        around.sort_by_key(|ban| std::cmp::Reverse(ban.network.prefix_len()));
+        let client = Client::of(network.addr(), policy.prefix);
+        let asn = || if is_single(network) { policy.geo.origin(client)?.asn } else { None };
+        let is_around = |ban: &BannedNetwork| match ban.network {
+            Network::Block(block) => block.contains(&network),
+            Network::Asn(banned) => asn() == Some(banned),
+        };
+        let mut around: Vec<_> = policy.lists.banned.iter().filter(|ban| ban.is_active(now) && is_around(ban)).collect();
+        // An autonomous system is the largest.
+        around.sort_by_key(|ban| std::cmp::Reverse(ban.network.block().map(|block| block.prefix_len())));
         around.into_iter().map(|ban| self.network_ban(now, ban)).collect()
     }
 
     /// The networks around `address` that rules in shadow mode would have banned.
     fn shadow_networks(&self, now: Time, address: IpAddr) -> Vec<NetworkBan> {
         let networks = self.engine.shadow_networks();
-        networks.iter().filter(|ban| ban.is_active(now) && ban.network.contains(&address)).map(|ban| self.network_ban(now, ban)).collect()
+        let policy = self.engine.policy();
+        let asn = policy.geo.origin(Client::of(address, policy.prefix)).and_then(|origin| origin.asn);
+        let is_around = |ban: &BannedNetwork| match ban.network {
+            Network::Block(block) => block.contains(&address),
+            Network::Asn(banned) => asn == Some(banned),
+        };
+        networks.iter().filter(|ban| ban.is_active(now) && is_around(ban)).map(|ban| self.network_ban(now, ban)).collect()
     }
 
     /// The latest unban of `client` by an operator.
@@ -103,6 +118,7 @@ impl AdminContext {
             at_ago: now.since(undone.at).secs(),
             what: match undone.what {
                 UnbanTarget::One(network) => shown(network, self.engine.policy().prefix),
+                UnbanTarget::Asn(asn) => asn.to_string(),
                 UnbanTarget::Inside(network) => format!("inside {network}"),
                 UnbanTarget::Rule(name) => format!("rule {name}"),
                 UnbanTarget::All => "all".to_owned(),
@@ -111,7 +127,7 @@ impl AdminContext {
     }
 
     /// Members and last offence, or the operator's reason for the ban of a network, if it is known.
-    pub(super) fn network_ban_reason(&self, network: IpNet, rule: RuleId) -> Option<Evidence> {
+    pub(super) fn network_ban_reason(&self, network: Network, rule: RuleId) -> Option<Evidence> {
         if let Some(reason) = self.engine.network_reason(network, rule) {
             return Some(reason);
         }
@@ -123,7 +139,7 @@ impl AdminContext {
 
     pub(super) fn network_ban(&self, now: Time, ban: &BannedNetwork) -> NetworkBan {
         #[cfg(feature = "fleet")]
-        let node = self.fleet.as_ref().and_then(|fleet| fleet.origin_of(ban.network)).map(|node| node.to_string());
+        let node = self.fleet.as_ref().and_then(|fleet| fleet.origin_of(ban.network.block()?)).map(|node| node.to_string());
         #[cfg(not(feature = "fleet"))]
         let node = None;
         let until = ban.until.map_or(Until::NEVER, Until::at);

@@ -7,9 +7,13 @@ use crate::client::is_single;
 use crate::control::admin::BanFilter;
 use crate::control::answer::object;
 use crate::control::bans::ListedBan;
-use crate::control::explanation::{BannedInside, NetworkExplanation};
+use crate::control::explanation::{BannedInside, NetworkBan, NetworkExplanation};
 use crate::control::pause::PauseStatus;
+use crate::geo::{Asn, Origin};
 use crate::list::file::parse_network;
+
+/// Where a deny list entry stands that is no address.
+pub(super) const IN_DENY: &str = "deny in the configuration";
 
 /// Maximum number of banned clients and networks inside that are told.
 const MAX_FIRST: usize = 10;
@@ -23,6 +27,29 @@ impl AdminContext {
             IpNet::V6(v6) => v6.prefix_len() >= prefix.bits(),
         };
         if is_client { object(&self.why(target.addr())) } else { object(&self.why_network(target)) }
+    }
+
+    /// The answer about an autonomous system: what refuses it as a whole, and which of its clients are banned.
+    pub(super) fn why_asn(&self, asn: Asn) -> NetworkExplanation {
+        let (now, policy) = (self.clock.now(), self.engine.policy());
+        let bans: Vec<NetworkBan> =
+            policy.lists.banned.lookup_asn(asn, now, |_| true).map(|ban| self.network_ban(now, ban)).into_iter().collect();
+        // Only a filter by rule can fail.
+        let mut clients = self.client_bans(&BanFilter::default(), now).unwrap_or_default();
+        clients.retain(|(client, _, _)| policy.geo.origin(*client).is_some_and(|origin| origin.asn == Some(asn)));
+        clients.dedup_by_key(|(client, _, _)| *client);
+        let first = clients.iter().map(|ban| self.listed(*ban, now)).take(MAX_FIRST).collect();
+        let paused = policy.active_pause(now).map(|pause| PauseStatus::of(pause, now));
+        let denied = policy.lists.denied_origins().find(Origin { asn: Some(asn), country: None });
+        NetworkExplanation {
+            network: asn.to_string(),
+            refused: paused.is_none() && (!bans.is_empty() || denied.is_some()),
+            paused,
+            bans,
+            inside: BannedInside { clients: clients.len(), networks: 0, first },
+            never_banned: None,
+            denied: denied.map(|entry| format!("{entry} ({IN_DENY})")),
+        }
     }
 
     fn why_network(&self, network: IpNet) -> NetworkExplanation {

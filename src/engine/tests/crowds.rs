@@ -162,7 +162,7 @@ fn a_network_beyond_the_limit_takes_the_place_of_one_by_a_rule_and_of_none_on_ot
         engine.observe(move |change| seen.lock().push(change.clone()));
         ask_all(&engine, 0, &THREE);
         assert_eq!(ask_all(&engine, 1, &THREE), [None, None, Some(DenyReason::Struck)]);
-        let is_banned = engine.policy().lists.banned.get("192.0.2.0/24".parse().unwrap()).is_some();
+        let is_banned = engine.policy().lists.banned.get("192.0.2.0/24".parse::<crate::geo::Network>().unwrap()).is_some();
         let evicted =
             changes.lock().iter().any(|change| *change == Change::NetworkEvicted { network: "10.0.0.0/24".parse().unwrap(), at: at(1) });
         let is_unban = |change: &Change| matches!(change, Change::NetworkUnbanned { .. });
@@ -192,15 +192,17 @@ fn a_rule_in_shadow_mode_bans_no_network_and_says_which_it_would_have() {
 
 #[test]
 fn a_ban_by_a_rule_does_not_shorten_one_by_hand_and_joins_that_of_another_service() {
-    let by_hand =
-        |scope, until| NetworkRecord { scope, ..NetworkRecord::manual("192.0.2.0/24".parse().unwrap(), at(0), until, Evidence::new(&[])) };
+    let by_hand = |scope, until| NetworkRecord {
+        scope,
+        ..NetworkRecord::manual("192.0.2.0/24".parse::<crate::geo::Network>().unwrap(), at(0), until, Evidence::new(&[]))
+    };
     let result = |record| {
         let engine = engine(NEAR);
         engine.ban_network(record, Completion::ignored());
         ask_all(&engine, 0, &THREE);
         ask_all(&engine, 0, &THREE);
         let policy = engine.policy();
-        let ban = policy.lists.banned.get("192.0.2.0/24".parse().unwrap()).unwrap();
+        let ban = policy.lists.banned.get("192.0.2.0/24".parse::<crate::geo::Network>().unwrap()).unwrap();
         (ban.scope, ban.until, engine.names().name(ban.rule).to_string())
     };
     assert_eq!(result(by_hand(Scope::All, Until::NEVER)), (Scope::All, None, "manual".to_owned()));

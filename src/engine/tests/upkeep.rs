@@ -15,7 +15,7 @@ fn client() -> Client {
 }
 
 fn network(until: u64) -> NetworkRecord {
-    NetworkRecord::manual("198.51.100.0/24".parse().unwrap(), at(0), Until::at(at(until)), Evidence::new(&[]))
+    NetworkRecord::manual("198.51.100.0/24".parse::<crate::geo::Network>().unwrap(), at(0), Until::at(at(until)), Evidence::new(&[]))
 }
 
 /// The kinds of the changes that `engine` publishes from now on.

@@ -50,7 +50,7 @@ fn write_file(path: &Path) {
     let bans: Vec<WriteItem> = (0..BANS).map(ban).collect();
     store.save(&bans, true).unwrap();
     let networks = (0..200_u8).map(|number| {
-        let network = format!("203.0.{number}.0/24").parse().unwrap();
+        let network = format!("203.0.{number}.0/24").parse::<crate::geo::Network>().unwrap();
         let reason = Evidence::new(&[b"a network of scanners"]);
         WriteItem::Change(Change::NetworkBanned(NetworkRecord::manual(network, now(), Until::NEVER, reason)))
     });
