@@ -318,6 +318,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_ban_of_an_autonomous_system_stays_on_the_machine_that_made_it() {
+        let record = |network: &str| {
+            let network = network.parse::<crate::geo::Network>().unwrap();
+            crate::engine::NetworkRecord::manual(network, Time::default(), crate::table::Until::NEVER, crate::rule::Evidence::new(&[]))
+        };
+        assert!(Outgoing::network_ban(&record("AS64496")).is_none());
+        assert!(Outgoing::network_ban(&record("192.0.2.0/24")).is_some());
+    }
+
+    #[test]
     fn the_publisher_sleeps_until_a_pass_is_due_and_longer_and_longer_while_the_receiver_cannot_join() {
         let now = Instant::now();
         assert_eq!(pause_until(now + Duration::from_millis(300), now), Duration::from_millis(300));

@@ -269,6 +269,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_autonomous_system_is_banned_beside_blocks_and_found_by_its_number_alone() {
+        let now = Time::from_secs(5);
+        let (asn, other) = ("AS64496".parse().unwrap(), "AS64497".parse().unwrap());
+        let mut banned = BannedNetworks::default();
+        assert!(!banned.has_asns());
+        banned.insert(ban("AS64496", Some(10)));
+        banned.insert(ban("192.0.2.0/24", None));
+        assert!(banned.has_asns() && banned.len() == 2);
+        let find = |banned: &BannedNetworks, asn, now| banned.lookup_asn(asn, now, |_| true).map(|ban| ban.network.to_string());
+        assert_eq!(find(&banned, asn, now).as_deref(), Some("AS64496"));
+        assert_eq!((find(&banned, other, now), find(&banned, asn, Time::from_secs(10))), (None, None));
+        assert_eq!(banned.lookup(ip("192.0.2.1"), now, |_| true).map(|ban| ban.network.to_string()).as_deref(), Some("192.0.2.0/24"));
+        assert_eq!(banned.expire(Time::from_secs(10)).len(), 1);
+        assert!(!banned.has_asns() && banned.get(asn).is_none() && banned.len() == 1);
+    }
+
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }

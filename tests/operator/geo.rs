@@ -268,3 +268,48 @@ fn a_crowd_in_shadow_mode_is_shown_and_served_and_without_a_database_nothing_is_
     }
     assert_eq!(daemon.json(&["list"]), json!([]));
 }
+
+#[test]
+fn a_replay_reads_the_databases_and_counts_by_system() {
+    let (stage, geo) = stage();
+    stage.configure("", &format!("{geo}{CROWD}[[rule]]\nname = 'far'\npath = '^/far'\nmaxretry = 1\nnot_country = ['DE']\n"));
+    let line = |client: &str, second: usize, path: &str| {
+        format!("{client} - - [23/Nov/2026:03:00:{second:02} +0000] \"GET {path} HTTP/1.1\" 200 9 \"-\" \"-\"\n")
+    };
+    let crowd: String = (0..10).map(|number| line(&format!("198.18.{}.1", number % 5), number, "/x")).collect();
+    let later = line("198.18.200.1", 20, "/")
+        + &line("198.19.0.1", 21, "/far")
+        + &line("198.18.0.99", 22, "/far")
+        + &line("203.0.113.1", 23, "/far");
+    let log = stage.write("access.log", &(crowd + &later));
+    let output = std::process::Command::new(crate::harness::STRIKEOUT)
+        .args(["replay", "--json", "--config"])
+        .arg(stage.config())
+        .arg(log)
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let crowd = report["crowds"].as_array().unwrap();
+    assert_eq!(
+        crowd.iter().map(|crowd| (&crowd["network"], &crowd["members"])).collect::<Vec<_>>(),
+        [(&json!("AS64496"), &json!(5))],
+        "{report}"
+    );
+    let far = report["rules"].as_array().unwrap().iter().find(|rule| rule["name"] == "far").unwrap();
+    assert_eq!(far["bans"], json!(1), "only of the client that is known to be elsewhere: {far}");
+}
+
+#[test]
+fn the_hook_is_told_of_a_system_as_of_a_network() {
+    let (stage, geo) = stage();
+    let told = stage.path("told");
+    let hook = stage.write("hook", &format!("#!/bin/sh\necho \"$@\" >> {told:?}\n"));
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let daemon = Daemon::start_on(&stage, "", &format!("{geo}{CROWD}[hook]\ncommand = [{hook:?}]\nqueue = 10\nat_once = 1\n"));
+    let mut helper = attach(&daemon);
+    crowd(&mut helper);
+    let has = |text: &str| std::fs::read_to_string(&told).is_ok_and(|told| told.contains(text));
+    wait_until("the hook is told of the ban", || has("ban AS64496 crowd "));
+    daemon.text(&["unban", "AS64496"]);
+    wait_until("the hook is told of the unban", || has("unban AS64496"));
+}
