@@ -31,7 +31,7 @@ pub mod detector {
     pub use crate::geo::Geo;
 }
 pub mod engine {
-    pub use crate::engine::{BanRecord, Change, Completion, Engine, Journal, NetworkRecord, Persisted};
+    pub use crate::engine::{BanRecord, Change, Completion, Engine, Journal, NetworkRecord, Persisted, Reach};
     pub mod reply {
         pub use crate::engine::reply::Reply;
     }

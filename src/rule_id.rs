@@ -37,7 +37,10 @@ pub const RESERVED: [&str; 3] = ["manual", "deny-list", "on-failure"];
 pub const FLEET: &str = "fleet";
 
 /// The programs whose bans are taken over. Their bans stand under names that begin with the program's, such as `fail2ban-sshd`.
-pub const ORIGINS: [&str; 2] = ["fail2ban", "crowdsec"];
+pub const ORIGINS: [&str; 2] = ["fail2ban", CROWDSEC];
+
+/// The program whose decisions the daemon can take by itself.
+pub const CROWDSEC: &str = "crowdsec";
 
 /// Maximum length of a rule's name, in bytes.
 const MAX_NAME: usize = 64;
@@ -45,7 +48,19 @@ const MAX_NAME: usize = 64;
 /// Whether `name` is that of another program's bans, and so no rule's.
 #[must_use]
 pub fn is_origin(name: &str) -> bool {
-    ORIGINS.iter().any(|program| name.strip_prefix(program).is_some_and(|rest| rest.starts_with('-')))
+    ORIGINS.iter().any(|program| is_of(program, name))
+}
+
+/// Whether other machines of a fleet are told of bans of this name. CrowdSec shares its decisions by itself, and each machine asks it.
+#[must_use]
+pub fn is_shared(name: &str) -> bool {
+    !is_of(CROWDSEC, name)
+}
+
+/// Whether `name` is that of bans by `program`.
+#[must_use]
+pub fn is_of(program: &str, name: &str) -> bool {
+    name.strip_prefix(program).is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// The name under which bans that `program` made for `reason` (a jail, a scenario) stand. What a rule's name cannot hold becomes `-`.

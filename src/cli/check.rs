@@ -78,6 +78,14 @@ fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usiz
             Some(fault) => writeln!(text, "geo {kind} {file}: WARNING: {fault}; until that is mended, what depends on it matches nobody"),
         };
     }
+    if let Some(crowdsec) = &checked.crowdsec {
+        let (url, file) = (crowdsec.url.as_str(), &crowdsec.key_file);
+        let _ = writeln!(text, "crowdsec {url}: asked every {}", crowdsec.interval.0);
+        if !file.exists() {
+            let _ =
+                writeln!(text, "crowdsec {url}: WARNING: found no key file {}; cscli bouncers add strikeout prints a key", file.display());
+        }
+    }
     let policy = Arc::new(Policy::from(checked));
     for log in &logs {
         let rules = log.rules.as_ref().map_or_else(|| "all rules over requests and responses".to_owned(), |rules| rules.join(", "));

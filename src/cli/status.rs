@@ -12,6 +12,7 @@ use super::ask::ask;
 use super::terminal::{Align, Colours, bytes, columns, counted, span};
 use super::{DaemonArguments, Failure, print, print_json};
 use crate::control::admin::AdminRequest;
+use crate::control::crowdsec::CrowdsecStatus;
 use crate::control::status::{CrawlerStatus, DaemonStatus, FalseBans, FleetStatus, HostStatus, RuleStatus, StateStatus};
 use crate::rule::Mode;
 
@@ -222,6 +223,9 @@ fn text(status: &DaemonStatus, colours: Colours) -> String {
         };
         line("hook", &format!("{} done, {} waiting{faults}", counted(hook.done, "call"), hook.waiting));
     }
+    if let Some(crowdsec) = &status.crowdsec {
+        line("crowdsec", &self::crowdsec(crowdsec, colours));
+    }
     if let Some(fleet) = &status.fleet {
         let state = match fleet {
             FleetStatus::Ok => colours.good("ok"),
@@ -262,6 +266,18 @@ fn host_name(host: &HostStatus, colours: Colours) -> String {
     };
     let fault = host.fault.as_ref().map_or_else(String::new, |fault| colours.bad(&format!("; {fault}")));
     format!("{}: {known}{fault}", host.name)
+}
+
+/// CrowdSec's local API: what is known of it, and what is wrong.
+fn crowdsec(status: &CrowdsecStatus, colours: Colours) -> String {
+    let answered = status.answered_ago.map_or_else(|| "never answered".to_owned(), |ago| format!("answered {} ago", span(ago)));
+    let state = match &status.fault {
+        None if status.answered_ago.is_none() => "is being asked".to_owned(),
+        None => format!("{}, {answered}", colours.good("ok")),
+        Some(fault) => colours.bad(&format!("{fault}; {answered}, what is known stands until it ends")),
+    };
+    let waiting = if status.waiting > 0 { format!(", {} behind bans of others", status.waiting) } else { String::new() };
+    format!("{}{waiting}{}; {state}", counted(status.decisions, "decision"), status.skipped_text())
 }
 
 fn false_bans(rule: &FalseBans) -> String {

@@ -99,7 +99,8 @@ impl<'de> Deserialize<'de> for HookGroup {
     }
 }
 
-fn up_to_an_hour<'de, D: serde::Deserializer<'de>>(deserializer: D, key: &str) -> Result<Span, D::Error> {
+/// Reads a duration of 1 second to 1 hour.
+pub(super) fn up_to_an_hour<'de, D: serde::Deserializer<'de>>(deserializer: D, key: &str) -> Result<Span, D::Error> {
     let span = Span::deserialize(deserializer)?;
     if (Span::from_secs(1)..=Span::from_secs(3600)).contains(&span) {
         Ok(span)

@@ -1,6 +1,7 @@
 //! The configuration file, checked whole: an error names file and line, what was found and what was expected.
 
 mod crawlers;
+pub mod crowdsec;
 mod defaults;
 mod duplicate;
 mod error_text;
@@ -31,6 +32,7 @@ use crate::rule::merge::{RulesError, rule_set};
 use crate::rule::spec::RuleSpec;
 use crate::rule::{Rule, RuleSet};
 use crate::rule_id::RuleNames;
+use crowdsec::CrowdsecConfig;
 use defaults::DefaultsSection;
 use fleet::FleetConfig;
 pub use hook::HookConfig;
@@ -59,6 +61,8 @@ pub struct Config {
     pub false_ban_share: f64,
     /// `[fleet]`; none if the machine belongs to no fleet.
     pub fleet: Option<FleetConfig>,
+    /// `[crowdsec]`; none if no decisions are taken over.
+    pub crowdsec: Option<CrowdsecConfig>,
     pub metrics: MetricsConfig,
     /// The databases that say where addresses belong. Only the daemon reads them.
     pub geo: GeoFiles,
@@ -81,6 +85,7 @@ struct ConfigFile {
     rule: Vec<RuleSpec>,
     log: Vec<LogSpec>,
     fleet: Option<Spanned<FleetConfig>>,
+    crowdsec: Option<CrowdsecConfig>,
     metrics: MetricsConfig,
     geo: geo::GeoSection,
     hook: Option<HookConfig>,
@@ -140,10 +145,25 @@ impl Config {
             fleet.get_ref().check().map_err(|message| text.error_at(fleet.span().start, message))?;
         }
         let fleet = parsed.fleet.map(Spanned::into_inner);
-        let (metrics, hook) = (parsed.metrics, parsed.hook);
+        let (metrics, hook, crowdsec) = (parsed.metrics, parsed.hook, parsed.crowdsec);
         let files = text.files().map(Into::into).collect();
         let table = parsed.table;
-        Ok(Self { table, rules, lists, crawlers, logs, false_ban_share, fleet, metrics, geo, hook, files, list_files, named_rules })
+        Ok(Self {
+            table,
+            rules,
+            lists,
+            crawlers,
+            logs,
+            false_ban_share,
+            fleet,
+            crowdsec,
+            metrics,
+            geo,
+            hook,
+            files,
+            list_files,
+            named_rules,
+        })
     }
 }
 
@@ -238,6 +258,8 @@ mod tests {
             ("[hook]\ncommand = [\"tell\"]", ":2: found \"tell\", expected the absolute path of a program"),
             ("[hook]\ncommand = [\"/x\"]\ntimeout = \"1d\"", ":3: found timeout = 1d, expected 1s to 1h"),
             ("[hook]\ncommand = [\"/x\"]\ngroup = \"0\"", ":3: found group = 0s, expected 1s to 1h"),
+            ("[crowdsec]\nurl = \"http://127.0.0.1\"", ":1: missing field `key_file`"),
+            ("[crowdsec]\nkey_file = \"/k\"\nurl = \"lapi\"", ":3: found url = \"lapi\", expected one such as"),
             ("[geo]\nasn = \"asn.mmdb\"", ":2: found asn = \"asn.mmdb\", expected the absolute path of a database"),
             ("[[rule]]\nname = \"a\"\npath = \"x\"\nasn = 64496", ":4: found asn without a database, expected asn in [geo] as well"),
             ("[geo]\nasn = \"/x\"\n[[rule]]\nname = \"a\"\npath = \"x\"\nnot_country = \"DE\"", ":6: found not_country without"),

@@ -26,6 +26,7 @@ pub mod answer;
 pub mod bans;
 pub mod client;
 pub mod config;
+pub mod crowdsec;
 pub mod explanation;
 pub mod pause;
 pub mod request;

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::config::ConfigStatus;
+use super::crowdsec::CrowdsecStatus;
 use super::pause::PauseStatus;
 use crate::event::Scope;
 use crate::rule::Mode;
@@ -90,6 +91,8 @@ pub struct DaemonStatus {
     pub logs: Vec<FollowedLog>,
     pub by_rule: Vec<RuleStatus>,
     pub hook: Option<HookStatus>,
+    /// CrowdSec's local API; none if none is asked.
+    pub crowdsec: Option<CrowdsecStatus>,
     pub asked: LastAsked,
     /// For each service the client that makes more than half of its traffic.
     pub heaviest: Vec<HeavyClient>,

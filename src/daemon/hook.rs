@@ -279,6 +279,7 @@ mod tests {
     use super::*;
     use crate::client::Client;
     use crate::config::Config;
+    use crate::engine::Reach;
     use crate::event::Scope;
     use crate::rule_id::RuleNames;
     use crate::time::Time;
@@ -293,7 +294,7 @@ mod tests {
 
     fn unbanned(last: u8) -> Change {
         let client = Client::from(std::net::Ipv4Addr::new(198, 51, 100, last));
-        Change::Unbanned { client, scope: Scope::All, at: Time::from_secs(0), kept: Vec::new() }
+        Change::Unbanned { client, scope: Scope::All, at: Time::from_secs(0), kept: Vec::new(), reach: Reach::Everywhere }
     }
 
     #[track_caller]
@@ -321,7 +322,7 @@ mod tests {
                 Ipv6Prefix::default(),
             );
             hook.notify(
-                &Change::NetworkUnbanned { network: "198.51.100.0/24".parse().unwrap(), at: Time::from_secs(0) },
+                &Change::NetworkUnbanned { network: "198.51.100.0/24".parse().unwrap(), at: Time::from_secs(0), reach: Reach::Everywhere },
                 Ipv6Prefix::default(),
             );
         }

@@ -91,7 +91,7 @@ impl<'a> HookEvent<'a> {
                 ..unban(record.network.to_string(), record.scope, record.since)
             },
             Change::Unbanned { client, scope, at, .. } => unban(client.display(prefix).to_string(), *scope, *at),
-            Change::NetworkUnbanned { network, at } => unban(network.to_string(), Scope::All, *at),
+            Change::NetworkUnbanned { network, at, .. } => unban(network.to_string(), Scope::All, *at),
             Change::NetworkEvicted { .. } | Change::Forgotten(_) | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => {
                 return None;
             }
@@ -118,6 +118,7 @@ impl<'a> HookEvent<'a> {
 mod tests {
     use super::*;
     use crate::client::Client;
+    use crate::engine::Reach;
     use crate::engine::fixtures::record;
     use crate::rule::Evidence;
     use crate::time::Time;
@@ -135,7 +136,7 @@ mod tests {
             serde_json::to_string(&event).unwrap(),
             r#"{"event":"ban","client":"192.0.2.1","scope":"all","rule":"w00tw00t","until":-1,"at":1800000000,"count":1,"times":1,"evidence":"spam","by":"user root (uid 0)"}"#
         );
-        let unban = Change::NetworkUnbanned { network: "2001:db8::/32".parse().unwrap(), at };
+        let unban = Change::NetworkUnbanned { network: "2001:db8::/32".parse().unwrap(), at, reach: Reach::Everywhere };
         let event = HookEvent::of(&unban, Ipv6Prefix::default()).unwrap();
         assert_eq!(event.words(), ["unban", "2001:db8::/32"]);
         assert_eq!(serde_json::to_string(&event).unwrap(), r#"{"event":"unban","client":"2001:db8::/32","scope":"all","at":1800000000}"#);

@@ -7,6 +7,7 @@
 //! | `smtp` | `check` and `strike`, and which connection processes of Exim are alive |
 //! | `subscribers` | what Squid helpers are sent, and the offences they send |
 //! | `admin` | operators' requests, on a thread of their own |
+//! | `crowdsec` | decisions of CrowdSec's local API |
 //! | `logs` | the logs that are followed |
 //! | `metrics` | counters, their text, and the HTTP listener for Prometheus |
 //! | `hook`, `hook_event` | the program called at bans and unbans, and what it is told |
@@ -17,6 +18,7 @@
 
 mod admin;
 mod conn;
+mod crowdsec;
 mod event_loop;
 mod hook;
 mod hook_event;
@@ -55,6 +57,7 @@ use admin::context::AdminContext;
 use admin::worker::AdminWorker;
 use conn::listener::Listener;
 use conn::replies::ReplyQueue;
+use crowdsec::Crowdsec;
 use event_loop::EventLoop;
 use hook::Hook;
 use housekeeping::{Housekeeping, Persistence};
@@ -91,7 +94,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
     let loaded = Config::load(config, &names)?;
     let (table, log_files, fleet_config) = (loaded.table.clone(), loaded.logs.clone(), loaded.fleet.clone());
     let (metrics, hook_config) = (loaded.metrics, loaded.hook.clone());
-    let geo_files = loaded.geo.clone();
+    let (geo_files, crowdsec_config) = (loaded.geo.clone(), loaded.crowdsec.clone());
     let own = OwnAddresses::read().unwrap_or_else(|error| {
         log::warn!("own addresses cannot be read: {error}");
         OwnAddresses::default()
@@ -127,7 +130,10 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
         Housekeeping::start(Arc::clone(&engine), clock, OwnAddressWatch::new(own), Arc::clone(&geo), Arc::clone(&hosts), persistence())
             .map_err(system("a thread cannot be started"))?;
     hook.configure(hook_config.as_ref()).map_err(system("a thread cannot be started"))?;
+    let crowdsec = Arc::new(Crowdsec::new(&engine, clock, table.bans.get()));
     observe(&engine, &counters, &hook);
+    // Once the hook is told of bans.
+    crowdsec.configure(crowdsec_config.as_ref()).map_err(system("a thread cannot be started"))?;
     counters.config_read.store(started.secs(), Ordering::Relaxed);
     let report = Arc::new(MetricsReport {
         engine: Arc::clone(&engine),
@@ -136,6 +142,7 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
         geo: Arc::clone(&geo),
         state: state.clone(),
         hook: Arc::clone(&hook),
+        crowdsec,
         hosts,
         fleet: fleet.as_ref().map(|fleet| Arc::clone(&fleet.health)),
         clock,

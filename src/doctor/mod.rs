@@ -26,11 +26,12 @@ use facts::Facts;
 use report::{Finding, Report};
 
 /// All checks, in the order in which they are reported.
-const CHECKS: [fn(&Facts) -> Vec<Finding>; 11] = [
+const CHECKS: [fn(&Facts) -> Vec<Finding>; 12] = [
     own::configuration,
     own::daemon,
     own::state,
     own::geo,
+    own::crowdsec,
     own::socket,
     squid::checks::check,
     exim::checks::check,

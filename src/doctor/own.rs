@@ -3,6 +3,7 @@
 use super::facts::{DaemonFault, Facts};
 use super::report::Finding;
 use crate::config::Config;
+use crate::control::crowdsec::CrowdsecStatus;
 use crate::control::status::{DaemonStatus, GeoStatus, StateStatus};
 use crate::rule::Mode;
 
@@ -180,6 +181,32 @@ pub fn geo(facts: &Facts) -> Vec<Finding> {
         }
     });
     findings.collect()
+}
+
+/// Whether CrowdSec's local API answers the daemon, and its key is a secret.
+pub fn crowdsec(facts: &Facts) -> Vec<Finding> {
+    const CHECK: &str = "crowdsec";
+    let Some(status) = facts.running().and_then(|(status, _)| status.crowdsec.as_ref()) else { return Vec::new() };
+    let CrowdsecStatus { url, key_file, decisions, .. } = status;
+    let skipped = status.skipped_text();
+    let mut findings = vec![match (&status.fault, status.answered_ago) {
+        (None, Some(_)) => Finding::ok(CHECK, format!("{url} answers: {decisions} decisions are in force{skipped}")),
+        (None, None) => Finding::ok(CHECK, format!("{url} is being asked for the first time")),
+        (Some(fault), _) => {
+            let text = format!("the {decisions} decisions that are known stand until they end, and no new one comes: {fault}");
+            let remedy = if fault.contains(key_file.as_str()) {
+                format!("cscli bouncers delete strikeout; cscli bouncers add strikeout -o raw > {key_file}")
+            } else {
+                "systemctl status crowdsec; cscli lapi status".to_owned()
+            };
+            Finding::fault(CHECK, text, remedy)
+        }
+    }];
+    if status.key_is_public {
+        let text = format!("every user of this machine can read the key in {key_file}");
+        findings.push(Finding::warning(CHECK, text, format!("chown root:strikeout {key_file}; chmod 640 {key_file}")));
+    }
+    findings
 }
 
 /// Whether only those may ask who should.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::crowds::banned_network;
 use super::lift::refuses_here;
 use super::publish::Publication;
-use super::{Applied, BanRecord, Change, Completion, Engine, NetworkRecord, Persisted};
+use super::{Applied, BanRecord, Change, Completion, Engine, NetworkRecord, Persisted, Reach};
 use crate::client::Client;
 use crate::event::{Scope, Service};
 use crate::geo::Network;
@@ -46,12 +46,21 @@ impl Engine {
         let changed = scope.services().iter().any(|service| self.bans.get(client, *service, now).is_some());
         self.bans.unban(client, scope);
         let kept = self.forget_earlier_bans(client, scope);
-        self.persist_and_complete(Change::Unbanned { client, scope, at: now, kept }, changed, completion);
+        let reach = Reach::Everywhere;
+        self.persist_and_complete(Change::Unbanned { client, scope, at: now, kept, reach }, changed, completion);
     }
 
     /// Unbans `client` on those services of `scope` where `is_own` says so of the active ban. Bans of others stay, and so do the earlier bans
     /// that make the next ones longer.
-    pub fn release(self: &Arc<Self>, now: Time, client: Client, scope: Scope, is_own: impl Fn(&Ban) -> bool, completion: Completion) {
+    pub fn release(
+        self: &Arc<Self>,
+        now: Time,
+        client: Client,
+        scope: Scope,
+        is_own: impl Fn(&Ban) -> bool,
+        reach: Reach,
+        completion: Completion,
+    ) {
         let _lock = self.client_locks.lock(&client);
         let is_own = |service| scope.services().contains(&service) && self.bans.get(client, service, now).is_some_and(|ban| is_own(&ban));
         let scope = match (is_own(Service::Web), is_own(Service::Mail)) {
@@ -65,17 +74,26 @@ impl Engine {
         let policy = self.policy();
         let growing = policy.rules.rules().iter().filter(|rule| rule.bantime.increment.is_some());
         let kept = growing.map(|rule| Arc::clone(&rule.name)).collect();
-        self.persist_and_complete(Change::Unbanned { client, scope, at: now, kept }, true, completion);
+        self.persist_and_complete(Change::Unbanned { client, scope, at: now, kept, reach }, true, completion);
     }
 
     /// Unbans exactly this network, and forgets its earlier bans. Like [`Engine::unban`], persisted and published even if there is none.
     pub fn unban_network(self: &Arc<Self>, now: Time, network: Network, completion: Completion) {
+        self.end_network_ban(now, network, Reach::Everywhere, completion);
+    }
+
+    /// The same on this machine alone.
+    pub fn unban_network_here(self: &Arc<Self>, now: Time, network: Network, completion: Completion) {
+        self.end_network_ban(now, network, Reach::Here, completion);
+    }
+
+    fn end_network_ban(self: &Arc<Self>, now: Time, network: Network, reach: Reach, completion: Completion) {
         let _lock = self.client_locks.lock(&network);
         let mut removed = None;
         self.change_lists(|lists| removed = lists.banned.remove(network));
         self.forget_earlier_bans_of_network(network);
         let changed = removed.is_some_and(|ban| ban.is_active(now));
-        self.persist_and_complete(Change::NetworkUnbanned { network, at: now }, changed, completion);
+        self.persist_and_complete(Change::NetworkUnbanned { network, at: now, reach }, changed, completion);
     }
 
     /// Persists a change and completes it when it is saved, has failed, or the disk is too slow.

@@ -23,6 +23,7 @@ pub enum Change {
         at: Time,
         /// The rules under which its earlier bans still count, because they refuse on another service.
         kept: Vec<Arc<str>>,
+        reach: Reach,
     },
     /// An operator had the earlier bans of many clients forgotten, whether these are banned or not.
     Forgotten(Forgotten),
@@ -30,6 +31,7 @@ pub enum Change {
     NetworkUnbanned {
         network: Network,
         at: Time,
+        reach: Reach,
     },
     /// The ban of a network by a rule ended early here, to make room for another. On other machines it stays.
     NetworkEvicted {
@@ -42,6 +44,15 @@ pub enum Change {
     Paused(Pause),
     /// An operator ended the pause.
     Resumed,
+}
+
+/// Where an unban counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// On all machines of a fleet.
+    Everywhere,
+    /// On this machine: the others hear of it by themselves.
+    Here,
 }
 
 /// The earlier bans that are forgotten: those that match every condition given.

@@ -39,7 +39,7 @@ use crate::table::{Account, Accounts, Ban, Bans, Crowds, SeenMarks, Strikes};
 use crate::time::Time;
 pub use ban::SLOW;
 use ban_log::BanLog;
-pub use change::{BanRecord, Change, Forgotten, Journal, NetworkRecord, OnPersisted, Persisted, contain_panic};
+pub use change::{BanRecord, Change, Forgotten, Journal, NetworkRecord, OnPersisted, Persisted, Reach, contain_panic};
 use client_locks::ClientLocks;
 pub use completion::{Abandoned, Applied, Completion};
 use deadline::{DISK_LIMIT, Deadlines};

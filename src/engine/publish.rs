@@ -151,7 +151,7 @@ impl Engine {
         if !self.journal.get().is_some_and(|journal| journal.has_overflowed()) {
             return;
         }
-        if let Change::NetworkUnbanned { network, at } | Change::NetworkEvicted { network, at } = change {
+        if let Change::NetworkUnbanned { network, at, .. } | Change::NetworkEvicted { network, at } = change {
             let ban = self.policy().lists.banned.get(*network).filter(|ban| ban.is_active(*at) && ban.is_by_count()).cloned();
             if let Some(ban) = ban {
                 self.notify_observers(&Change::NetworkBanned(self.network_record_of(&ban)));

@@ -18,9 +18,10 @@ use super::queue::{Outgoing, Queue, SentTime};
 use super::republish::Republish;
 use super::resp_connection::{RespConnection, SILENCE};
 use crate::client::ShortNetwork;
-use crate::engine::{Change, Engine};
+use crate::engine::{BanRecord, Change, Engine, NetworkRecord, Reach};
 use crate::event::Scope;
 use crate::logging::ThrottledLog;
+use crate::rule_id::is_shared;
 use crate::time::{Span, Time};
 
 /// Number of changes sent in one round trip.
@@ -70,6 +71,7 @@ pub fn start(local: Arc<Local>, engine: &Arc<Engine>, queue: Arc<Queue>) -> io::
 /// The change to publish; `None` for one that came from another node.
 fn to_publish(change: &Change, engine: &Engine, origins: &Mutex<Origins>) -> Option<Outgoing> {
     match change {
+        Change::Banned(BanRecord { rule, .. }) | Change::NetworkBanned(NetworkRecord { rule, .. }) if !is_shared(rule) => None,
         Change::Banned(record) if !record.node.is_empty() => None,
         Change::Banned(record) => {
             let target = IpNet::from(record.client.address());
@@ -89,11 +91,13 @@ fn to_publish(change: &Change, engine: &Engine, origins: &Mutex<Origins>) -> Opt
             origins.clear(network, Scope::All);
             Outgoing::network_ban(record)
         }
+        // Each machine asks its own local API.
+        Change::Unbanned { reach: Reach::Here, .. } | Change::NetworkUnbanned { reach: Reach::Here, .. } => None,
         Change::Unbanned { client, scope, at, .. } => {
             let target = IpNet::from(client.address());
             (!origins.lock().is_echo(target, *at)).then_some(Outgoing::Unban { target, scope: *scope, at: SentTime::new(*at) })
         }
-        Change::NetworkUnbanned { network, at } => {
+        Change::NetworkUnbanned { network, at, .. } => {
             let target = network.block()?;
             (!origins.lock().is_echo(target, *at)).then_some(Outgoing::Unban { target, scope: Scope::All, at: SentTime::new(*at) })
         }

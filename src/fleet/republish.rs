@@ -1,5 +1,6 @@
 //! The pass over all own bans after a cut, a restart or a dropped change, in small steps: new changes go in between.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -13,6 +14,7 @@ use crate::engine::{BanRecord, Engine, NetworkRecord};
 use crate::event::{Scope, Service};
 use crate::list::BannedNetwork;
 use crate::rule::Evidence;
+use crate::rule_id::{RuleId, is_shared};
 use crate::table::{Ban, Until};
 use crate::time::Time;
 
@@ -44,14 +46,18 @@ pub struct Republish {
 
 impl Republish {
     pub fn begin(engine: &Engine, now: Time) -> Self {
+        let names = engine.names();
+        let unshared: HashSet<RuleId> = names.all().into_iter().filter(|rule| !is_shared(&names.name(*rule))).collect();
         let mut bans: Vec<(Client, Scope, Ban)> = Vec::new();
         engine.bans().for_each(now, |client, service, ban| match bans.last_mut() {
+            _ if unshared.contains(&ban.rule) => {}
             Some((last, scope, last_ban)) if *last == client && (last_ban.until, last_ban.rule) == (ban.until, ban.rule) => {
                 *scope = Scope::All
             }
             _ => bans.push((client, service.scope(), ban)),
         });
-        let networks: Vec<BannedNetwork> = engine.policy().lists.banned.iter().cloned().collect();
+        let networks: Vec<BannedNetwork> =
+            engine.policy().lists.banned.iter().filter(|ban| !unshared.contains(&ban.rule)).cloned().collect();
         let due = Instant::now();
         Self { bans: bans.into_iter(), networks: networks.into_iter(), due, step: STEP, minute: due, new: 0 }
     }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Row};
 
 use super::StoredStrikes;
 use crate::client::Client;
-use crate::engine::{BanRecord, Change, EarlierBans, NetworkRecord};
+use crate::engine::{BanRecord, Change, EarlierBans, NetworkRecord, Reach};
 use crate::event::Scope;
 use crate::geo::Network;
 use crate::list::file::parse_network;
@@ -85,7 +85,8 @@ pub(super) fn ban(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::
 /// Reads [`BAN_COLUMNS`] as a change; `None` if the ban is over.
 pub(super) fn ban_change(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::Result<Option<Change>> {
     if was_removed(row, 6)? {
-        return Ok(Some(Change::Unbanned { client: client(row, 1)?, scope: scope(row, 2)?, at: time(row, 5)?, kept: Vec::new() }));
+        let (client, scope, at) = (client(row, 1)?, scope(row, 2)?, time(row, 5)?);
+        return Ok(Some(Change::Unbanned { client, scope, at, kept: Vec::new(), reach: Reach::Everywhere }));
     }
     Ok(ban(row, names, now)?.map(Change::Banned))
 }
@@ -94,7 +95,7 @@ pub(super) fn ban_change(row: &Row<'_>, names: &mut NameCache, now: Time) -> rus
 pub(super) fn network_change(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::Result<Option<Change>> {
     let Some(network) = network(row.get_ref(1)?.as_str()?) else { return Ok(None) };
     if was_removed(row, 3)? {
-        return Ok(Some(Change::NetworkUnbanned { network, at: time(row, 2)? }));
+        return Ok(Some(Change::NetworkUnbanned { network, at: time(row, 2)?, reach: Reach::Everywhere }));
     }
     let Some((since, until)) = times(row, 2, 3, now)? else { return Ok(None) };
     let record = NetworkRecord::manual(network, since, until, evidence(row, "reason")?);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::client::Ipv6Prefix;
-use crate::engine::{EarlierBans, NetworkRecord};
+use crate::engine::{EarlierBans, NetworkRecord, Reach};
 use crate::event::Scope;
 use crate::table::{Counter, Until};
 
@@ -40,7 +40,7 @@ fn banned(ban: BanRecord) -> WriteItem {
 }
 
 fn unbanned(address: &str, scope: Scope, seconds: u64) -> WriteItem {
-    WriteItem::Change(Change::Unbanned { client: client(address), scope, at: at(seconds), kept: Vec::new() })
+    WriteItem::Change(Change::Unbanned { client: client(address), scope, at: at(seconds), kept: Vec::new(), reach: Reach::Everywhere })
 }
 
 fn without_evidence(ban: &BanRecord) -> BanRecord {
@@ -238,8 +238,8 @@ fn each_process_sees_the_changes_of_the_other_and_not_its_own() {
     );
     assert_eq!(two.changes_since(&mut cursor, at(1)).unwrap(), []);
     let unbans = [
-        Change::Unbanned { client: client("192.0.2.1"), scope: Scope::All, at: at(5), kept: Vec::new() },
-        Change::NetworkUnbanned { network, at: at(5) },
+        Change::Unbanned { client: client("192.0.2.1"), scope: Scope::All, at: at(5), kept: Vec::new(), reach: Reach::Everywhere },
+        Change::NetworkUnbanned { network, at: at(5), reach: Reach::Everywhere },
     ];
     one.save(&unbans.clone().map(WriteItem::Change), false).unwrap();
     assert_eq!(two.changes_since(&mut cursor, at(5)).unwrap(), unbans);

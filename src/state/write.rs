@@ -28,13 +28,13 @@ pub(super) fn write(transaction: &Transaction<'_>, item: &WriteItem, writer: i64
             }
             write_ban(transaction, ban, writer)
         }
-        WriteItem::Change(Change::Unbanned { client, scope, at, kept }) => {
+        WriteItem::Change(Change::Unbanned { client, scope, at, kept, .. }) => {
             forget(transaction, &Forgotten { network: Some(client.address().into()), kept: kept.clone(), ..Forgotten::default() })?;
             unban(transaction, *client, *scope, writer, *at)
         }
         WriteItem::Change(Change::Forgotten(forgotten)) => forget(transaction, forgotten),
         WriteItem::Change(Change::NetworkBanned(record)) => write_network(transaction, record, record.until.time().map(stored_end), writer),
-        WriteItem::Change(Change::NetworkUnbanned { network, at } | Change::NetworkEvicted { network, at }) => {
+        WriteItem::Change(Change::NetworkUnbanned { network, at, .. } | Change::NetworkEvicted { network, at }) => {
             let record = NetworkRecord::manual(*network, *at, Until::NEVER, Evidence::new(&[]));
             write_network(transaction, &record, Some(REMOVED), writer)
         }

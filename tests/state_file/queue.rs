@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use strikeout::internals::clock::Clock;
-use strikeout::internals::engine::{Change, Journal, NetworkRecord, Persisted};
+use strikeout::internals::engine::{Change, Journal, NetworkRecord, Persisted, Reach};
 use strikeout::internals::event::Scope;
 use strikeout::internals::rule::Evidence;
 use strikeout::internals::state::{Loaded, StoredStrikes, Writer};
@@ -79,7 +79,8 @@ fn an_unban_is_saved_even_if_the_queue_is_full() {
             |number| matches!(persist(&writer, ban(number)).try_recv(), Ok(Persisted::No(why)) if why.contains("too many bans wait"));
         numbers.by_ref().take(20_000).any(refused)
     });
-    let unbanned = persist(&writer, Change::Unbanned { client: client(0), scope: Scope::All, at: now(), kept: Vec::new() });
+    let unbanned =
+        persist(&writer, Change::Unbanned { client: client(0), scope: Scope::All, at: now(), kept: Vec::new(), reach: Reach::Everywhere });
     assert!(unbanned.try_recv().is_err(), "it waits");
     let network = NetworkRecord::manual("198.51.100.0/24".parse::<ipnet::IpNet>().unwrap(), now(), Until::NEVER, Evidence::new(&[]));
     let by_rule = Change::NetworkBanned(NetworkRecord { members: 3, ..network.clone() });

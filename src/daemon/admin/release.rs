@@ -11,7 +11,7 @@ use crate::control::admin::ReleaseRequest;
 use crate::control::answer::object;
 use crate::control::bans::{UnbanReport, epoch};
 use crate::daemon::conn::replies::ReplyHandle;
-use crate::engine::Engine;
+use crate::engine::{Engine, Reach};
 use crate::event::Scope;
 use crate::geo::Network;
 use crate::table::{Ban, Until};
@@ -72,7 +72,7 @@ impl Release {
         undo(clients, networks, &mut report, |target, completion| {
             let now = self.clock.now();
             match target {
-                Target::Client(client) => self.engine.release(now, client, Scope::All, is_own, completion),
+                Target::Client(client) => self.engine.release(now, client, Scope::All, is_own, Reach::Everywhere, completion),
                 Target::Network(network) => self.engine.unban_network(now, network, completion),
             }
         })?;

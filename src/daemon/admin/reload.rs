@@ -47,6 +47,9 @@ impl AdminContext {
         if let Err(error) = self.metrics.hook.configure(config.hook.as_ref()) {
             notes.push(format!("the hook stays as it was: a thread could not be started: {error}"));
         }
+        if let Err(error) = self.metrics.crowdsec.configure(config.crowdsec.as_ref()) {
+            notes.push(format!("CrowdSec's decisions are not taken: a thread could not be started: {error}"));
+        }
         for (list, before, now) in self.list_history.update(&config.lists) {
             notes.push(format!("{list} has lost more than half of its entries: it had {before} and has {now}, which are in force"));
         }

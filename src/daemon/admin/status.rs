@@ -73,6 +73,7 @@ impl AdminContext {
             geo: self.geo_statuses(),
             crawlers: self.crawler_statuses(),
             hosts: self.host_statuses(),
+            crowdsec: self.metrics.crowdsec.status(),
             logs: self.followed_logs(),
             by_rule: self.rule_statuses(),
             hook: self.metrics.hook.stats(),

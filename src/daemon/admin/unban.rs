@@ -18,7 +18,7 @@ use crate::control::admin::{UnbanRequest, UnbanTarget};
 use crate::control::answer::object;
 use crate::control::bans::UnbanReport;
 use crate::daemon::conn::replies::ReplyHandle;
-use crate::engine::{Applied, Completion, Engine, Persisted, SLOW};
+use crate::engine::{Applied, Completion, Engine, Persisted, Reach, SLOW};
 use crate::event::Scope;
 use crate::geo::{Asn, Network};
 use crate::rule_id::RuleId;
@@ -99,7 +99,9 @@ impl Unban {
             let now = self.clock.now();
             match (target, self.rule) {
                 // Another rule, or an operator, may have banned the client on the other service.
-                (Target::Client(client), Some(rule)) => self.engine.release(now, client, scope, |ban| ban.rule == rule, completion),
+                (Target::Client(client), Some(rule)) => {
+                    self.engine.release(now, client, scope, |ban| ban.rule == rule, Reach::Everywhere, completion)
+                }
                 (Target::Client(client), None) => self.engine.unban(now, client, scope, completion),
                 (Target::Network(network), _) => self.engine.unban_network(now, network, completion),
             }

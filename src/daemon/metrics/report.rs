@@ -11,6 +11,7 @@ use super::process::ProcessNumbers;
 use crate::clock::Clock;
 use crate::control::status::RuleCounts;
 use crate::crawler::ClaimCounts;
+use crate::daemon::crowdsec::Crowdsec;
 use crate::daemon::hook::Hook;
 use crate::daemon::logs::Logs;
 use crate::daemon::logs::thread::LogStatus;
@@ -34,6 +35,7 @@ pub struct MetricsReport {
     /// The state file, if one is configured.
     pub state: Option<Arc<StateFile>>,
     pub hook: Arc<Hook>,
+    pub crowdsec: Arc<Crowdsec>,
     /// The host names in `ignoreip`.
     pub hosts: Arc<HostWatch>,
     /// The connection to the fleet, if one is configured.
@@ -206,6 +208,7 @@ impl MetricsReport {
         }
         self.crawlers(page);
         self.hosts(page);
+        self.crowdsec(page);
         page.header("last_query_timestamp_seconds", "gauge", "When a server asked last.");
         for service in Service::ALL {
             if let Some(ago) = self.counters.traffic.last_asked(service) {
@@ -227,6 +230,21 @@ impl MetricsReport {
             for (found, number) in [("verified", verified), ("refuted", refuted), ("unknown", unknown), ("asked", asked)] {
                 page.sample("crawler_clients", &[("crawler", &crawler.name), ("found", found)], count(number));
             }
+        }
+    }
+
+    /// Metrics of CrowdSec's local API, if one is asked.
+    fn crowdsec(&self, page: &mut Page) {
+        let Some(status) = self.crowdsec.status() else { return };
+        page.header("crowdsec_fault", "gauge", "1 while CrowdSec's local API does not answer as it should.");
+        page.sample("crowdsec_fault", &[], u64::from(status.fault.is_some()));
+        page.header("crowdsec_decisions", "gauge", "Decisions of CrowdSec that are known and in force.");
+        page.sample("crowdsec_decisions", &[], count(status.decisions));
+        page.header("crowdsec_skipped", "gauge", "Decisions of CrowdSec that were not taken since the last whole list, by reason.");
+        status.skipped.iter().for_each(|(reason, number)| page.sample("crowdsec_skipped", &[("reason", reason)], *number));
+        if let Some(ago) = status.answered_ago {
+            page.header("crowdsec_last_answer_timestamp_seconds", "gauge", "When CrowdSec's local API was last answered.");
+            page.sample("crowdsec_last_answer_timestamp_seconds", &[], self.clock.now().before(Span::from_secs(ago)).secs());
         }
     }
 

@@ -175,7 +175,7 @@ mod tests {
     use super::super::fixtures::{client, engine};
     use super::*;
 
-    use crate::engine::Forgotten;
+    use crate::engine::{Forgotten, Reach};
     use crate::table::Until;
     use crate::time::Span;
 
@@ -214,11 +214,12 @@ mod tests {
     fn every_change_that_refuses_or_serves_somebody_is_a_line() {
         let at = NOW;
         assert_eq!(
-            change_line(&Change::Unbanned { client: client(1), scope: Scope::All, at, kept: Vec::new() }, NOW).unwrap(),
+            change_line(&Change::Unbanned { client: client(1), scope: Scope::All, at, kept: Vec::new(), reach: Reach::Everywhere }, NOW)
+                .unwrap(),
             "unban 198.51.100.1 all\n"
         );
         assert_eq!(
-            change_line(&Change::NetworkUnbanned { network: "10.0.0.0/8".parse().unwrap(), at }, NOW).unwrap(),
+            change_line(&Change::NetworkUnbanned { network: "10.0.0.0/8".parse().unwrap(), at, reach: Reach::Everywhere }, NOW).unwrap(),
             "unban-network 10.0.0.0/8\n"
         );
         assert_eq!(
