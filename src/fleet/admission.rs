@@ -47,13 +47,21 @@ pub struct Admissions {
     limit: AdmissionLimit,
     purged: Option<Instant>,
     never_banned: ThrottledLog,
+    other_prefix: ThrottledLog,
     too_many: ThrottledLog,
 }
 
 impl Admissions {
     pub fn new(bans: usize, bans_per_minute: u32) -> Self {
         let limit = AdmissionLimit { bans_per_minute, minutes: HashMap::default() };
-        Self { bans, limit, purged: None, never_banned: ThrottledLog::default(), too_many: ThrottledLog::default() }
+        Self {
+            bans,
+            limit,
+            purged: None,
+            never_banned: ThrottledLog::default(),
+            other_prefix: ThrottledLog::default(),
+            too_many: ThrottledLog::default(),
+        }
     }
 
     /// Makes a ban that another node published, if it is admitted.
@@ -72,6 +80,12 @@ impl Admissions {
         } else if let Some(reason) = engine.policy().lists.overlaps_never_banned(network_of(engine, ban.target)) {
             self.never_banned
                 .warn(|| format!("rejected the ban of {} by node {}: it is never banned here: {reason}", ban.target, ban.node));
+            Admission::Refused
+        } else if let Some(bits) = other_prefix(engine, ban) {
+            self.other_prefix.warn(|| {
+                let (target, node, own) = (ShortNetwork(ban.target), &ban.node, engine.policy().prefix.bits());
+                format!("rejected the ban of {target} by node {node}: found ipv6_prefix = {bits} there, expected {own} as on this machine")
+            });
             Admission::Refused
         } else if !self.has_room(engine, now, ban, rule) || !self.record_origin(local, engine, now, ban, until) {
             self.too_many.warn(|| format!("rejected a ban of node {}: there are too many bans or nodes already", ban.node));
@@ -177,6 +191,20 @@ fn network_of(engine: &Engine, target: IpNet) -> IpNet {
     }
     let client = client_of(target.addr());
     IpNet::new(client.address(), bits(client, engine.policy().prefix)).unwrap_or(target)
+}
+
+/// The `ipv6_prefix` of the node that banned an IPv6 client, if it is another than here: what is one client there, is a part of one here or
+/// several, so the ban would refuse nobody or the wrong ones. `None` if it is the same.
+fn other_prefix(engine: &Engine, ban: &PublishedBan) -> Option<String> {
+    let (own, address) = (engine.policy().prefix, ban.target.addr());
+    if !is_single(ban.target) || address.is_ipv4() {
+        return None;
+    }
+    match ban.record.ipv6_prefix {
+        Some(bits) => (bits != own.bits()).then(|| bits.to_string()),
+        // Of an older version, which does not tell.
+        None => (Client::of(address, own) != client_of(address)).then(|| format!("more than {}", own.bits())),
+    }
 }
 
 /// Counts the bans of each node by the minute of Redis's clock in which Redis accepted them, as `ban.lua` does. So all nodes admit the same

@@ -17,8 +17,12 @@ struct Machine {
 
 impl Machine {
     fn new(policy: &str) -> Self {
+        Self::with_prefix(policy, Ipv6Prefix::default())
+    }
+
+    fn with_prefix(policy: &str, prefix: Ipv6Prefix) -> Self {
         let names = Arc::new(RuleNames::default());
-        let policy = Policy::for_tests(policy, &names);
+        let policy = Policy { prefix, ..Policy::for_tests(policy, &names) };
         let engine = Arc::new(Engine::new(names, policy, 100, 2).unwrap());
         let local = Local::for_tests(&engine);
         Self { engine, local, admissions: Admissions::new(2, 1000) }
@@ -60,7 +64,7 @@ fn ban(address: &str, seconds: Option<u64>) -> PublishedBan {
         since: NOW.before(Span::from_secs(10)),
         accepted: NOW,
         target: target(address),
-        record: StoredRecord { rule: "w00tw00t".into(), count: 7, times: 2, evidence: "GET /w00tw00t".into() },
+        record: StoredRecord { rule: "w00tw00t".into(), count: 7, times: 2, evidence: "GET /w00tw00t".into(), ipv6_prefix: None },
     }
 }
 
@@ -296,4 +300,29 @@ fn the_ban_of_a_network_is_active_on_its_own_services_until_its_end() {
     let since = |service, now| machine.local.since_of(&machine.engine, target("198.51.100.0/24"), service, now);
     assert_eq!((since(Service::Web, NOW), since(Service::Mail, NOW)), (None, Some(NOW.before(Span::from_secs(10)))));
     assert_eq!(since(Service::Mail, after(60)), None, "it is over");
+}
+
+#[test]
+fn the_ban_of_an_ipv6_client_that_would_not_be_enforced_here_is_refused() {
+    let of_prefix = |address: &str, ipv6_prefix: Option<u8>| {
+        let ban = ban(address, Some(60));
+        PublishedBan { record: StoredRecord { ipv6_prefix, ..ban.record.clone() }, ..ban }
+    };
+    let (usual, wide) = (64, 56);
+    for (own, address, theirs, expected) in [
+        (usual, "2001:db8:0:100::", Some(64), Admission::Made),
+        (usual, "2001:db8:0:100::", Some(56), Admission::Refused),
+        (wide, "2001:db8:0:100::", Some(56), Admission::Made),
+        (wide, "2001:db8:0:1ff::", Some(64), Admission::Refused),
+        (wide, "2001:db8:0:100::", Some(64), Admission::Refused),
+        (wide, "2001:db8:0:1ff::", None, Admission::Refused),
+        (wide, "2001:db8:0:100::", None, Admission::Made),
+        (wide, "203.0.113.1", None, Admission::Made),
+        (wide, "203.0.113.1", Some(64), Admission::Made),
+        (wide, "2001:db8:0:1ff::/64", None, Admission::Made),
+    ] {
+        let mut machine = Machine::with_prefix("", Ipv6Prefix::new(own).unwrap());
+        assert_eq!(machine.admit(&of_prefix(address, theirs)), expected, "{address} of {theirs:?} with {own}");
+        assert_eq!(machine.until(address)[0].is_some(), expected == Admission::Made);
+    }
 }

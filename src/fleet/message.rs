@@ -67,6 +67,9 @@ pub struct StoredRecord {
     /// Number of bans of the client so far, this one included.
     pub times: u32,
     pub evidence: String,
+    /// `ipv6_prefix` of the node that made it, if it is the ban of an IPv6 client. Older versions leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6_prefix: Option<u8>,
 }
 
 impl StoredRecord {
@@ -237,10 +240,10 @@ mod tests {
         #[test]
         fn no_text_panics_and_evidence_stays_bounded(evidence in ".{0,400}", text in "(ban|unban|forget) .{0,100}") {
             let _ = parse(&text);
-            let record = StoredRecord { rule: "b".into(), count: 1, times: 1, evidence };
+            let record = StoredRecord { rule: "b".into(), count: 1, times: 1, evidence, ipv6_prefix: None };
             prop_assert!(record.evidence().as_str().len() <= Evidence::MAX);
             let evidence = record.evidence().as_str().to_owned();
-            let longest = StoredRecord { rule: "r".repeat(64), count: u32::MAX, times: u32::MAX, evidence };
+            let longest = StoredRecord { rule: "r".repeat(64), count: u32::MAX, times: u32::MAX, evidence, ipv6_prefix: Some(128) };
             prop_assert_eq!(StoredRecord::parse(&serde_json::to_string(&longest).unwrap()), Some(longest));
         }
     }

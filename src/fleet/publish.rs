@@ -81,7 +81,7 @@ fn to_publish(change: &Change, engine: &Engine, origins: &Mutex<Origins>) -> Opt
                     origins.lock().clear(target, service.scope());
                 }
             }
-            Some(Outgoing::ban(record))
+            Some(Outgoing::ban(record, engine.policy().prefix))
         }
         Change::NetworkBanned(record) => {
             let (mut origins, network) = (origins.lock(), record.network.block()?);

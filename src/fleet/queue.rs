@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::FleetHealth;
 use super::message::StoredRecord;
+use crate::client::{Client, Ipv6Prefix};
 use crate::engine::{BanRecord, NetworkRecord};
 use crate::event::Scope;
 use crate::rule::{Offence, Rule};
@@ -51,12 +52,14 @@ pub enum Outgoing {
 }
 
 impl Outgoing {
-    pub fn ban(record: &BanRecord) -> Self {
+    /// `prefix` is this machine's, by which an IPv6 client was cut.
+    pub fn ban(record: &BanRecord, prefix: Ipv6Prefix) -> Self {
         let stored = StoredRecord {
             rule: record.rule.to_string(),
             count: record.count,
             times: record.times,
             evidence: record.evidence.as_str().to_owned(),
+            ipv6_prefix: prefix_of(record.client, prefix),
         };
         let target = IpNet::from(record.client.address());
         Self::Ban { target, scope: record.scope, since: record.since, until: record.until, record: Box::new(stored) }
@@ -66,7 +69,8 @@ impl Outgoing {
     /// database, or another one.
     pub fn network_ban(ban: &NetworkRecord) -> Option<Self> {
         let NetworkRecord { network, scope, rule, since, until, members, reason } = ban;
-        let record = StoredRecord { rule: rule.to_string(), count: (*members).max(1), times: 1, evidence: reason.as_str().to_owned() };
+        let (count, evidence) = ((*members).max(1), reason.as_str().to_owned());
+        let record = StoredRecord { rule: rule.to_string(), count, times: 1, evidence, ipv6_prefix: None };
         Some(Self::Ban { target: network.block()?, scope: *scope, since: *since, until: *until, record: Box::new(record) })
     }
 
@@ -81,6 +85,11 @@ impl Outgoing {
     fn is_unban(&self) -> bool {
         matches!(self, Self::Unban { .. } | Self::Forget { .. })
     }
+}
+
+/// The prefix by which `client` was cut; `None` for IPv4.
+pub fn prefix_of(client: Client, prefix: Ipv6Prefix) -> Option<u8> {
+    client.address().is_ipv6().then(|| prefix.bits())
 }
 
 /// The changes that wait, oldest first.
@@ -185,7 +194,7 @@ mod tests {
     }
 
     fn ban(number: usize) -> Outgoing {
-        let record = StoredRecord { rule: "manual".into(), count: 1, times: 1, evidence: String::new() };
+        let record = StoredRecord { rule: "manual".into(), count: 1, times: 1, evidence: String::new(), ipv6_prefix: None };
         Outgoing::Ban { target: target(number), scope: Scope::All, since: Time::default(), until: Until::NEVER, record: Box::new(record) }
     }
 

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::local::{Local, active_until};
 use super::message::StoredRecord;
 use super::origin::scope_of;
-use super::queue::Outgoing;
+use super::queue::{Outgoing, prefix_of};
 use crate::client::Client;
 use crate::engine::{BanRecord, Engine, NetworkRecord};
 use crate::event::{Scope, Service};
@@ -112,9 +112,10 @@ fn own_ban(local: &Local, engine: &Engine, now: Time, client: Client, scope: Sco
             local.origins.lock().record(target, scope, &record.node);
             None
         }
-        Some(record) => Some(Outgoing::ban(&BanRecord { scope, ..record })),
+        Some(record) => Some(Outgoing::ban(&BanRecord { scope, ..record }, engine.policy().prefix)),
         None => {
-            let record = StoredRecord { rule: engine.names().name(ban.rule).to_string(), count: 0, times: 1, evidence: String::new() };
+            let (rule, ipv6_prefix) = (engine.names().name(ban.rule).to_string(), prefix_of(client, engine.policy().prefix));
+            let record = StoredRecord { rule, count: 0, times: 1, evidence: String::new(), ipv6_prefix };
             Some(Outgoing::Ban { target, scope, since: Time::default(), until: ban.until, record: Box::new(record) })
         }
     }

@@ -48,7 +48,8 @@ impl Node {
     pub(crate) fn start_at(name: &str, url: &str, rest: &str, fleet: &str, wrapper: &[String]) -> Self {
         let stage = Stage::new();
         let secret = stage.write("secret", &format!("{SECRET}\n"));
-        let (table, options): (Vec<&str>, Vec<&str>) = rest.lines().partition(|line| line.starts_with("bans ="));
+        let (table, options): (Vec<&str>, Vec<&str>) =
+            rest.lines().partition(|line| line.starts_with("bans =") || line.starts_with("ipv6_prefix ="));
         let rest =
             format!("{}\n{RULES}\n[fleet]\nurl = '{url}'\nnode = '{name}'\npassword_file = {secret:?}\n{fleet}\n", options.join("\n"));
         stage.configure(&table.join("\n"), &rest);

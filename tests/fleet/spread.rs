@@ -237,3 +237,26 @@ fn two_machines_of_one_name_are_reported() {
     wait_until("and unbans", || !another.is_banned("203.0.113.1"));
     assert!(!one.log().contains("another machine"), "{}", one.log());
 }
+
+#[test]
+fn the_ban_of_an_ipv6_client_spreads_only_to_machines_with_the_same_prefix() {
+    if !has_redis() {
+        return;
+    }
+    let redis = Redis::start();
+    let start = |name, prefix| Node::start(name, redis.port, &format!("ipv6_prefix = {prefix}"));
+    let (one, wide, two) = (start("one", 64), start("wide", 56), start("two", 64));
+    wait_joined(&[&one, &wide, &two]);
+    one.ask("strike 2001:db8:0:1ff::7 once");
+    wide.ask("strike 2001:db8:0:200::7 once");
+    one.ask("ban 203.0.113.1 for=3600");
+    wait_until("it spreads to the same prefix", || two.refuses("2001:db8:0:1ff::9"));
+    wait_until("IPv4 is not concerned", || wide.refuses("203.0.113.1") && two.refuses("203.0.113.1"));
+    let says = |node: &Node, expected: &str| wait_until(expected, || node.log().contains(expected));
+    says(&wide, "rejected the ban of 2001:db8:0:1ff:: by node one: found ipv6_prefix = 64 there, expected 56 as on this machine");
+    says(&two, "rejected the ban of 2001:db8:0:200:: by node wide: found ipv6_prefix = 56 there, expected 64 as on this machine");
+    for (node, address) in [(&wide, "2001:db8:0:1ff::7"), (&wide, "2001:db8:0:100::7"), (&two, "2001:db8:0:200::7")] {
+        assert!(!node.is_banned(address) && !node.refuses(address), "{address}: {}", node.why(address));
+        assert!(node.number("fleet_refused_total") > 0);
+    }
+}
