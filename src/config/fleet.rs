@@ -4,17 +4,25 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+#[cfg(feature = "fleet")]
+use super::fleet_url::{FleetUrl, Servers};
+
 /// The `[fleet]` section.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FleetConfig {
-    /// URL of a Valkey or Redis server, with user and database if needed; `rediss://` and `valkeys://` use TLS, `unix://` a socket.
+    /// URL of a Valkey or Redis server, with user and database if needed; `rediss://` and `valkeys://` use TLS, `unix://` a socket,
+    /// `redis+sentinel://` and `redis+cluster://` name Sentinels and nodes of a Cluster: see [`super::fleet_url`].
     pub url: String,
     /// This machine's name in the fleet: `[a-z0-9.-]`, 64 characters at most. Defaults to the host name.
     #[serde(default = "host_name")]
     pub node: String,
     /// File whose first line is the password. Only the daemon reads it.
     pub password_file: Option<PathBuf>,
+    /// User of the Sentinels, with `sentinel_password_file`. Defaults to their default user.
+    pub sentinel_user: Option<String>,
+    /// File whose first line is the password of the Sentinels, if they ask for one. Only the daemon reads it.
+    pub sentinel_password_file: Option<PathBuf>,
     /// PEM file of the authorities that may sign the server's certificate. Defaults to the system's authorities.
     pub ca_file: Option<PathBuf>,
     /// PEM file of this machine's certificate, for a server that asks for one.
@@ -67,6 +75,9 @@ impl FleetConfig {
         if self.cert_file.is_some() != self.key_file.is_some() {
             return Err("found one of cert_file and key_file, expected both or none".into());
         }
+        if self.sentinel_user.is_some() && self.sentinel_password_file.is_none() {
+            return Err("found sentinel_user alone, expected sentinel_password_file with it".into());
+        }
         #[cfg(feature = "fleet")]
         self.check_url()?;
         Ok(())
@@ -74,15 +85,17 @@ impl FleetConfig {
 
     #[cfg(feature = "fleet")]
     fn check_url(&self) -> Result<(), String> {
-        let info = redis::IntoConnectionInfo::into_connection_info(self.url.as_str())
-            .map_err(|error| format!("found a url that cannot be used ({error}), expected one such as redis://user@host:6379/0"))?;
-        match info.addr() {
+        let url = FleetUrl::parse(&self.url)?;
+        if !matches!(url.servers, Servers::Sentinels { .. }) && self.sentinel_password_file.is_some() {
+            return Err("found sentinel_password_file without Sentinels, expected a url that begins with redis+sentinel://".into());
+        }
+        match url.info.addr() {
             redis::ConnectionAddr::TcpTls { insecure: true, .. } => {
                 Err("found #insecure in url, expected ca_file: without a check of its certificate any server would be trusted".into())
             }
             redis::ConnectionAddr::TcpTls { .. } => Ok(()),
             _ if self.ca_file.is_some() || self.cert_file.is_some() => {
-                Err("found ca_file or cert_file without TLS, expected a url that begins with rediss://".into())
+                Err("found ca_file or cert_file without TLS, expected a url that begins with rediss".into())
             }
             _ => Ok(()),
         }

@@ -6,6 +6,8 @@ mod defaults;
 mod duplicate;
 mod error_text;
 pub mod fleet;
+#[cfg(feature = "fleet")]
+pub mod fleet_url;
 mod geo;
 mod hook;
 pub mod logs;

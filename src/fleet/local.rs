@@ -1,5 +1,6 @@
 //! This machine's side of the fleet: the state that both threads share, and lookups in its own table.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -33,6 +34,11 @@ pub const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
 /// Two events this close together count as simultaneous, as with `TIE` in `client.lua`.
 pub const TIE: Span = Span::from_millis(5);
+
+/// Between half of `wait` and all of it, by a random number: machines that lost Redis together must not come back together.
+fn jittered(wait: Duration, random: u64) -> Duration {
+    wait / 2 + (wait / 2 / 256) * u32::from(random.to_le_bytes()[0])
+}
 
 /// Pause before the next look at the other thread, after it was waited for during `waited`: a fourth of that, so that an outage of hours does
 /// not keep this thread busy.
@@ -68,7 +74,7 @@ impl Local {
             if start.elapsed() > LONGEST_WAIT {
                 wait = FIRST_WAIT;
             }
-            std::thread::sleep(wait);
+            std::thread::sleep(jittered(wait, RandomState::new().build_hasher().finish()));
             wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
@@ -172,6 +178,14 @@ impl Local {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attempts_to_reconnect_are_spread_over_half_of_the_pause() {
+        let waits: Vec<Duration> = (0..256).map(|random| jittered(LONGEST_WAIT, random)).collect();
+        assert!(waits.is_sorted() && waits.iter().all(|wait| (LONGEST_WAIT / 2..LONGEST_WAIT).contains(wait)), "{waits:?}");
+        assert_eq!(jittered(LONGEST_WAIT, 256), LONGEST_WAIT / 2);
+        assert!(waits[255] > LONGEST_WAIT * 99 / 100);
+    }
 
     #[test]
     fn a_thread_looks_at_the_other_one_soon_at_first_and_twice_a_second_later() {

@@ -23,6 +23,8 @@ pub mod message;
 #[cfg(feature = "fleet")]
 mod origin;
 #[cfg(feature = "fleet")]
+mod primary;
+#[cfg(feature = "fleet")]
 mod publish;
 #[cfg(feature = "fleet")]
 mod queue;

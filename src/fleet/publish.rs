@@ -151,6 +151,7 @@ impl Publisher {
             // Even if there is always something to publish: Redis's clock may be set at any time.
             if measured.elapsed() >= SILENCE / 2 {
                 self.measure_offset(&mut connection)?;
+                self.local.client.check_slot(&mut connection)?;
                 measured = Instant::now();
             }
             self.publish_batch(&mut connection, BATCH)?;

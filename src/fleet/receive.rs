@@ -69,7 +69,12 @@ impl Receiver {
         let begun = Instant::now();
         let (mut received, mut pinged, mut is_waiting) = (begun, begun, false);
         while let Some(engine) = self.local.engine.upgrade() {
-            if loading.is_none() && !is_loaded && self.local.health.publishing.load(Ordering::Relaxed) {
+            let is_publishing = self.local.health.publishing.load(Ordering::Relaxed);
+            // This thread may have found the new primary before the publisher.
+            if is_publishing && (is_loaded || begun.elapsed() >= SILENCE) {
+                self.local.client.check_primary(&connection)?;
+            }
+            if loading.is_none() && !is_loaded && is_publishing && self.local.client.is_primary(&connection) {
                 loading = Some(self.begin_loading(&engine)?);
             }
             if let Some(part) = &mut loading

@@ -29,6 +29,8 @@ pub enum Address {
 
 /// A connection to Redis.
 pub struct RespConnection {
+    /// The server's address, as text.
+    pub peer: String,
     stream: Stream,
     parser: Parser,
     is_open: bool,
@@ -66,13 +68,13 @@ enum RawSocket {
 }
 
 impl RespConnection {
-    /// Connects, with the TLS handshake if TLS is used.
-    pub fn connect(address: &Address) -> RedisResult<Self> {
+    /// Connects to `address`, which messages call `peer`, within `timeout`; the TLS handshake, if TLS is used, comes after that.
+    pub fn connect(address: &Address, timeout: Duration, peer: String) -> RedisResult<Self> {
         let socket = |inner| Socket { inner, left: MAX_ANSWER, timeout: SILENCE, deadline: Instant::now() + ANSWER_TIMEOUT };
         let stream = match address {
             Address::Unix(path) => Stream::Plain(socket(RawSocket::Unix(UnixStream::connect(path)?))),
             Address::Tcp(host, port, tls) => {
-                let tcp = connect_tcp(host, *port)?;
+                let tcp = connect_tcp(host, *port, timeout)?;
                 tcp.set_nodelay(true)?;
                 let plain = socket(RawSocket::Tcp(tcp));
                 match tls {
@@ -89,7 +91,7 @@ impl RespConnection {
                 }
             }
         };
-        Ok(Self { stream, parser: Parser::new(), is_open: true })
+        Ok(Self { peer, stream, parser: Parser::new(), is_open: true })
     }
 
     pub fn subscribe(&mut self, channel: &str) -> RedisResult<()> {
@@ -181,10 +183,10 @@ impl RespConnection {
 }
 
 /// Connects to the first address of the host that accepts.
-fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+fn connect_tcp(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
     for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, SILENCE) {
+        match TcpStream::connect_timeout(&address, timeout) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }

@@ -6,6 +6,7 @@
 //! | `spread` | bans, unbans and strikes spread |
 //! | `cut_off` | each side of a cut goes on alone, and both converge afterwards |
 //! | `namespaces` | the same in network namespaces, where packets are lost |
+//! | `sentinel`, `cluster` | Redis behind Sentinels, and a Cluster |
 //! | `clocks` | machines whose clocks are wrong |
 //! | `bad_node` | limits of what one machine can do to the others |
 //! | `hostile` | limits of what a hostile Redis can do |
@@ -24,12 +25,14 @@ mod harness;
 
 mod bad_node;
 mod clocks;
+mod cluster;
 mod cut_off;
 mod hostile;
 mod namespaces;
 mod node;
 mod relay;
 mod secure;
+mod sentinel;
 mod server;
 mod spread;
 

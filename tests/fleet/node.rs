@@ -136,6 +136,8 @@ impl InProcessNode {
             url: url.to_owned(),
             node: name.to_owned(),
             password_file: None,
+            sentinel_user: None,
+            sentinel_password_file: None,
             ca_file: None,
             cert_file: None,
             key_file: None,

@@ -120,7 +120,7 @@ fn a_redis_that_asks_for_a_client_certificate_gets_it() {
 }
 
 /// The command in docs/fleet.md that creates the user, with the tests' password.
-fn setuser() -> String {
+pub(crate) fn setuser() -> String {
     let line = PAGE.lines().find(|line| line.starts_with("ACL SETUSER ")).unwrap();
     line.replace(">SECRET", &format!(">{SECRET}"))
 }
