@@ -8,6 +8,7 @@
 mod harness;
 
 mod crawlers;
+mod crowdsec;
 mod crowdsec_hostile;
 mod elsewhere;
 mod host_names;
