@@ -239,11 +239,27 @@ fn status_tells_in_words_what_is_wrong_with_sentinels_and_replicas() {
 
     let right = start("right", &format!("redis+sentinel://{at}/main"), SENTINEL_SECRET);
     wait_joined(&[&right]);
-    // Until a Sentinel knows of it, a primary that was made a replica by hand refuses changes.
-    primary.ask(&format!("REPLICAOF 127.0.0.1 {}", replica.port));
     right.ask("ban 203.0.113.1 for=3600");
-    wait_until("it is cut off", || right.fleet().contains("it is a replica, and no primary has taken over yet") || right.is_joined());
     primary.kill();
     shows(&right, &[&format!("Sentinel {at} says that the primary of main is {name}, which does not answer")]);
     assert!(right.refuses("203.0.113.1"));
+}
+
+#[test]
+fn a_server_that_becomes_a_replica_is_named_and_loses_no_ban() {
+    if !has_redis() {
+        return;
+    }
+    let redis = Redis::start();
+    let (one, two) = (Node::start("one", redis.port, ""), Node::start("two", redis.port, ""));
+    wait_joined(&[&one, &two]);
+    one.ask("ban 203.0.113.1 for=3600");
+    wait_until("it spreads", || two.is_banned("203.0.113.1"));
+    assert!(redis.ask(&format!("REPLICAOF 127.0.0.1 {}", free_port())).contains("+OK"));
+    one.ask("ban 203.0.113.2 for=3600");
+    shows(&one, &["it is a replica, expected the url of its primary, or redis+sentinel://"]);
+    assert!(one.refuses("203.0.113.1") && one.refuses("203.0.113.2") && two.refuses("203.0.113.1"));
+    assert!(redis.ask("REPLICAOF NO ONE").contains("+OK"));
+    wait_until("the ban made meanwhile spreads", || two.is_banned("203.0.113.2"));
+    wait_joined(&[&one, &two]);
 }
