@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -71,6 +72,7 @@ struct Watched {
     primary: Redis,
     replica: Redis,
     sentinels: Vec<Sentinel>,
+    secrets: tempfile::TempDir,
 }
 
 fn replica_of(primary: u16) -> Redis {
@@ -97,7 +99,7 @@ impl Watched {
         let sentinels: Vec<Sentinel> = (0..3).map(|_| Sentinel::start(primary.port, 2)).collect();
         let is_complete = |sentinel: &Sentinel| sentinel.number("num-other-sentinels") == 2 && sentinel.number("num-slaves") == 1;
         wait_until("the Sentinels know each other and the replica", || sentinels.iter().all(is_complete));
-        Some(Self { primary, replica, sentinels })
+        Some(Self { primary, replica, sentinels, secrets: tempfile::tempdir().unwrap() })
     }
 
     /// The URL, with a Sentinel before the others that does not exist.
@@ -107,13 +109,13 @@ impl Watched {
     }
 
     fn node(&self, name: &str) -> Node {
-        start(name, &self.url(), SENTINEL_SECRET)
+        start(self.secrets.path(), name, &self.url(), SENTINEL_SECRET)
     }
 }
 
-fn start(name: &str, url: &str, sentinel_secret: &str) -> Node {
-    let dir = tempfile::tempdir().unwrap();
-    let secret = dir.keep().join("sentinel-secret");
+/// Starts a machine whose password of the Sentinels is in a file in `secrets`.
+fn start(secrets: &Path, name: &str, url: &str, sentinel_secret: &str) -> Node {
+    let secret = secrets.join(name);
     fs::write(&secret, format!("{sentinel_secret}\n")).unwrap();
     Node::start_at(name, url, "", &format!("sentinel_password_file = {secret:?}"), &[])
 }
@@ -220,6 +222,8 @@ fn status_tells_in_words_what_is_wrong_with_sentinels_and_replicas() {
     let sentinel = Sentinel::start(primary.port, 2);
     let (at, name) = (format!("127.0.0.1:{}", sentinel.port), format!("127.0.0.1:{}", primary.port));
 
+    let secrets = tempfile::tempdir().unwrap();
+    let start = |name: &str, url: &str, secret: &str| start(secrets.path(), name, url, secret);
     let unknown = start("unknown", &format!("redis+sentinel://{at}/other"), SENTINEL_SECRET);
     shows(&unknown, &["no Sentinel knows a primary named \"other\"", &at]);
     let password = start("password", &format!("redis+sentinel://{at}/main"), "wrong");
