@@ -3,6 +3,7 @@
 //! next run, so the table never waits for the program.
 
 use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{BufWriter, Seek, Write};
@@ -20,11 +21,13 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::hook_event::{DroppedEvent, HookEvent};
-use crate::client::Ipv6Prefix;
+use crate::client::{Client, Ipv6Prefix};
 use crate::config::HookConfig;
 use crate::control::answer::line;
 use crate::control::status::HookStatus;
 use crate::engine::Change;
+use crate::event::Scope;
+use crate::time::Time;
 
 /// How long the daemon waits at its end for the programs that it kills.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
@@ -50,11 +53,63 @@ struct Counts {
 struct Workers {
     config: HookConfig,
     /// One queue per worker. All changes of a client go to the same one, so they stay in order.
-    queues: Vec<SyncSender<Told>>,
+    queues: Vec<SyncSender<Queued>>,
 }
 
 /// A change that the program is told of, and the prefix of IPv6 clients then.
-type Told = (Change, Ipv6Prefix);
+struct Told {
+    change: Change,
+    prefix: Ipv6Prefix,
+}
+
+impl Told {
+    fn event(&self) -> Option<HookEvent<'_>> {
+        HookEvent::of(&self.change, self.prefix)
+    }
+}
+
+/// An entry of a worker's queue.
+enum Queued {
+    One(Told),
+    /// Many clients are unbanned, because their rule refuses nobody any more.
+    Unbans {
+        clients: VecDeque<(Client, Scope)>,
+        at: Time,
+        prefix: Ipv6Prefix,
+    },
+}
+
+impl Queued {
+    /// Number of changes that the program is told of.
+    fn number(&self) -> u64 {
+        match self {
+            Self::One(_) => 1,
+            Self::Unbans { clients, .. } => u64::try_from(clients.len()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// The changes of a worker, one by one.
+struct Changes {
+    queue: Receiver<Queued>,
+    /// What is left of an entry with many.
+    rest: Option<Queued>,
+}
+
+impl Changes {
+    /// The next change, from the queue by `receive` if nothing is left of the last entry. `None` if there is none.
+    fn next(&mut self, receive: impl FnOnce(&Receiver<Queued>) -> Option<Queued>) -> Option<Told> {
+        let mut queued = self.rest.take().or_else(|| receive(&self.queue))?;
+        let Queued::Unbans { clients, at, prefix } = &mut queued else {
+            let Queued::One(told) = queued else { return None };
+            return Some(told);
+        };
+        let (client, scope) = clients.pop_front()?;
+        let told = Told { change: Change::Unbanned { client, scope, at: *at, kept: Vec::new() }, prefix: *prefix };
+        self.rest = Some(queued).filter(|rest| rest.number() > 0);
+        Some(told)
+    }
+}
 
 pub struct Hook {
     workers: Mutex<Option<Workers>>,
@@ -91,7 +146,7 @@ impl Hook {
         let queues = (0..config.workers()).map(|_| {
             let (sender, changes) = sync_channel(capacity);
             let (config, counts, end) = (config.clone(), Arc::clone(&self.counts), Arc::clone(&self.end));
-            std::thread::Builder::new().name("hook".into()).spawn(move || work(&config, &changes, &counts, &end))?;
+            std::thread::Builder::new().name("hook".into()).spawn(move || work(&config, Changes { queue: changes, rest: None }, &counts, &end))?;
             Ok(sender)
         });
         Ok(Workers { config: config.clone(), queues: queues.collect::<std::io::Result<_>>()? })
@@ -101,18 +156,54 @@ impl Hook {
     pub fn notify(&self, change: &Change, prefix: Ipv6Prefix) {
         let workers = self.workers.lock();
         let Some(workers) = workers.as_ref() else { return };
+        if let Change::RuleLifted { clients, at, .. } = change {
+            return self.notify_of_lifted(workers, clients, *at, prefix);
+        }
         let Some(event) = HookEvent::of(change, prefix) else { return };
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(event.client().as_bytes());
-        let worker = usize::try_from(hasher.finish() >> 32).unwrap_or(0) % workers.queues.len().max(1);
-        self.counts.waiting.fetch_add(1, Ordering::Relaxed);
-        if workers.queues.get(worker).is_none_or(|queue| queue.try_send((change.clone(), prefix)).is_err()) {
-            self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.counts.untold.fetch_add(1, Ordering::Relaxed);
-            let before = self.counts.dropped.fetch_add(1, Ordering::Relaxed);
-            if before.is_multiple_of(DROPPED_PER_LINE) {
-                log::warn!("the hook is too slow: {} bans and unbans dropped so far; `batch` or `group` gives it many at once", before + 1);
+        let told = Told { change: change.clone(), prefix };
+        self.send(workers, self.worker(workers, event.client()), Queued::One(told));
+    }
+
+    /// Queues an unban of each of `clients`, as one entry of each queue. As many of them wait as a queue has room for; the others are dropped,
+    /// or a slow program would hear of nothing else for hours.
+    fn notify_of_lifted(&self, workers: &Workers, clients: &[(Client, Scope)], at: Time, prefix: Ipv6Prefix) {
+        let most = workers.config.queue.get().div_ceil(workers.queues.len().max(1));
+        let mut shares = vec![Vec::new(); workers.queues.len()];
+        let mut beyond = 0;
+        for (client, scope) in clients {
+            match shares.get_mut(self.worker(workers, &client.display(prefix).to_string())) {
+                Some(share) if share.len() < most => share.push((*client, *scope)),
+                _ => beyond += 1,
             }
+        }
+        self.note_dropped(beyond);
+        for (worker, share) in shares.into_iter().enumerate().filter(|(_, share)| !share.is_empty()) {
+            self.send(workers, worker, Queued::Unbans { clients: share.into(), at, prefix });
+        }
+    }
+
+    /// The number of the worker for this client or network.
+    fn worker(&self, workers: &Workers, client: &str) -> usize {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(client.as_bytes());
+        usize::try_from(hasher.finish() >> 32).unwrap_or(0) % workers.queues.len().max(1)
+    }
+
+    fn send(&self, workers: &Workers, worker: usize, queued: Queued) {
+        let number = queued.number();
+        self.counts.waiting.fetch_add(number, Ordering::Relaxed);
+        if workers.queues.get(worker).is_none_or(|queue| queue.try_send(queued).is_err()) {
+            self.counts.waiting.fetch_sub(number, Ordering::Relaxed);
+            self.note_dropped(number);
+        }
+    }
+
+    fn note_dropped(&self, number: u64) {
+        self.counts.untold.fetch_add(number, Ordering::Relaxed);
+        let before = self.counts.dropped.fetch_add(number, Ordering::Relaxed);
+        let after = before + number;
+        if before.div_ceil(DROPPED_PER_LINE) != after.div_ceil(DROPPED_PER_LINE) {
+            log::warn!("the hook is too slow: {after} bans and unbans dropped so far; `batch` or `group` gives it many at once");
         }
     }
 
@@ -146,8 +237,8 @@ impl Hook {
 }
 
 /// Runs the program for the changes of one queue, in order.
-fn work(config: &HookConfig, changes: &Receiver<Told>, counts: &Counts, end: &EndSignal) {
-    while let Some(batch) = collect(config, changes) {
+fn work(config: &HookConfig, mut changes: Changes, counts: &Counts, end: &EndSignal) {
+    while let Some(batch) = collect(config, &mut changes) {
         {
             // Under the lock, so that `Hook::end` either sees this run or prevents it, and knows what still waits.
             let mut running = counts.running.lock();
@@ -173,7 +264,7 @@ fn work(config: &HookConfig, changes: &Receiver<Told>, counts: &Counts, end: &En
         let is_logged = counter.fetch_add(1, Ordering::Relaxed).is_multiple_of(100);
         if let Some(fault) = fault.filter(|_| is_logged) {
             let more = if batch.len() > 1 { format!(" and {} more", batch.len() - 1) } else { String::new() };
-            let first = batch.iter().find_map(|(change, prefix)| HookEvent::of(change, *prefix)).map(|event| event.words().join(" "));
+            let first = batch.iter().find_map(Told::event).map(|event| event.words().join(" "));
             let first = first.unwrap_or_default();
             log::warn!("hook {} {first}{more}: {fault}", config.command.program);
         }
@@ -186,17 +277,21 @@ fn work(config: &HookConfig, changes: &Receiver<Told>, counts: &Counts, end: &En
 }
 
 /// Waits for changes, and collects them for the time of a group if one is configured. `None` at the end of the queue.
-fn collect(config: &HookConfig, changes: &Receiver<Told>) -> Option<Vec<Told>> {
-    let mut batch = vec![changes.recv().ok()?];
+fn collect(config: &HookConfig, changes: &mut Changes) -> Option<Vec<Told>> {
+    let mut batch = vec![changes.next(|queue| queue.recv().ok())?];
     if let Some(group) = config.group {
         let deadline = Instant::now() + Duration::from_millis(group.0.millis());
         while batch.len() < config.most()
-            && let Ok(change) = changes.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            && let Some(change) = changes.next(|queue| queue.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok())
         {
             batch.push(change);
         }
     }
-    batch.extend(changes.try_iter().take(config.most() - batch.len()));
+    while batch.len() < config.most()
+        && let Some(change) = changes.next(|queue| queue.try_recv().ok())
+    {
+        batch.push(change);
+    }
     Some(batch)
 }
 
@@ -204,7 +299,7 @@ fn collect(config: &HookConfig, changes: &Receiver<Told>) -> Option<Vec<Told>> {
 fn run(config: &HookConfig, batch: &[Told], dropped: u64, end: &EndSignal) -> std::io::Result<Option<std::process::ExitStatus>> {
     let mut command = Command::new(&config.command.program);
     command.args(&config.command.arguments).env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    let events = || batch.iter().filter_map(|(change, prefix)| HookEvent::of(change, *prefix));
+    let events = || batch.iter().filter_map(Told::event);
     if config.most() == 1 {
         command.args(events().flat_map(|event| event.words()));
     }
@@ -277,12 +372,9 @@ impl EndSignal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Client;
     use crate::config::Config;
     use crate::engine::Reach;
-    use crate::event::Scope;
     use crate::rule_id::RuleNames;
-    use crate::time::Time;
     use std::path::Path;
 
     fn hook(text: &str) -> Hook {
@@ -304,6 +396,36 @@ mod tests {
             assert!(start.elapsed() < Duration::from_secs(20), "{:?}", hook.stats());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    #[test]
+    fn the_program_is_told_of_each_ban_that_ended_with_its_rule_and_how_many_it_was_not_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("told");
+        let hook = hook(&format!(
+            "[hook]\nqueue = 10\nat_once = 1\nbatch = 4\ncommand = ['/bin/sh', '-c', 'cat >> {}; echo -- >> {}']",
+            file.display(),
+            file.display()
+        ));
+        let client = |last| (Client::from(std::net::Ipv4Addr::new(198, 51, 100, last)), Scope::Web);
+        let lifted = |clients: std::ops::Range<u8>| Change::RuleLifted {
+            rule: "wp-login".into(),
+            clients: clients.map(client).collect(),
+            at: Time::from_secs(1_800_000_000),
+        };
+        hook.notify(&lifted(0..6), Ipv6Prefix::default());
+        wait_for(&hook, |stats| stats.done == 2 && stats.waiting == 0);
+        let unbans = |numbers: std::ops::Range<u8>| -> String {
+            numbers
+                .map(|last| format!("{{\"event\":\"unban\",\"client\":\"198.51.100.{last}\",\"scope\":\"web\",\"at\":1800000000}}\n"))
+                .collect()
+        };
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{}--\n{}--\n", unbans(0..4), unbans(4..6)));
+        std::fs::remove_file(&file).unwrap();
+        hook.notify(&lifted(0..100), Ipv6Prefix::default());
+        wait_for(&hook, |stats| stats.done == 5 && stats.dropped == 90);
+        let told = std::fs::read_to_string(&file).unwrap();
+        assert!(told.starts_with("{\"event\":\"dropped\",\"number\":90}\n"), "{told}");
     }
 
     #[test]

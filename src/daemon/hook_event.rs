@@ -92,7 +92,7 @@ impl<'a> HookEvent<'a> {
             },
             Change::Unbanned { client, scope, at, .. } => unban(client.display(prefix).to_string(), *scope, *at),
             Change::NetworkUnbanned { network, at, .. } => unban(network.to_string(), Scope::All, *at),
-            Change::NetworkEvicted { .. } | Change::Forgotten(_) | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => {
+            Change::NetworkEvicted { .. } | Change::Forgotten(_) | Change::RuleLifted { .. } | Change::Paused(_) | Change::Resumed => {
                 return None;
             }
         })

@@ -140,7 +140,7 @@ impl Engine {
             Change::NetworkBanned(NetworkRecord { network, .. })
             | Change::NetworkUnbanned { network, .. }
             | Change::NetworkEvicted { network, .. } => Some(self.client_locks.lock(network)),
-            Change::Forgotten(_) | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
+            Change::Forgotten(_) | Change::RuleLifted { .. } | Change::Paused(_) | Change::Resumed => None,
         };
         match change {
             Change::Banned(record) => {
@@ -171,7 +171,7 @@ impl Engine {
                     self.forget_earlier_bans_of_network(*network);
                 }
             }
-            Change::RuleLifted(name) => {
+            Change::RuleLifted { rule: name, .. } => {
                 let rule = self.names.find(name);
                 self.bans.unban_rules(|of| Some(of) == rule);
             }

@@ -39,7 +39,12 @@ pub enum Change {
         at: Time,
     },
     /// All bans of a rule ended, because the configuration of this machine says that it refuses nobody. Banned networks are changes of their own.
-    RuleLifted(Arc<str>),
+    RuleLifted {
+        rule: Arc<str>,
+        /// Whom it had banned, and on which services.
+        clients: Arc<[(Client, Scope)]>,
+        at: Time,
+    },
     /// An operator's pause begins, in place of an earlier one.
     Paused(Pause),
     /// An operator ended the pause.

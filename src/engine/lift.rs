@@ -1,6 +1,6 @@
 //! A rule that is switched off or put into shadow mode refuses nobody any more: its bans end with the reload.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Change, Completion, Engine};
@@ -61,10 +61,12 @@ impl Engine {
         for network in self.shadow_networks().iter().filter(|network| standing(network.rule) != Standing::Shadow) {
             self.shadow_networks.lock().remove(network.network);
         }
-        let mut lifted = self.bans.unban_rules(|rule| rules.contains(&rule));
-        if saved == SavedBans::End {
-            for rule in lifted.keys() {
-                self.persist_and_complete(Change::RuleLifted(self.names.name(*rule)), true, Completion::ignored());
+        let mut lifted: HashMap<RuleId, usize> = HashMap::new();
+        for (rule, clients) in self.bans.unban_rules(|rule| rules.contains(&rule)) {
+            lifted.insert(rule, clients.len());
+            if saved == SavedBans::End {
+                let change = Change::RuleLifted { rule: self.names.name(rule), clients: clients.into(), at: now };
+                self.persist_and_complete(change, true, Completion::ignored());
             }
         }
         for network in policy.lists.banned.iter() {

@@ -102,7 +102,7 @@ fn to_publish(change: &Change, engine: &Engine, origins: &Mutex<Origins>) -> Opt
             (!origins.lock().is_echo(target, *at)).then_some(Outgoing::Unban { target, scope: Scope::All, at: SentTime::new(*at) })
         }
         // Each machine has its own configuration and its own room, and is paused by itself.
-        Change::NetworkEvicted { .. } | Change::Forgotten(_) | Change::RuleLifted(_) | Change::Paused(_) | Change::Resumed => None,
+        Change::NetworkEvicted { .. } | Change::Forgotten(_) | Change::RuleLifted { .. } | Change::Paused(_) | Change::Resumed => None,
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) fn write(transaction: &Transaction<'_>, item: &WriteItem, writer: i64
             let record = NetworkRecord::manual(*network, *at, Until::NEVER, Evidence::new(&[]));
             write_network(transaction, &record, Some(REMOVED), writer)
         }
-        WriteItem::Change(Change::RuleLifted(rule)) => {
+        WriteItem::Change(Change::RuleLifted { rule, .. }) => {
             transaction.execute("DELETE FROM evidence WHERE ban IN (SELECT id FROM ban WHERE rule = ?)", [&**rule])?;
             transaction.execute("DELETE FROM ban WHERE rule = ?", [&**rule]).map(drop)
         }

@@ -221,18 +221,21 @@ impl Bans {
         found
     }
 
-    /// Removes all bans of rules for which `is_lifted`. Returns the number of clients that each of them had banned.
-    pub fn unban_rules(&self, is_lifted: impl Fn(RuleId) -> bool) -> HashMap<RuleId, usize> {
-        let mut lifted: HashMap<RuleId, usize> = HashMap::new();
-        self.map.retain(|_, bans| {
+    /// Removes all bans of rules for which `is_lifted`. Returns the clients that each of them had banned.
+    pub fn unban_rules(&self, is_lifted: impl Fn(RuleId) -> bool) -> HashMap<RuleId, Vec<(Client, Scope)>> {
+        let mut lifted: HashMap<RuleId, Vec<(Client, Scope)>> = HashMap::new();
+        self.map.retain(|client, bans| {
             let mut last = None;
-            for slot in [&mut bans.web, &mut bans.mail] {
+            for (slot, scope) in [(&mut bans.web, Scope::Web), (&mut bans.mail, Scope::Mail)] {
                 let Some(rule) = slot.ban().map(|ban| ban.rule).filter(|rule| is_lifted(*rule)) else { continue };
                 *slot = Slot::default();
+                let clients = lifted.entry(rule).or_default();
                 // A client that one rule bans on both services counts once.
-                if last.replace(rule) != Some(rule) {
-                    *lifted.entry(rule).or_default() += 1;
+                match clients.last_mut().filter(|_| last == Some(rule)) {
+                    Some((_, known)) => *known = Scope::All,
+                    None => clients.push((*client, scope)),
                 }
+                last = Some(rule);
             }
             let stays = bans.web.until != 0 || bans.mail.until != 0;
             if !stays {

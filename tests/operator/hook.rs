@@ -39,6 +39,25 @@ fn the_hook_is_called_for_each_ban_and_unban_and_a_reload_replaces_it() {
     assert_eq!(status["hook"], json!({"waiting": 0, "running": 0, "done": 3, "failed": 0, "killed": 0, "dropped": 0}));
 }
 
+#[test]
+fn the_hook_is_called_for_each_ban_that_a_reload_ends_with_its_rule() {
+    let dir = tempfile::tempdir().unwrap();
+    let calls = dir.path().join("calls");
+    let configuration = |rules: &str| format!("{rules}[hook]\ncommand = ['/bin/sh', '-c', 'echo $* >> {}', 'hook']\n", calls.display());
+    let daemon = Daemon::start(&configuration(RULES));
+    daemon.ask("strike 203.0.113.11 helo\nstrike 203.0.113.11 helo\nstrike 203.0.113.12 helo\nstrike 203.0.113.12 helo\n");
+    daemon.text(&["ban", "203.0.113.14", "-1"]);
+    daemon.configure(&configuration(&RULES.replace("scope = 'mail'", "scope = 'mail'\nmode = 'shadow'")));
+    assert!(daemon.text(&["reload"]).contains("2 bans"));
+    let told = wait_for("the hook was called for both", || {
+        let text = fs::read_to_string(&calls).unwrap_or_default();
+        let mut told: Vec<_> = text.lines().filter(|line| line.starts_with("unban ")).map(str::to_owned).collect();
+        told.sort();
+        (told.len() == 2).then_some(told)
+    });
+    assert_eq!(told, ["unban 203.0.113.11", "unban 203.0.113.12"]);
+}
+
 /// A script that runs until `go` exists, and then writes its standard input to `lines`.
 fn slow_hook(stage: &Stage, more: &str) -> String {
     let program =

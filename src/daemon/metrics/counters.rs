@@ -206,7 +206,7 @@ impl Counters {
             | Change::Forgotten(_)
             | Change::NetworkUnbanned { .. }
             | Change::NetworkEvicted { .. }
-            | Change::RuleLifted(_)
+            | Change::RuleLifted { .. }
             | Change::Paused(_)
             | Change::Resumed => return,
         };

@@ -159,7 +159,7 @@ pub fn change_line(change: &Change, now: Time) -> Option<String> {
             remaining: record.until.remaining(now),
         },
         Change::NetworkUnbanned { network, .. } | Change::NetworkEvicted { network, .. } => FromDaemon::UnbanNetwork(*network),
-        Change::RuleLifted(rule) => FromDaemon::UnbanRule(Arc::clone(rule)),
+        Change::RuleLifted { rule, .. } => FromDaemon::UnbanRule(Arc::clone(rule)),
         Change::Paused(pause) => FromDaemon::Pause(pause.until.since(now)),
         Change::Resumed => FromDaemon::Resume,
         Change::Forgotten(_) => return None,

@@ -34,7 +34,7 @@ fn kind(change: &Change) -> &'static str {
         Change::NetworkBanned { .. } => "network banned",
         Change::NetworkUnbanned { .. } => "network unbanned",
         Change::NetworkEvicted { .. } => "network evicted",
-        Change::RuleLifted(_) => "rule lifted",
+        Change::RuleLifted { .. } => "rule lifted",
         Change::Paused(_) => "paused",
         Change::Resumed => "resumed",
     }
