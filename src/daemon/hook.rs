@@ -25,7 +25,7 @@ use crate::client::{Client, Ipv6Prefix};
 use crate::config::HookConfig;
 use crate::control::answer::line;
 use crate::control::status::HookStatus;
-use crate::engine::Change;
+use crate::engine::{Change, Reach};
 use crate::event::Scope;
 use crate::time::Time;
 
@@ -105,7 +105,7 @@ impl Changes {
             return Some(told);
         };
         let (client, scope) = clients.pop_front()?;
-        let told = Told { change: Change::Unbanned { client, scope, at: *at, kept: Vec::new() }, prefix: *prefix };
+        let told = Told { change: Change::Unbanned { client, scope, at: *at, kept: Vec::new(), reach: Reach::Here }, prefix: *prefix };
         self.rest = Some(queued).filter(|rest| rest.number() > 0);
         Some(told)
     }
@@ -146,7 +146,9 @@ impl Hook {
         let queues = (0..config.workers()).map(|_| {
             let (sender, changes) = sync_channel(capacity);
             let (config, counts, end) = (config.clone(), Arc::clone(&self.counts), Arc::clone(&self.end));
-            std::thread::Builder::new().name("hook".into()).spawn(move || work(&config, Changes { queue: changes, rest: None }, &counts, &end))?;
+            std::thread::Builder::new()
+                .name("hook".into())
+                .spawn(move || work(&config, Changes { queue: changes, rest: None }, &counts, &end))?;
             Ok(sender)
         });
         Ok(Workers { config: config.clone(), queues: queues.collect::<std::io::Result<_>>()? })
@@ -373,7 +375,6 @@ impl EndSignal {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::engine::Reach;
     use crate::rule_id::RuleNames;
     use std::path::Path;
 
