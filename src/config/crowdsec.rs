@@ -39,6 +39,7 @@ pub struct CrowdsecConfig {
 pub enum TargetKind {
     Ip,
     Range,
+    As,
 }
 
 fn scopes() -> Vec<TargetKind> {

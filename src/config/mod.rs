@@ -25,8 +25,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::crawler::Crawlers;
-use crate::geo::Geo;
 use crate::geo::watch::GeoFiles;
+use crate::geo::{Geo, GeoKind};
 use crate::list::Lists;
 use crate::log::judge::LogJudge;
 use crate::policy::Policy;
@@ -34,7 +34,7 @@ use crate::rule::merge::{RulesError, rule_set};
 use crate::rule::spec::RuleSpec;
 use crate::rule::{Rule, RuleSet};
 use crate::rule_id::RuleNames;
-use crowdsec::CrowdsecConfig;
+use crowdsec::{CrowdsecConfig, TargetKind};
 use defaults::DefaultsSection;
 use fleet::FleetConfig;
 pub use hook::HookConfig;
@@ -87,7 +87,7 @@ struct ConfigFile {
     rule: Vec<RuleSpec>,
     log: Vec<LogSpec>,
     fleet: Option<Spanned<FleetConfig>>,
-    crowdsec: Option<CrowdsecConfig>,
+    crowdsec: Option<Spanned<CrowdsecConfig>>,
     metrics: MetricsConfig,
     geo: geo::GeoSection,
     hook: Option<HookConfig>,
@@ -147,7 +147,11 @@ impl Config {
             fleet.get_ref().check().map_err(|message| text.error_at(fleet.span().start, message))?;
         }
         let fleet = parsed.fleet.map(Spanned::into_inner);
-        let (metrics, hook, crowdsec) = (parsed.metrics, parsed.hook, parsed.crowdsec);
+        if let Some(crowdsec) = &parsed.crowdsec {
+            let needed = crowdsec.get_ref().scopes.contains(&TargetKind::As).then_some((crowdsec.span().start, "the scope as"));
+            geo::check(needed, GeoKind::Asn, &geo, text)?;
+        }
+        let (metrics, hook, crowdsec) = (parsed.metrics, parsed.hook, parsed.crowdsec.map(Spanned::into_inner));
         let files = text.files().map(Into::into).collect();
         let table = parsed.table;
         Ok(Self {
@@ -261,6 +265,7 @@ mod tests {
             ("[hook]\ncommand = [\"/x\"]\ntimeout = \"1d\"", ":3: found timeout = 1d, expected 1s to 1h"),
             ("[hook]\ncommand = [\"/x\"]\ngroup = \"0\"", ":3: found group = 0s, expected 1s to 1h"),
             ("[crowdsec]\nurl = \"http://127.0.0.1\"", ":1: missing field `key_file`"),
+            ("[crowdsec]\nurl = \"http://a\"\nkey_file = \"/k\"\nscopes = [\"as\"]", ":1: found the scope as without a database"),
             ("[crowdsec]\nkey_file = \"/k\"\nurl = \"lapi\"", ":3: found url = \"lapi\", expected one such as"),
             ("[geo]\nasn = \"asn.mmdb\"", ":2: found asn = \"asn.mmdb\", expected the absolute path of a database"),
             ("[[rule]]\nname = \"a\"\npath = \"x\"\nasn = 64496", ":4: found asn without a database, expected asn in [geo] as well"),

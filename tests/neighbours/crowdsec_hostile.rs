@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::web::{Web, send};
+use crate::harness::mmdb::{Said, database};
 use crate::harness::{Daemon, SquidHelper, Stage, wait_for, wait_until};
 
 /// What the local API does with every question.
@@ -172,6 +173,20 @@ fn decisions_are_bans_with_their_scenario_and_end_with_them() {
     wait_until("nobody is refused", || !helper.refuses("2001:db8::3") && !helper.refuses("203.0.113.1"));
     let status = crowdsec(&daemon);
     assert_eq!((&status["decisions"], &status["fault"]), (&json!(0), &Value::Null), "{status}");
+}
+
+#[test]
+fn an_autonomous_system_is_banned_as_one() {
+    let lapi = Lapi::start(vec![decision(1, "AS", "64496", "4h")]);
+    let stage = Stage::new();
+    let file = stage.path("asn.mmdb");
+    std::fs::write(&file, database(&[("198.18.0.0/16", Said::Asn(64496))])).unwrap();
+    let daemon = lapi.daemon_on(&stage, &format!("scopes = ['as']\n[geo]\nasn = {file:?}\n"));
+    wait_for_bans(&daemon, &["AS64496 crowdsec-ssh-bf"]);
+    assert!(daemon.ask("check 198.18.7.7\n").starts_with('d') && daemon.ask("check 198.19.7.7\n").starts_with("accept"));
+    lapi.delete(1);
+    wait_for_bans(&daemon, &[]);
+    assert!(daemon.ask("check 198.18.7.7\n").starts_with("accept"));
 }
 
 #[test]

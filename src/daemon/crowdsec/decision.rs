@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
 use super::body::WireDecision;
 use super::duration;
 use crate::client::{Client, is_single};
 use crate::config::crowdsec::{CrowdsecConfig, TargetKind};
+use crate::geo::{Asn, Network};
 use crate::list::file::parse_network;
 use crate::list::guard;
 use crate::policy::Policy;
@@ -26,7 +25,7 @@ const MAX_TEXT: usize = 200;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
     /// The client's network, or the network that is banned.
-    pub target: IpNet,
+    pub target: Network,
     pub until: Until,
     pub scenario: ScenarioId,
 }
@@ -131,7 +130,7 @@ pub fn judge(
     policy: &Policy,
     scenarios: &mut Scenarios,
 ) -> Result<Decision, Skipped> {
-    let kind = [(TargetKind::Ip, "ip"), (TargetKind::Range, "range")];
+    let kind = [(TargetKind::Ip, "ip"), (TargetKind::Range, "range"), (TargetKind::As, "as")];
     let kind = kind.into_iter().find(|(_, name)| wire.scope.0.eq_ignore_ascii_case(name)).map(|(kind, _)| kind);
     let kind = kind.filter(|kind| config.scopes.contains(kind)).ok_or(Skipped::Scope)?;
     let is_ban = wire.kind.0.eq_ignore_ascii_case("ban") || (config.captcha && wire.kind.0.eq_ignore_ascii_case("captcha"));
@@ -142,21 +141,28 @@ pub fn judge(
     if !config.scenarios.is_empty() && !config.scenarios.iter().any(is_wanted) {
         return Err(Skipped::Scenario);
     }
-    let network = parse_network(&wire.value.0).map_err(|_| Skipped::Unreadable)?;
-    if kind == TargetKind::Ip && !is_single(network) {
-        return Err(Skipped::Unreadable);
-    }
+    let target = target(kind, &wire.value.0, policy)?;
     let lasts = duration::parse(&wire.duration.0).ok_or(Skipped::Unreadable)?;
-    guard::check(&[network]).map_err(|_| Skipped::TooWide)?;
-    let target = if is_single(network) { Client::of(network.addr(), policy.prefix).network(policy.prefix) } else { network };
-    if policy.lists.overlaps_never_banned(target).is_some() {
-        return Err(Skipped::NeverBanned);
-    }
     let until = Until::at(now.after(lasts));
     if until.is_expired(now) {
         return Err(Skipped::Over);
     }
     Ok(Decision { target, until, scenario: scenarios.id(&wire.scenario.0, &wire.origin.0) })
+}
+
+/// Who is refused. Of an autonomous system, whoever is never banned is served all the same.
+fn target(kind: TargetKind, value: &str, policy: &Policy) -> Result<Network, Skipped> {
+    if kind == TargetKind::As {
+        let named = if value.starts_with(|c: char| c.is_ascii_digit()) { format!("AS{value}") } else { value.to_owned() };
+        return named.parse::<Asn>().map(Network::Asn).map_err(|_| Skipped::Unreadable);
+    }
+    let network = parse_network(value).map_err(|_| Skipped::Unreadable)?;
+    if kind == TargetKind::Ip && !is_single(network) {
+        return Err(Skipped::Unreadable);
+    }
+    guard::check(&[network]).map_err(|_| Skipped::TooWide)?;
+    let target = if is_single(network) { Client::of(network.addr(), policy.prefix).network(policy.prefix) } else { network };
+    if policy.lists.overlaps_never_banned(target).is_some() { Err(Skipped::NeverBanned) } else { Ok(target.into()) }
 }
 
 #[cfg(test)]
@@ -166,7 +172,7 @@ pub mod tests {
     use crate::rule_id::RuleNames;
 
     /// A decision of no scenario that is known.
-    pub fn decision(target: IpNet, until: Time) -> Decision {
+    pub fn decision(target: Network, until: Time) -> Decision {
         Decision { target, until: Until::at(until), scenario: ScenarioId(0) }
     }
 
@@ -249,6 +255,12 @@ pub mod tests {
         let captcha = WireDecision { kind: Field("captcha".into()), ..wire("Ip", "192.0.2.1") };
         assert!(judged(&captcha, &config("captcha = true")).is_ok());
         assert_eq!(judged(&wire("Range", "198.51.100.0/24"), &config("scopes = ['ip']")), Err(Skipped::Scope));
+        for value in ["64496", "AS64496"] {
+            assert_eq!(judged(&wire("AS", value), &config("scopes = ['as']")).as_deref(), Ok("AS64496 4h crowdsec-ssh-bf"));
+        }
+        for value in ["", "AS", "x", "99999999999", "-1", "64496 "] {
+            assert_eq!(judged(&wire("AS", value), &config("scopes = ['as']")), Err(Skipped::Unreadable), "{value}");
+        }
         assert_eq!(judged(&wire("Ip", "192.0.2.1"), &config("scenarios = ['http-']")), Err(Skipped::Scenario));
         assert!(judged(&wire("Ip", "192.0.2.1"), &config("scenarios = ['http-', 'SSH']")).is_ok());
     }

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use super::body::{Part, WireDecision};
@@ -15,6 +14,7 @@ use super::settle::Settler;
 use crate::clock::Clock;
 use crate::config::crowdsec::CrowdsecConfig;
 use crate::engine::Engine;
+use crate::geo::Network;
 use crate::logging::FaultLog;
 use crate::time::Time;
 
@@ -44,7 +44,7 @@ pub struct Follower {
     known: Known,
     scenarios: Scenarios,
     /// Targets whose decision waits for the end of another's ban.
-    waiting: BTreeSet<IpNet>,
+    waiting: BTreeSet<Network>,
     /// Whether `known` is what the local API had when it was asked last, so that the changes since are enough.
     is_current: bool,
     /// Whether the last whole list was much shorter than what is known, and was not believed.
@@ -140,7 +140,7 @@ impl Follower {
         // A local API whose database fails says in the same words that nothing is left.
         let is_doubtful = gone >= FEW && gone > banned.len() / 2 && !self.is_doubtful;
         self.is_doubtful = is_doubtful;
-        let mut targets: BTreeSet<IpNet> = known.targets().collect();
+        let mut targets: BTreeSet<Network> = known.targets().collect();
         if is_doubtful {
             log::warn!("CrowdSec's list would end {gone} of {} bans: it is asked for again before that is believed", banned.len());
         } else {
@@ -185,7 +185,7 @@ impl Follower {
     }
 
     /// Makes the table agree with what is known of `targets`.
-    fn settle(&mut self, targets: impl IntoIterator<Item = IpNet>) -> Done {
+    fn settle(&mut self, targets: impl IntoIterator<Item = Network>) -> Done {
         let now = self.clock.now();
         let mut settler = Settler::new(&self.engine, &self.scenarios, now);
         let mut done = Done::default();

@@ -3,21 +3,21 @@
 use std::collections::{BTreeSet, HashMap};
 
 use ahash::RandomState;
-use ipnet::IpNet;
 
 use super::decision::Decision;
+use crate::geo::Network;
 use crate::time::Time;
 
 /// Decisions by number, and by target.
 #[derive(Debug, Default)]
 pub struct Known {
     decisions: HashMap<u64, Decision, RandomState>,
-    by_target: BTreeSet<(IpNet, u64)>,
+    by_target: BTreeSet<(Network, u64)>,
 }
 
 impl Known {
     /// Adds a decision in place of an earlier one of the same number, whose target is returned.
-    pub fn insert(&mut self, id: u64, decision: Decision) -> Option<IpNet> {
+    pub fn insert(&mut self, id: u64, decision: Decision) -> Option<Network> {
         let earlier = self.remove(id);
         self.decisions.insert(id, decision);
         self.by_target.insert((decision.target, id));
@@ -25,14 +25,14 @@ impl Known {
     }
 
     /// Removes the decision of this number, and returns its target.
-    pub fn remove(&mut self, id: u64) -> Option<IpNet> {
+    pub fn remove(&mut self, id: u64) -> Option<Network> {
         let decision = self.decisions.remove(&id)?;
         self.by_target.remove(&(decision.target, id));
         Some(decision.target)
     }
 
     /// The decision about `target` that ends last, unless it has ended.
-    pub fn of(&self, target: IpNet, now: Time) -> Option<&Decision> {
+    pub fn of(&self, target: Network, now: Time) -> Option<&Decision> {
         let of_target = self.by_target.range((target, 0)..=(target, u64::MAX)).filter_map(|(_, id)| self.decisions.get(id));
         of_target.filter(|decision| !decision.until.is_expired(now)).max_by_key(|decision| decision.until)
     }
@@ -58,7 +58,7 @@ impl Known {
     }
 
     /// All targets, each once.
-    pub fn targets(&self) -> impl Iterator<Item = IpNet> {
+    pub fn targets(&self) -> impl Iterator<Item = Network> {
         let mut last = None;
         self.by_target.iter().map(|(target, _)| *target).filter(move |target| last.replace(*target) != Some(*target))
     }
@@ -77,7 +77,7 @@ mod tests {
             let mut plain: Vec<(u64, Decision)> = Vec::new();
             for (action, id, host, seconds) in steps {
                 let now = Time::from_secs(10);
-                let target: IpNet = format!("192.0.2.{host}/32").parse().unwrap();
+                let target: Network = format!("192.0.2.{host}/32").parse().unwrap();
                 match action {
                     0 | 1 => {
                         let earlier = plain.iter().find(|(known, _)| *known == id).map(|(_, decision)| decision.target);
@@ -98,7 +98,7 @@ mod tests {
                 }
                 let active = plain.iter().filter(|(_, decision)| decision.target == target && !decision.until.is_expired(now));
                 prop_assert_eq!(known.of(target, now).map(|decision| decision.until), active.map(|(_, decision)| decision.until).max());
-                let targets: BTreeSet<IpNet> = plain.iter().map(|(_, decision)| decision.target).collect();
+                let targets: BTreeSet<Network> = plain.iter().map(|(_, decision)| decision.target).collect();
                 prop_assert_eq!(known.targets().collect::<Vec<_>>(), targets.into_iter().collect::<Vec<_>>());
                 prop_assert_eq!((known.len(), known.contains(id)), (plain.len(), plain.iter().any(|(known, _)| *known == id)));
             }

@@ -4,12 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use ipnet::IpNet;
-
 use super::decision::{Decision, Scenarios};
 use crate::client::{Client, Ipv6Prefix};
 use crate::engine::{BanRecord, Completion, Engine, NetworkRecord, Reach};
 use crate::event::{Scope, Service};
+use crate::geo::Network;
 use crate::rule::Evidence;
 use crate::rule_id::{CROWDSEC, RuleId, is_of};
 use crate::table::Until;
@@ -96,19 +95,17 @@ impl<'a> Settler<'a> {
     }
 
     /// All clients and networks that are banned by CrowdSec's decisions.
-    pub fn banned(&mut self) -> Vec<IpNet> {
+    pub fn banned(&mut self) -> Vec<Network> {
         let mut banned = Vec::new();
         let (engine, prefix, now) = (self.engine, self.prefix, self.now);
         let mut last = None;
         engine.bans().for_each(now, |client, _, ban| {
             if self.is_own(ban.rule) && last.replace(client) != Some(client) {
-                banned.push(client.network(prefix));
+                banned.push(client.network(prefix).into());
             }
         });
         let policy = engine.policy();
-        banned.extend(
-            policy.lists.banned.iter().filter(|ban| ban.is_active(now) && self.is_own(ban.rule)).filter_map(|ban| ban.network.block()),
-        );
+        banned.extend(policy.lists.banned.iter().filter(|ban| ban.is_active(now) && self.is_own(ban.rule)).map(|ban| ban.network));
         banned
     }
 
@@ -122,9 +119,12 @@ impl<'a> Settler<'a> {
     }
 
     /// Makes the table agree with `wanted`, the decision about `target` that ends last.
-    pub fn settle(&mut self, target: IpNet, wanted: Option<&Decision>) -> Settled {
-        let client = Client::of(target.addr(), self.prefix);
-        if client.network(self.prefix) == target { self.settle_client(client, wanted) } else { self.settle_network(target, wanted) }
+    pub fn settle(&mut self, target: Network, wanted: Option<&Decision>) -> Settled {
+        let client = target.block().map(|block| Client::of(block.addr(), self.prefix));
+        match client.filter(|client| target == Network::Block(client.network(self.prefix))) {
+            Some(client) => self.settle_client(client, wanted),
+            None => self.settle_network(target, wanted),
+        }
     }
 
     fn settle_client(&mut self, client: Client, wanted: Option<&Decision>) -> Settled {
@@ -166,7 +166,7 @@ impl<'a> Settler<'a> {
         settled
     }
 
-    fn settle_network(&mut self, network: IpNet, wanted: Option<&Decision>) -> Settled {
+    fn settle_network(&mut self, network: Network, wanted: Option<&Decision>) -> Settled {
         let policy = self.engine.policy();
         let active = policy.lists.banned.get(network).filter(|ban| ban.is_active(self.now));
         let active = active.map(|ban| (ban.until.map_or(Until::NEVER, Until::at), self.is_own(ban.rule)));
@@ -186,7 +186,7 @@ impl<'a> Settler<'a> {
             }
             (Step::Release | Step::Ban | Step::Shorten, _) => {
                 let completion = self.completion();
-                self.engine.unban_network_here(self.now, network.into(), completion);
+                self.engine.unban_network_here(self.now, network, completion);
                 settled.released = true;
             }
         }
