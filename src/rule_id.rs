@@ -52,6 +52,7 @@ pub fn is_origin(name: &str) -> bool {
 }
 
 /// Whether other machines of a fleet are told of bans of this name. CrowdSec shares its decisions by itself, and each machine asks it.
+#[cfg(feature = "fleet")]
 #[must_use]
 pub fn is_shared(name: &str) -> bool {
     !is_of(CROWDSEC, name)

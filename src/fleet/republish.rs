@@ -211,6 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn decisions_of_crowdsec_are_not_sent() {
+        let machine = Machine::new();
+        machine.ban(BanRecord { rule: "crowdsec-ssh-bf".into(), ..record(client(1), NOW) });
+        machine.ban(BanRecord { rule: "fail2ban-sshd".into(), ..record(client(2), NOW) });
+        let reason = Evidence::new(&[]);
+        let network = NetworkRecord::manual("198.51.100.0/24".parse::<IpNet>().unwrap(), NOW, Until::NEVER, reason);
+        machine.engine.ban_network(NetworkRecord { rule: "crowdsec-manual".into(), ..network }, Completion::ignored());
+        assert_eq!(machine.sent(&mut machine.begin()), ["203.0.113.2/32 all known forever fail2ban-sshd 1 1"]);
+    }
+
+    #[test]
     fn bans_of_other_nodes_are_not_sent_and_their_origin_is_learnt_from_the_record() {
         let machine = Machine::new();
         for number in 1..=3 {
