@@ -69,7 +69,10 @@ impl Engine {
 
     /// Takes the client of a success, and with it its subscriber, out of its network's count.
     pub(super) fn leave_crowd(&self, rule: &Rule, client: Client, policy: &Policy) {
-        if let Some(network) = network_of(rule, client, policy) {
+        // Without the Referer in Squid's FORMAT, nobody is ever a member.
+        if self.crowds.may_have_members()
+            && let Some(network) = network_of(rule, client, policy)
+        {
             let member = Client::of(client.address(), subscriber_prefix(network, policy.prefix));
             self.crowds.leave(rule.id, network, member);
         }

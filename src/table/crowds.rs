@@ -141,6 +141,12 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
         CrowdCount { counter, members: u32::try_from(live).unwrap_or(u32::MAX), is_reached, examples }
     }
 
+    /// False if no group has a member: then nobody can [`leave`](Crowds::leave). It may be true without any, after members were forgotten.
+    #[must_use]
+    pub fn may_have_members(&self) -> bool {
+        !self.filter.is_empty()
+    }
+
     /// Takes `client` out of `group`: it had a success. The offences stay counted. Members beyond the limit that were forgotten are not
     /// counted in its place, so a group may seem smaller than it is.
     pub fn leave(&self, rule: RuleId, group: G, client: Client) {

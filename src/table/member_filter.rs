@@ -34,6 +34,12 @@ impl MemberFilter {
         self.place(hash).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
     }
 
+    /// Whether nothing was added since the last [`MemberFilter::keep_only`].
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.set.load(Ordering::Relaxed) == 0
+    }
+
     /// Whether it says too little, and would say more with the `members` that there are now.
     #[must_use]
     pub fn is_stale(&self, members: usize) -> bool {
@@ -67,8 +73,9 @@ mod tests {
     #[test]
     fn it_is_stale_with_a_quarter_of_its_bits_of_which_most_are_of_nobody() {
         let filter = MemberFilter::new(1000);
+        assert!(filter.is_empty());
         (0..512).for_each(|hash| filter.add(hash));
-        assert!(!filter.is_stale(0));
+        assert!(!filter.is_stale(0) && !filter.is_empty());
         filter.add(512);
         assert_eq!([0, 255, 256].map(|members| filter.is_stale(members)), [true, true, false]);
     }
