@@ -195,7 +195,7 @@ fn off(rules: &[&str]) -> String {
 
 #[test]
 fn the_log_of_a_server_that_asks_inline_counts_only_responses() {
-    let off = off(&["web-not-found", "web-rate", "crowd-requests", "crowd-requests-near"]);
+    let off = off(&["web-not-found", "web-rate", "crowd-requests", "crowd-requests-asn", "crowd-requests-near"]);
     let world = World::new(&format!("{off}[[rule]]\nname = 'missing'\nstatus = 404\n[[rule]]\nname = 'rate'\nevent = 'request'"));
     assert_eq!(world.offences(PROBE, true), offence("missing", "192.0.2.1", THEN));
     assert_eq!(world.offences(PROBE, false), offence("w00tw00t", "192.0.2.1", THEN), "refused: there would have been no 404");
@@ -205,7 +205,7 @@ fn the_log_of_a_server_that_asks_inline_counts_only_responses() {
 
 #[test]
 fn our_log_counts_as_requests_only_what_squid_never_asked_about() {
-    let off = off(&["web-not-found", "web-rate", "page-probes", "crowd-requests", "crowd-requests-near"]);
+    let off = off(&["web-not-found", "web-rate", "page-probes", "crowd-requests", "crowd-requests-asn", "crowd-requests-near"]);
     let world = World::new(&format!("{off}[[rule]]\nname = 'missing'\nstatus = 404\n[[rule]]\nname = 'rate'\nevent = 'request'"));
     let line = |path: &str, asked: &str| format!("1795395723.000 192.0.2.1 404 TCP_MISS GET http://site{path} {asked} - - -");
     for inline in [true, false] {
