@@ -47,17 +47,11 @@ impl AdminContext {
         if let Err(error) = self.metrics.hook.configure(config.hook.as_ref()) {
             notes.push(format!("the hook stays as it was: a thread could not be started: {error}"));
         }
-        if let Err(error) = self.metrics.crowdsec.configure(config.crowdsec.as_ref()) {
-            notes.push(format!("CrowdSec's decisions are not taken: a thread could not be started: {error}"));
-        }
         for (list, before, now) in self.list_history.update(&config.lists) {
             notes.push(format!("{list} has lost more than half of its entries: it had {before} and has {now}, which are in force"));
         }
-        for note in &notes {
-            log::warn!("{note}");
-        }
         self.metrics.counters.reloads.fetch_add(1, Ordering::Relaxed);
-        let logs = config.logs.clone();
+        let (logs, crowdsec) = (config.logs.clone(), config.crowdsec.clone());
         let pieces = config.files.iter().skip(1).cloned().collect();
         let lifted = {
             let mut geo = self.metrics.geo.lock();
@@ -65,6 +59,13 @@ impl AdminContext {
             let policy = Policy { geo: geo.geo(), ..Policy::from(config) };
             self.engine.reload(now, policy, SavedBans::End).into_iter()
         };
+        // Its decisions are judged by the policy in force.
+        if let Err(error) = self.metrics.crowdsec.configure(crowdsec.as_ref()) {
+            notes.push(format!("CrowdSec's decisions are not taken: a thread could not be started: {error}"));
+        }
+        for note in &notes {
+            log::warn!("{note}");
+        }
         let lifted =
             lifted.map(|lifted| LiftedRule { rule: lifted.rule.to_string(), because: lifted.standing.to_string(), bans: lifted.bans });
         self.logs.lock().follow(&logs);

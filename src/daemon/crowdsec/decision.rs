@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::body::WireDecision;
 use super::duration;
 use crate::client::{Client, is_single};
@@ -28,6 +30,8 @@ pub struct Decision {
     pub target: Network,
     pub until: Until,
     pub scenario: ScenarioId,
+    /// Whether it is about more than a single client.
+    pub is_about_network: bool,
 }
 
 /// Why a decision is not taken.
@@ -147,7 +151,9 @@ pub fn judge(
     if until.is_expired(now) {
         return Err(Skipped::Over);
     }
-    Ok(Decision { target, until, scenario: scenarios.id(&wire.scenario.0, &wire.origin.0) })
+    let is_client = |block: IpNet| Client::of(block.addr(), policy.prefix).network(policy.prefix) == block;
+    let is_about_network = !target.block().is_some_and(is_client);
+    Ok(Decision { target, until, scenario: scenarios.id(&wire.scenario.0, &wire.origin.0), is_about_network })
 }
 
 /// Who is refused. Of an autonomous system, whoever is never banned is served all the same.
@@ -173,7 +179,7 @@ pub mod tests {
 
     /// A decision of no scenario that is known.
     pub fn decision(target: Network, until: Time) -> Decision {
-        Decision { target, until: Until::at(until), scenario: ScenarioId(0) }
+        Decision { target, until: Until::at(until), scenario: ScenarioId(0), is_about_network: false }
     }
 
     const NOW: Time = Time::from_secs(1_800_000_000);

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::body::{Part, WireDecision};
 use super::client;
-use super::decision::{Scenarios, Skipped, id_of, judge};
+use super::decision::{Decision, Scenarios, Skipped, id_of, judge};
 use super::known::Known;
 use super::settle::Settler;
 use crate::clock::Clock;
@@ -20,6 +20,10 @@ use crate::time::Time;
 
 /// A whole list that ends fewer bans than this is believed at once.
 const FEW: usize = 100;
+
+/// Maximum number of decisions about more than a single client: each change of the banned networks may copy their list, and half of what a
+/// machine's own rules may ban is left to them.
+const MAX_NETWORKS: usize = 8192;
 
 /// What `status` and metrics tell. Counts are since the last whole list.
 #[derive(Debug, Clone, Default)]
@@ -127,7 +131,9 @@ impl Follower {
             let Part::New = part else { return };
             let taken = id_of(&wire).ok_or(Skipped::Unreadable).and_then(|id| Ok((id, judge(&wire, now, config, &policy, scenarios)?)));
             match taken {
-                Ok((id, _)) if known.len() >= room && !known.contains(id) => *skipped.entry(Skipped::NoRoom).or_default() += 1,
+                Ok((id, decision)) if !known.contains(id) && (known.len() >= room || is_beyond(&decision, known.networks())) => {
+                    *skipped.entry(Skipped::NoRoom).or_default() += 1;
+                }
                 Ok((id, decision)) => _ = known.insert(id, decision),
                 Err(Skipped::Over) => {}
                 Err(reason) => *skipped.entry(reason).or_default() += 1,
@@ -152,7 +158,7 @@ impl Follower {
     }
 
     fn take_changes(&mut self, config: &CrowdsecConfig, now: Time) -> Result<Done, String> {
-        let (mut new, mut deleted) = (BTreeMap::new(), BTreeSet::new());
+        let (mut new, mut new_networks, mut deleted) = (BTreeMap::new(), 0, BTreeSet::new());
         let mut skipped: BTreeMap<Skipped, u64> = BTreeMap::new();
         let room = self.room.min(config.decisions.get());
         let (policy, known, scenarios) = (self.engine.policy(), &self.known, &mut self.scenarios);
@@ -164,8 +170,16 @@ impl Follower {
             }
             let taken = id.ok_or(Skipped::Unreadable).and_then(|id| Ok((id, judge(&wire, now, config, &policy, scenarios)?)));
             match taken {
-                Ok((id, _)) if known.len() + new.len() >= room && !known.contains(id) => *skipped.entry(Skipped::NoRoom).or_default() += 1,
-                Ok((id, decision)) => _ = new.insert(id, decision),
+                Ok((id, decision))
+                    if !known.contains(id)
+                        && (known.len() + new.len() >= room || is_beyond(&decision, known.networks() + new_networks)) =>
+                {
+                    *skipped.entry(Skipped::NoRoom).or_default() += 1;
+                }
+                Ok((id, decision)) => {
+                    new_networks += usize::from(decision.is_about_network);
+                    new.insert(id, decision);
+                }
                 Err(Skipped::Over) => {}
                 Err(reason) => *skipped.entry(reason).or_default() += 1,
             }
@@ -202,6 +216,11 @@ impl Follower {
         settler.wait();
         done
     }
+}
+
+/// Whether there are as many networks as may be.
+fn is_beyond(decision: &Decision, networks: usize) -> bool {
+    decision.is_about_network && networks >= MAX_NETWORKS
 }
 
 /// How many bans were made and ended.

@@ -13,12 +13,15 @@ use crate::time::Time;
 pub struct Known {
     decisions: HashMap<u64, Decision, RandomState>,
     by_target: BTreeSet<(Network, u64)>,
+    /// Number of decisions about more than a single client.
+    networks: usize,
 }
 
 impl Known {
     /// Adds a decision in place of an earlier one of the same number, whose target is returned.
     pub fn insert(&mut self, id: u64, decision: Decision) -> Option<Network> {
         let earlier = self.remove(id);
+        self.networks += usize::from(decision.is_about_network);
         self.decisions.insert(id, decision);
         self.by_target.insert((decision.target, id));
         earlier
@@ -28,6 +31,7 @@ impl Known {
     pub fn remove(&mut self, id: u64) -> Option<Network> {
         let decision = self.decisions.remove(&id)?;
         self.by_target.remove(&(decision.target, id));
+        self.networks -= usize::from(decision.is_about_network);
         Some(decision.target)
     }
 
@@ -39,11 +43,12 @@ impl Known {
 
     /// Drops the decisions that have ended.
     pub fn expire(&mut self, now: Time) {
-        let Self { decisions, by_target } = self;
+        let Self { decisions, by_target, networks } = self;
         decisions.retain(|id, decision| {
             let stays = !decision.until.is_expired(now);
             if !stays {
                 by_target.remove(&(decision.target, *id));
+                *networks -= usize::from(decision.is_about_network);
             }
             stays
         });
@@ -51,6 +56,11 @@ impl Known {
 
     pub fn contains(&self, id: u64) -> bool {
         self.decisions.contains_key(&id)
+    }
+
+    /// Number of decisions about more than a single client.
+    pub fn networks(&self) -> usize {
+        self.networks
     }
 
     pub fn len(&self) -> usize {
