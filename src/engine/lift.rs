@@ -73,7 +73,8 @@ impl Engine {
             if rules.contains(&network.rule) {
                 *lifted.entry(network.rule).or_default() += 1;
                 match saved {
-                    SavedBans::End => self.unban_network(now, network.network, Completion::ignored()),
+                    // The other machines of a fleet keep theirs, each by its own configuration.
+                    SavedBans::End => self.unban_network_here(now, network.network, Completion::ignored()),
                     SavedBans::Stay => self.change_lists(|lists| _ = lists.banned.remove(network.network)),
                 }
             }
