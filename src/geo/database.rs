@@ -141,7 +141,7 @@ impl<V: GeoValue> Database<V> {
         Self::parse(bytes, MAX_NETWORKS)
     }
 
-    /// Reads a database of at most `max_networks` networks.
+    /// Reads a database of at most `max_networks` networks, and of at most eight for each node of its tree.
     ///
     /// # Errors
     /// As for [`Database::read`].
@@ -149,6 +149,10 @@ impl<V: GeoValue> Database<V> {
         let damaged = |error: MaxMindDbError| DatabaseFault(format!("found a damaged database, expected a whole one: {error}"));
         let reader = Reader::from_source(bytes).map_err(damaged)?;
         let built = reader.metadata().build_epoch;
+        // A tree has one leaf more than nodes, and a few branches that lead to its IPv4 part again. Without this bound, a small file whose
+        // branches lead to the same nodes would fill gigabytes.
+        let nodes = usize::try_from(reader.metadata().node_count).unwrap_or(usize::MAX);
+        let max_networks = max_networks.min(nodes.saturating_add(1).saturating_mul(8));
         let (mut ranges, mut entries) = (Ranges::default(), 0);
         let mut values: HashMap<usize, Option<V>, RandomState> = HashMap::default();
         // With all branches and those without data each step yields a network, so that the limit bounds the time whatever the tree is.
@@ -309,10 +313,10 @@ mod tests {
         // Each of 40 levels has one node whose children are both the next one: two to the power of 40 networks.
         let mut doubling: Vec<[u32; 2]> = (1..40).map(|next| [next, next]).collect();
         doubling.push([40 + 16; 2]);
-        assert!(asns(tree(&doubling, one_record)).unwrap_err().contains("found more than 10000 networks"));
+        assert!(asns(tree(&doubling, one_record)).unwrap_err().contains("found more than 328 networks"));
         doubling.pop();
         doubling.push([40; 2]);
-        assert!(asns(tree(&doubling, one_record)).unwrap_err().contains("found more than 10000 networks"), "without data");
+        assert!(asns(tree(&doubling, one_record)).unwrap_err().contains("found more than 328 networks"), "without data");
     }
 
     #[test]
