@@ -137,6 +137,11 @@ impl Replica {
 
     pub fn sweep(&self) {
         self.bans.sweep(self.now(), |_, _| ());
+        let now = self.now();
+        // The daemon does not tell of bans that end by themselves.
+        if self.policy().lists.banned.iter().any(|ban| !ban.is_active(now)) {
+            self.change_lists(|lists| _ = lists.banned.expire(now));
+        }
         if self.sweeps.fetch_add(1, Ordering::Relaxed) % ORIGIN_SWEEPS == ORIGIN_SWEEPS - 1 {
             self.origins.rotate();
         }
