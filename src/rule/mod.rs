@@ -149,9 +149,10 @@ impl Trigger {
     }
 
     /// Whether the rule counts ordinary behaviour: how many requests there are, or what a site answers. Any crawler may meet a hundred dead links.
+    /// Logins, which a success clears, are none of a crawler's.
     #[must_use]
     pub fn is_ordinary(&self) -> bool {
-        self.is_request_rate() || matches!(self, Self::Response(_))
+        self.is_request_rate() || matches!(self, Self::Response(pattern) if pattern.cleared_by.is_empty())
     }
 
     /// Whether requests or their responses can offend the rule: those that Squid's helper sees, and lines of an access log.

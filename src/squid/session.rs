@@ -255,11 +255,11 @@ impl Session {
                 return answer::write_err(id, &mut self.out);
             }
         };
-        if let Event::Request(request) | Event::Response { request, .. } = &query.event
-            && let Some(crawler) = batch.policy.crawlers.claimed_by(request.user_agent.as_written())
-        {
-            batch.backend.note_claim(batch.now, query.address, crawler);
-        }
+        let address = query.address;
+        let claimed = match &query.event {
+            Event::Request(request) | Event::Response { request, .. } => batch.policy.crawlers.claimed_by(request.user_agent.as_written()),
+            _ => None,
+        };
         let is_response = matches!(query.event, Event::Response { .. });
         match batch.detector.judge(batch.now, query.address, &query.event, &mut self.scratch) {
             Judgement::Settled { verdict, counts } => {
@@ -302,6 +302,10 @@ impl Session {
                 batch.backend.record_offence(batch.now, offence, reply);
                 Self::wait(batch, answered);
             }
+        }
+        // Only now, so that whoever comes with another address each time is not spared each time.
+        if let Some(crawler) = claimed {
+            batch.backend.note_claim(batch.now, address, crawler);
         }
     }
 
