@@ -9,7 +9,7 @@ const MAX_HOSTS: usize = 16;
 /// Port of a Sentinel that is named without one.
 const SENTINEL_PORT: u16 = 26379;
 /// Port of a cluster node that is named without one.
-const CLUSTER_PORT: u16 = 6379;
+pub const CLUSTER_PORT: u16 = 6379;
 
 /// A host name or address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -132,8 +132,10 @@ impl RedisClient {
     /// As [`RedisClient::connect`].
     pub fn connect_publisher(&self) -> RedisResult<RespConnection> {
         let mut connection = self.connect()?;
-        let prepared = self.prepare(&mut connection);
-        prepared.map_err(|error| sentence(self.describe_at(&format!("Redis at {}", connection.peer), &error)))?;
+        if let Err(error) = self.prepare(&mut connection) {
+            self.ask_another_sentinel();
+            return Err(sentence(self.describe_at(&format!("Redis at {}", connection.peer), &error)));
+        }
         *self.primary.lock() = Some(connection.peer.clone());
         Ok(connection)
     }

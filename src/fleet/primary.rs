@@ -11,7 +11,7 @@ use redis::{RedisError, RedisResult, Value};
 
 use super::client::{RedisClient, sentence};
 use super::resp_connection::{RespConnection, SILENCE};
-use crate::config::fleet_url::{HostPort, Servers};
+use crate::config::fleet_url::{CLUSTER_PORT, HostPort, Servers};
 
 /// Timeout for a connection to a Sentinel: short, because the one on the primary's machine may be gone with it.
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -84,6 +84,15 @@ impl RedisClient {
         HostPort::new(&host, port)
             .map(Some)
             .ok_or_else(|| sentence(format!("Sentinel {sentinel} gives {host:?} as address of the primary")))
+    }
+
+    /// Asks another Sentinel first the next time: the one that answered last named a server that cannot be written to. It may have missed a
+    /// failover.
+    pub(super) fn ask_another_sentinel(&self) {
+        let Servers::Sentinels { hosts, .. } = &self.url.servers else { return };
+        let mut answered = self.answered.lock();
+        let next = hosts.iter().position(|host| Some(host) == answered.as_ref()).map_or(0, |position| position + 1);
+        *answered = hosts.get(next).or(hosts.first()).cloned();
     }
 
     /// Follows the redirections of the nodes in turn, the primary that was used last first.
@@ -160,6 +169,10 @@ impl RedisClient {
     pub fn check_primary(&self, connection: &RespConnection) -> RedisResult<()> {
         match &*self.primary.lock() {
             Some(primary) if *primary != connection.peer => {
+                // In a Cluster the same server may have two names. The next connection goes by the one that changes are published under.
+                if self.is_cluster() {
+                    *self.answered.lock() = HostPort::parse(primary, CLUSTER_PORT);
+                }
                 Err(sentence(format!("the primary is {primary} now, no longer {}", connection.peer)))
             }
             _ => Ok(()),
