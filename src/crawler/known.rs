@@ -30,7 +30,8 @@ pub const KNOWN: [Known; 8] = [
             "mediapartners-google",
             "apis-google",
         ],
-        domains: &["googlebot.com", "google.com"],
+        // Under google.com are also fetchers that work for users: google-proxy-….
+        domains: &["googlebot.com", "rate-limited-proxy-*.google.com"],
     },
     // https://www.bing.com/webmasters/help/how-to-verify-bingbot-3905dc26
     Known { name: "bingbot", agents: &["bingbot", "bingpreview", "adidxbot", "msnbot"], domains: &["search.msn.com"] },

@@ -18,7 +18,7 @@ pub struct Crawler {
     pub name: Arc<str>,
     /// What stands in its User-Agent, in any case.
     pub agents: Vec<String>,
-    /// The domains in which the names of its addresses are.
+    /// The domains in which the names of its addresses are; with a `*`, the names themselves.
     pub domains: Vec<&'static str>,
     /// Its published networks.
     pub networks: Networks,
@@ -73,7 +73,10 @@ impl Crawler {
     #[must_use]
     pub fn has_host(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        self.domains.iter().any(|domain| host.strip_suffix(domain).is_some_and(|front| front.is_empty() || front.ends_with('.')))
+        self.domains.iter().any(|domain| match domain.split_once('*') {
+            Some((start, end)) => host.strip_prefix(start).is_some_and(|rest| rest.len() > end.len() && rest.ends_with(end)),
+            None => host.strip_suffix(domain).is_some_and(|front| front.is_empty() || front.ends_with('.')),
+        })
     }
 
     /// Whether its publisher lists the address.
@@ -121,7 +124,15 @@ mod tests {
             assert!(google.has_host(host), "{host}");
         }
         // Anybody may rent a host of Google's cloud, whose name is in googleusercontent.com.
-        for host in ["evilgooglebot.com", "googlebot.com.evil.example", "7.2.0.192.bc.googleusercontent.com", "google.example", ""] {
+        for host in [
+            "evilgooglebot.com",
+            "googlebot.com.evil.example",
+            "7.2.0.192.bc.googleusercontent.com",
+            "google.example",
+            "google-proxy-66-249-81-1.google.com",
+            "rate-limited-proxy-.google.com.evil.example",
+            "",
+        ] {
             assert!(!google.has_host(host), "{host}");
         }
     }

@@ -130,10 +130,11 @@ fn check(address: IpAddr, more: &[&[u8]], via: Via, ignored: &mut Ignored) -> St
     Check { via, ..check }.to_string()
 }
 
-/// The words of the query, and the client's text behind `--`. A query that begins with `--` stands behind it.
+/// The words of the query, and the client's text behind `--`. A query that begins with `--` stands behind it, and one in the name of an account
+/// belongs to the name.
 fn query_and_text<'a, 'b>(words: &'b [&'a [u8]]) -> (&'b [&'a [u8]], &'b [&'a [u8]]) {
     let words = words.strip_prefix(&[b"--".as_slice()]).unwrap_or(words);
-    let at = words.iter().position(|word| *word == b"--");
+    let at = words.iter().take_while(|word| !word.starts_with(ACCOUNT.as_bytes())).position(|word| *word == b"--");
     at.and_then(|at| Some((words.get(..at)?, words.get(at + 1..)?))).unwrap_or((words, &[]))
 }
 
@@ -455,7 +456,10 @@ mod tests {
             &["clear 192.0.2.1 exim-auth account=a b account=c"],
             "",
         );
-        assert_eq!(EximQuery::from_line(b"strike 192.0.2.1 exim-auth account=a b").requests, ["strike 192.0.2.1 exim-auth account=a b"]);
+        for line in ["strike 192.0.2.1 exim-auth account=a b", "strike 192.0.2.1 exim-auth account=a -- b"] {
+            let query = EximQuery::from_line(line.as_bytes());
+            assert_eq!((query.requests, query.ignored.to_string()), (vec![line.to_owned()], String::new()));
+        }
         let long = [b"strike 192.0.2.1 exim-auth account=a ".as_slice(), &[b'x'; MAX_LINE]].concat();
         assert_eq!(EximQuery::from_line(&long).requests, ["strike 192.0.2.1 exim-auth account=a "], "a word that was cut is left out");
     }
