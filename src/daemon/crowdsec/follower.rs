@@ -16,10 +16,14 @@ use crate::config::crowdsec::CrowdsecConfig;
 use crate::engine::Engine;
 use crate::geo::Network;
 use crate::logging::FaultLog;
-use crate::time::Time;
+use crate::time::{Span, Time};
 
 /// A whole list that ends fewer bans than this is believed at once.
 const FEW: usize = 100;
+
+/// A whole list is asked for this often, though the changes are enough: a decision that found no room, or whose ban has made room for another or
+/// was lifted, is said only there again.
+const WHOLE_EVERY: Span = Span::from_secs(3600);
 
 /// Maximum number of decisions about more than a single client: each change of the banned networks may copy their list, and half of what a
 /// machine's own rules may ban is left to them.
@@ -51,6 +55,8 @@ pub struct Follower {
     waiting: BTreeSet<Network>,
     /// Whether `known` is what the local API had when it was asked last, so that the changes since are enough.
     is_current: bool,
+    /// When the last whole list was taken.
+    whole_at: Time,
     /// Whether the last whole list was much shorter than what is known, and was not believed.
     is_doubtful: bool,
     faults: FaultLog,
@@ -68,6 +74,7 @@ impl Follower {
             scenarios: Scenarios::default(),
             waiting: BTreeSet::new(),
             is_current: false,
+            whole_at: Time::default(),
             is_doubtful: false,
             faults: FaultLog::default(),
         }
@@ -98,7 +105,7 @@ impl Follower {
         self.known.expire(now);
         let waiting = self.waiting.clone();
         self.settle(waiting);
-        let is_whole = !self.is_current;
+        let is_whole = !self.is_current || now.since(self.whole_at) >= WHOLE_EVERY;
         let taken = if is_whole { self.take_all(config, now) } else { self.take_changes(config, now) };
         let mut health = self.health.lock();
         health.key_is_public = client::is_public(&config.key_file);
@@ -151,7 +158,7 @@ impl Follower {
             log::warn!("CrowdSec's list would end {gone} of {} bans: it is asked for again before that is believed", banned.len());
         } else {
             targets.extend(banned);
-            self.is_current = true;
+            (self.is_current, self.whole_at) = (true, now);
         }
         self.known = known;
         Ok(self.settle(targets))
