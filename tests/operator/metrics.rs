@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
@@ -167,16 +167,33 @@ fn documented_metrics() -> BTreeSet<String> {
     names.map(|name| format!("{}{}", prefix(name), name.split('{').next().unwrap())).collect()
 }
 
+/// Answers as CrowdSec's local API does that has no decisions.
+fn says_nothing_new(mut connection: TcpStream) {
+    let mut request = [0; 4096];
+    let _ = connection.read(&mut request);
+    let body = r#"{"new":null,"deleted":null}"#;
+    let _ = write!(connection, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+}
+
 #[test]
 fn every_metric_is_documented_and_every_documented_metric_exists() {
     // A fleet has metrics even while Redis is away.
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("mainlog");
     fs::write(&log, "").unwrap();
+    let key = dir.path().join("key");
+    fs::write(&key, "k").unwrap();
+    let crowdsec = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = crowdsec.local_addr().unwrap().port();
+    std::thread::spawn(move || crowdsec.incoming().flatten().for_each(says_nothing_new));
     let daemon = Daemon::start(&format!(
-        "[[log]]\npath = {log:?}\nrules = ['exim-per-host']\n[hook]\ncommand = ['/bin/true']\n[fleet]\nurl = 'redis://127.0.0.1:1/0'\nnode = 'mx1'\n"
+        "[defaults]\nverified_crawlers = ['googlebot']\n[geo]\nasn = '/nowhere/asn.mmdb'\n\
+         [crowdsec]\nurl = 'http://127.0.0.1:{port}'\nkey_file = {key:?}\n\
+         [[log]]\npath = {log:?}\nrules = ['exim-per-host']\n[hook]\ncommand = ['/bin/true']\n[fleet]\nurl = 'redis://127.0.0.1:1/0'\nnode = 'mx1'\n"
     ));
-    let page = daemon.text(&["metrics"]);
+    let page = wait_for("an answer of CrowdSec", || {
+        Some(daemon.text(&["metrics"])).filter(|page| page.contains("strikeout_crowdsec_last_answer_timestamp_seconds"))
+    });
     let exported: BTreeSet<String> =
         page.lines().filter_map(|line| Some(line.strip_prefix("# TYPE ")?.split(' ').next()?.to_owned())).collect();
     let documented = documented_metrics();
