@@ -263,8 +263,13 @@ fn squid_after_it_was_started() {
     sound.expect("a log is not understood", "fault logs");
     let Some(stage) = crate::sound::stage() else { return };
     let sound = Plan::new(&stage).start(&stage);
-    fs::remove_file(stage.program("ext_strikeout_acl")).unwrap();
+    let helper = stage.program("ext_strikeout_acl");
+    fs::remove_file(&helper).unwrap();
     sound.expect("the helper is gone", "fault squid-helper");
+    fs::write(&helper, "#!/bin/sh\necho ext_strikeout_acl 0.0.9\n").unwrap();
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+    sound.expect("the helper is of another version", "warning squid-helper");
+    assert!(sound.report().1.to_string().contains("0.0.9"), "{:#}", sound.report().1);
 }
 
 #[test]
