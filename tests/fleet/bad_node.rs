@@ -105,7 +105,8 @@ fn forget_drops_all_bans_of_a_node_everywhere_even_those_beyond_its_limit() {
     assert!(good.why("198.51.100.7")["networks"][0]["node"] == "bad", "{}", good.why("198.51.100.7"));
     ban_many(&bad, 300);
     wait_until("the third admits all", || third.number("bans") == 302);
-    assert!((90..=101).contains(&good.number("bans")), "a hundred of bad, and its own: {}", good.number("bans"));
+    // A minute may end between them.
+    assert!((90..=201).contains(&good.number("bans")), "a hundred of bad in each minute, and its own: {}", good.number("bans"));
 
     good.ask("forget bad");
     for node in [&good, &third, &bad] {
