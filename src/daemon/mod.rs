@@ -10,7 +10,7 @@
 //! | `crowdsec` | decisions of CrowdSec's local API |
 //! | `logs` | the logs that are followed |
 //! | `metrics` | counters, their text, and the HTTP listener for Prometheus |
-//! | `hook`, `hook_event` | the program called at bans and unbans, and what it is told |
+//! | `hook`, `hook_program`, `hook_event` | the program called at bans and unbans, one run of it, and what it is told |
 //! | `housekeeping` | periodic work |
 //! | `traffic` | who makes most of the traffic, and when each server asked last |
 //! | `signals` | SIGTERM and SIGINT end the daemon, SIGHUP reloads |
@@ -22,6 +22,7 @@ mod crowdsec;
 mod event_loop;
 mod hook;
 mod hook_event;
+mod hook_program;
 mod housekeeping;
 mod logs;
 mod metrics;
