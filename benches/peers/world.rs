@@ -141,6 +141,11 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
     Ok(())
 }
 
+/// A TCP port of the loopback interface that nobody listens on.
+pub fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
 /// The wall time, which state files use.
 pub fn now() -> Time {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

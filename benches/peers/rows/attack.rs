@@ -2,7 +2,7 @@
 //! Attackers are new clients all the time, named by the PROXY protocol; innocents are driven by wrk.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,7 +16,7 @@ use super::{either, load};
 use crate::child::Process;
 use crate::report::{Goal, Report};
 use crate::series::{median, paired, ratio};
-use crate::world::{World, wait_for};
+use crate::world::{World, free_port, wait_for};
 use crate::{Options, programs, traffic};
 
 const WORKERS: usize = 2;
@@ -216,8 +216,4 @@ impl Drop for Server {
 /// Squid's service name, which names its shared memory.
 fn service() -> String {
     format!("bench{}", std::process::id())
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -3,7 +3,7 @@
 //! be interleaved more finely than that.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,7 +16,7 @@ use crate::child::{Process, children_cpu};
 use crate::report::{Goal, Report};
 use crate::series::{paired, ratio};
 use crate::traffic::Random;
-use crate::world::{World, wait_for};
+use crate::world::{World, free_port, wait_for};
 use crate::{Options, programs};
 
 /// A connect ACL, and the process that it asks, if any.
@@ -155,7 +155,7 @@ impl EximDaemon {
         std::fs::create_dir(&directory)?;
         std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777))?;
         let here = directory.display();
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port()?;
         let warn = if variant.acl.is_empty() { String::new() } else { format!("  warn {}\n", variant.acl) };
         let config = world.write(
             &format!("exim-{number}.conf"),

@@ -2,7 +2,7 @@
 //! the connect ACL waits for its answer, and whether any connection goes without one.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,7 +17,7 @@ use crate::child::Process;
 use crate::pipe::Helper;
 use crate::report::{Goal, Report};
 use crate::series::median;
-use crate::world::{World, wait_for};
+use crate::world::{World, free_port, wait_for};
 use crate::{Options, programs, traffic};
 
 /// Threads that make connections.
@@ -130,7 +130,7 @@ impl Exim {
         std::fs::create_dir(&directory)?;
         std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777))?;
         let (here, socket) = (directory.display(), world.path("strikeout.sock"));
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port()?;
         let config = world.write(
             "exim.conf",
             format!(

@@ -11,6 +11,7 @@ mod mail;
 mod memory;
 mod offences;
 mod restart;
+mod spread;
 mod squid;
 mod start;
 mod table;
@@ -28,7 +29,7 @@ pub struct Row {
     pub run: fn(&Options, &mut Report) -> Result<()>,
 }
 
-pub const ROWS: [Row; 15] = [
+pub const ROWS: [Row; 16] = [
     Row { name: "lookups", about: "CPU and lookups/s over a socket pair, beside the echo helper and a Python helper", run: lookups::run },
     Row { name: "userip", about: "the same without channel IDs, beside Squid's ext_file_userip_acl", run: userip::run },
     Row { name: "growth", about: "CPU per lookup as rules, tracked clients and URLs grow", run: growth::run },
@@ -43,6 +44,7 @@ pub const ROWS: [Row; 15] = [
         about: "the same while the daemon is killed, stopped and started: bans lost, and how soon helpers are back",
         run: restart::run,
     },
+    Row { name: "spread", about: "what the hook, the fleet, the log and the state file make of a botnet's bans", run: spread::run },
     Row { name: "squid", about: "requests/s and latency through Squid (cached hits, wrk) with each helper", run: squid::run },
     Row {
         name: "attack",

@@ -13,7 +13,7 @@ use super::either;
 use crate::child::Process;
 use crate::report::{Goal, Report};
 use crate::series::{difference, paired, ratio};
-use crate::world::{World, wait_for};
+use crate::world::{World, free_port, wait_for};
 use crate::{Options, programs};
 
 const FORMAT: &str = "%>a %>rm %#>ru %#.300{User-Agent}>h %#{Sec-Fetch-Site}>h";
@@ -203,7 +203,7 @@ fn start(world: &World, squid: &Path, number: usize, acl: &str, origin: u16) -> 
     let directory = world.path(&format!("squid-{number}"));
     std::fs::create_dir(&directory)?;
     std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777))?;
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = free_port()?;
     let here = directory.display();
     // Ours has a log of its own.
     let log = if acl.contains("access_log") { "" } else { "access_log none\n" };
