@@ -125,6 +125,11 @@ impl Client {
         (u128::from(self.high) << 64) | u128::from(self.low)
     }
 
+    #[must_use]
+    pub fn is_ipv4(self) -> bool {
+        self.high == 0 && self.low >> 32 == 0xffff
+    }
+
     /// The IPv4 address, or the first address of the IPv6 network.
     #[must_use]
     pub fn address(self) -> IpAddr {

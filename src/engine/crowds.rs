@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ipnet::IpNet;
-
 use super::publish::Publication;
 use super::records::next_times;
 use super::reply::Reply;
@@ -49,8 +47,7 @@ impl Engine {
         self.stats.offences.fetch_add(1, Ordering::Relaxed);
         let limit =
             CrowdLimit { rule: rule.id, findtime: rule.findtime, maxretry: rule.maxretry, members: rule.members, starts_again: true };
-        let subscriber = subscriber_prefix(network, policy.prefix);
-        let count = self.crowds.add(limit, network, Client::of(client.address(), subscriber), now, strikes);
+        let count = self.crowds.add(limit, network, subscriber(rule, client, policy.prefix), now, strikes);
         if count.is_reached {
             let times = next_times(&self.earlier_networks, now, rule, network);
             Some(CrowdStrike::Reached(NetworkRecord {
@@ -60,7 +57,7 @@ impl Engine {
                 since: now,
                 until: rule.bantime.of(times - 1).map_or(Until::NEVER, |span| Until::at(now.after(span))),
                 members: count.members,
-                reason: reason(&count, subscriber, &evidence()),
+                reason: reason(&count, subscriber_prefix(rule, policy.prefix), &evidence()),
             }))
         } else {
             Some(CrowdStrike::Counted(count.counter))
@@ -69,11 +66,11 @@ impl Engine {
 
     /// Takes the client of a success, and with it its subscriber, out of its network's count.
     pub(super) fn leave_crowd(&self, rule: &Rule, client: Client, policy: &Policy) {
-        // Without the Referer in Squid's FORMAT, nobody is ever a member.
-        if self.crowds.may_have_members()
+        let member = subscriber(rule, client, policy.prefix);
+        // Nearly always false, and then nobody needs to know the client's network.
+        if self.crowds.may_be_member(member)
             && let Some(network) = network_of(rule, client, policy)
         {
-            let member = Client::of(client.address(), subscriber_prefix(network, policy.prefix));
             self.crowds.leave(rule.id, network, member);
         }
     }
@@ -263,18 +260,23 @@ fn network_of(rule: &Rule, client: Client, policy: &Policy) -> Option<Network> {
             let size = NetworkSize { ipv6: size.ipv6.min(policy.prefix.bits()), ..size };
             Some(size.network_of(client.address()).into())
         }
-        CountBy::Asn => Some(policy.geo.origin(client)?.asn?.into()),
+        CountBy::Asn => Some(policy.geo.asn(client)?.into()),
         CountBy::Client | CountBy::Account => None,
     }
 }
 
-/// How many bits of an IPv6 address tell the members of `network` apart, where a client has `prefix`. One subscriber has a /56 or a /48 with
-/// as many clients as it likes, so that these must not count as many members.
-fn subscriber_prefix(network: Network, prefix: Ipv6Prefix) -> Ipv6Prefix {
-    let bits = match network {
-        Network::Asn(_) => 48,
-        Network::Block(IpNet::V6(network)) if network.prefix_len() < 48 => 48,
-        Network::Block(IpNet::V6(network)) if network.prefix_len() < 56 => 56,
+/// The member that `client` is of the groups of `rule`: itself or, with IPv6, its subscriber.
+fn subscriber(rule: &Rule, client: Client, prefix: Ipv6Prefix) -> Client {
+    if client.is_ipv4() { client } else { Client::of(client.address(), subscriber_prefix(rule, prefix)) }
+}
+
+/// How many bits of an IPv6 address tell the members of a network apart that `rule` counts, where a client has `prefix`. One subscriber has a
+/// /56 or a /48 with as many clients as it likes, so that these must not count as many members.
+fn subscriber_prefix(rule: &Rule, prefix: Ipv6Prefix) -> Ipv6Prefix {
+    let bits = match rule.count_by {
+        CountBy::Asn => 48,
+        CountBy::Network(size) if size.ipv6.min(prefix.bits()) < 48 => 48,
+        CountBy::Network(size) if size.ipv6.min(prefix.bits()) < 56 => 56,
         _ => return prefix,
     };
     Ipv6Prefix::new(bits).map_or(prefix, |subscriber| subscriber.min(prefix))

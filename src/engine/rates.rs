@@ -35,11 +35,7 @@ impl Engine {
         let is_refused = |tally: &RequestTally| detector.active_refusal(now, tally.address, tally.client, Service::Web).is_some();
         tallies.retain(|tally| !is_crawler(tally) && !is_refused(tally));
         let mut unreferred = Vec::new();
-        for rule in rules {
-            if rule.count_by != CountBy::Client {
-                self.count_crowds(now, &policy, rule, tallies);
-                continue;
-            }
+        for rule in rules.iter().filter(|rule| rule.count_by == CountBy::Client) {
             if rule.trigger == Trigger::UnreferredRate {
                 unreferred.clear();
                 let bare = tallies.iter().filter(|tally| tally.unreferred > 0);
@@ -49,6 +45,9 @@ impl Engine {
             for (tally, counter) in self.count_under(now, &policy, rule, tallies) {
                 self.ban_by_rate(now, rule, tally, counter);
             }
+        }
+        if rules.iter().any(|rule| rule.count_by != CountBy::Client) {
+            tallies.iter().for_each(|tally| self.count_crowds(now, &policy, tally));
         }
     }
 
@@ -83,15 +82,21 @@ impl Engine {
         reached
     }
 
-    /// Counts the requests of each client for its network. Like [`Engine::count_under`], it allocates nothing unless a ban follows.
-    fn count_crowds(self: &Arc<Self>, now: Time, policy: &Policy, rule: &Arc<Rule>, tallies: &[RequestTally]) {
-        let is_unreferred = rule.trigger == Trigger::UnreferredRate;
-        for tally in tallies.iter().filter(|tally| rule.concerns(tally.address, policy.prefix, &policy.geo)) {
-            let requests = if is_unreferred { tally.unreferred } else { tally.requests };
-            if requests < tally.requests {
+    /// Counts the requests of a client for its networks. Like [`Engine::count_under`], it allocates nothing unless a ban follows.
+    fn count_crowds(self: &Arc<Self>, now: Time, policy: &Policy, tally: &RequestTally) {
+        let has_source = tally.unreferred < tally.requests;
+        // Nearly every request names its source, and nearly everybody is a member of nothing. With IPv6 it depends on the rule who is.
+        let is_nobody = has_source && tally.client.is_ipv4() && !self.crowds.may_be_member(tally.client);
+        for rule in policy.rules.request_rates().iter().filter(|rule| rule.count_by != CountBy::Client) {
+            let leaves = has_source && rule.trigger == Trigger::UnreferredRate;
+            if (leaves && is_nobody) || !rule.concerns(tally.address, policy.prefix, &policy.geo) {
+                continue;
+            }
+            if leaves {
                 self.leave_crowd(rule, tally.client, policy);
                 continue;
             }
+            let requests = if rule.trigger == Trigger::UnreferredRate { tally.unreferred } else { tally.requests };
             let evidence = || Evidence::new(&[REQUESTS, requests.to_string().as_bytes()]);
             let strike = self.strike_crowd(now, rule, tally.client, policy, requests, evidence);
             if let Some(CrowdStrike::Reached(record)) = strike {

@@ -60,6 +60,21 @@ impl Geo {
         }
     }
 
+    /// Whether there is a database of autonomous systems.
+    #[must_use]
+    pub fn knows_systems(&self) -> bool {
+        matches!(self, Self::Here(databases) if databases.asn.is_some())
+    }
+
+    /// The autonomous system of `client`, as far as it is known here.
+    #[must_use]
+    pub fn asn(&self, client: Client) -> Option<Asn> {
+        match self {
+            Self::Here(databases) => databases.asn.as_ref()?.lookup(client.address()),
+            Self::Daemon(asked) => asked.get(client)?.asn,
+        }
+    }
+
     /// Whether it knows the same of everybody.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {

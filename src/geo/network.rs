@@ -1,6 +1,7 @@
 //! What is banned as a whole: a block of addresses, or an autonomous system.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -8,7 +9,7 @@ use ipnet::IpNet;
 use super::Asn;
 
 /// A network, either way in which it is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Network {
     /// Its addresses. Host bits are zero.
     Block(IpNet),
@@ -23,6 +24,20 @@ impl Network {
         match self {
             Self::Block(block) => Some(block),
             Self::Asn(_) => None,
+        }
+    }
+}
+
+/// In one or two pieces: requests of crowds are counted by network, and the derived hash takes each part by itself.
+impl Hash for Network {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Block(IpNet::V4(block)) => state.write_u64((u64::from(block.addr().to_bits()) << 8) | u64::from(block.prefix_len())),
+            Self::Block(IpNet::V6(block)) => {
+                state.write_u64(u64::from(block.prefix_len()));
+                state.write_u128(block.addr().to_bits());
+            }
+            Self::Asn(asn) => state.write_u64((1 << 63) | u64::from(asn.number())),
         }
     }
 }

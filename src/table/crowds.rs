@@ -2,14 +2,13 @@
 //! and how many different clients of it did.
 
 use std::hash::Hash;
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ahash::RandomState;
-use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::counter::Counter;
+use super::groups::Groups;
 use super::member_filter::MemberFilter;
 use super::members::Members;
 use crate::client::Client;
@@ -71,7 +70,8 @@ pub struct Crowds<G> {
 }
 
 struct Shard<G> {
-    groups: LruCache<(RuleId, G), Crowd, RandomState>,
+    groups: Groups<(RuleId, G), Crowd>,
+    max_groups: usize,
     /// Number of members of all groups.
     members: usize,
     max_members: usize,
@@ -88,14 +88,9 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
     #[must_use]
     pub fn new(groups: usize) -> Self {
         let hasher = RandomState::new();
-        let per_shard = NonZeroUsize::new(groups.div_ceil(SHARDS)).unwrap_or(NonZeroUsize::MIN);
-        let max_members = (per_shard.get() * MEMBERS_PER_GROUP).max(MAX_MEMBERS as usize);
-        let shard = || Shard { groups: LruCache::unbounded_with_hasher(hasher.clone()), members: 0, max_members };
-        let shards = (0..SHARDS).map(|_| {
-            let mut shard = shard();
-            shard.groups.resize(per_shard);
-            Mutex::new(shard)
-        });
+        let max_groups = groups.div_ceil(SHARDS).max(1);
+        let max_members = (max_groups * MEMBERS_PER_GROUP).max(MAX_MEMBERS as usize);
+        let shards = (0..SHARDS).map(|_| Mutex::new(Shard { groups: Groups::default(), max_groups, members: 0, max_members }));
         let filter = MemberFilter::new(max_members * SHARDS);
         Self { shards: shards.collect(), hasher, filter, evicted: AtomicU64::new(0) }
     }
@@ -103,23 +98,27 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
     /// Counts `strikes` offences of `client`, a member of `group`, at `now`.
     pub fn add(&self, limit: CrowdLimit, group: G, client: Client, now: Time, strikes: u32) -> CrowdCount {
         let key = (limit.rule, group);
-        let mut shard = self.shard(&key);
-        if shard.groups.len() == shard.groups.cap().get() && !shard.groups.contains(&key) {
-            self.evict(&mut shard);
-        }
-        let mut is_new_group = false;
-        let crowd = shard.groups.get_or_insert_mut(key, || {
-            is_new_group = true;
-            Crowd { counter: Counter::new(now, strikes), members: Members::default(), examples: Vec::new() }
+        let (key_hash, second) = (self.hasher.hash_one(key), u32::try_from(now.secs()).unwrap_or(u32::MAX));
+        let mut shard = self.shard(key_hash);
+        let known = shard.groups.use_at(key_hash, &key, second);
+        let place = known.or_else(|| {
+            if shard.groups.len() >= shard.max_groups {
+                self.evict(&mut shard);
+            }
+            // The first offence is counted below.
+            let crowd = Crowd { counter: Counter::new(now, 0), members: Members::default(), examples: Vec::new() };
+            shard.groups.insert(key_hash, key, crowd, second)
         });
-        if !is_new_group {
-            crowd.counter.add(now, limit.findtime, strikes);
-        }
+        let Some(crowd) = place.and_then(|place| shard.groups.at(place)) else {
+            return CrowdCount { counter: Counter::new(now, strikes), members: 0, is_reached: false, examples: Vec::new() };
+        };
+        crowd.counter.add(now, limit.findtime, strikes);
         let (before, counter) = (crowd.members.len(), crowd.counter);
         let hash = self.hash_of(client);
         self.filter.add(hash);
         let is_new = crowd.members.note(hash, now, limit.members as usize);
-        if is_new && limit.starts_again {
+        // Those that came latest are named, so nobody is kept as an example before there are nearly enough.
+        if is_new && limit.starts_again && before + EXAMPLES >= limit.members as usize {
             if crowd.examples.len() >= EXAMPLES {
                 crowd.examples.remove(0);
             }
@@ -133,7 +132,7 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
         let after = crowd.members.len();
         shard.members = (shard.members + after).saturating_sub(before);
         if is_reached && limit.starts_again {
-            shard.forget(&key);
+            shard.forget(key_hash, &key);
         }
         while shard.members > shard.max_members && shard.groups.len() > 1 {
             self.evict(&mut shard);
@@ -141,22 +140,24 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
         CrowdCount { counter, members: u32::try_from(live).unwrap_or(u32::MAX), is_reached, examples }
     }
 
-    /// False if no group has a member: then nobody can [`leave`](Crowds::leave). It may be true without any, after members were forgotten.
+    /// False if `client` is no member of any group. That is nearly always so, and costs a single look.
     #[must_use]
-    pub fn may_have_members(&self) -> bool {
-        !self.filter.is_empty()
+    pub fn may_be_member(&self, client: Client) -> bool {
+        // Without the Referer in Squid's FORMAT, nobody ever is.
+        !self.filter.is_empty() && self.filter.may_contain(self.hash_of(client))
     }
 
     /// Takes `client` out of `group`: it had a success. The offences stay counted. Members beyond the limit that were forgotten are not
     /// counted in its place, so a group may seem smaller than it is.
     pub fn leave(&self, rule: RuleId, group: G, client: Client) {
         let (key, hash) = ((rule, group), self.hash_of(client));
-        // Nearly every client. A group and its members lie far apart in memory, and most of them in no cache.
+        // A group and its members lie far apart in memory, and most of them in no cache.
         if !self.filter.may_contain(hash) {
             return;
         }
-        let mut shard = self.shard(&key);
-        let Some(crowd) = shard.groups.peek_mut(&key) else { return };
+        let key_hash = self.hasher.hash_one(key);
+        let mut shard = self.shard(key_hash);
+        let Some(crowd) = shard.groups.get_mut(key_hash, &key) else { return };
         if crowd.members.forget(hash) {
             crowd.examples.retain(|example| *example != client);
             shard.members = shard.members.saturating_sub(1);
@@ -167,7 +168,8 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
     #[must_use]
     pub fn get(&self, rule: RuleId, group: G) -> Option<(Counter, usize)> {
         let key = (rule, group);
-        self.shard(&key).groups.peek(&key).map(|crowd| (crowd.counter, crowd.members.len()))
+        let hash = self.hasher.hash_one(key);
+        self.shard(hash).groups.get(hash, &key).map(|crowd| (crowd.counter, crowd.members.len()))
     }
 
     /// Drops what no longer matters, least recently used first. `findtime` is that of a rule, if it is in force.
@@ -177,7 +179,7 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
             for _ in 0..SWEEP_BATCH {
                 let is_expired = shard
                     .groups
-                    .peek_lru()
+                    .oldest()
                     .is_some_and(|((rule, _), crowd)| findtime(*rule).is_none_or(|findtime| crowd.counter.is_expired(now, findtime)));
                 if !is_expired {
                     break;
@@ -188,7 +190,7 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
         let members = self.shards.iter().map(|shard| shard.lock().members).sum();
         if self.filter.is_stale(members) {
             let shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
-            self.filter.keep_only(shards.iter().flat_map(|shard| shard.groups.iter()).flat_map(|(_, crowd)| crowd.members.hashes()));
+            self.filter.keep_only(shards.iter().flat_map(|shard| shard.groups.values()).flat_map(|crowd| crowd.members.hashes()));
         }
     }
 
@@ -209,10 +211,11 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
         self.evicted.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The part of a key with this hash.
     #[expect(clippy::indexing_slicing, reason = "a remainder by the length")]
-    fn shard(&self, key: &(RuleId, G)) -> parking_lot::MutexGuard<'_, Shard<G>> {
+    fn shard(&self, hash: u64) -> parking_lot::MutexGuard<'_, Shard<G>> {
         // hashbrown uses the lowest and highest bits of the same hash.
-        let index = usize::try_from(self.hasher.hash_one(key) >> 32).unwrap_or(0) % self.shards.len();
+        let index = usize::try_from(hash >> 32).unwrap_or(0) % self.shards.len();
         self.shards[index].lock()
     }
 
@@ -223,15 +226,15 @@ impl<G: Copy + Eq + Hash> Crowds<G> {
 }
 
 impl<G: Copy + Eq + Hash> Shard<G> {
-    fn forget(&mut self, key: &(RuleId, G)) {
-        if let Some(crowd) = self.groups.pop(key) {
+    fn forget(&mut self, hash: u64, key: &(RuleId, G)) {
+        if let Some(crowd) = self.groups.remove(hash, key) {
             self.members = self.members.saturating_sub(crowd.members.len());
         }
     }
 
     /// Drops the group that has not offended for longest.
     fn pop(&mut self) {
-        if let Some((_, crowd)) = self.groups.pop_lru() {
+        if let Some((_, crowd)) = self.groups.remove_oldest() {
             self.members = self.members.saturating_sub(crowd.members.len());
         }
     }
@@ -329,7 +332,7 @@ mod tests {
         }
         let members: usize = crowds.shards.iter().map(|shard| shard.lock().members).sum();
         let actual: usize =
-            crowds.shards.iter().map(|shard| shard.lock().groups.iter().map(|(_, crowd)| crowd.members.len()).sum::<usize>()).sum();
+            crowds.shards.iter().map(|shard| shard.lock().groups.values().map(|crowd| crowd.members.len()).sum::<usize>()).sum();
         assert_eq!(members, actual);
         assert!(members <= SHARDS * (MAX_MEMBERS as usize + 1), "{members}");
     }

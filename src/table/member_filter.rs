@@ -1,9 +1,11 @@
-//! A Bloom filter of one bit per member: which clients may be members of a group. Most requests come from clients that are none.
+//! A Bloom filter of two bits in one word per member: which clients may be members of a group. Most requests come from clients that are none.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Bits for each member that the groups have room for. They seldom have a tenth of that.
 const BITS_PER_MEMBER: usize = 2;
+/// It is made anew once one in this number of its bits is set, if most of them are of nobody.
+const STALE: usize = 12;
 
 /// Names that were added, and some others. Members are added and forgotten by their hashes, which attackers cannot choose.
 pub struct MemberFilter {
@@ -21,17 +23,18 @@ impl MemberFilter {
     }
 
     pub fn add(&self, hash: u32) {
-        let Some((word, bit)) = self.place(hash) else { return };
-        // Nearly always it is set already, and then other processors keep the word in their caches.
-        if word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-            self.set.fetch_add(1, Ordering::Relaxed);
+        let Some((word, bits)) = self.place(hash) else { return };
+        // Nearly always they are set already, and then other processors keep the word in their caches.
+        if word.load(Ordering::Relaxed) & bits != bits {
+            let before = word.fetch_or(bits, Ordering::Relaxed);
+            self.set.fetch_add((bits & !before).count_ones() as usize, Ordering::Relaxed);
         }
     }
 
     /// False if it was not added since the last [`MemberFilter::keep_only`].
     #[must_use]
     pub fn may_contain(&self, hash: u32) -> bool {
-        self.place(hash).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+        self.place(hash).is_some_and(|(word, bits)| word.load(Ordering::Relaxed) & bits == bits)
     }
 
     /// Whether nothing was added since the last [`MemberFilter::keep_only`].
@@ -44,7 +47,8 @@ impl MemberFilter {
     #[must_use]
     pub fn is_stale(&self, members: usize) -> bool {
         let set = self.set.load(Ordering::Relaxed);
-        set > self.words.len() * 64 / 4 && set / 2 > members
+        // Each has set two, but for those whose bits were set already.
+        set > self.words.len() * 64 / STALE && set / 4 > members
     }
 
     /// Drops all but `members`. Nothing may be added meanwhile; at each moment the filter contains all of them.
@@ -58,10 +62,10 @@ impl MemberFilter {
     }
 
     fn place(&self, hash: u32) -> Option<(&AtomicU64, u64)> {
-        let hash = usize::try_from(hash).ok()?;
-        // The number of words is a power of two.
-        let word = self.words.get((hash >> 6) & (self.words.len() - 1))?;
-        Some((word, 1 << (hash & 63)))
+        let place = usize::try_from(hash >> 12).ok()?;
+        // The number of words is a power of two. A filter for more than 64 million members would use its first part alone.
+        let word = self.words.get(place & (self.words.len() - 1))?;
+        Some((word, (1 << (hash & 63)) | (1 << ((hash >> 6) & 63))))
     }
 }
 
@@ -71,13 +75,19 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn it_is_stale_with_a_quarter_of_its_bits_of_which_most_are_of_nobody() {
+    fn it_is_stale_with_a_twelfth_of_its_bits_of_which_most_are_of_nobody() {
         let filter = MemberFilter::new(1000);
         assert!(filter.is_empty());
-        (0..512).for_each(|hash| filter.add(hash));
-        assert!(!filter.is_stale(0) && !filter.is_empty());
-        filter.add(512);
-        assert_eq!([0, 255, 256].map(|members| filter.is_stale(members)), [true, true, false]);
+        for number in 0_u32.. {
+            let set = filter.set.load(Ordering::Relaxed);
+            if set > 2048 / STALE {
+                assert_eq!([0, set / 4 - 1, set / 4].map(|members| filter.is_stale(members)), [true, true, false]);
+                break;
+            }
+            assert!(!filter.is_stale(0));
+            filter.add(number.wrapping_mul(0x9e37_79b1));
+            assert!(!filter.is_empty());
+        }
     }
 
     proptest! {
@@ -89,8 +99,10 @@ mod tests {
             let kept = added.get(..kept).unwrap_or(&added);
             filter.keep_only(kept.iter().copied());
             prop_assert!(kept.iter().all(|hash| filter.may_contain(*hash)));
-            let mut bits: Vec<u32> = kept.iter().map(|hash| hash % 2048).collect();
-            prop_assert_eq!(filter.may_contain(other), bits.contains(&(other % 2048)), "1000 members have 32 words");
+            // 1000 members have 32 words.
+            let places = |hash: u32| [hash & 63, (hash >> 6) & 63].map(|bit| ((hash >> 12) % 32, bit));
+            let mut bits: Vec<_> = kept.iter().flat_map(|hash| places(*hash)).collect();
+            prop_assert_eq!(filter.may_contain(other), places(other).iter().all(|place| bits.contains(place)));
             bits.sort_unstable();
             bits.dedup();
             prop_assert_eq!(filter.set.load(Ordering::Relaxed), bits.len());

@@ -6,6 +6,7 @@ mod bloom;
 pub mod counter;
 mod crowds;
 mod eviction;
+mod groups;
 mod heavy_hitters;
 mod member_filter;
 mod members;
