@@ -50,7 +50,7 @@ impl Housekeeping {
         engine: Arc<Engine>,
         clock: Clock,
         mut own: OwnAddressWatch,
-        geo: Arc<Mutex<GeoWatch>>,
+        geo: Arc<GeoWatch>,
         hosts: Arc<HostWatch>,
         persistence: Option<Persistence>,
     ) -> io::Result<Self> {
@@ -62,7 +62,7 @@ impl Housekeeping {
                 ticks += 1;
                 engine.sweep(clock.now());
                 failed = update_own_addresses(&engine, &mut own, failed);
-                update_geo(&engine, &geo);
+                geo.refresh(|geo| engine.set_geo(geo));
                 hosts.tick();
                 if let Some(persistence) = &persistence {
                     persistence.save_positions();
@@ -91,15 +91,6 @@ fn update_own_addresses(engine: &Engine, own: &mut OwnAddressWatch, failed_befor
             }
             true
         }
-    }
-}
-
-/// Reads the databases whose files have changed.
-fn update_geo(engine: &Engine, geo: &Mutex<GeoWatch>) {
-    // Held until they are in use, so that a reload does not come in between.
-    let mut geo = geo.lock();
-    if geo.refresh() {
-        engine.set_geo(geo.geo());
     }
 }
 

@@ -129,11 +129,11 @@ impl<V: GeoValue> Database<V> {
     pub fn read(file: &Path) -> Result<Self, DatabaseFault> {
         let cannot = |error: std::io::Error| DatabaseFault(format!("cannot be read: {error}"));
         let mut bytes = Vec::new();
-        let opened = std::fs::File::open(file).map_err(cannot)?;
-        // Opening a directory or a device works as well.
-        if !opened.metadata().map_err(cannot)?.is_file() {
+        // Opening a directory or a device works as well, and opening a pipe waits for whoever writes to it.
+        if !std::fs::metadata(file).map_err(cannot)?.is_file() {
             return Err(DatabaseFault("found no regular file, expected a database".into()));
         }
+        let opened = std::fs::File::open(file).map_err(cannot)?;
         opened.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;
         if bytes.len() as u64 > MAX_FILE {
             return Err(DatabaseFault(format!("found more than {} MiB, expected a smaller database", MAX_FILE >> 20)));

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
+
 use super::database::{Database, GeoValue, Stamp};
 use super::{Asn, Country, Databases, Geo, GeoKind};
 
@@ -22,6 +24,15 @@ pub struct GeoFiles {
 /// The databases, and the files that they are read from.
 #[derive(Debug, Default)]
 pub struct GeoWatch {
+    /// Held by whoever changes the databases, from before a file is read until what was read is in force. So a reload and the look for changed
+    /// files come one after the other.
+    turn: Mutex<()>,
+    /// Never held while a file is read, which may take a slow disk seconds.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct State {
     asn: Watched<Asn>,
     country: Watched<Country>,
 }
@@ -57,38 +68,72 @@ impl<V> Default for Watched<V> {
     }
 }
 
+impl<V> Clone for Watched<V> {
+    fn clone(&self) -> Self {
+        let Self { file, stamp, database, modified, fault } = self;
+        Self { file: file.clone(), stamp: *stamp, database: database.clone(), modified: *modified, fault: fault.clone() }
+    }
+}
+
 impl GeoWatch {
     /// Reads `files`.
     #[must_use]
     pub fn new(files: &GeoFiles) -> Self {
-        let mut watch = Self::default();
-        watch.configure(files);
+        let watch = Self::default();
+        watch.configure(files, |_| ());
         watch
     }
 
     /// Takes the files of a configuration and reads each of them, also one that has shrunk. One that cannot be used leaves the last good
-    /// one of the same path in use.
-    pub fn configure(&mut self, files: &GeoFiles) {
-        self.asn.configure(GeoKind::Asn, files.asn.as_deref());
-        self.country.configure(GeoKind::Country, files.country.as_deref());
+    /// one of the same path in use. `put_in_force` gets the databases before anybody else changes them.
+    pub fn configure<T>(&self, files: &GeoFiles, put_in_force: impl FnOnce(Geo) -> T) -> T {
+        let change = |state: &mut State| {
+            state.asn.configure(GeoKind::Asn, files.asn.as_deref());
+            state.country.configure(GeoKind::Country, files.country.as_deref());
+        };
+        self.change(change, |geo, ()| put_in_force(geo))
     }
 
-    /// Reads the files that have changed. Returns whether a database was replaced.
-    pub fn refresh(&mut self) -> bool {
-        let asn = self.asn.refresh(GeoKind::Asn);
-        self.country.refresh(GeoKind::Country) || asn
+    /// Reads the files that have changed, and has the databases put in force if one was replaced.
+    pub fn refresh(&self, put_in_force: impl FnOnce(Geo)) {
+        let change = |state: &mut State| {
+            let asn = state.asn.refresh(GeoKind::Asn);
+            state.country.refresh(GeoKind::Country) || asn
+        };
+        self.change(change, |geo, is_replaced| {
+            if is_replaced {
+                put_in_force(geo);
+            }
+        });
+    }
+
+    /// Changes a copy, and then puts it in the place of the original.
+    fn change<C, T>(&self, change: impl FnOnce(&mut State) -> C, put_in_force: impl FnOnce(Geo, C) -> T) -> T {
+        let _turn = self.turn.lock();
+        let mut state = self.state.lock().clone();
+        let changed = change(&mut state);
+        let geo = state.geo();
+        *self.state.lock() = state;
+        put_in_force(geo, changed)
     }
 
     /// The databases in use.
     #[must_use]
     pub fn geo(&self) -> Geo {
-        Geo::Here(Databases { asn: self.asn.database.clone(), country: self.country.database.clone() })
+        self.state.lock().geo()
     }
 
     /// What is told of each configured database.
     #[must_use]
     pub fn states(&self) -> Vec<GeoState> {
-        [self.asn.state(GeoKind::Asn), self.country.state(GeoKind::Country)].into_iter().flatten().collect()
+        let State { asn, country } = &*self.state.lock();
+        [asn.state(GeoKind::Asn), country.state(GeoKind::Country)].into_iter().flatten().collect()
+    }
+}
+
+impl State {
+    fn geo(&self) -> Geo {
+        Geo::Here(Databases { asn: self.asn.database.clone(), country: self.country.database.clone() })
     }
 }
 
@@ -149,5 +194,31 @@ impl<V: GeoValue> Watched<V> {
             modified: self.modified,
             fault: self.fault.clone(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    #[test]
+    fn who_asks_for_the_databases_does_not_wait_while_a_file_is_read() {
+        let files = GeoFiles { asn: Some("/nonexistent/asn.mmdb".into()), country: None };
+        let watch = Arc::new(GeoWatch::new(&files));
+        let asking = Arc::clone(&watch);
+        let answer = watch.change(
+            |state| {
+                let (answered, answer) = channel();
+                std::thread::spawn(move || answered.send((asking.states().len(), asking.geo())));
+                let answer = answer.recv_timeout(Duration::from_secs(60));
+                state.asn.fault = Some("found another fault".into());
+                answer
+            },
+            |_, answer| answer,
+        );
+        assert_eq!(answer.unwrap().0, 1);
+        assert_eq!(watch.states()[0].fault.as_deref(), Some("found another fault"));
     }
 }

@@ -53,12 +53,9 @@ impl AdminContext {
         self.metrics.counters.reloads.fetch_add(1, Ordering::Relaxed);
         let (logs, crowdsec) = (config.logs.clone(), config.crowdsec.clone());
         let pieces = config.files.iter().skip(1).cloned().collect();
-        let lifted = {
-            let mut geo = self.metrics.geo.lock();
-            geo.configure(&config.geo);
-            let policy = Policy { geo: geo.geo(), ..Policy::from(config) };
-            self.engine.reload(now, policy, SavedBans::End).into_iter()
-        };
+        let geo_files = config.geo.clone();
+        let reload = |geo| self.engine.reload(now, Policy { geo, ..Policy::from(config) }, SavedBans::End);
+        let lifted = self.metrics.geo.configure(&geo_files, reload).into_iter();
         // Its decisions are judged by the policy in force.
         if let Err(error) = self.metrics.crowdsec.configure(crowdsec.as_ref()) {
             notes.push(format!("CrowdSec's decisions are not taken: a thread could not be started: {error}"));

@@ -138,7 +138,7 @@ impl AdminContext {
 
     fn geo_statuses(&self) -> Vec<GeoStatus> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let status = self.metrics.geo.lock().states().into_iter().map(|state| GeoStatus {
+        let status = self.metrics.geo.states().into_iter().map(|state| GeoStatus {
             kind: state.kind.as_str().into(),
             file: state.file.display().to_string(),
             networks: state.entries,

@@ -31,7 +31,7 @@ pub struct MetricsReport {
     pub counters: Arc<Counters>,
     pub logs: Arc<Mutex<Logs>>,
     /// The databases that say where clients belong.
-    pub geo: Arc<Mutex<GeoWatch>>,
+    pub geo: Arc<GeoWatch>,
     /// The state file, if one is configured.
     pub state: Option<Arc<StateFile>>,
     pub hook: Arc<Hook>,
@@ -197,7 +197,7 @@ impl MetricsReport {
         ] {
             page.sample("list_networks", &[("list", list)], number);
         }
-        let databases = self.geo.lock().states();
+        let databases = self.geo.states();
         if !databases.is_empty() {
             page.header("geo_networks", "gauge", "Networks in a database of [geo].");
             databases.iter().for_each(|state| page.sample("geo_networks", &[("database", state.kind.as_str())], count(state.entries)));
