@@ -32,8 +32,14 @@ impl ClientLocks {
         self.stripes[index].lock()
     }
 
-    /// Waits until every guard that is held now has been dropped.
-    pub(super) fn wait_for_all(&self) {
-        self.stripes.iter().for_each(|stripe| drop(stripe.lock()));
+    /// Locks all clients and networks, once every guard that is held now has been dropped.
+    pub(super) fn lock_all(&self) -> Vec<MutexGuard<'_, ()>> {
+        // Always in the same order, so that two threads that do so do not wait for each other.
+        self.stripes.iter().map(Mutex::lock).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn are_all_held(&self) -> bool {
+        self.stripes.iter().all(Mutex::is_locked)
     }
 }

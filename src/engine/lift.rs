@@ -54,19 +54,22 @@ impl Engine {
             Standing::Unknown => own.contains(rule),
         };
         let rules: HashSet<RuleId> = self.names.all().into_iter().filter(is_lifted).collect();
-        // Bans that were made under the policy before reach the journal first, or they would stay there after they are lifted.
-        self.client_locks.wait_for_all();
         // What a rule would have banned in shadow mode says nothing once it is in another mode.
         self.shadow_bans.unban_rules(|rule| standing(rule) != Standing::Shadow);
         for network in self.shadow_networks().iter().filter(|network| standing(network.rule) != Standing::Shadow) {
             self.shadow_networks.lock().remove(network.network);
         }
         let mut lifted: HashMap<RuleId, usize> = HashMap::new();
-        for (rule, clients) in self.bans.unban_rules(|rule| rules.contains(&rule)) {
-            lifted.insert(rule, clients.len());
-            if saved == SavedBans::End {
-                let change = Change::RuleLifted { rule: self.names.name(rule), clients: clients.into(), at: now };
-                self.persist_and_complete(change, true, Completion::ignored());
+        {
+            // Bans that were made under the policy before reach the journal first, or they would stay there after they are lifted. A later ban
+            // of one of these clients, by another rule, reaches it afterwards, or the unban would be taken for one of the later ban.
+            let _locks = self.client_locks.lock_all();
+            for (rule, clients) in self.bans.unban_rules(|rule| rules.contains(&rule)) {
+                lifted.insert(rule, clients.len());
+                if saved == SavedBans::End {
+                    let change = Change::RuleLifted { rule: self.names.name(rule), clients: clients.into(), at: now };
+                    self.persist_and_complete(change, true, Completion::ignored());
+                }
             }
         }
         for network in policy.lists.banned.iter() {

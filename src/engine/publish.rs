@@ -157,13 +157,19 @@ impl Engine {
                 self.notify_observers(&Change::NetworkBanned(self.network_record_of(&ban)));
             }
         }
-        let Change::Unbanned { client, scope, at, .. } = change else { return };
-        let mut records: Vec<BanRecord> = Vec::new();
-        for service in scope.services() {
-            let record = self.bans.get(*client, *service, *at).map(|ban| self.record_of(*client, *service, ban, *at));
-            records.extend(record.filter(|record| !records.contains(record)));
+        let (clients, at) = match change {
+            Change::Unbanned { client, scope, at, .. } => (&[(*client, *scope)][..], *at),
+            Change::RuleLifted { clients, at, .. } => (&**clients, *at),
+            _ => return,
+        };
+        for (client, scope) in clients {
+            let mut records: Vec<BanRecord> = Vec::new();
+            for service in scope.services() {
+                let record = self.bans.get(*client, *service, at).map(|ban| self.record_of(*client, *service, ban, at));
+                records.extend(record.filter(|record| !records.contains(record)));
+            }
+            records.into_iter().for_each(|record| self.notify_observers(&Change::Banned(record)));
         }
-        records.into_iter().for_each(|record| self.notify_observers(&Change::Banned(record)));
     }
 
     pub(super) fn notify_observers(&self, change: &Change) {

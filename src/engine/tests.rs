@@ -351,6 +351,33 @@ fn a_ban_that_overtakes_an_unban_in_a_full_queue_is_published_again() {
     assert!(engine.bans().get(client, Service::Web, at(3)).is_some());
 }
 
+#[test]
+fn a_ban_that_overtakes_the_end_of_a_lifted_rule_in_a_full_queue_is_published_again() {
+    let journal = FullJournal::default();
+    let engine = engine_with("[[rule]]\nname = 'admin'\npath = '/admin'\nmaxretry = 1", Some(Box::new(journal.clone())));
+    let banned = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&banned);
+    engine.observe(move |change| {
+        told.lock().push(match change {
+            Change::Banned(record) => record.rule.to_string(),
+            Change::RuleLifted { .. } => "lifted".into(),
+            _ => "other".into(),
+        });
+    });
+    let client = Client::from(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    engine.ban(BanRecord { rule: "admin".into(), ..record(client, at(0)) }, Completion::ignored());
+    let off = "[[rule]]\nname = 'admin'\npath = '/admin'\nenabled = false";
+    engine.reload(at(1), Policy::for_tests(off, engine.names()), SavedBans::End);
+    journal.is_full.store(true, Ordering::Relaxed);
+    engine.ban(BanRecord { rule: "manual".into(), ..record(client, at(2)) }, Completion::ignored());
+    let waiting = std::mem::take(&mut *journal.waiting.0.lock());
+    waiting.into_iter().for_each(|on_persisted| on_persisted(Persisted::Yes));
+    // What the slow journal has not saved in time is published before, so only the end is sure.
+    let banned = banned.lock();
+    let lifted = banned.iter().position(|change| change == "lifted");
+    assert!(lifted.is_some_and(|at| banned[at..].contains(&"manual".to_owned())), "{banned:?}");
+}
+
 fn reported(change: impl FnOnce(Completion)) -> Result<Applied, Abandoned> {
     let (sender, reports) = channel();
     change(Completion::new(move |report| sender.send(report).unwrap()));

@@ -99,6 +99,23 @@ fn a_reload_lifts_the_bans_of_rules_that_refuse_nobody_and_only_those() {
 }
 
 #[test]
+fn nobody_is_banned_anew_while_the_bans_of_a_lifted_rule_end_so_observers_hear_of_the_unban_first() {
+    let engine = engine("[[rule]]\nname = 'admin'\npath = '/admin'\nmaxretry = 1");
+    ask(&engine, at(0), "192.0.2.1", &get("/admin"));
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let (seen, observed) = (Arc::clone(&held), Arc::downgrade(&engine));
+    engine.observe(move |change| {
+        if let Change::RuleLifted { .. } = change {
+            seen.lock().push(observed.upgrade().unwrap().client_locks.are_all_held());
+        }
+    });
+    let off = "[[rule]]\nname = 'admin'\npath = '/admin'\nenabled = false";
+    engine.reload(at(1), Policy::for_tests(off, engine.names()), SavedBans::End);
+    assert_eq!(*held.lock(), [true]);
+    assert!(!engine.client_locks.are_all_held());
+}
+
+#[test]
 fn what_comes_after_a_reload_by_a_rule_that_it_switched_off_bans_nobody_wherever_it_comes_from() {
     let login = "[[rule]]\nname = 'login'\npath = '/login'\nmaxretry = 1\nfleet = true\n";
     let rate = "[[rule]]\nname = 'web-rate'\nmaxretry = 10\nfindtime = '1m'\nmode = 'enforce'\n";
