@@ -116,9 +116,12 @@ impl Detector<'_> {
     pub fn page_probe(&self, address: IpAddr, request: &Request<'_>, refused: &Verdict) -> Option<Offence> {
         // Any other refusal that is settled when the request is judged rests on a ban or a deny list.
         let is_refused_alone = refused.refusal().is_some_and(|refusal| refusal.reason == DenyReason::Offence);
-        if !is_refused_alone {
-            return None;
-        }
+        if is_refused_alone { self.probe(address, request) } else { None }
+    }
+
+    /// The offence that [`Detector::page_probe`] finds, if `request` is refused.
+    #[must_use]
+    pub fn probe(&self, address: IpAddr, request: &Request<'_>) -> Option<Offence> {
         let rules = self.concerning(address, self.rules.page_probes().to_vec());
         (!rules.is_empty()).then(|| Offence {
             address,

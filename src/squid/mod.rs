@@ -47,9 +47,9 @@ pub trait Backend: Send + Sync {
     fn flush(&self) {}
     /// Answers with a refusal once the ban behind it is saved.
     fn when_persisted(&self, verdict: Verdict, reply: Reply);
-    /// Answers a query whose verdict depends on where its client belongs, which this process does not know. `rules` refuse it if the client
-    /// belongs where they say. Only a helper that is attached to the daemon has to ask.
-    fn ask_origin(&self, _now: Time, _address: IpAddr, _rules: Vec<Arc<Rule>>, reply: Reply) {
+    /// Answers a query whose verdict depends on where its client belongs, which this process does not know. Only a helper that is attached to
+    /// the daemon has to ask.
+    fn ask_origin(&self, _now: Time, _question: OriginQuestion, reply: Reply) {
         reply.send(Verdict::Allow(AllowReason::NothingFound));
     }
     /// Adds ordinary requests to the rates of their clients. The caller must not rely on the content of `tallies` afterwards.
@@ -60,6 +60,15 @@ pub trait Backend: Send + Sync {
     }
     /// Saves what should outlive the process, at the end of input.
     fn close(&self);
+}
+
+/// A query whose verdict depends on where its client belongs.
+pub struct OriginQuestion {
+    pub address: IpAddr,
+    /// The rules that refuse it if the client belongs where they say.
+    pub rules: Vec<Arc<Rule>>,
+    /// What counts if one of them does: the client is not blamed for that one request.
+    pub probe: Option<Offence>,
 }
 
 /// Holds the backend once there is one. Until then every query is answered `ERR`.

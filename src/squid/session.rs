@@ -15,7 +15,7 @@ use super::helper_stats::HelperStats;
 use super::output::Output;
 use super::query;
 use super::query::{Parser, split_id};
-use super::{Backend, BackendSlot};
+use super::{Backend, BackendSlot, OriginQuestion};
 use crate::client::Client;
 use crate::detector::{Detector, Judgement};
 use crate::engine::reply::Reply;
@@ -286,9 +286,12 @@ impl Session {
                 if counts {
                     tally(&mut self.tallies, batch, query.address, &query.event);
                 }
-                let address = query.address;
+                let probe = match &query.event {
+                    Event::Request(request) if !rules.is_empty() => batch.detector.probe(address, request),
+                    _ => None,
+                };
                 let (reply, answered) = self.deferred(batch, id, false);
-                batch.backend.ask_origin(batch.now, address, rules, reply);
+                batch.backend.ask_origin(batch.now, OriginQuestion { address, rules, probe }, reply);
                 Self::wait(batch, answered);
             }
             Judgement::Unsaved(verdict) => {
