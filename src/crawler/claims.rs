@@ -10,14 +10,18 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::{Crawler, Crawlers};
+use crate::client::{Client, Ipv6Prefix};
 use crate::time::{Span, Time};
 
-/// Maximum number of addresses that are remembered; the one that was seen least recently is forgotten.
+/// Maximum number of addresses that are remembered, and of clients; the one that was seen least recently is forgotten.
 const MAX_CLAIMS: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
-/// How long the ordinary behaviour of an address does not count while its first lookup has no answer.
+/// How long the ordinary behaviour of a client does not count while its first lookup has no answer.
 const PATIENCE: Span = Span::from_secs(10);
-/// How long an address counts as verified.
-const VERIFIED: Span = Span::from_secs(24 * 3600);
+/// How long after it was verified an address is looked up again.
+const VERIFIED: Span = Span::from_secs(23 * 3600);
+/// How long an address counts as verified. It is longer, so that a crawler that comes often is verified again before the end, and stays
+/// exempt while a name server is away.
+const TRUSTED: Span = Span::from_secs(25 * 3600);
 /// How long an address that is not the crawler's is not looked up again.
 const REFUTED: Span = Span::from_secs(3600);
 /// How long an address is not looked up again after a lookup without an answer.
@@ -41,28 +45,72 @@ pub struct Question {
     pub crawler: Arc<Crawler>,
 }
 
-/// Takes a question without blocking, or returns false because too many wait.
-type Asker = Box<dyn Fn(Question) -> bool + Send + Sync>;
+/// What became of a question.
+#[derive(Debug, Clone)]
+pub enum Asked {
+    /// It waits for its lookup.
+    Queued,
+    /// It waits in place of another one, which gets no answer.
+    InPlaceOf(Question),
+    /// Too many wait.
+    Full,
+}
+
+/// Takes a question without blocking.
+type Asker = Box<dyn Fn(Question) -> Asked + Send + Sync>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// The crawler's networks decide.
     Listed,
     Asked {
-        since: Time,
-        /// Whether nothing was known before. Otherwise an address could be spared again and again while the name server is slow.
-        is_first: bool,
+        /// Until when its ordinary behaviour does not count meanwhile.
+        spared_until: Time,
+        /// Until when an earlier lookup verifies it.
+        verified_until: Option<Time>,
     },
     Found {
         finding: Finding,
+        /// Until when it holds, if it verifies the address.
         until: Time,
+        /// From when on the address is looked up again.
+        ask_from: Time,
     },
+}
+
+impl State {
+    fn found(finding: Finding, now: Time) -> Self {
+        let (until, ask_after) = match finding {
+            Finding::Verified => (now.after(TRUSTED), VERIFIED),
+            Finding::Refuted => (now, REFUTED),
+            Finding::Unknown => (now, UNKNOWN),
+        };
+        Self::Found { finding, until, ask_from: now.after(ask_after) }
+    }
+
+    /// Until when an earlier lookup verifies the address.
+    fn verified_until(self) -> Option<Time> {
+        match self {
+            Self::Found { finding: Finding::Verified, until, .. } => Some(until),
+            Self::Asked { verified_until, .. } => verified_until,
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Claim {
     crawler: Arc<str>,
     state: State,
+}
+
+/// What is known of all addresses of a client together. Without it, whoever has a /64 would be spared at each address anew.
+#[derive(Debug, Clone, Copy)]
+struct Claimant {
+    /// Until when its addresses are spared that nothing is known of.
+    spared_until: Time,
+    /// Until when one of its addresses is verified. Then the others are spared as well while they are looked up.
+    verified_until: Time,
 }
 
 /// How many addresses that name themselves after a crawler are in which state.
@@ -79,20 +127,55 @@ pub struct ClaimCounts {
 pub struct Claims {
     /// False as long as nobody has claimed anything: then nothing is looked for.
     any: AtomicBool,
-    known: Mutex<LruCache<IpAddr, Claim, RandomState>>,
+    known: Mutex<Known>,
     asker: OnceLock<Asker>,
+}
+
+struct Known {
+    addresses: LruCache<IpAddr, Claim, RandomState>,
+    clients: LruCache<Client, Claimant, RandomState>,
 }
 
 impl Default for Claims {
     fn default() -> Self {
-        let known = Mutex::new(LruCache::unbounded_with_hasher(RandomState::new()));
-        Self { any: AtomicBool::new(false), known, asker: OnceLock::new() }
+        let hasher = RandomState::new();
+        let (addresses, clients) = (LruCache::with_hasher(MAX_CLAIMS, hasher.clone()), LruCache::with_hasher(MAX_CLAIMS, hasher));
+        Self { any: AtomicBool::new(false), known: Mutex::new(Known { addresses, clients }), asker: OnceLock::new() }
+    }
+}
+
+/// Whose patience an address uses up: a /64 is one client here, whatever the configuration says.
+fn claimant(address: IpAddr) -> Client {
+    Client::of(address, Ipv6Prefix::default())
+}
+
+impl Known {
+    /// Until when an address that nothing is known of is spared while it is looked up.
+    fn spared_until(&mut self, now: Time, address: IpAddr) -> Time {
+        let new = || Claimant { spared_until: now.after(PATIENCE), verified_until: Time::default() };
+        let claimant = self.clients.get_or_insert(claimant(address), new);
+        if now < claimant.verified_until { now.after(PATIENCE) } else { claimant.spared_until }
+    }
+
+    fn settle(&mut self, now: Time, question: &Question, finding: Finding) {
+        let Some(claim) = self.addresses.peek_mut(&question.address).filter(|claim| claim.crawler == question.crawler.name) else { return };
+        let verified_until = claim.state.verified_until().filter(|until| now < *until);
+        claim.state = match (finding, verified_until) {
+            // A name server that is away disproves nothing.
+            (Finding::Unknown, Some(until)) => State::Found { finding: Finding::Verified, until, ask_from: now.after(UNKNOWN) },
+            _ => State::found(finding, now),
+        };
+        if finding == Finding::Verified
+            && let Some(claimant) = self.clients.peek_mut(&claimant(question.address))
+        {
+            claimant.verified_until = now.after(TRUSTED);
+        }
     }
 }
 
 impl Claims {
     /// Has addresses looked up by `asker` from now on. Without one, only published networks verify an address. Only the first call has an effect.
-    pub fn ask_by(&self, asker: impl Fn(Question) -> bool + Send + Sync + 'static) {
+    pub fn ask_by(&self, asker: impl Fn(Question) -> Asked + Send + Sync + 'static) {
         let _ = self.asker.set(Box::new(asker));
     }
 
@@ -100,42 +183,40 @@ impl Claims {
     pub fn note(&self, now: Time, address: IpAddr, crawler: &Arc<Crawler>) {
         self.any.store(true, Ordering::Relaxed);
         let mut known = self.known.lock();
-        let is_first = match known.get(&address).map(|claim| claim.state) {
-            None => true,
-            Some(State::Listed) => !crawler.lists(address),
-            Some(State::Found { until, .. }) if until <= now => false,
+        let earlier = known.addresses.get(&address).map(|claim| claim.state);
+        let (is_new, verified_until) = match earlier {
+            None => (true, None),
+            Some(State::Listed) => (!crawler.lists(address), None),
+            Some(state @ State::Found { ask_from, .. }) if ask_from <= now => (false, state.verified_until()),
             Some(State::Found { .. } | State::Asked { .. }) => return,
         };
         let state = if crawler.lists(address) {
             State::Listed
         } else if crawler.domains.is_empty() {
-            State::Found { finding: Finding::Refuted, until: now.after(REFUTED) }
+            State::found(Finding::Refuted, now)
         } else {
+            let Some(ask) = self.asker.get() else { return };
             // Under the lock, so that the answer cannot come first.
-            let is_asked = self.asker.get().is_some_and(|ask| ask(Question { address, crawler: Arc::clone(crawler) }));
-            if !is_asked {
-                return;
+            match ask(Question { address, crawler: Arc::clone(crawler) }) {
+                Asked::Full => return,
+                Asked::Queued => {}
+                Asked::InPlaceOf(other) => known.settle(now, &other, Finding::Unknown),
             }
-            State::Asked { since: now, is_first }
+            let spared_until = match verified_until {
+                // It was verified once, so it is worth a moment.
+                Some(_) => now.after(PATIENCE),
+                // Otherwise an address could be spared again and again while the name server is slow.
+                None if !is_new => now,
+                None => known.spared_until(now, address),
+            };
+            State::Asked { spared_until, verified_until }
         };
-        known.put(address, Claim { crawler: Arc::clone(&crawler.name), state });
-        if known.len() > MAX_CLAIMS.get() {
-            known.pop_lru();
-        }
+        known.addresses.put(address, Claim { crawler: Arc::clone(&crawler.name), state });
     }
 
     /// Takes the answer to a question.
     pub fn answer(&self, now: Time, question: &Question, finding: Finding) {
-        let span = match finding {
-            Finding::Verified => VERIFIED,
-            Finding::Refuted => REFUTED,
-            Finding::Unknown => UNKNOWN,
-        };
-        if let Some(claim) = self.known.lock().peek_mut(&question.address)
-            && claim.crawler == question.crawler.name
-        {
-            claim.state = State::Found { finding, until: now.after(span) };
-        }
+        self.known.lock().settle(now, question, finding);
     }
 
     /// Whether the ordinary behaviour of `address` does not count at `now`: it is a crawler's, or may be and is being looked up.
@@ -145,21 +226,17 @@ impl Claims {
             return false;
         }
         let known = self.known.lock();
-        let Some(claim) = known.peek(&address) else { return false };
+        let Some(claim) = known.addresses.peek(&address) else { return false };
         let Some(crawler) = crawlers.by_name(&claim.crawler) else { return false };
-        crawler.lists(address)
-            || match claim.state {
-                State::Listed => false,
-                State::Asked { since, is_first } => is_first && now.since(since) < PATIENCE,
-                State::Found { finding, until } => finding == Finding::Verified && now < until,
-            }
+        let is_spared = matches!(claim.state, State::Asked { spared_until, .. } if now < spared_until);
+        crawler.lists(address) || is_spared || claim.state.verified_until().is_some_and(|until| now < until)
     }
 
     /// How many addresses that say they are `crawler` are in which state.
     #[must_use]
     pub fn counts(&self, crawler: &Crawler) -> ClaimCounts {
         let mut counts = ClaimCounts::default();
-        for (_, claim) in self.known.lock().iter().filter(|(_, claim)| claim.crawler == crawler.name) {
+        for (_, claim) in self.known.lock().addresses.iter().filter(|(_, claim)| claim.crawler == crawler.name) {
             match claim.state {
                 State::Listed | State::Found { finding: Finding::Verified, .. } => counts.verified += 1,
                 State::Found { finding: Finding::Refuted, .. } => counts.refuted += 1,
@@ -192,11 +269,11 @@ mod tests {
         let taken = Arc::clone(&asked);
         claims.ask_by(move |question| {
             let mut taken = taken.lock();
-            let has_room = taken.len() < room;
-            if has_room {
-                taken.push(question);
+            if taken.len() >= room {
+                return Asked::Full;
             }
-            has_room
+            taken.push(question);
+            Asked::Queued
         });
         (claims, asked)
     }
@@ -207,7 +284,7 @@ mod tests {
         let google = crawlers.by_name("googlebot").unwrap();
         let address = ip("192.0.2.7");
         for (finding, spared, seconds) in
-            [(Finding::Verified, true, 24 * 3600), (Finding::Refuted, false, 3600), (Finding::Unknown, false, 300)]
+            [(Finding::Verified, true, 23 * 3600), (Finding::Refuted, false, 3600), (Finding::Unknown, false, 300)]
         {
             let (claims, asked) = claims(9);
             assert!(!claims.exempts(NOW, address, &crawlers));
@@ -220,11 +297,89 @@ mod tests {
             assert_eq!(claims.exempts(after(seconds - 1), address, &crawlers), spared, "{finding:?}");
             claims.note(after(seconds - 1), address, google);
             assert_eq!(asked.lock().len(), 1, "{finding:?} is remembered");
-            assert!(!claims.exempts(after(seconds), address, &crawlers));
             claims.note(after(seconds), address, google);
             assert_eq!(asked.lock().len(), 2);
-            assert!(!claims.exempts(after(seconds), address, &crawlers), "only the first lookup is waited for");
+            assert_eq!(claims.exempts(after(seconds), address, &crawlers), spared, "only the first lookup is waited for");
         }
+    }
+
+    #[test]
+    fn a_verified_crawler_is_asked_about_again_before_the_end_and_exempt_until_the_answer() {
+        let crawlers = crawlers();
+        let google = crawlers.by_name("googlebot").unwrap();
+        let (claims, asked) = claims(9);
+        let address = ip("192.0.2.7");
+        claims.note(NOW, address, google);
+        let question = asked.lock()[0].clone();
+        claims.answer(NOW, &question, Finding::Verified);
+        let hour = |hours: u64| after(hours * 3600);
+        claims.note(hour(23), address, google);
+        assert_eq!(asked.lock().len(), 2);
+        assert!(claims.exempts(hour(24), address, &crawlers), "the answer is slow");
+        claims.answer(hour(24), &question, Finding::Unknown);
+        assert!(claims.exempts(hour(24), address, &crawlers), "a name server that is away disproves nothing");
+        claims.note(after(24 * 3600 + 300), address, google);
+        assert_eq!(asked.lock().len(), 3, "it is asked again soon");
+        assert!(!claims.exempts(hour(25), address, &crawlers), "but not believed for ever");
+        claims.answer(hour(25), &question, Finding::Unknown);
+        assert!(!claims.exempts(hour(25), address, &crawlers));
+        claims.note(hour(26), address, google);
+        claims.answer(hour(26), &question, Finding::Verified);
+        claims.note(hour(49), address, google);
+        claims.answer(hour(49), &question, Finding::Refuted);
+        assert!(!claims.exempts(hour(49), address, &crawlers), "a wrong name ends it at once");
+    }
+
+    #[test]
+    fn a_crawler_that_comes_after_the_end_is_spared_while_it_is_looked_up() {
+        let crawlers = crawlers();
+        let google = crawlers.by_name("googlebot").unwrap();
+        let (claims, asked) = claims(9);
+        claims.note(NOW, ip("192.0.2.7"), google);
+        let question = asked.lock()[0].clone();
+        claims.answer(NOW, &question, Finding::Verified);
+        let late = 30 * 3600;
+        claims.note(after(late), ip("192.0.2.7"), google);
+        assert!(
+            claims.exempts(after(late + 9), ip("192.0.2.7"), &crawlers) && !claims.exempts(after(late + 10), ip("192.0.2.7"), &crawlers)
+        );
+    }
+
+    #[test]
+    fn the_addresses_of_one_network_share_the_moment_unless_one_of_them_is_verified() {
+        let crawlers = crawlers();
+        let google = crawlers.by_name("googlebot").unwrap();
+        let (claims, asked) = claims(99);
+        claims.note(NOW, ip("2001:db8::1"), google);
+        claims.note(after(9), ip("2001:db8::2"), google);
+        assert!(claims.exempts(after(9), ip("2001:db8::2"), &crawlers));
+        claims.note(after(10), ip("2001:db8::3"), google);
+        assert!(!["2001:db8::1", "2001:db8::2", "2001:db8::3"].map(ip).iter().any(|address| claims.exempts(
+            after(10),
+            *address,
+            &crawlers
+        )));
+        claims.note(after(10), ip("2001:db8:0:1::1"), google);
+        assert!(claims.exempts(after(10), ip("2001:db8:0:1::1"), &crawlers), "another client");
+        let question = asked.lock()[0].clone();
+        claims.answer(after(11), &question, Finding::Verified);
+        claims.note(after(100), ip("2001:db8::4"), google);
+        assert!(claims.exempts(after(109), ip("2001:db8::4"), &crawlers) && !claims.exempts(after(110), ip("2001:db8::4"), &crawlers));
+    }
+
+    #[test]
+    fn a_question_that_made_room_for_another_is_asked_again_later() {
+        let crawlers = crawlers();
+        let google = crawlers.by_name("googlebot").unwrap();
+        let claims = Claims::default();
+        let last = Mutex::new(None::<Question>);
+        claims.ask_by(move |question| last.lock().replace(question).map_or(Asked::Queued, Asked::InPlaceOf));
+        claims.note(NOW, ip("192.0.2.7"), google);
+        claims.note(NOW, ip("192.0.2.8"), google);
+        assert!(!claims.exempts(NOW, ip("192.0.2.7"), &crawlers) && claims.exempts(NOW, ip("192.0.2.8"), &crawlers));
+        assert_eq!(claims.counts(google), ClaimCounts { asked: 1, unknown: 1, ..ClaimCounts::default() });
+        claims.note(after(300), ip("192.0.2.7"), google);
+        assert_eq!(claims.counts(google), ClaimCounts { asked: 1, unknown: 1, ..ClaimCounts::default() });
     }
 
     #[test]

@@ -1,27 +1,25 @@
 //! Looks up whether an address is a crawler's: its name must be in a domain of the crawler, and that name must have the address. Whoever holds
 //! an address chooses its name, but only the owner of the domain says which addresses a name in it has.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use super::questions::Questions;
 use super::system::{self, NoAnswer};
 use crate::clock::Clock;
-use crate::crawler::{Finding, Question};
+use crate::crawler::{Asked, Finding, Question};
 use crate::engine::Engine;
 
 /// Maximum number of lookups at a time.
 const MAX_RUNNING: usize = 8;
-/// Maximum number of addresses that wait for their lookup. Further ones are judged like everybody.
-const MAX_WAITING: usize = 1000;
 
 /// What waits, and how many threads work it off.
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Question>,
-    running: usize,
+    questions: Questions,
+    threads: usize,
 }
 
 /// Answers the questions of `engine` about crawlers from now on. Threads run only while there are questions.
@@ -29,27 +27,24 @@ pub fn start(engine: &Arc<Engine>, clock: Clock) {
     let (weak, queue) = (Arc::downgrade(engine), Arc::new(Mutex::new(Queue::default())));
     engine.claims().ask_by(move |question| {
         let mut locked = queue.lock();
-        if locked.waiting.len() >= MAX_WAITING {
-            return false;
-        }
-        locked.waiting.push_back(question);
-        if locked.running < MAX_RUNNING {
+        if locked.threads < MAX_RUNNING {
             let (engine, queue) = (Weak::clone(&weak), Arc::clone(&queue));
             let started = std::thread::Builder::new().name("crawlers".into()).spawn(move || work_off(&engine, clock, &queue));
             if started.is_ok() {
-                locked.running += 1;
+                locked.threads += 1;
             }
         }
         // Without any thread nobody would take it.
-        locked.running > 0
+        if locked.threads == 0 { Asked::Full } else { locked.questions.add(question) }
     });
 }
 
 fn work_off(engine: &Weak<Engine>, clock: Clock, queue: &Mutex<Queue>) {
     loop {
         let mut locked = queue.lock();
-        let Some(question) = locked.waiting.pop_front() else {
-            locked.running -= 1;
+        // What may not begin yet is taken by the thread that ends the lookup before it.
+        let Some(question) = locked.questions.take() else {
+            locked.threads -= 1;
             return;
         };
         drop(locked);
@@ -57,6 +52,7 @@ fn work_off(engine: &Weak<Engine>, clock: Clock, queue: &Mutex<Queue>) {
         if let Some(engine) = engine.upgrade() {
             engine.claims().answer(clock.now(), &question, finding);
         }
+        queue.lock().questions.finish(question.address);
     }
 }
 
