@@ -51,6 +51,7 @@ use crate::list::own::OwnAddressWatch;
 use crate::list::{ListHistory, OwnAddresses};
 use crate::policy::Policy;
 use crate::resolver::hosts::HostWatch;
+use crate::resolver::saved_hosts::SavedHosts;
 use crate::resolver::{crawlers, system};
 use crate::rule_id::RuleNames;
 use crate::state::attach::StateFile;
@@ -105,9 +106,8 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
     let config_pieces = loaded.files.iter().skip(1).cloned().collect();
     let mut policy = Policy::from(loaded);
     policy.lists.set_own(own.clone());
-    let geo = GeoWatch::new(&geo_files);
+    let geo = Arc::new(GeoWatch::new(&geo_files));
     policy.geo = geo.geo();
-    let geo = Arc::new(Mutex::new(geo));
     // Before the table is loaded, so that a signal during loading ends the daemon cleanly.
     let signals = Signals::install().map_err(system("the signal handlers cannot be installed"))?;
     let engine = Engine::new(names, policy, table.clients.get(), table.bans.get()).map_err(system("a thread cannot be started"))?;
@@ -124,7 +124,8 @@ pub fn serve(config: Option<&Path>) -> Result<(), ServeError> {
     let logs = Arc::new(Mutex::new(Logs::new(Arc::clone(&engine), Arc::clone(&counters.traffic), clock, positions)));
     logs.lock().follow(&log_files);
     let persistence = || state.as_ref().map(|state| Persistence { state: Arc::clone(state), logs: Arc::clone(&logs) });
-    let hosts = HostWatch::new(&engine, clock, system::addresses);
+    let saved_hosts = state.is_some().then(|| SavedHosts::beside(&table.state));
+    let hosts = HostWatch::new(&engine, clock, system::addresses, saved_hosts);
     hosts.tick();
     crawlers::start(&engine, clock);
     let housekeeping =

@@ -25,7 +25,7 @@ use ipnet::IpNet;
 pub use banned::{BannedNetwork, BannedNetworks, Room, Saved};
 use file::ListFile;
 pub use history::ListHistory;
-pub use host::{HostAddresses, HostName, MAX_HOSTS};
+pub use host::{HostAddresses, HostName, MAX_ADDRESSES, MAX_HOSTS};
 pub use networks::Networks;
 pub use never_ban::NeverBanReason;
 pub use own::OwnAddresses;
@@ -52,7 +52,8 @@ impl ListSource {
 
     #[must_use]
     pub fn of_file(path: &Path, file: ListFile) -> Self {
-        Self { modified: Some(file.modified), ..Self::new(&path.display().to_string(), file.networks) }
+        let source = Self::new(&path.display().to_string(), file.networks);
+        Self { modified: Some(file.modified), entries: source.entries + file.origins.len(), ..source }
     }
 
     #[must_use]

@@ -1,4 +1,5 @@
-//! Keeps the addresses of the host names in `ignoreip`: looks each up again every minute, and keeps the last good answer.
+//! Keeps the addresses of the host names in `ignoreip`: looks each up again every minute, and keeps the last good answer, over a restart as
+//! well.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,9 +8,10 @@ use std::sync::{Arc, Weak};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
+use super::saved_hosts::{SavedHosts, SeenAddresses};
 use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::list::{HostAddresses, HostName, Lists, Networks};
+use crate::list::{HostAddresses, HostName, Lists, MAX_ADDRESSES, Networks};
 use crate::time::{Span, Time};
 
 /// How often a name is looked up again: a dialled-up connection's name has a time to live of about a minute.
@@ -18,6 +20,9 @@ const REFRESH: Span = Span::from_secs(60);
 const RETRY: Span = Span::from_secs(10);
 /// After how long a lookup without an answer is a fault.
 const OVERDUE: Span = Span::from_secs(10);
+/// How long an address stays that a later answer does not have. A server that gives some of a name's addresses, each time others, would change
+/// the lists every minute otherwise.
+const KEEP: Span = Span::from_secs(15 * 60);
 /// Maximum number of lookups at a time.
 const MAX_RUNNING: usize = 4;
 
@@ -27,6 +32,7 @@ pub type Lookup = fn(&str) -> Result<Vec<IpAddr>, String>;
 /// A good answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostAnswer {
+    /// Its addresses, and those of other answers within [`KEEP`] before it.
     pub addresses: HostAddresses,
     pub at: Time,
 }
@@ -47,13 +53,16 @@ pub struct HostWatch {
     clock: Clock,
     lookup: Lookup,
     schedule: Mutex<Schedule>,
+    saved: Option<SavedHosts>,
 }
 
 impl HostWatch {
-    /// Knows the names in the policy of `engine` from the first [`HostWatch::tick`] on.
+    /// Knows the names in the policy of `engine` from the first [`HostWatch::tick`] on. What was answered outlives the process in `saved`.
     #[must_use]
-    pub fn new(engine: &Arc<Engine>, clock: Clock, lookup: Lookup) -> Arc<Self> {
-        Arc::new(Self { engine: Arc::downgrade(engine), clock, lookup, schedule: Mutex::default() })
+    pub fn new(engine: &Arc<Engine>, clock: Clock, lookup: Lookup, saved: Option<SavedHosts>) -> Arc<Self> {
+        let remembered = saved.as_ref().map(|saved| saved.load(clock.now())).unwrap_or_default();
+        let schedule = Mutex::new(Schedule { remembered, ..Schedule::default() });
+        Arc::new(Self { engine: Arc::downgrade(engine), clock, lookup, schedule, saved })
     }
 
     /// Starts the lookups that are due, and follows a changed configuration. To be called about once a second; never blocks.
@@ -93,6 +102,9 @@ impl HostWatch {
         if let Some(engine) = self.engine.upgrade() {
             self.put_in_force(&engine);
         }
+        if let Some(saved) = &self.saved {
+            saved.save(|| self.schedule.lock().answers());
+        }
     }
 
     /// Gives the lists in force the addresses that are known, if they differ.
@@ -108,6 +120,8 @@ impl HostWatch {
 #[derive(Debug, Default)]
 struct Schedule {
     hosts: BTreeMap<HostName, Host>,
+    /// What was answered before the process started.
+    remembered: BTreeMap<HostName, SeenAddresses>,
 }
 
 #[derive(Debug, Default)]
@@ -117,7 +131,29 @@ struct Host {
     /// When the last lookup began.
     begun: Time,
     answer: Option<HostAnswer>,
+    /// The addresses of the answer, and when each was answered last.
+    seen: SeenAddresses,
     fault: Option<String>,
+}
+
+impl Host {
+    /// A name of the configuration, with what is remembered of it.
+    fn new(now: Time, seen: SeenAddresses) -> Self {
+        let answer = seen.values().max().map(|at| HostAnswer { addresses: HostAddresses::of(seen.keys().copied()), at: *at });
+        Self { next: Some(now), begun: Time::default(), answer, seen, fault: None }
+    }
+
+    /// Takes the addresses of a good answer besides those of the answers before it. Of too many, those that were answered last stay.
+    fn take(&mut self, found: HostAddresses, now: Time) -> HostAddresses {
+        self.seen.retain(|_, at| at.after(KEEP) > now);
+        self.seen.extend(found.addresses.iter().map(|address| (*address, now)));
+        while self.seen.len() > MAX_ADDRESSES
+            && let Some(oldest) = self.seen.iter().min_by_key(|(_, at)| **at).map(|(address, _)| *address)
+        {
+            self.seen.remove(&oldest);
+        }
+        HostAddresses { addresses: self.seen.keys().copied().collect(), left_out: found.left_out }
+    }
 }
 
 impl Schedule {
@@ -125,7 +161,7 @@ impl Schedule {
     fn follow<'a>(&mut self, names: impl Iterator<Item = &'a HostName>, now: Time) {
         let mut before = std::mem::take(&mut self.hosts);
         for name in names {
-            let host = before.remove(name).unwrap_or_else(|| Host { next: Some(now), ..Host::default() });
+            let host = before.remove(name).unwrap_or_else(|| Host::new(now, self.remembered.remove(name).unwrap_or_default()));
             self.hosts.insert(name.clone(), host);
         }
     }
@@ -159,13 +195,14 @@ impl Schedule {
             if is_nobodys { Err(format!("found no address that a client can have, but {found:?}")) } else { Ok(addresses) }
         });
         match addresses {
-            Ok(addresses) => {
+            Ok(found) => {
+                let addresses = host.take(found, now);
                 if host.answer.as_ref().is_none_or(|answer| answer.addresses != addresses) {
                     log::info!("{name} in ignoreip has the addresses {:?} now, which are never banned", addresses.addresses);
                 } else if host.fault.is_some() {
                     log::info!("{name} in ignoreip is known again");
                 }
-                host.fault = (addresses.left_out > 0).then(|| too_many(&addresses));
+                host.fault = (addresses.left_out > 0).then(|| too_many(addresses.left_out));
                 host.answer = Some(HostAnswer { addresses, at: now });
             }
             Err(fault) => {
@@ -189,6 +226,12 @@ impl Schedule {
         differing.collect()
     }
 
+    /// What is to outlive the process.
+    fn answers(&self) -> BTreeMap<HostName, SeenAddresses> {
+        let answered = self.hosts.iter().filter(|(_, host)| !host.seen.is_empty());
+        answered.map(|(name, host)| (name.clone(), host.seen.clone())).collect()
+    }
+
     fn states(&self, now: Time) -> Vec<HostState> {
         let states = self.hosts.iter().map(|(name, host)| {
             let is_overdue = host.next.is_none() && now.since(host.begun) >= OVERDUE;
@@ -199,9 +242,9 @@ impl Schedule {
     }
 }
 
-fn too_many(addresses: &HostAddresses) -> String {
-    let kept = addresses.addresses.len();
-    format!("found {} addresses, expected {kept} at most: the first {kept} are never banned", kept + addresses.left_out)
+fn too_many(left_out: usize) -> String {
+    let kept = MAX_ADDRESSES;
+    format!("found {} addresses, expected {kept} at most: the first {kept} are never banned", kept + left_out)
 }
 
 #[cfg(test)]

@@ -63,8 +63,44 @@ fn the_last_good_answer_stays_with_its_age_whatever_a_lookup_says() {
         assert!(state.fault.as_ref().is_some_and(|fault| fault.starts_with(text)), "{state:?}");
         assert_eq!((addresses(&schedule, "a.example").len(), state.answer.as_ref().unwrap().at), (2, NOW));
     }
-    schedule.finish(&name("a.example"), found(&["192.0.2.8"]), after(120));
-    assert_eq!((addresses(&schedule, "a.example"), schedule.states(after(120))[0].fault.clone()), (vec!["192.0.2.8".to_owned()], None));
+    schedule.finish(&name("a.example"), found(&["192.0.2.8"]), after(1000));
+    assert_eq!((addresses(&schedule, "a.example"), schedule.states(after(1000))[0].fault.clone()), (vec!["192.0.2.8".to_owned()], None));
+}
+
+#[test]
+fn a_name_whose_server_gives_some_of_its_addresses_each_time_keeps_them_all_until_they_age() {
+    let mut schedule = schedule(&["a.example"]);
+    let mut minute = |minute: u64, address: &str| {
+        schedule.finish(&name("a.example"), found(&[address]), after(minute * 60));
+        addresses(&schedule, "a.example")
+    };
+    let all = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
+    (0..3).for_each(|number| _ = minute(number, all[number as usize]));
+    for number in 3..30 {
+        assert_eq!(minute(number, all[number as usize % 3]), all);
+    }
+    assert_eq!(minute(42, "192.0.2.9"), ["192.0.2.2", "192.0.2.3", "192.0.2.9"], "the first was answered last 15 minutes ago");
+    for number in 43..90 {
+        let kept = minute(number, &format!("198.51.100.{number}"));
+        assert!(kept.len() <= MAX_ADDRESSES && kept.contains(&format!("198.51.100.{number}")));
+    }
+}
+
+#[test]
+fn what_was_answered_before_a_restart_is_in_force_until_the_next_answer_and_shown_with_its_age() {
+    let mut before = schedule(&["a.example", "b.example"]);
+    before.finish(&name("a.example"), found(&["192.0.2.7"]), NOW);
+    let mut schedule = Schedule { remembered: before.answers(), ..Schedule::default() };
+    schedule.follow([name("a.example"), name("c.example")].iter(), after(3600));
+    assert_eq!(
+        (addresses(&schedule, "a.example"), schedule.states(after(3600))[0].answer.as_ref().unwrap().at),
+        (vec!["192.0.2.7".into()], NOW)
+    );
+    assert_eq!(schedule.start(after(3600)).len(), 2, "it is looked up at once all the same");
+    schedule.finish(&name("a.example"), failed(), after(3601));
+    assert_eq!(addresses(&schedule, "a.example"), ["192.0.2.7"]);
+    schedule.finish(&name("a.example"), found(&["192.0.2.8"]), after(3602));
+    assert_eq!(addresses(&schedule, "a.example"), ["192.0.2.8"]);
 }
 
 #[test]

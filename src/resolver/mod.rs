@@ -5,4 +5,6 @@
 
 pub mod crawlers;
 pub mod hosts;
+mod questions;
+pub mod saved_hosts;
 pub mod system;

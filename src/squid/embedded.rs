@@ -61,7 +61,7 @@ impl Embedded {
         let clock = Clock::start();
         let state = state.map(|file| StateFile::open(&engine, clock, file)).transpose().map_err(no_thread)?;
         engine.lift(clock.now(), std::iter::empty(), SavedBans::Stay);
-        let hosts = HostWatch::new(&engine, clock, system::addresses);
+        let hosts = HostWatch::new(&engine, clock, system::addresses, None);
         hosts.tick();
         crawlers::start(&engine, clock);
         Ok(Self { clock, engine, config: config.map(Path::to_path_buf), list_files, hosts, state })

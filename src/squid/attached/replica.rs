@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::config_builder::{ConfigBuilder, ConfigLines, invalid};
+use super::config_builder::{Compiled, ConfigBuilder, ConfigLines, invalid};
 use super::connection::DaemonConnection;
 use super::deferred::{Deferred, DeferredOffences};
 use super::request_counts::RequestCounts;
@@ -31,8 +31,8 @@ use crate::policy::{OnFailure, Pause, Policy};
 use crate::prefilter::files::LoadedPrefilter;
 use crate::rule::{Cleared, Mode, Offence, Rule};
 use crate::rule_id::{RuleId, RuleNames};
-use crate::squid::Backend;
 use crate::squid::helper_stats::HelperStats;
+use crate::squid::{Backend, OriginQuestion};
 use crate::table::{Ban, Bans, RequestTally, Until};
 use crate::time::{Span, Time};
 use crate::verdict::{AllowReason, DenyReason, Refusal, Verdict};
@@ -98,9 +98,7 @@ pub struct Replica {
 /// A query whose verdict depends on where its client belongs.
 struct Asking {
     held: HeldReply,
-    address: IpAddr,
-    /// The rules that refuse it if the client belongs where they say.
-    rules: Vec<Arc<Rule>>,
+    question: OriginQuestion,
 }
 
 impl Replica {
@@ -109,7 +107,11 @@ impl Replica {
         let replica = Self {
             clock: Clock::start(),
             state: Arc::clone(state),
-            policy: RwLock::new(Arc::new(ConfigLines::default().into_policy(Arc::clone(&origins)).map_err(io::Error::other)?)),
+            policy: RwLock::new(Arc::new(
+                ConfigLines::default()
+                    .into_policy(Arc::clone(&origins), &state.names, &mut Compiled::default())
+                    .map_err(io::Error::other)?,
+            )),
             bans: Bans::new(MAX_BANS),
             deadlines: Deadlines::start(DAEMON_LIMIT)?,
             connection: DaemonConnection::connect(socket)?,
@@ -213,13 +215,13 @@ impl Replica {
             }
             FromDaemon::Error(text) => return Err(invalid(format!("it refuses: {text}"))),
             FromDaemon::BeginConfig { prefix, on_failure } => config.lines = ConfigLines { prefix, on_failure, ..ConfigLines::default() },
-            FromDaemon::Rule(rule) => config.lines.rules.push(rule.into_rule(&self.state.names)),
+            FromDaemon::Rule(rule) => config.lines.rules.push(*rule),
             FromDaemon::Listed(list, network) => config.lines.listed.push((list, network)),
             FromDaemon::DeniedOrigin(entry) => config.lines.denied_origins.push(entry),
             FromDaemon::Crawler(name) => config.lines.crawlers.push(name),
             FromDaemon::EndConfig => {
                 let replica = Arc::clone(self);
-                config.build(Arc::clone(&self.origins), move |policy| replica.set_policy(policy))?;
+                config.build(Arc::clone(&self.state.names), Arc::clone(&self.origins), move |policy| replica.set_policy(policy))?;
             }
             FromDaemon::BeginBans => {}
             FromDaemon::EndBans => return config.finish().map(|()| true),
@@ -355,15 +357,25 @@ impl Replica {
         let Some(asking) = self.asking.lock().remove(&client) else { return };
         let policy = self.policy();
         let detector = Detector::new(&policy, &self.bans);
-        for Asking { held, address, rules } in asking {
+        for Asking { held, question: OriginQuestion { address, rules, probe } } in asking {
             let by_rule = || {
                 let rule = rules.iter().find(|rule| rule.origin.holds(origin))?;
                 Some(Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence })
             };
-            let refusal = detector.active_refusal(now, address, client, Service::Web).map(|(refusal, _)| refusal);
-            let verdict = refusal.or_else(by_rule).map_or(Verdict::Allow(AllowReason::NothingFound), Refusal::on_web);
+            let refusal = match detector.active_refusal(now, address, client, Service::Web) {
+                Some((refusal, _)) => Some(refusal),
+                None => {
+                    let refusal = by_rule();
+                    if refusal.is_some() {
+                        probe.into_iter().for_each(|probe| self.count_offence(now, probe));
+                    }
+                    refusal
+                }
+            };
+            let verdict = refusal.map_or(Verdict::Allow(AllowReason::NothingFound), Refusal::on_web);
             self.settle(&held, verdict);
         }
+        self.connection.flush();
     }
 
     /// The verdict on an offence if the daemon does not answer. A rule that refuses each offence still does,
@@ -422,8 +434,8 @@ impl Backend for Replica {
         self.defer(deferred(offence, since));
     }
 
-    fn ask_origin(&self, now: Time, address: IpAddr, rules: Vec<Arc<Rule>>, reply: Reply) {
-        let client = Client::of(address, self.policy().prefix);
+    fn ask_origin(&self, now: Time, question: OriginQuestion, reply: Reply) {
+        let client = Client::of(question.address, self.policy().prefix);
         let verdict = self.fallback_verdict(now, &[]);
         let mut asking = self.asking.lock();
         let is_asked = asking.get(&client).is_some_and(|asking| asking.len() < MAX_ASKING);
@@ -437,7 +449,7 @@ impl Backend for Replica {
             state.stats.lock().record(&verdict);
             reply.send(verdict);
         });
-        asking.entry(client).or_default().push(Asking { held, address, rules });
+        asking.entry(client).or_default().push(Asking { held, question });
         // Queries of the same client share the answer. If the connection has just been given up, they are answered by that.
         if !is_asked && let Some(mut queue) = self.connection.queue() {
             queue.push(Instant::now(), &FromSubscriber::Origin(client));
