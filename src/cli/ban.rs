@@ -2,22 +2,23 @@
 
 use std::path::PathBuf;
 
-use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
-use super::ask::{ask_waiting, scope, target};
+use super::ask::{ask_waiting, scope};
 use super::origin::OriginArguments;
 use super::terminal::{moment, now, span};
 use super::{DaemonArguments, Failure, ban_from, print, print_json};
-use crate::control::admin::{AdminRequest, BanLength, BanRequest, MAX_REASON, check_scope, length};
+use crate::control::admin::{AdminRequest, BanLength, BanRequest, MAX_REASON, ban_target, check_scope, length};
 use crate::control::bans::BanReport;
+use crate::control::request_error::RequestError;
 use crate::event::Scope;
+use crate::geo::Network;
 use crate::time::Span;
 
 /// The arguments of `ban`.
 #[derive(Debug, clap::Args)]
 pub struct BanArguments {
-    /// An IP address, or a network such as 192.0.2.0/24.
+    /// An IP address, a network such as 192.0.2.0/24, or a system such as AS64496.
     #[arg(required_unless_present = "from", conflicts_with = "from")]
     target: Option<String>,
     /// How long, such as 90s, 10m or 2d; -1 forever. [default: 1h]
@@ -91,9 +92,10 @@ fn ban_request(client: &str, duration: Option<&str>, on: &str, reason: &str) -> 
 }
 
 /// Checks the arguments as the daemon would.
-fn target_and_scope(argument: &str, on: &str) -> Result<(IpNet, Scope), Failure> {
-    let (target, scope) = (target(argument)?, scope(on)?);
-    check_scope(target, scope, None).map_err(|fault| Failure::Usage(fault.to_string()))?;
+fn target_and_scope(argument: &str, on: &str) -> Result<(Network, Scope), Failure> {
+    let usage = |fault: RequestError| Failure::Usage(fault.to_string());
+    let (target, scope) = (ban_target(argument).map_err(usage)?, scope(on)?);
+    check_scope(target, scope, None).map_err(usage)?;
     Ok((target, scope))
 }
 
@@ -114,10 +116,19 @@ mod tests {
     fn a_ban_request_is_one_line_whatever_the_reason_holds() {
         let request = |duration, on, reason| ban_request("192.0.2.1", duration, on, reason).map(|ban| AdminRequest::Ban(ban).to_string());
         assert_eq!(request(Some("1d 12h"), "all", ""), Ok("ban 192.0.2.1/32 scope=all for=129600".into()));
+        assert_eq!(
+            ban_request("as64496", None, "all", "").map(|ban| AdminRequest::Ban(ban).to_string()),
+            Ok("ban AS64496 scope=all".into())
+        );
         assert_eq!(request(Some("-1"), "web", "a\nb"), Ok("ban 192.0.2.1/32 scope=web for=-1 reason=a b".into()));
-        for (client, duration, on) in
-            [("1 2\n3", None, "all"), ("192.0.2.1", Some("soon"), "all"), ("192.0.2.1", None, "ftp"), ("192.0.2.0/24", None, "web")]
-        {
+        for (client, duration, on) in [
+            ("1 2\n3", None, "all"),
+            ("192.0.2.1", Some("soon"), "all"),
+            ("192.0.2.1", None, "ftp"),
+            ("192.0.2.0/24", None, "web"),
+            ("AS64496", None, "web"),
+            ("AS0", None, "all"),
+        ] {
             assert!(matches!(ban_request(client, duration, on, ""), Err(Failure::Usage(_))), "{client}");
         }
     }

@@ -9,6 +9,7 @@ use super::ConfigError;
 use super::text::ConfigText;
 use crate::crawler::known::{KNOWN, crawler, find};
 use crate::crawler::{Crawler, Crawlers};
+use crate::list::file::ListedOrigin;
 use crate::list::{self, Networks};
 use crate::rule_id::did_you_mean;
 
@@ -98,6 +99,10 @@ fn networks(file: &Path, at: usize, text: &ConfigText) -> Result<Networks, Confi
         Some(line) => ConfigError { file: file.into(), line: Some(line), message: error.to_string() },
         None => text.error_at(at, format!("{}: {error}", file.display())),
     })?;
+    if let Some(ListedOrigin { line, entry }) = list.origins.first() {
+        let message = format!("found {entry} in a crawler's list, expected networks");
+        return Err(ConfigError { file: file.into(), line: Some(*line), message });
+    }
     list::guard::check(&list.networks).map_err(|too_wide| ConfigError { file: file.into(), line: None, message: too_wide.to_string() })?;
     Ok(Networks::new(list.networks))
 }

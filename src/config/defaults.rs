@@ -1,6 +1,7 @@
 //! `[defaults]`: values for rules that set none of their own, and the lists of networks.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -9,9 +10,10 @@ use toml::Spanned;
 use super::ConfigError;
 use super::crawlers::CrawlerSpec;
 use super::text::ConfigText;
+use crate::geo::OriginEntry;
 use crate::geo::watch::GeoFiles;
-use crate::geo::{GeoKind, OriginEntry};
 use crate::list;
+use crate::list::file::ListedOrigin;
 use crate::list::{HostName, ListSource, Lists, MAX_HOSTS};
 use crate::policy::DEFAULT_FALSE_BAN_SHARE;
 use crate::rule::BantimeSpec;
@@ -101,22 +103,43 @@ impl DefaultsSection {
     pub fn lists(&self, geo: &GeoFiles, text: &ConfigText) -> Result<Lists, ConfigError> {
         let mut lists = Lists::default();
         let (hosts, networks) = self.ignoreip.iter().cloned().partition::<Vec<_>, _>(|entry| HostName::parse(entry.get_ref()).is_some());
-        let mut ignored = sources(&networks, "ignoreip", text)?;
+        let mut ignored = networks_of(&networks, "ignoreip", text)?;
         ignored.extend(host_sources(&hosts, text)?);
         lists.set_ignoreip(ignored);
-        lists.set_trusted_proxies(sources(&self.trusted_proxies, "trusted_proxies", text)?);
+        lists.set_trusted_proxies(networks_of(&self.trusted_proxies, "trusted_proxies", text)?);
         let origin = |entry: &&Spanned<String>| entry.get_ref().parse::<OriginEntry>().ok();
-        lists.set_deny(sources(self.deny.iter().filter(|entry| origin(entry).is_none()), "deny", text)?);
+        let (denied, listed) = sources(self.deny.iter().filter(|entry| origin(entry).is_none()), "deny", text)?;
+        let mut origins: Vec<(OriginEntry, Arc<str>)> = Vec::new();
         for entry in &self.deny {
-            let kind = match origin(&entry) {
-                Some(OriginEntry::Asn(_)) => GeoKind::Asn,
-                Some(OriginEntry::Country(_)) => GeoKind::Country,
-                None => continue,
-            };
-            super::geo::check(Some((entry.span().start, &format!("{} in deny", entry.get_ref()))), kind, geo, text)?;
+            let Some(found) = origin(&entry) else { continue };
+            let at = entry.span().start;
+            super::geo::check(Some((at, &format!("{} in deny", entry.get_ref()))), found.kind(), geo, text)?;
+            origins.push((found, format!("deny in {}", text.file_at(at).display()).into()));
         }
-        lists.set_denied_origins(self.deny.iter().filter_map(|entry| origin(&entry)).collect());
+        for (file, ListedOrigin { line, entry }) in listed {
+            if let Some(message) = super::geo::missing(&entry.to_string(), entry.kind(), geo) {
+                return Err(ConfigError { file: file.into(), line: Some(line), message });
+            }
+            origins.push((entry, file.display().to_string().into()));
+        }
+        lists.set_deny(denied);
+        lists.set_denied_origins(origins.into_iter().collect());
         Ok(lists)
+    }
+}
+
+/// Reads a list option that takes networks alone.
+///
+/// # Errors
+/// As [`sources`], and an autonomous system or country in a file.
+fn networks_of(entries: &[Spanned<String>], option: &str, text: &ConfigText) -> Result<Vec<ListSource>, ConfigError> {
+    let (sources, origins) = sources(entries, option, text)?;
+    match origins.first() {
+        None => Ok(sources),
+        Some((file, ListedOrigin { line, entry })) => {
+            let message = format!("found {entry} in a list of {option}, expected networks: systems and countries stand in deny alone");
+            Err(ConfigError { file: (*file).into(), line: Some(*line), message })
+        }
     }
 }
 
@@ -139,15 +162,19 @@ fn host_sources(entries: &[Spanned<String>], text: &ConfigText) -> Result<Vec<Li
     Ok(hosts)
 }
 
-/// Reads one list option: addresses, networks, and files of them, named by an absolute path.
+/// An entry of a list file that is no network, and that file.
+type InFile<'s> = (&'s Path, ListedOrigin);
+
+/// Reads one list option: addresses, networks, and files of them, named by an absolute path. What stands in files and is no network comes
+/// besides.
 fn sources<'s>(
     entries: impl IntoIterator<Item = &'s Spanned<String>>,
     option: &str,
     text: &ConfigText,
-) -> Result<Vec<ListSource>, ConfigError> {
+) -> Result<(Vec<ListSource>, Vec<InFile<'s>>), ConfigError> {
     // By the file that holds them, in its order.
     let mut inline: Vec<(&Path, Vec<IpNet>)> = Vec::new();
-    let mut sources = Vec::new();
+    let (mut sources, mut origins) = (Vec::new(), Vec::new());
     for entry in entries {
         let value = entry.get_ref();
         if let Some(path) = list::file::path_of(value) {
@@ -156,6 +183,7 @@ fn sources<'s>(
                 None => text.error_at(entry.span().start, format!("{}: {error}", path.display())),
             })?;
             check_width(&file.networks, option).map_err(|message| ConfigError { file: path.into(), line: None, message })?;
+            origins.extend(file.origins.iter().map(|origin| (path, *origin)));
             sources.push(ListSource::of_file(path, file));
         } else {
             let found = list::file::parse_network(value).map(|network| vec![network]);
@@ -182,7 +210,7 @@ fn sources<'s>(
         }
     }
     sources.extend(inline.into_iter().map(|(file, networks)| ListSource::new(&format!("{option} in {}", file.display()), networks)));
-    Ok(sources)
+    Ok((sources, origins))
 }
 
 /// Checks that a deny list does not refuse everybody.

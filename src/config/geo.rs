@@ -66,15 +66,15 @@ pub fn check_counting(named: &[(String, usize)], rules: &RuleSet, files: &GeoFil
 /// # Errors
 /// There is none.
 pub fn check(needed: Option<(usize, &str)>, kind: GeoKind, files: &GeoFiles, text: &ConfigText) -> Result<(), ConfigError> {
+    let found = needed.and_then(|(offset, what)| Some((offset, missing(what, kind, files)?)));
+    found.map_or(Ok(()), |(offset, message)| Err(text.error_at(offset, message)))
+}
+
+/// Why `what` cannot be used, if there is no database of this kind.
+pub fn missing(what: &str, kind: GeoKind, files: &GeoFiles) -> Option<String> {
     let file = match kind {
         GeoKind::Asn => &files.asn,
         GeoKind::Country => &files.country,
     };
-    match needed {
-        Some((offset, what)) if file.is_none() => {
-            let kind = kind.as_str();
-            Err(text.error_at(offset, format!("found {what} without a database, expected {kind} in [geo] as well")))
-        }
-        _ => Ok(()),
-    }
+    file.is_none().then(|| format!("found {what} without a database, expected {} in [geo] as well", kind.as_str()))
 }

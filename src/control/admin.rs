@@ -8,7 +8,7 @@ use super::answer::one_line;
 use super::request_error::{RequestError, expected};
 use crate::client::{Ipv6Prefix, is_single};
 use crate::event::Scope;
-use crate::geo::Asn;
+use crate::geo::{Asn, Network};
 use crate::list::file::parse_network;
 use crate::rule_id::{is_origin, is_rule_name};
 use crate::time::Span;
@@ -151,7 +151,7 @@ pub struct ReleaseRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BanRequest {
     /// The client or network.
-    pub target: IpNet,
+    pub target: Network,
     pub length: BanLength,
     /// Always `all` for a network.
     pub scope: Scope,
@@ -195,7 +195,7 @@ pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
     let (words, reason) = text.split_once(" reason=").unwrap_or((text, ""));
     let mut words = words.split_ascii_whitespace();
     let mut ban = BanRequest {
-        target: target(words.next().unwrap_or_default())?,
+        target: ban_target(words.next().unwrap_or_default())?,
         length: BanLength::Default,
         scope: Scope::All,
         rule: None,
@@ -215,6 +215,15 @@ pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
         check_scope(ban.target, ban.scope, None)?;
     }
     Ok(ban)
+}
+
+/// What may be banned by hand: an address, a network or a system.
+///
+/// # Errors
+/// It is none of these.
+pub fn ban_target(word: &str) -> Result<Network, RequestError> {
+    let wanted = "an IP address, a network such as 192.0.2.0/24 or a system such as AS64496";
+    word.parse().map(Network::Asn).or_else(|()| parse_network(word).map(Network::Block)).map_err(|_| expected(word, wanted))
 }
 
 /// Length of a pause if the operator gives none.
@@ -292,10 +301,11 @@ pub(super) fn release(text: &str) -> Result<AdminRequest, RequestError> {
 ///
 /// # Errors
 /// The target is a network, and the scope is narrower than `all`.
-pub fn check_scope(target: IpNet, scope: Scope, prefix: Option<Ipv6Prefix>) -> Result<(), RequestError> {
+pub fn check_scope(target: Network, scope: Scope, prefix: Option<Ipv6Prefix>) -> Result<(), RequestError> {
     let is_client = match target {
-        IpNet::V4(_) => is_single(target),
-        IpNet::V6(v6) => prefix.is_none_or(|prefix| [prefix.bits(), v6.max_prefix_len()].contains(&v6.prefix_len())),
+        Network::Asn(_) => false,
+        Network::Block(block @ IpNet::V4(_)) => is_single(block),
+        Network::Block(IpNet::V6(v6)) => prefix.is_none_or(|prefix| [prefix.bits(), v6.max_prefix_len()].contains(&v6.prefix_len())),
     };
     if scope == Scope::All || is_client {
         return Ok(());

@@ -30,6 +30,6 @@ pub mod crowdsec;
 pub mod explanation;
 pub mod pause;
 pub mod request;
-mod request_error;
+pub mod request_error;
 pub mod status;
 pub mod subscribe;

@@ -91,6 +91,7 @@ fn a_ban_has_a_length_a_scope_and_a_reason_up_to_the_end_of_the_line() {
             reason: "floods us, for=ever".to_owned()
         })))
     );
+    assert!(fault(b"ban AS64496 scope=web").contains("expected all: the ban of a network refuses on every service"));
     let length = |line: &[u8]| match parse(line) {
         Ok(SocketRequest::Admin(AdminRequest::Ban(request))) => request.length,
         other => panic!("{other:?}"),
@@ -142,7 +143,7 @@ fn an_error_says_what_was_found_and_what_was_expected() {
         (b"resume now", "found \"now\", expected nothing more"),
         (b"status all", "found \"all\", expected nothing more"),
         (b"ban 192.0.2.1 for=soon", "found \"soon\", expected a duration"),
-        (b"ban everybody", "found \"everybody\", expected an IP address or a network"),
+        (b"ban everybody", "found \"everybody\", expected an IP address, a network such as 192.0.2.0/24 or a system such as AS64496"),
         (b"ban 192.0.2.0/24 scope=web", "found the scope web for the network 192.0.2.0/24, expected all"),
         (b"unban everybody", "found \"everybody\", expected an IP address, a network, a system such as AS64496, rule=NAME or all"),
         (b"unban rule=a_b", "found \"rule=a_b\", expected an IP address, a network, a system such as AS64496, rule=NAME or all"),
@@ -194,7 +195,7 @@ proptest! {
             2 => filter(Some(name), Some(target), Some(scope)),
             3 => AdminRequest::Status,
             4 => AdminRequest::Metrics,
-            5 => AdminRequest::Ban(BanRequest { target, length, scope, rule: Some(name).filter(|_| prefix % 3 == 0), reason }),
+            5 => AdminRequest::Ban(BanRequest { target: if prefix % 10 == 1 { "AS64496".parse().unwrap() } else { target.into() }, length, scope, rule: Some(name).filter(|_| prefix % 3 == 0), reason }),
             6 => {
                 let what = match prefix % 4 {
                     1 => UnbanTarget::Inside(target),

@@ -16,9 +16,10 @@ pub struct Known {
 }
 
 /// Each with the page on which its publisher says so.
-pub const KNOWN: [Known; 8] = [
-    // https://developers.google.com/search/docs/crawling-indexing/verifying-googlebot. Not googleusercontent.com, which that page also names:
-    // whoever rents a host in Google's cloud gets a name there.
+pub const KNOWN: [Known; 13] = [
+    // https://developers.google.com/crawling/docs/crawlers-fetchers/verify-google-requests: crawl-….googlebot.com and
+    // geo-crawl-….geo.googlebot.com for common crawlers, rate-limited-proxy-….google.com for special ones. Not googleusercontent.com, which that
+    // page names for what users trigger: whoever rents a host in Google's cloud gets a name there.
     Known {
         name: "googlebot",
         agents: &[
@@ -33,16 +34,25 @@ pub const KNOWN: [Known; 8] = [
         // Under google.com are also fetchers that work for users: google-proxy-….
         domains: &["googlebot.com", "rate-limited-proxy-*.google.com"],
     },
-    // https://www.bing.com/webmasters/help/how-to-verify-bingbot-3905dc26
+    // https://www.bing.com/webmasters/help/how-to-verify-bingbot-3905dc26: names that end with search.msn.com.
     Known { name: "bingbot", agents: &["bingbot", "bingpreview", "adidxbot", "msnbot"], domains: &["search.msn.com"] },
-    // https://support.apple.com/en-us/119829
+    // https://support.apple.com/en-us/119829: names in applebot.apple.com, and a list of networks.
     Known { name: "applebot", agents: &["applebot"], domains: &["applebot.apple.com"] },
-    // https://yandex.com/support/webmaster/en/robot-workings/check-yandex-robots
+    // https://yandex.com/support/webmaster/en/robot-workings/check-yandex-robots: names that end in one of these three.
     Known { name: "yandex", agents: &["yandex"], domains: &["yandex.ru", "yandex.net", "yandex.com"] },
-    // https://help.baidu.com/question?prod_id=99&class=476&id=2996
+    // https://help.baidu.com/question?prod_id=99&class=476&id=2996: *.baidu.com or *.baidu.jp, such as baiduspider-….crawl.baidu.com.
     Known { name: "baidu", agents: &["baiduspider"], domains: &["baidu.com", "baidu.jp"] },
     // https://duckduckgo.com/duckduckgo-help-pages/results/duckduckbot: a list of addresses only.
     Known { name: "duckduckbot", agents: &["duckduckbot"], domains: &[] },
+    // https://developer.amazon.com/amazonbot: names such as 12-34-56-789.crawl.amazonbot.amazon.
+    Known { name: "amazonbot", agents: &["amazonbot"], domains: &["crawl.amazonbot.amazon"] },
+    // https://developers.openai.com/api/docs/bots: lists of networks only, https://openai.com/gptbot.json and https://openai.com/searchbot.json.
+    Known { name: "gptbot", agents: &["gptbot"], domains: &[] },
+    Known { name: "oai-searchbot", agents: &["oai-searchbot"], domains: &[] },
+    // https://support.claude.com/en/articles/8896518: a list of networks only, https://claude.com/crawling/bots.json.
+    Known { name: "claudebot", agents: &["claudebot", "claude-searchbot"], domains: &[] },
+    // https://developers.facebook.com/docs/sharing/webmasters/web-crawlers: the networks of AS32934, as the routing registry has them.
+    Known { name: "meta", agents: &["facebookexternalhit", "facebookcatalog", "meta-externalagent"], domains: &[] },
     // https://napoveda.seznam.cz/en/full-text-search/seznambot-crawler/
     Known { name: "seznambot", agents: &["seznambot"], domains: &["seznam.cz"] },
     // https://ahrefs.com/robot

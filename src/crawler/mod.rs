@@ -10,7 +10,7 @@ use aho_corasick::AhoCorasick;
 
 use crate::list::Networks;
 
-pub use claims::{ClaimCounts, Claims, Finding, Question};
+pub use claims::{Asked, ClaimCounts, Claims, Finding, Question};
 
 /// A crawler of `verified_crawlers`.
 #[derive(Debug, Clone)]
@@ -115,6 +115,27 @@ mod tests {
             assert_eq!(claimed(agent), None, "{agent}");
         }
         assert!(Crawlers::default().claimed_by(b"Googlebot").is_none());
+    }
+
+    /// Names that publishers give as examples, and some that anybody could have.
+    #[test]
+    fn each_known_crawler_has_the_hosts_that_its_publisher_names() {
+        for (crawler, host, is_own) in [
+            ("googlebot", "geo-crawl-35-247-243-240.geo.googlebot.com", true),
+            ("googlebot", "203.0.113.7.gae.googleusercontent.com", false),
+            ("bingbot", "msnbot-157-55-33-18.search.msn.com", true),
+            ("bingbot", "host.msn.com", false),
+            ("applebot", "17-58-101-179.applebot.apple.com", true),
+            ("applebot", "host.apple.com", false),
+            ("yandex", "spider-5-255-231-42.yandex.com", true),
+            ("yandex", "spider.yandex.example", false),
+            ("baidu", "baiduspider-116-179-32-50.crawl.baidu.com", true),
+            ("baidu", "BaiduMobaider-119-63-195-254.crawl.baidu.jp", true),
+            ("amazonbot", "12-34-56-78.crawl.amazonbot.amazon", true),
+            ("amazonbot", "ec2-203-0-113-7.compute.amazonaws.com", false),
+        ] {
+            assert_eq!(known::find(crawler).unwrap().crawler(Networks::default()).has_host(host), is_own, "{host}");
+        }
     }
 
     #[test]

@@ -326,7 +326,7 @@ fn a_helper_asks_where_a_client_belongs_only_while_that_decides() {
     let mut fixture = attached("[defaults]\nignoreip = ['192.0.2.9']", &[("192.0.2.1", "AS64496"), ("192.0.2.2", "AS64497")]);
     let request = || Event::Request(get("/"));
     assert!(matches!(fixture.judge("192.0.2.3", &request()), Judgement::Settled { .. }), "nobody is refused for that");
-    fixture.policy.lists.set_denied_origins(["AS64496".parse().unwrap()].into_iter().collect());
+    fixture.policy.lists.set_denied_origins([("AS64496".parse().unwrap(), "deny".into())].into_iter().collect());
     let refused = verdict(fixture.judge("192.0.2.1", &request()));
     assert_eq!(refused.refusal().map(|refusal| refusal.reason), Some(DenyReason::DenyList));
     assert_eq!(verdict(fixture.judge("192.0.2.2", &request())).refusal(), None);

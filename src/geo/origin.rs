@@ -1,10 +1,13 @@
 //! Autonomous systems and countries, and conditions on them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::GeoKind;
 
 /// The number of an autonomous system: a provider's network, as BGP knows it (RFC 6793).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -159,6 +162,17 @@ impl fmt::Display for OriginEntry {
     }
 }
 
+impl OriginEntry {
+    /// Which database says whether a client is on it.
+    #[must_use]
+    pub fn kind(self) -> GeoKind {
+        match self {
+            Self::Asn(_) => GeoKind::Asn,
+            Self::Country(_) => GeoKind::Country,
+        }
+    }
+}
+
 impl FromStr for OriginEntry {
     type Err = ();
 
@@ -170,9 +184,9 @@ impl FromStr for OriginEntry {
     }
 }
 
-/// A list of autonomous systems and countries.
+/// A list of autonomous systems and countries, each with the place where it stands: a file or a configuration option.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct OriginSet(BTreeSet<OriginEntry>);
+pub struct OriginSet(BTreeMap<OriginEntry, Arc<str>>);
 
 impl OriginSet {
     #[must_use]
@@ -180,20 +194,20 @@ impl OriginSet {
         self.0.is_empty()
     }
 
-    /// The entry that a client which belongs to `origin` is on.
+    /// The entry that a client which belongs to `origin` is on, and its place.
     #[must_use]
-    pub fn find(&self, origin: Origin) -> Option<OriginEntry> {
+    pub fn find(&self, origin: Origin) -> Option<(OriginEntry, &Arc<str>)> {
         let entries = [origin.asn.map(OriginEntry::Asn), origin.country.map(OriginEntry::Country)];
-        entries.into_iter().flatten().find(|entry| self.0.contains(entry))
+        entries.into_iter().flatten().find_map(|entry| Some((entry, self.0.get(&entry)?)))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = OriginEntry> {
-        self.0.iter().copied()
+        self.0.keys().copied()
     }
 }
 
-impl FromIterator<OriginEntry> for OriginSet {
-    fn from_iter<I: IntoIterator<Item = OriginEntry>>(entries: I) -> Self {
+impl FromIterator<(OriginEntry, Arc<str>)> for OriginSet {
+    fn from_iter<I: IntoIterator<Item = (OriginEntry, Arc<str>)>>(entries: I) -> Self {
         Self(entries.into_iter().collect())
     }
 }
@@ -246,9 +260,9 @@ mod tests {
 
     #[test]
     fn a_list_finds_a_client_by_its_system_or_its_country() {
-        let list: OriginSet = ["AS64496", "country:FR"].iter().map(|entry| entry.parse().unwrap()).collect();
+        let list: OriginSet = ["AS64496", "country:FR"].iter().map(|entry| (entry.parse().unwrap(), "deny".into())).collect();
         let find = |number, letters: &str| {
-            list.find(Origin { asn: Asn::new(number), country: letters.parse().ok() }).map(|entry| entry.to_string())
+            list.find(Origin { asn: Asn::new(number), country: letters.parse().ok() }).map(|(entry, _)| entry.to_string())
         };
         assert_eq!(find(64496, "DE").as_deref(), Some("AS64496"));
         assert_eq!(find(64497, "FR").as_deref(), Some("country:FR"));

@@ -7,6 +7,7 @@ use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 
 use super::host::HostName;
 use super::networks::canonical;
+use crate::geo::OriginEntry;
 
 /// Maximum number of networks in a list. A short range of IPv6 may be two hundred networks.
 pub(super) const MAX_ENTRIES: usize = 10_000_000;
@@ -52,6 +53,14 @@ impl fmt::Display for NotANetwork {
 }
 
 impl std::error::Error for NotANetwork {}
+
+/// A line of a list that is no address: an autonomous system or a country.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListedOrigin {
+    /// Starts at 1.
+    pub line: usize,
+    pub entry: OriginEntry,
+}
 
 /// A line that is neither blank, nor a comment, nor a network.
 #[derive(Debug, Clone, PartialEq, Eq)]

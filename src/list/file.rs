@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-pub use super::entry::{BadLine, NotANetwork, parse_network, parse_range};
+pub use super::entry::{BadLine, ListedOrigin, NotANetwork, parse_network, parse_range};
 use super::entry::{MAX_ENTRIES, quoted};
 use super::json;
 
@@ -24,17 +24,36 @@ pub fn path_of(entry: &str) -> Option<&Path> {
     (path.starts_with('/') && !path.starts_with("//")).then(|| Path::new(path))
 }
 
-/// Parses a list: an address, a network or a range `FIRST-LAST` on each line, or JSON. `#` or `;` starts a comment, also after a network.
-/// Blank lines, CRLF and a byte order mark are ignored.
+/// The entries of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ParsedList {
+    pub networks: Vec<IpNet>,
+    pub origins: Vec<ListedOrigin>,
+}
+
+/// Parses a list of networks: as [`parse_all`], and a system or a country is a bad line.
+///
+/// # Errors
+/// The first [`BadLine`].
+pub fn parse(text: &[u8]) -> Result<Vec<IpNet>, BadLine> {
+    let ParsedList { networks, origins } = parse_all(text)?;
+    match origins.first() {
+        None => Ok(networks),
+        Some(ListedOrigin { line, entry }) => Err(BadLine { line: *line, found: entry.to_string() }),
+    }
+}
+
+/// Parses a list: an address, a network, a range `FIRST-LAST`, `AS64496` or `country:XX` on each line, or networks as JSON. `#` or `;` starts a
+/// comment, also after an entry. Blank lines, CRLF and a byte order mark are ignored.
 ///
 /// # Errors
 /// The first [`BadLine`]. The rest is not used, because half a list would refuse or spare the wrong clients.
-pub fn parse(text: &[u8]) -> Result<Vec<IpNet>, BadLine> {
+pub fn parse_all(text: &[u8]) -> Result<ParsedList, BadLine> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     if json::is_json(text) {
-        return json::parse(text);
+        return Ok(ParsedList { networks: json::parse(text)?, origins: Vec::new() });
     }
-    let mut networks = Vec::new();
+    let (mut networks, mut origins) = (Vec::new(), Vec::new());
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let line = line.split(|byte| matches!(byte, b'#' | b';')).next().unwrap_or_default().trim_ascii();
         if line.is_empty() {
@@ -44,20 +63,23 @@ pub fn parse(text: &[u8]) -> Result<Vec<IpNet>, BadLine> {
         let text = std::str::from_utf8(line).map_err(|_| bad_line(NotANetwork))?;
         if let Ok(network) = parse_network(text) {
             networks.push(network);
+        } else if let Ok(entry) = text.parse() {
+            origins.push(ListedOrigin { line: index + 1, entry });
         } else {
             networks.extend(parse_range(text).map_err(bad_line)?);
         }
-        if networks.len() > MAX_ENTRIES {
+        if networks.len() + origins.len() > MAX_ENTRIES {
             return Err(BadLine { line: index + 1, found: format!("more than {MAX_ENTRIES} networks") });
         }
     }
-    Ok(networks)
+    Ok(ParsedList { networks, origins })
 }
 
 /// A list as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListFile {
     pub networks: Vec<IpNet>,
+    pub origins: Vec<ListedOrigin>,
     /// When the file was last changed.
     pub modified: SystemTime,
 }
@@ -80,8 +102,8 @@ fn read_up_to(max_size: u64, path: &Path) -> Result<ListFile, ListFileError> {
     if text.len() as u64 > max_size {
         return Err(ListFileError::TooLong);
     }
-    let networks = parse(&text).map_err(ListFileError::BadLine)?;
-    Ok(ListFile { networks, modified: metadata.modified()? })
+    let ParsedList { networks, origins } = parse_all(&text).map_err(ListFileError::BadLine)?;
+    Ok(ListFile { networks, origins, modified: metadata.modified()? })
 }
 
 /// Why a list file cannot be used.
@@ -189,6 +211,20 @@ mod tests {
         let expected = "expected an IP address or a network such as 192.0.2.0/24";
         assert_eq!(error.to_string(), format!("found \"example.com\", {expected}; host names stand in ignoreip itself, not in files"));
         assert_eq!(parse(b"192.0.2.1\n?\n").unwrap_err().to_string(), format!("found \"?\", {expected}"));
+    }
+
+    #[test]
+    fn a_list_may_have_systems_and_countries_which_a_list_of_networks_may_not() {
+        let text = b"192.0.2.1\nAS64496 # a provider\n as64497\ncountry:de ; a country\n";
+        let list = parse_all(text).unwrap();
+        let origins: Vec<_> = list.origins.iter().map(|origin| (origin.line, origin.entry.to_string())).collect();
+        assert_eq!(list.networks.len(), 1);
+        assert_eq!(origins, [(2, "AS64496".to_owned()), (3, "AS64497".to_owned()), (4, "country:DE".to_owned())]);
+        let error = parse(text).unwrap_err();
+        assert_eq!((error.line, error.to_string().starts_with("found \"AS64496\", expected an IP address")), (2, true));
+        for text in ["AS0", "AS 64496", "64496", "country:", "country:DEU", "country: DE", "DE"] {
+            assert!(parse_all(text.as_bytes()).is_err(), "{text}");
+        }
     }
 
     #[test]

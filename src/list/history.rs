@@ -92,7 +92,7 @@ mod tests {
         let networks = (0..entries).map(|number| std::net::IpAddr::V4(std::net::Ipv4Addr::from_bits(number * 2)).into()).collect();
         let mut lists = Lists::default();
         lists.set_deny(vec![
-            ListSource::of_file(Path::new("/deny.txt"), ListFile { networks, modified: SystemTime::UNIX_EPOCH }),
+            ListSource::of_file(Path::new("/deny.txt"), ListFile { networks, origins: Vec::new(), modified: SystemTime::UNIX_EPOCH }),
             ListSource::new("deny in strikeout.toml", Vec::new()),
         ]);
         lists

@@ -5,6 +5,7 @@
 mod harness;
 
 mod bans;
+mod crowd_thresholds;
 mod crowds;
 mod geo;
 mod hook;

@@ -13,6 +13,7 @@ use crate::control::bans::{BanReport, epoch, remaining};
 use crate::daemon::conn::replies::ReplyHandle;
 use crate::engine::{Abandoned, Applied, BanRecord, Completion, Engine, NetworkRecord, Persisted};
 use crate::event::Scope;
+use crate::geo::Network;
 use crate::rule::{Evidence, Standing};
 use crate::rule_id::{RuleId, is_origin};
 use crate::table::Until;
@@ -32,22 +33,30 @@ pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, user: &str, to
     }
     // A restored ban of an IPv6 client has the network that the client is shown as, and only a client is banned on one service.
     let is_one = request.rule.is_some() || request.scope != Scope::All;
-    let is_shown_client = is_one && matches!(request.target, IpNet::V6(v6) if v6.prefix_len() == policy.prefix.bits());
-    let is_network = request.target.prefix_len() < request.target.max_prefix_len() && !is_shown_client;
-    // An IPv6 client is a network as well: its ban must cover no address that is never banned.
-    let covered = match request.target {
-        IpNet::V6(v6) if !is_network => IpNet::new(v6.addr().into(), policy.prefix.bits()).map_err(|error| error.to_string())?,
-        network => network,
+    let target = shown_network(request.target, policy.prefix);
+    let client = match request.target {
+        Network::Block(block) if is_single(block) => Some(block),
+        Network::Block(block @ IpNet::V6(v6)) if is_one && v6.prefix_len() == policy.prefix.bits() => Some(block),
+        _ => None,
     };
-    if let Some(reason) = policy.lists.overlaps_never_banned(covered) {
-        return Err(format!("{} is never banned: {reason}", shown(request.target, policy.prefix)));
+    // An IPv6 client is a network as well: its ban must cover no address that is never banned.
+    let covered = match (client, request.target) {
+        (Some(IpNet::V6(v6)), _) => Some(IpNet::new(v6.addr().into(), policy.prefix.bits()).map_err(|error| error.to_string())?),
+        // Which addresses a system has, the database says at each lookup; those that are never banned are served inside it.
+        (_, network) => network.block(),
+    };
+    if let Some(reason) = covered.and_then(|covered| policy.lists.overlaps_never_banned(covered)) {
+        return Err(format!("{target} is never banned: {reason}"));
+    }
+    if covered.is_none() && !policy.geo.knows_systems() {
+        return Err(format!("{target} is not banned: no database says which addresses it has, expected a usable one as asn in [geo]"));
     }
     let rule = engine.names().name(RuleId::MANUAL);
     let rule = request.rule.as_deref().map_or_else(|| Arc::clone(&rule), Arc::from);
     let id = engine.names().find(&rule);
     let standing = policy.rules.standing(id, &rule);
     if id != Some(RuleId::MANUAL) && standing != Standing::Enforced {
-        return Err(format!("{} is not banned: its rule {rule} is {standing}", shown(request.target, policy.prefix)));
+        return Err(format!("{target} is not banned: its rule {rule} is {standing}"));
     }
     let until = match request.length {
         BanLength::Default => Until::at(now.after(DEFAULT_LENGTH)),
@@ -60,13 +69,12 @@ pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, user: &str, to
         Some(_) | None => Evidence::new(&[request.reason.as_bytes()]),
     };
     let evidence = evidence.signed(user);
-    let (target, scope, reason) = (shown(request.target, policy.prefix), request.scope, evidence.clone());
-    if is_network {
+    let (scope, reason) = (request.scope, evidence.clone());
+    let Some(client) = client.map(|block| Client::of(block.addr(), policy.prefix)) else {
         let record = NetworkRecord { scope, rule, ..NetworkRecord::manual(request.target, now, until, evidence) };
         engine.ban_network(record, answering(to, move |applied| ban_report(&target, scope, until, now, &reason, applied)));
         return Ok(());
-    }
-    let client = Client::of(request.target.addr(), policy.prefix);
+    };
     let record = BanRecord { client, scope, rule, first: now, since: now, until, count: 1, times: 1, evidence, node: "".into() };
     let completion = {
         let engine = Arc::clone(engine);
@@ -117,6 +125,10 @@ fn ban_report(target: &str, scope: Scope, until: Until, now: Time, reason: &Evid
 /// What the change concerns: for an IPv6 address its client, which is a network.
 pub(super) fn shown(target: IpNet, prefix: Ipv6Prefix) -> String {
     if is_single(target) { Client::of(target.addr(), prefix).display(prefix).to_string() } else { target.to_string() }
+}
+
+fn shown_network(target: Network, prefix: Ipv6Prefix) -> String {
+    target.block().map_or_else(|| target.to_string(), |block| shown(block, prefix))
 }
 
 #[cfg(test)]

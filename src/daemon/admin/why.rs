@@ -6,7 +6,6 @@ use ipnet::IpNet;
 
 use super::ban::shown;
 use super::context::AdminContext;
-use super::why_network::IN_DENY;
 use crate::client::{Client, is_single};
 use crate::control::admin::UnbanTarget;
 use crate::control::bans::{epoch, remaining, seconds};
@@ -45,7 +44,7 @@ impl AdminContext {
         let refused = paused.is_none() && (services.web.is_some() || services.mail.is_some());
         let origin = policy.geo.origin(client).unwrap_or_default();
         let denied = policy.lists.denied(address);
-        let denied_origin = || policy.lists.denied_origins().find(origin).map(|entry| format!("{entry} ({IN_DENY})"));
+        let denied_origin = || policy.lists.denied_origins().find(origin).map(|(entry, place)| format!("{entry} ({place})"));
         Explanation {
             address: address.to_string(),
             client: client.display(policy.prefix).to_string(),

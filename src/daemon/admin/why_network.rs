@@ -12,9 +12,6 @@ use crate::control::pause::PauseStatus;
 use crate::geo::{Asn, Origin};
 use crate::list::file::parse_network;
 
-/// Where a deny list entry stands that is no address.
-pub(super) const IN_DENY: &str = "deny in the configuration";
-
 /// Maximum number of banned clients and networks inside that are told.
 const MAX_FIRST: usize = 10;
 
@@ -48,7 +45,7 @@ impl AdminContext {
             bans,
             inside: BannedInside { clients: clients.len(), networks: 0, first },
             never_banned: None,
-            denied: denied.map(|entry| format!("{entry} ({IN_DENY})")),
+            denied: denied.map(|(entry, place)| format!("{entry} ({place})")),
         }
     }
 
