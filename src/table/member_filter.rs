@@ -4,12 +4,17 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Bits for each member that the groups have room for. They seldom have a tenth of that.
 const BITS_PER_MEMBER: usize = 2;
-/// It is made anew once one in this number of its bits is set, if most of them are of nobody.
+/// Words of a filter for few members: 64 KiB, which stay in a processor's cache.
+const FEW_WORDS: usize = 8192;
+/// It is made anew once one in this number of its bits is set.
 const STALE: usize = 12;
 
 /// Names that were added, and some others. Members are added and forgotten by their hashes, which attackers cannot choose.
 pub struct MemberFilter {
+    /// Room for as many members as there may be; the first part is in use.
     words: Box<[AtomicU64]>,
+    /// Number of words in use, a power of two.
+    used: AtomicUsize,
     /// Number of bits that are set.
     set: AtomicUsize,
 }
@@ -19,11 +24,16 @@ impl MemberFilter {
     #[must_use]
     pub fn new(members: usize) -> Self {
         let words = (members * BITS_PER_MEMBER / 64).next_power_of_two();
-        Self { words: std::iter::repeat_with(AtomicU64::default).take(words).collect(), set: AtomicUsize::new(0) }
+        let all = std::iter::repeat_with(AtomicU64::default).take(words);
+        Self { words: all.collect(), used: AtomicUsize::new(words.min(FEW_WORDS)), set: AtomicUsize::new(0) }
     }
 
     pub fn add(&self, hash: u32) {
-        let Some((word, bits)) = self.place(hash) else { return };
+        self.add_among(hash, self.used.load(Ordering::Acquire));
+    }
+
+    fn add_among(&self, hash: u32, used: usize) {
+        let Some((word, bits)) = self.place(hash, used) else { return };
         // Nearly always they are set already, and then other processors keep the word in their caches.
         if word.load(Ordering::Relaxed) & bits != bits {
             let before = word.fetch_or(bits, Ordering::Relaxed);
@@ -34,7 +44,8 @@ impl MemberFilter {
     /// False if it was not added since the last [`MemberFilter::keep_only`].
     #[must_use]
     pub fn may_contain(&self, hash: u32) -> bool {
-        self.place(hash).is_some_and(|(word, bits)| word.load(Ordering::Relaxed) & bits == bits)
+        let place = self.place(hash, self.used.load(Ordering::Acquire));
+        place.is_some_and(|(word, bits)| word.load(Ordering::Relaxed) & bits == bits)
     }
 
     /// Whether nothing was added since the last [`MemberFilter::keep_only`].
@@ -43,28 +54,42 @@ impl MemberFilter {
         self.set.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether it says too little, and would say more with the `members` that there are now.
+    /// Whether it says too little, and would say more with the `members` that there are now, or with more room.
     #[must_use]
     pub fn is_stale(&self, members: usize) -> bool {
-        let set = self.set.load(Ordering::Relaxed);
+        let (set, used) = (self.set.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed));
         // Each has set two, but for those whose bits were set already.
-        set > self.words.len() * 64 / STALE && set / 4 > members
+        set > used * 64 / STALE && (used < self.words.len() || set / 4 > members)
     }
 
-    /// Drops all but `members`. Nothing may be added meanwhile; at each moment the filter contains all of them.
+    /// Drops all but `members`, and uses as many words as these need. Nothing may be added meanwhile. The filter always contains all of them, but a
+    /// look that has begun before may miss one.
     pub fn keep_only(&self, members: impl Iterator<Item = u32>) {
-        let only = Self { words: self.words.iter().map(|_| AtomicU64::default()).collect(), set: AtomicUsize::new(0) };
-        members.for_each(|hash| only.add(hash));
+        let hashes: Vec<u32> = members.collect();
+        // Half as many bits set as in a stale one.
+        let wanted = (hashes.len() * 2 * 2 * STALE / 64).next_power_of_two();
+        let used = wanted.clamp(self.words.len().min(FEW_WORDS), self.words.len());
+        let only = Self {
+            words: self.words.iter().map(|_| AtomicU64::default()).collect(),
+            used: AtomicUsize::new(used),
+            set: AtomicUsize::new(0),
+        };
+        hashes.iter().for_each(|hash| only.add(*hash));
+        // First the bits of the new places, then those places are in use, and only then the bits of the old ones go.
         for (word, kept) in self.words.iter().zip(&only.words) {
-            word.store(kept.load(Ordering::Relaxed), Ordering::Relaxed);
+            word.fetch_or(kept.load(Ordering::Relaxed), Ordering::Release);
+        }
+        self.used.store(used, Ordering::Release);
+        for (word, kept) in self.words.iter().zip(&only.words) {
+            word.store(kept.load(Ordering::Relaxed), Ordering::Release);
         }
         self.set.store(only.set.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    fn place(&self, hash: u32) -> Option<(&AtomicU64, u64)> {
+    fn place(&self, hash: u32, used: usize) -> Option<(&AtomicU64, u64)> {
         let place = usize::try_from(hash >> 12).ok()?;
         // The number of words is a power of two. A filter for more than 64 million members would use its first part alone.
-        let word = self.words.get(place & (self.words.len() - 1))?;
+        let word = self.words.get(place & (used - 1))?;
         Some((word, (1 << (hash & 63)) | (1 << ((hash >> 6) & 63))))
     }
 }
@@ -88,6 +113,21 @@ mod tests {
             filter.add(number.wrapping_mul(0x9e37_79b1));
             assert!(!filter.is_empty());
         }
+    }
+
+    #[test]
+    fn it_grows_with_its_members_and_shrinks_again() {
+        let filter = MemberFilter::new(10_000_000);
+        let hashes = |number: u32| (0..number).map(|hash| hash.wrapping_mul(0x9e37_79b1));
+        hashes(100_000).for_each(|hash| filter.add(hash));
+        assert!(filter.is_stale(100_000) && filter.words.len() > FEW_WORDS);
+        filter.keep_only(hashes(100_000));
+        assert!(!filter.is_stale(100_000) && hashes(100_000).all(|hash| filter.may_contain(hash)));
+        let others = (0..100_000_u32).filter(|hash| filter.may_contain(hash.wrapping_mul(0x85eb_ca6b) ^ 0x5555_5555)).count();
+        assert!(others < 1000, "{others} of 100,000 others");
+        filter.keep_only(hashes(10));
+        assert_eq!(filter.used.load(Ordering::Relaxed), FEW_WORDS);
+        assert!(hashes(10).all(|hash| filter.may_contain(hash)));
     }
 
     proptest! {

@@ -1,17 +1,19 @@
 //! The different clients of one group that offended lately.
 
+use smallvec::SmallVec;
+
 use crate::time::{Span, Time};
 
 /// Number of hashes that are compared at a time, without an early exit: that compiles to vector instructions.
 const LANES: usize = 16;
 
 /// Members, each with four bytes of a keyed hash and the second of its last offence. There are at most some hundreds, so they are searched one
-/// after the other, and their hashes lie side by side for that.
+/// after the other, and their hashes lie side by side for that. Most groups have one or two, which take no memory of their own.
 #[derive(Default)]
 pub struct Members {
-    hashes: Vec<u32>,
+    hashes: SmallVec<[u32; 4]>,
     /// Seconds since 1970, which fit until 2106, in the order of the hashes.
-    seen: Vec<u32>,
+    seen: SmallVec<[u32; 4]>,
 }
 
 impl Members {
