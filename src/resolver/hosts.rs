@@ -133,6 +133,8 @@ struct Host {
     answer: Option<HostAnswer>,
     /// The addresses of the answer, and when each was answered last.
     seen: SeenAddresses,
+    /// Whether the next good answer alone counts: an operator has asked for it.
+    afresh: bool,
     fault: Option<String>,
 }
 
@@ -140,12 +142,13 @@ impl Host {
     /// A name of the configuration, with what is remembered of it.
     fn new(now: Time, seen: SeenAddresses) -> Self {
         let answer = seen.values().max().map(|at| HostAnswer { addresses: HostAddresses::of(seen.keys().copied()), at: *at });
-        Self { next: Some(now), begun: Time::default(), answer, seen, fault: None }
+        Self { next: Some(now), begun: Time::default(), answer, seen, afresh: false, fault: None }
     }
 
     /// Takes the addresses of a good answer besides those of the answers before it. Of too many, those that were answered last stay.
     fn take(&mut self, found: HostAddresses, now: Time) -> HostAddresses {
-        self.seen.retain(|_, at| at.after(KEEP) > now);
+        let afresh = std::mem::take(&mut self.afresh);
+        self.seen.retain(|_, at| !afresh && at.after(KEEP) > now);
         self.seen.extend(found.addresses.iter().map(|address| (*address, now)));
         while self.seen.len() > MAX_ADDRESSES
             && let Some(oldest) = self.seen.iter().min_by_key(|(_, at)| **at).map(|(address, _)| *address)
@@ -166,8 +169,9 @@ impl Schedule {
         }
     }
 
-    /// Makes every lookup due that has not begun.
+    /// Makes every lookup due that has not begun, and forgets the earlier addresses of each name at its next good answer.
     fn hurry(&mut self, now: Time) {
+        self.hosts.values_mut().for_each(|host| host.afresh = true);
         self.hosts.values_mut().filter(|host| host.next.is_some()).for_each(|host| host.next = Some(now));
     }
 

@@ -87,6 +87,19 @@ fn a_name_whose_server_gives_some_of_its_addresses_each_time_keeps_them_all_unti
 }
 
 #[test]
+fn a_reload_leaves_only_the_addresses_of_the_next_good_answer() {
+    let mut schedule = schedule(&["a.example"]);
+    schedule.finish(&name("a.example"), found(&["192.0.2.1"]), NOW);
+    schedule.hurry(after(1));
+    schedule.finish(&name("a.example"), failed(), after(2));
+    assert_eq!(addresses(&schedule, "a.example"), ["192.0.2.1"]);
+    schedule.finish(&name("a.example"), found(&["192.0.2.2"]), after(3));
+    assert_eq!(addresses(&schedule, "a.example"), ["192.0.2.2"]);
+    schedule.finish(&name("a.example"), found(&["192.0.2.3"]), after(4));
+    assert_eq!(addresses(&schedule, "a.example"), ["192.0.2.2", "192.0.2.3"], "and later ones add up again");
+}
+
+#[test]
 fn what_was_answered_before_a_restart_is_in_force_until_the_next_answer_and_shown_with_its_age() {
     let mut before = schedule(&["a.example", "b.example"]);
     before.finish(&name("a.example"), found(&["192.0.2.7"]), NOW);

@@ -96,6 +96,23 @@ fn the_last_good_answer_outlives_a_dead_server_and_one_that_says_nonsense() {
 }
 
 #[test]
+fn the_addresses_of_a_name_outlive_a_restart_while_the_server_is_away() {
+    let Some(mut dns) = Dns::start(&["host-record=home.example.net,192.0.2.7"]) else { return };
+    let stage = Stage::new();
+    stage.configure("", CONFIG);
+    let daemon = serve(&dns, &stage);
+    wait_for_addresses(&daemon, &json!(["192.0.2.7"]));
+    let saved = stage.state().with_extension("db.hosts");
+    wait_until("they are saved", || std::fs::read_to_string(&saved).is_ok_and(|text| text.contains("192.0.2.7")));
+    dns.stop();
+    daemon.end(rustix::process::Signal::KILL);
+    let daemon = serve(&dns, &stage);
+    wait_for_addresses(&daemon, &json!(["192.0.2.7"]));
+    assert!(!is_banned_for_one_offence(&daemon, "192.0.2.7") && is_banned_for_one_offence(&daemon, "192.0.2.6"));
+    assert!(daemon.text(&["status"]).contains("host       home.example.net: 192.0.2.7, "));
+}
+
+#[test]
 fn a_name_that_points_at_very_much_protects_some_single_addresses_only() {
     let many: Vec<String> = (0..200).map(|number| format!("host-record=home.example.net,192.0.2.{number}")).collect();
     let Some(dns) = Dns::start(&many.iter().map(String::as_str).collect::<Vec<_>>()) else { return };
