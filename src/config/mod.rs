@@ -14,6 +14,7 @@ pub mod logs;
 mod merge;
 mod metrics;
 pub mod pieces;
+pub mod secret;
 mod table;
 mod text;
 

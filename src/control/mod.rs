@@ -33,3 +33,4 @@ pub mod request;
 pub mod request_error;
 pub mod status;
 pub mod subscribe;
+pub mod unit;

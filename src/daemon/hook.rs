@@ -361,7 +361,12 @@ mod tests {
                 Ipv6Prefix::default(),
             );
             hook.notify(
-                &Change::NetworkUnbanned { network: "198.51.100.0/24".parse().unwrap(), at: Time::from_secs(0), reach: Reach::Everywhere },
+                &Change::NetworkUnbanned {
+                    network: "198.51.100.0/24".parse().unwrap(),
+                    at: Time::from_secs(0),
+                    forgets: true,
+                    reach: Reach::Everywhere,
+                },
                 Ipv6Prefix::default(),
             );
         }

@@ -136,7 +136,7 @@ mod tests {
             serde_json::to_string(&event).unwrap(),
             r#"{"event":"ban","client":"192.0.2.1","scope":"all","rule":"w00tw00t","until":-1,"at":1800000000,"count":1,"times":1,"evidence":"spam","by":"user root (uid 0)"}"#
         );
-        let unban = Change::NetworkUnbanned { network: "2001:db8::/32".parse().unwrap(), at, reach: Reach::Everywhere };
+        let unban = Change::NetworkUnbanned { network: "2001:db8::/32".parse().unwrap(), at, forgets: true, reach: Reach::Everywhere };
         let event = HookEvent::of(&unban, Ipv6Prefix::default()).unwrap();
         assert_eq!(event.words(), ["unban", "2001:db8::/32"]);
         assert_eq!(serde_json::to_string(&event).unwrap(), r#"{"event":"unban","client":"2001:db8::/32","scope":"all","at":1800000000}"#);

@@ -5,6 +5,7 @@ use super::report::Finding;
 use crate::config::Config;
 use crate::control::crowdsec::CrowdsecStatus;
 use crate::control::status::{DaemonStatus, GeoStatus, StateStatus};
+use crate::control::unit::FORBIDS_IP;
 use crate::rule::Mode;
 
 const RELOAD: &str = "strikeout reload";
@@ -183,6 +184,10 @@ pub fn geo(facts: &Facts) -> Vec<Finding> {
     findings.collect()
 }
 
+/// Lets the daemon go to services on this machine.
+const ALLOW_IP: &str = "mkdir -p /etc/systemd/system/strikeout.service.d; cp /usr/share/doc/strikeout/examples/strikeout-network.conf \
+                        /etc/systemd/system/strikeout.service.d/network.conf; systemctl daemon-reload; systemctl restart strikeout";
+
 /// Whether CrowdSec's local API answers the daemon, and its key is a secret.
 pub fn crowdsec(facts: &Facts) -> Vec<Finding> {
     const CHECK: &str = "crowdsec";
@@ -196,6 +201,8 @@ pub fn crowdsec(facts: &Facts) -> Vec<Finding> {
             let text = format!("the {decisions} decisions that are known stand until they end, and no new one comes: {fault}");
             let remedy = if fault.contains(key_file.as_str()) {
                 format!("cscli bouncers delete strikeout; cscli bouncers add strikeout -o raw > {key_file}")
+            } else if fault.contains(FORBIDS_IP) {
+                ALLOW_IP.to_owned()
             } else {
                 "systemctl status crowdsec; cscli lapi status".to_owned()
             };

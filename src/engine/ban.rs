@@ -9,7 +9,7 @@ use super::{Applied, BanRecord, Change, Completion, Engine, NetworkRecord, Persi
 use crate::client::Client;
 use crate::event::{Scope, Service};
 use crate::geo::Network;
-use crate::list::Saved;
+use crate::list::{BannedNetwork, Saved};
 use crate::rule::Standing;
 use crate::table::{Ban, Until};
 use crate::time::Time;
@@ -79,21 +79,36 @@ impl Engine {
 
     /// Unbans exactly this network, and forgets its earlier bans. Like [`Engine::unban`], persisted and published even if there is none.
     pub fn unban_network(self: &Arc<Self>, now: Time, network: Network, completion: Completion) {
-        self.end_network_ban(now, network, Reach::Everywhere, completion);
-    }
-
-    /// The same on this machine alone.
-    pub fn unban_network_here(self: &Arc<Self>, now: Time, network: Network, completion: Completion) {
-        self.end_network_ban(now, network, Reach::Here, completion);
-    }
-
-    fn end_network_ban(self: &Arc<Self>, now: Time, network: Network, reach: Reach, completion: Completion) {
         let _lock = self.client_locks.lock(&network);
         let mut removed = None;
         self.change_lists(|lists| removed = lists.banned.remove(network));
         self.forget_earlier_bans_of_network(network);
         let changed = removed.is_some_and(|ban| ban.is_active(now));
-        self.persist_and_complete(Change::NetworkUnbanned { network, at: now, reach }, changed, completion);
+        let change = Change::NetworkUnbanned { network, at: now, forgets: true, reach: Reach::Everywhere };
+        self.persist_and_complete(change, changed, completion);
+    }
+
+    /// Ends the ban of exactly this network if it is active and `is_own` says so of it. Bans of others stay, and so do the earlier bans that
+    /// make the next ones longer.
+    pub fn release_network(
+        self: &Arc<Self>,
+        now: Time,
+        network: Network,
+        is_own: impl Fn(&BannedNetwork) -> bool,
+        reach: Reach,
+        completion: Completion,
+    ) {
+        let _lock = self.client_locks.lock(&network);
+        let mut removed = None;
+        self.change_lists(|lists| {
+            if lists.banned.get(network).is_some_and(|ban| ban.is_active(now) && is_own(ban)) {
+                removed = lists.banned.remove(network);
+            }
+        });
+        if removed.is_none() {
+            return completion.complete(Applied { changed: false, persisted: Persisted::Yes });
+        }
+        self.persist_and_complete(Change::NetworkUnbanned { network, at: now, forgets: false, reach }, true, completion);
     }
 
     /// Persists a change and completes it when it is saved, has failed, or the disk is too slow.
@@ -167,7 +182,7 @@ impl Engine {
             }
             Change::NetworkUnbanned { network, .. } | Change::NetworkEvicted { network, .. } => {
                 self.change_lists(|lists| _ = lists.banned.remove(*network));
-                if matches!(change, Change::NetworkUnbanned { .. }) {
+                if matches!(change, Change::NetworkUnbanned { forgets: true, .. }) {
                     self.forget_earlier_bans_of_network(*network);
                 }
             }

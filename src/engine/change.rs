@@ -31,6 +31,8 @@ pub enum Change {
     NetworkUnbanned {
         network: Network,
         at: Time,
+        /// Whether its earlier bans, which make the next one longer, are forgotten.
+        forgets: bool,
         reach: Reach,
     },
     /// The ban of a network by a rule ended early here, to make room for another. On other machines it stays.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::publish::Publication;
 use super::records::next_times;
 use super::reply::Reply;
-use super::{Completion, Engine, NetworkRecord, Persisted};
+use super::{Applied, Completion, Engine, NetworkRecord, Persisted};
 use crate::client::{Client, Ipv6Prefix};
 use crate::clock::timestamp;
 use crate::event::{Scope, Service};
@@ -209,11 +209,19 @@ impl Engine {
 
     /// Bans a network, on the services of its record, in place of an earlier ban of the same network. A ban by a rule joins one on other
     /// services, as it does where the rule makes it: the network is banned on both until the later end.
-    pub fn ban_network(self: &Arc<Self>, mut record: NetworkRecord, completion: Completion) {
+    pub fn ban_network(self: &Arc<Self>, record: NetworkRecord, completion: Completion) {
+        self.ban_network_unless(record, |_| false, completion);
+    }
+
+    /// The same, unless `stays` says so of the active ban of this network.
+    pub fn ban_network_unless(self: &Arc<Self>, mut record: NetworkRecord, stays: impl Fn(&BannedNetwork) -> bool, completion: Completion) {
         // To a ban by hand, the answers to others do not wait for the disk, only that to the operator.
         let saved = Saved::new(!record.is_by_count() || self.journal.get().is_none());
         let rule = self.names.intern(&record.rule);
         let _lock = self.client_locks.lock(&record.network);
+        if self.policy().lists.banned.get(record.network).is_some_and(|ban| ban.is_active(record.since) && stays(ban)) {
+            return completion.complete(Applied { changed: false, persisted: Persisted::Yes });
+        }
         if record.is_by_count() {
             self.network_reasons.lock().put((record.network, rule), record.reason.clone());
         }

@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Change, Completion, Engine};
+use super::{Change, Completion, Engine, Reach};
 use crate::client::Client;
 use crate::event::Scope;
+use crate::list::BannedNetwork;
 use crate::policy::Policy;
 use crate::rule::Standing;
 use crate::rule_id::{RESERVED, RuleId};
@@ -77,7 +78,10 @@ impl Engine {
                 *lifted.entry(network.rule).or_default() += 1;
                 match saved {
                     // The other machines of a fleet keep theirs, each by its own configuration.
-                    SavedBans::End => self.unban_network_here(now, network.network, Completion::ignored()),
+                    SavedBans::End => {
+                        let is_lifted = |ban: &BannedNetwork| rules.contains(&ban.rule);
+                        self.release_network(now, network.network, is_lifted, Reach::Here, Completion::ignored());
+                    }
                     SavedBans::Stay => self.change_lists(|lists| _ = lists.banned.remove(network.network)),
                 }
             }

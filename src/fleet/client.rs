@@ -2,7 +2,6 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,9 @@ use super::resp_connection::{Address, RespConnection, SILENCE};
 use super::tls;
 use crate::config::fleet::FleetConfig;
 use crate::config::fleet_url::{FleetUrl, HostPort, Servers};
+use crate::config::secret::first_line;
 use crate::control::answer::one_line;
+use crate::control::unit::explained;
 
 const PROBE: &str = include_str!("probe.lua");
 const BAN: &str = concat!(include_str!("client.lua"), include_str!("ban.lua"));
@@ -174,7 +175,7 @@ impl RedisClient {
         };
         let detail = match (error.code(), error.detail()) {
             (Some(code), Some(detail)) => format!("{code} {detail}"),
-            _ => error.to_string(),
+            _ => explained(error.to_string()),
         };
         let key = if server.starts_with("Sentinel ") { "sentinel_password_file" } else { "password_file" };
         let text = if error.kind() == SENTENCE {
@@ -279,11 +280,6 @@ const SENTENCE: redis::ErrorKind = redis::ErrorKind::InvalidClientConfig;
 /// An error that is described by `text` alone.
 pub(super) fn sentence(text: String) -> RedisError {
     (SENTENCE, "the fleet is cut off", text).into()
-}
-
-fn first_line(file: &Path) -> io::Result<String> {
-    let text = tls::read(file)?;
-    Ok(String::from_utf8_lossy(&text).lines().next().unwrap_or_default().trim().to_owned())
 }
 
 /// Whether Redis refuses because the user lacks a right.

@@ -47,7 +47,7 @@ fn at(file: &Path, error: &dyn std::fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {error}", file.display()))
 }
 
-/// Reads a file with a secret or a certificate, and names it in an error.
-pub fn read(file: &Path) -> io::Result<Vec<u8>> {
+/// Reads a file with a certificate or its key, and names it in an error.
+fn read(file: &Path) -> io::Result<Vec<u8>> {
     fs::read(file).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
 }

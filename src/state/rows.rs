@@ -95,7 +95,7 @@ pub(super) fn ban_change(row: &Row<'_>, names: &mut NameCache, now: Time) -> rus
 pub(super) fn network_change(row: &Row<'_>, names: &mut NameCache, now: Time) -> rusqlite::Result<Option<Change>> {
     let Some(network) = network(row.get_ref(1)?.as_str()?) else { return Ok(None) };
     if was_removed(row, 3)? {
-        return Ok(Some(Change::NetworkUnbanned { network, at: time(row, 2)?, reach: Reach::Everywhere }));
+        return Ok(Some(Change::NetworkUnbanned { network, at: time(row, 2)?, forgets: true, reach: Reach::Everywhere }));
     }
     let Some((since, until)) = times(row, 2, 3, now)? else { return Ok(None) };
     let record = NetworkRecord::manual(network, since, until, evidence(row, "reason")?);

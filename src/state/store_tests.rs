@@ -239,7 +239,7 @@ fn each_process_sees_the_changes_of_the_other_and_not_its_own() {
     assert_eq!(two.changes_since(&mut cursor, at(1)).unwrap(), []);
     let unbans = [
         Change::Unbanned { client: client("192.0.2.1"), scope: Scope::All, at: at(5), kept: Vec::new(), reach: Reach::Everywhere },
-        Change::NetworkUnbanned { network, at: at(5), reach: Reach::Everywhere },
+        Change::NetworkUnbanned { network, at: at(5), forgets: true, reach: Reach::Everywhere },
     ];
     one.save(&unbans.clone().map(WriteItem::Change), false).unwrap();
     assert_eq!(two.changes_since(&mut cursor, at(5)).unwrap(), unbans);

@@ -33,18 +33,18 @@ struct Decisions {
 }
 
 /// A local API.
-struct Lapi {
-    web: Web,
+pub(super) struct Lapi {
+    pub(super) web: Web,
     mode: Arc<Mutex<Mode>>,
     decisions: Arc<Mutex<Decisions>>,
 }
 
-fn decision(id: u64, scope: &str, value: &str, duration: &str) -> Value {
+pub(super) fn decision(id: u64, scope: &str, value: &str, duration: &str) -> Value {
     json!({"id": id, "origin": "CAPI", "type": "ban", "scope": scope, "value": value, "duration": duration, "scenario": "crowdsecurity/ssh-bf"})
 }
 
 impl Lapi {
-    fn start(in_force: Vec<Value>) -> Self {
+    pub(super) fn start(in_force: Vec<Value>) -> Self {
         let mode = Arc::new(Mutex::new(Mode::Honest));
         let decisions = Arc::new(Mutex::new(Decisions { in_force, ..Decisions::default() }));
         let (its_mode, its_decisions) = (Arc::clone(&mode), Arc::clone(&decisions));
@@ -79,7 +79,7 @@ impl Lapi {
         decisions.new.push(decision);
     }
 
-    fn delete(&self, id: u64) {
+    pub(super) fn delete(&self, id: u64) {
         let mut decisions = self.decisions.lock();
         let at = decisions.in_force.iter().position(|decision| decision["id"] == id).unwrap();
         let mut decision = decisions.in_force.remove(at);
@@ -88,21 +88,30 @@ impl Lapi {
     }
 
     /// A daemon that asks each second.
-    fn daemon(&self, more: &str) -> Daemon {
-        self.daemon_on(&Stage::new(), more)
+    pub(super) fn daemon(&self, more: &str) -> Daemon {
+        self.daemon_with("", more)
+    }
+
+    /// The same with more in `[table]`.
+    pub(super) fn daemon_with(&self, table: &str, more: &str) -> Daemon {
+        self.start_daemon(&Stage::new(), table, more)
     }
 
     fn daemon_on(&self, stage: &Stage, more: &str) -> Daemon {
+        self.start_daemon(stage, "", more)
+    }
+
+    fn start_daemon(&self, stage: &Stage, table: &str, more: &str) -> Daemon {
         let key = stage.write("key", "secret\n");
         Daemon::start_on(
             stage,
-            "",
+            table,
             &format!("[crowdsec]\nurl = '{}'\nkey_file = '{}'\ninterval = '1s'\n{more}", self.web.url(""), key.display()),
         )
     }
 
     /// Waits until two more questions have been asked, so that the answer to the first has been dealt with.
-    fn wait_for_questions(&self) {
+    pub(super) fn wait_for_questions(&self) {
         let before = self.web.requests().len();
         wait_until("two more questions", || self.web.requests().len() >= before + 2);
     }
@@ -121,7 +130,7 @@ fn endless(stream: &mut TcpStream, first: &str, again: &str) {
     while stream.write_all(again.as_bytes()).is_ok() {}
 }
 
-fn rules(daemon: &Daemon) -> Vec<String> {
+pub(super) fn rules(daemon: &Daemon) -> Vec<String> {
     let mut bans: Vec<String> =
         daemon.objects("list").iter().map(|ban| format!("{} {}", ban["client"], ban["rule"]).replace('"', "")).collect();
     bans.sort();
@@ -129,13 +138,13 @@ fn rules(daemon: &Daemon) -> Vec<String> {
 }
 
 #[track_caller]
-fn wait_for_bans(daemon: &Daemon, expected: &[&str]) {
+pub(super) fn wait_for_bans(daemon: &Daemon, expected: &[&str]) {
     let mut expected = expected.to_vec();
     expected.sort_unstable();
     wait_until(&format!("the bans are {expected:?}, and not {:?}", rules(daemon)), || rules(daemon) == expected);
 }
 
-fn crowdsec(daemon: &Daemon) -> Value {
+pub(super) fn crowdsec(daemon: &Daemon) -> Value {
     daemon.object("status")["crowdsec"].clone()
 }
 

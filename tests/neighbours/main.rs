@@ -9,6 +9,7 @@ mod harness;
 
 mod crawlers;
 mod crowdsec;
+mod crowdsec_again;
 mod crowdsec_hostile;
 mod elsewhere;
 mod host_names;

@@ -14,6 +14,7 @@ use crate::daemon::conn::replies::ReplyHandle;
 use crate::engine::{Engine, Reach};
 use crate::event::Scope;
 use crate::geo::Network;
+use crate::list::BannedNetwork;
 use crate::table::{Ban, Until};
 
 /// A ban may end so many seconds later than the other program said: both ends are rounded, and the two clocks are read one after the other.
@@ -64,16 +65,14 @@ impl Release {
                 (clients, policy.lists.banned.iter().map(|ban| ban.network).collect())
             }
         };
-        let is_own_network = |network: &Network| {
-            let ban = policy.lists.banned.get(*network);
-            ban.is_some_and(|ban| ban.rule == rule && ends_by(ban.until.map_or(Until::NEVER, Until::at), request.until))
-        };
-        let networks: Vec<Network> = networks.into_iter().filter(is_own_network).collect();
+        let is_own_network = |ban: &BannedNetwork| ban.rule == rule && ends_by(ban.until.map_or(Until::NEVER, Until::at), request.until);
+        let networks: Vec<Network> =
+            networks.into_iter().filter(|network| policy.lists.banned.get(*network).is_some_and(is_own_network)).collect();
         undo(clients, networks, &mut report, |target, completion| {
             let now = self.clock.now();
             match target {
                 Target::Client(client) => self.engine.release(now, client, Scope::All, is_own, Reach::Everywhere, completion),
-                Target::Network(network) => self.engine.unban_network(now, network, completion),
+                Target::Network(network) => self.engine.release_network(now, network, is_own_network, Reach::Everywhere, completion),
             }
         })?;
         report.found = report.unbanned > 0;

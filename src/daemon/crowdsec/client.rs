@@ -8,7 +8,9 @@ use ureq::Agent;
 
 use super::body::{self, Part, WireDecision};
 use crate::config::crowdsec::CrowdsecConfig;
+use crate::config::secret::first_line;
 use crate::control::answer::one_line;
+use crate::control::unit::explained;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the answer may take to begin: before its first byte, CrowdSec 1.4 collects all decisions.
@@ -25,7 +27,8 @@ const MAX_FAULT: usize = 300;
 /// # Errors
 /// There was no whole answer, for this reason. `take` may have been called all the same.
 pub fn ask(config: &CrowdsecConfig, all: bool, take: impl FnMut(Part, WireDecision)) -> Result<(), String> {
-    let asked = key(&config.key_file).and_then(|key| get(config, &key, all, take));
+    // Read each time, so that a new key needs no restart.
+    let asked = first_line(&config.key_file).map_err(|error| error.to_string()).and_then(|key| get(config, &key, all, take));
     asked.map_err(|fault| one_line(&format!("CrowdSec at {}: {fault}", config.url.as_str())).chars().take(MAX_FAULT).collect())
 }
 
@@ -47,7 +50,7 @@ fn get(config: &CrowdsecConfig, key: &str, all: bool, take: impl FnMut(Part, Wir
     let answer = agent.get(&url).header("X-Api-Key", key).call().map_err(|error| match error {
         // The URL is checked, so it is the key that cannot be sent. The error would quote it.
         ureq::Error::Http(_) => format!("found a key that cannot be sent in {}", config.key_file.display()),
-        error => error.to_string(),
+        error => explained(error.to_string()),
     })?;
     match answer.status().as_u16() {
         200 => body::read(answer.into_body().into_reader(), max_answer(config), take),
@@ -62,13 +65,6 @@ fn get(config: &CrowdsecConfig, key: &str, all: bool, take: impl FnMut(Part, Wir
 /// Maximum length of an answer, in bytes: far more than the decisions that are taken need.
 fn max_answer(config: &CrowdsecConfig) -> u64 {
     (config.decisions.get() as u64 * 1024).max(64 << 20)
-}
-
-/// The first line of the key file. It is read each time, so that a new key needs no restart.
-fn key(file: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let key = text.lines().next().unwrap_or_default().trim();
-    if key.is_empty() { Err(format!("found no key in {}, expected it in the first line", file.display())) } else { Ok(key.to_owned()) }
 }
 
 /// Whether every user of this machine can read the key.

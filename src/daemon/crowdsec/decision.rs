@@ -118,11 +118,6 @@ impl Scenarios {
     }
 }
 
-/// The number that the local API knows a decision by.
-pub fn id_of(wire: &WireDecision) -> Option<u64> {
-    wire.id.0.parse().ok()
-}
-
 /// Judges a decision that was received at `now`.
 ///
 /// # Errors

@@ -35,6 +35,16 @@ impl Known {
         Some(decision.target)
     }
 
+    /// Adds all of `others`, each in place of an earlier one of the same number.
+    pub fn extend(&mut self, others: Self) {
+        others.decisions.into_iter().for_each(|(id, decision)| _ = self.insert(id, decision));
+    }
+
+    /// The target of the decision of this number.
+    pub fn target(&self, id: u64) -> Option<Network> {
+        self.decisions.get(&id).map(|decision| decision.target)
+    }
+
     /// The decision about `target` that ends last, unless it has ended.
     pub fn of(&self, target: Network, now: Time) -> Option<&Decision> {
         let of_target = self.by_target.range((target, 0)..=(target, u64::MAX)).filter_map(|(_, id)| self.decisions.get(id));
@@ -52,6 +62,10 @@ impl Known {
             }
             stays
         });
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = u64> {
+        self.decisions.keys().copied()
     }
 
     pub fn contains(&self, id: u64) -> bool {

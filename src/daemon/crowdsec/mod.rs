@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `client`, `body` | asks, and reads the answer decision by decision |
 //! | `decision`, `duration` | which decisions are taken, and as what |
+//! | `intake` | judges every decision of an answer: taken, skipped for a reason, or without room |
 //! | `known` | the decisions in force |
+//! | `replaced` | whose bans were replaced by others' |
 //! | `settle` | makes the table agree with them |
 //! | `follower` | all of this together |
 
@@ -13,7 +15,9 @@ mod client;
 mod decision;
 mod duration;
 mod follower;
+mod intake;
 mod known;
+mod replaced;
 mod settle;
 
 use std::io;
@@ -29,6 +33,7 @@ use crate::config::crowdsec::CrowdsecConfig;
 use crate::control::crowdsec::CrowdsecStatus;
 use crate::engine::Engine;
 use follower::{Follower, Health};
+use replaced::Replaced;
 
 /// The handle of the thread, which ends when this is dropped. It is not waited for, because it may be waiting for the local API.
 pub struct Crowdsec {
@@ -37,12 +42,16 @@ pub struct Crowdsec {
     /// Maximum number of bans in the table.
     bans: usize,
     health: Arc<Mutex<Health>>,
+    replaced: Arc<Replaced>,
     configs: Mutex<Option<Sender<Option<CrowdsecConfig>>>>,
 }
 
 impl Crowdsec {
     pub fn new(engine: &Arc<Engine>, clock: Clock, bans: usize) -> Self {
-        Self { engine: Arc::clone(engine), clock, bans, health: Arc::default(), configs: Mutex::default() }
+        let replaced = Arc::new(Replaced::default());
+        let (its_replaced, prefix) = (Arc::clone(&replaced), engine.policy().prefix);
+        engine.observe(move |change| its_replaced.note(change, prefix));
+        Self { engine: Arc::clone(engine), clock, bans, health: Arc::default(), replaced, configs: Mutex::default() }
     }
 
     /// Takes decisions as `config` says from now on, from a whole list on. Without one, all bans that were taken so far end; at the start of
@@ -64,24 +73,17 @@ impl Crowdsec {
 
     fn start(&self) -> io::Result<Sender<Option<CrowdsecConfig>>> {
         let (sender, configs) = channel();
-        let mut follower = Follower::new(Arc::clone(&self.engine), self.clock, Arc::clone(&self.health), self.bans);
+        let (health, replaced) = (Arc::clone(&self.health), Arc::clone(&self.replaced));
+        let mut follower = Follower::new(Arc::clone(&self.engine), self.clock, health, replaced, self.bans);
         std::thread::Builder::new().name("crowdsec".into()).spawn(move || follow(&mut follower, &configs))?;
         Ok(sender)
     }
 
     /// What is told of the local API; none if none is configured.
     pub fn status(&self) -> Option<CrowdsecStatus> {
-        let health = self.health.lock().clone();
-        Some(CrowdsecStatus {
-            url: health.url?,
-            key_file: health.key_file.display().to_string(),
-            key_is_public: health.key_is_public,
-            fault: health.fault,
-            answered_ago: health.answered.map(|at| self.clock.now().since(at).secs()),
-            decisions: health.decisions,
-            waiting: health.waiting,
-            skipped: health.skipped.iter().map(|(reason, number)| (reason.to_string(), *number)).collect(),
-        })
+        let Health { status, answered } = self.health.lock().clone();
+        let answered_ago = answered.map(|at| self.clock.now().since(at).secs());
+        status.map(|status| CrowdsecStatus { answered_ago, ..status })
     }
 }
 

@@ -181,12 +181,14 @@ impl<'a> Settler<'a> {
                 let reason = Evidence::new(&[scenario.text.as_bytes()]);
                 let record = NetworkRecord::manual(network, self.now, wanted.until, reason);
                 let completion = self.completion();
-                self.engine.ban_network(NetworkRecord { rule: Arc::clone(&scenario.rule), ..record }, completion);
+                let record = NetworkRecord { rule: Arc::clone(&scenario.rule), ..record };
+                // Somebody else may have banned it meanwhile.
+                self.engine.ban_network_unless(record, |ban| !self.own.contains(&ban.rule), completion);
                 settled.banned = true;
             }
             (Step::Release | Step::Ban | Step::Shorten, _) => {
                 let completion = self.completion();
-                self.engine.unban_network_here(self.now, network, completion);
+                self.engine.release_network(self.now, network, |ban| self.own.contains(&ban.rule), Reach::Here, completion);
                 settled.released = true;
             }
         }
@@ -215,6 +217,33 @@ mod tests {
     use super::*;
 
     const NOW: Time = Time::from_secs(1_800_000_000);
+
+    #[test]
+    fn a_network_that_crowdsec_banned_in_between_is_banned_for_longer_by_the_rule_that_had_banned_it_before() {
+        let names = Arc::new(crate::rule_id::RuleNames::default());
+        let rule = "[[rule]]\nname = 'near'\npath = '^/x'\nmaxretry = 1\ncount_by = 'network'\nmembers = 1\nrefuse = 'ban'\n\
+                    bantime = { initial = '10m', increment = true, maxtime = '1d', forget = '1d' }\n";
+        let policy = crate::policy::Policy::for_tests(rule, &names);
+        let engine = Arc::new(Engine::new(names, policy, 100, 100).unwrap());
+        let network: Network = "192.0.2.0/24".parse().unwrap();
+        let offend = |now: Time| {
+            let address = std::net::Ipv4Addr::new(192, 0, 2, 1);
+            let rule = Arc::clone(engine.policy().rules.by_name("near").unwrap());
+            let (client, evidence) = (Client::from(address), Evidence::new(&[]));
+            let offence = crate::rule::Offence { address: address.into(), client, rules: vec![rule], evidence, marks: None, account: None };
+            engine.record_offence(now, &offence, Service::Web, crate::engine::reply::Reply::new(|_| ()));
+            let ban = engine.policy().lists.banned.get(network).cloned().unwrap();
+            ban.until.unwrap().since(ban.since).secs()
+        };
+        assert_eq!(offend(NOW), 600);
+        let (later, scenarios) = (NOW.after(Span::from_secs(1000)), Scenarios::default());
+        let mut settler = Settler::new(&engine, &scenarios, later);
+        let decision = super::super::decision::tests::decision(network, later.after(Span::from_secs(9000)));
+        assert!(settler.settle(network, Some(&decision)).banned);
+        assert!(settler.settle(network, None).released);
+        settler.wait();
+        assert_eq!(offend(NOW.after(Span::from_secs(2000))), 1200);
+    }
 
     fn until(seconds: u64) -> Until {
         Until::at(NOW.after(Span::from_secs(seconds)))

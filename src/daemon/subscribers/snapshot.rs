@@ -219,7 +219,11 @@ mod tests {
             "unban 198.51.100.1 all\n"
         );
         assert_eq!(
-            change_line(&Change::NetworkUnbanned { network: "10.0.0.0/8".parse().unwrap(), at, reach: Reach::Everywhere }, NOW).unwrap(),
+            change_line(
+                &Change::NetworkUnbanned { network: "10.0.0.0/8".parse().unwrap(), at, forgets: true, reach: Reach::Everywhere },
+                NOW
+            )
+            .unwrap(),
             "unban-network 10.0.0.0/8\n"
         );
         assert_eq!(

@@ -72,6 +72,34 @@ fn a_network_that_offends_again_after_its_ban_is_banned_for_longer_until_an_unba
 }
 
 #[test]
+fn releasing_a_network_ends_only_the_ban_that_is_meant_and_its_next_one_is_still_longer() {
+    let growing = format!("{NEAR}bantime = {{ initial = '10m', increment = true, maxtime = '30m', forget = '1d' }}\n");
+    let engine = engine(&growing);
+    let (network, near) = ("192.0.2.0/24".parse().unwrap(), engine.names().find("near"));
+    let release = |second, is_meant: bool| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let completion = Completion::new(move |applied| sender.send(applied).unwrap());
+        let is_own = |ban: &BannedNetwork| (Some(ban.rule) == near) == is_meant;
+        engine.release_network(at(second), network, is_own, crate::engine::Reach::Here, completion);
+        receiver.recv().unwrap().unwrap().changed
+    };
+    ask_all(&engine, 0, &THREE);
+    ask_all(&engine, 0, &THREE);
+    assert!(!release(1, false) && banned(&engine) == ["192.0.2.0/24"], "a ban of others");
+    assert!(release(2, true) && banned(&engine).is_empty());
+    assert!(!release(3, true), "there is none");
+    ask_all(&engine, 10, &THREE);
+    ask_all(&engine, 10, &THREE);
+    assert_eq!(engine.policy().lists.banned.get(network).unwrap().until, Some(at(10 + 1200)), "twice as long as the first");
+    // A ban that must stay is not replaced either.
+    let record = NetworkRecord { rule: "crowdsec-x".into(), ..NetworkRecord::manual(network, at(11), Until::NEVER, Evidence::new(&[])) };
+    engine.ban_network_unless(record.clone(), |ban| Some(ban.rule) == near, Completion::ignored());
+    assert_eq!(networks(&engine)[0].1, "near");
+    engine.ban_network_unless(record, |ban| Some(ban.rule) != near, Completion::ignored());
+    assert_eq!(networks(&engine)[0].1, "crowdsec-x");
+}
+
+#[test]
 fn one_busy_client_does_not_ban_its_network() {
     let engine = engine(NEAR);
     for second in 0..100 {
