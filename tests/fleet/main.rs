@@ -10,7 +10,8 @@
 //! | `clocks` | machines whose clocks are wrong |
 //! | `bad_node` | limits of what one machine can do to the others |
 //! | `hostile` | limits of what a hostile Redis can do |
-//! | `secure` | TLS, and a user with the rights of docs/fleet.md |
+//! | `tls` | TLS to one server, to Sentinels and in a Cluster |
+//! | `secure` | a user with the rights of docs/fleet.md |
 #![cfg(feature = "fleet")]
 #![expect(
     clippy::unwrap_used,
@@ -35,6 +36,7 @@ mod secure;
 mod sentinel;
 mod server;
 mod spread;
+mod tls;
 
 use harness::has;
 

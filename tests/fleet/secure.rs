@@ -1,4 +1,4 @@
-//! TLS with a private authority, and a user with the rights that docs/fleet.md gives.
+//! A user with the rights that docs/fleet.md gives, and what shows if one is missing.
 
 use std::fs;
 use std::path::Path;
@@ -8,116 +8,12 @@ use strikeout::internals::config::fleet::FleetConfig;
 use strikeout::internals::fleet::client::RedisClient;
 use strikeout::internals::fleet::resp_connection::Incoming;
 
-use crate::harness::{free_port, has, wait_until};
+use crate::harness::wait_until;
 use crate::node::{Node, wait_joined};
 use crate::server::Redis;
 use crate::{SECRET, has_redis};
 
 const PAGE: &str = include_str!("../../docs/fleet.md");
-
-/// An authority, and certificates that it signed.
-struct Authority {
-    dir: tempfile::TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let authority = Self { dir: tempfile::tempdir().unwrap() };
-        authority
-            .openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem");
-        authority
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let mut command = Command::new("openssl");
-        command.args(arguments.split(' ')).current_dir(self.dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
-        assert!(command.status().unwrap().success(), "openssl {arguments}");
-    }
-
-    /// Signs a certificate for a host (`IP:127.0.0.1`, `DNS:localhost`): NAME.pem and NAME.key.
-    fn sign(&self, name: &str, host: &str) {
-        fs::write(self.dir.path().join("host"), format!("subjectAltName={host}\n")).unwrap();
-        self.openssl(&format!(
-            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
-        ));
-        self.openssl(&format!("x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile host -out {name}.pem"));
-    }
-
-    fn path(&self, file: &str) -> String {
-        self.dir.path().join(file).display().to_string()
-    }
-}
-
-fn tls_redis(authority: &Authority, certificate: &str, clients: &str) -> Redis {
-    let port = free_port();
-    let [ca, cert, key] =
-        ["ca.pem".to_owned(), format!("{certificate}.pem"), format!("{certificate}.key")].map(|file| authority.path(&file));
-    let listen = format!(
-        "port 0\nbind 127.0.0.1\ntls-port {port}\ntls-cert-file {cert}\ntls-key-file {key}\ntls-ca-cert-file {ca}\ntls-auth-clients {clients}\n"
-    );
-    Redis::start_with(port, &listen, &[])
-}
-
-#[test]
-fn over_tls_only_a_redis_with_a_verified_certificate_is_used() {
-    if !has_redis() || !has("openssl", "openssl") {
-        return;
-    }
-    let (authority, stranger) = (Authority::new(), Authority::new());
-    authority.sign("redis", "IP:127.0.0.1");
-    authority.sign("elsewhere", "DNS:elsewhere.example");
-    let redis = tls_redis(&authority, "redis", "no");
-    let start = |name: &str, port: u16, options: &str| Node::start_at(name, &format!("rediss://127.0.0.1:{port}/0"), "", options, &[]);
-    let trusted = format!("ca_file = '{}'", authority.path("ca.pem"));
-    let (one, two) = (start("one", redis.port, &trusted), start("two", redis.port, &trusted));
-    wait_joined(&[&one, &two]);
-    for number in 1..=20 {
-        one.ask(&format!("ban 203.0.113.{number} for=3600"));
-    }
-    let there = wait_until("bans spread", || (1..=20).all(|number| two.is_banned(&format!("203.0.113.{number}"))));
-    println!("20 bans over TLS known on the other node after {there:?}");
-    two.ask("unban 203.0.113.1");
-    wait_until("unbans too", || !one.is_banned("203.0.113.1"));
-    let late = start("late", redis.port, &trusted);
-    wait_joined(&[&late]);
-    assert!(late.is_banned("203.0.113.2") && !late.is_banned("203.0.113.1"));
-
-    // A node does not talk to a server that it cannot verify, and says why.
-    let other_name = tls_redis(&authority, "elsewhere", "no");
-    for (what, port, options, expected) in [
-        ("another authority", redis.port, format!("ca_file = '{}'", stranger.path("ca.pem")), "certificate"),
-        ("the system's authorities", redis.port, String::new(), "certificate"),
-        ("another host's certificate", other_name.port, trusted.clone(), "not valid for name"),
-        ("no such file", redis.port, "ca_file = '/nonexistent/ca.pem'".to_owned(), "/nonexistent/ca.pem: No such file"),
-        ("no certificate in it", redis.port, format!("ca_file = '{}'", authority.path("ca.key")), "found no certificate"),
-    ] {
-        let node = start("three", port, &options);
-        wait_until("it shows why it is cut off", || node.fleet().starts_with("cut off: Redis at 127.0.0.1:"));
-        assert!(node.fleet().contains(expected), "{what}: {}", node.fleet());
-        assert!(node.log().contains(expected), "{what}: {}", node.log());
-        assert!(!node.is_joined() && !node.refuses("203.0.113.2"));
-    }
-}
-
-#[test]
-fn a_redis_that_asks_for_a_client_certificate_gets_it() {
-    if !has_redis() || !has("openssl", "openssl") {
-        return;
-    }
-    let authority = Authority::new();
-    authority.sign("redis", "DNS:localhost");
-    authority.sign("mx1", "DNS:mx1.example");
-    let redis = tls_redis(&authority, "redis", "yes");
-    let url = format!("valkeys://localhost:{}/", redis.port);
-    let [ca, cert, key] = ["ca.pem", "mx1.pem", "mx1.key"].map(|file| authority.path(file));
-    let shown = Node::start_at("shown", &url, "", &format!("ca_file = '{ca}'\ncert_file = '{cert}'\nkey_file = '{key}'"), &[]);
-    wait_joined(&[&shown]);
-    let hidden = Node::start_at("hidden", &url, "", &format!("ca_file = '{ca}'"), &[]);
-    wait_until("without it is cut off", || hidden.fleet().starts_with("cut off: Redis at "));
-    shown.ask("ban 203.0.113.1 for=3600");
-    wait_until("Redis has the ban", || redis.number("EXISTS strikeout:client:203.0.113.1") == 1);
-    assert!(!hidden.is_banned("203.0.113.1"));
-}
 
 /// The command in docs/fleet.md that creates the user, with the tests' password.
 pub(crate) fn setuser() -> String {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -58,6 +58,8 @@ impl Redis {
         let mut request = String::new();
         write!(request, "AUTH {SECRET}\r\n{command}\r\nQUIT\r\n").unwrap();
         stream.write_all(request.as_bytes()).unwrap();
+        // A Sentinel does not know QUIT.
+        stream.shutdown(Shutdown::Write).unwrap();
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer);
         answer
