@@ -1,5 +1,5 @@
 //! The documentation is true: configurations are accepted by the programs that they are for, commands exist, links and named files and
-//! functions lead somewhere. `tests/long/package` also runs the commands and compares what they do with the page.
+//! functions lead somewhere. `tests/long/package` and `tests/long/neighbours` also run the commands and compare what they do with the page.
 //!
 //! A snippet's language says what it is: `toml`, `squid`, `exim` (main options), `exim-acl`, `sh`, or `text` for a program's output.
 //! A comment in front of it may say `with FILE` (a list that the snippet names), `not run: WHY`, or on which machine a command is run.
