@@ -2,18 +2,20 @@
 //!
 //! glibc matches an expression that is anchored in one pass over the text; without an anchor it begins anew at each byte. Squid removes `^.*`
 //! from the beginning of an expression, and with it the anchor (RegexData.cc: `removeUnnecessaryWildcards`).
+//!
+//! A pass takes as long whatever the expression's length, so a request costs less with one long expression than with several short ones. Memory
+//! does not grow by that: glibc's automaton has a state for each place within a text, and texts share their beginnings.
 
 use aho_corasick::AhoCorasick;
 
 use super::necessary::Needs;
 use super::posix::set;
 
-/// Maximum length of an expression, in bytes. glibc takes at most 4 MB for one of these, whatever it is matched against, and more than in
-/// proportion for longer ones; Squid cuts a line of 2,048 bytes in two (ConfigParser.cc, `CONFIG_LINE_LIMIT`).
-pub(super) const MAX_LENGTH: usize = 1000;
+/// Maximum length of an expression, in bytes: Squid cuts a line of 2,048 bytes in two (ConfigParser.cc, `CONFIG_LINE_LIMIT`).
+pub(super) const MAX_LENGTH: usize = 2040;
 
-/// Before the texts: in a URL, scheme and slashes are skipped, so that a second `//` stands out.
-pub(super) const IN_URL: &str = "^[^/]*//.*";
+/// Before the texts: in a URL, the scheme and its first slash are skipped, so that a second `//` stands out.
+pub(super) const IN_URL: &str = "^[^/]*/.*";
 /// Before the texts in a User-Agent, which may begin with one of them.
 pub(super) const IN_AGENT: &str = "^.?.*";
 
@@ -27,18 +29,6 @@ pub(super) fn of(before: &str, needs: Needs) -> Vec<String> {
     let texts = without_longer(needs.texts.into_keys().collect());
     let room = MAX_LENGTH - before.len() - 2;
     let mut groups = pack(&texts, room);
-    // As evenly as so many expressions allow, because short ones would be matched for the same price.
-    let fewest = groups.len();
-    let (mut too_small, mut enough) = (room / 2, room);
-    while enough - too_small > 1 {
-        let limit = usize::midpoint(too_small, enough);
-        let packed = pack(&texts, limit);
-        if packed.len() == fewest {
-            (groups, enough) = (packed, limit);
-        } else {
-            too_small = limit;
-        }
-    }
     for expression in needs.expressions.into_keys() {
         match groups.iter_mut().find(|group| group.len() + 1 + expression.len() <= room) {
             Some(group) => *group = format!("{group}|{expression}"),
@@ -117,11 +107,13 @@ mod tests {
     }
 
     #[test]
-    fn many_texts_are_spread_evenly_and_each_is_matched() {
+    fn many_texts_are_spread_over_expressions_and_each_is_matched() {
         let texts: Vec<String> = (0..2_000_u32).map(|number| format!("/{:x}", number.wrapping_mul(2_654_435_761))).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let expressions = of(IN_URL, needs(&texts));
-        assert!(expressions.iter().all(|text| text.len() <= MAX_LENGTH && text.len() > MAX_LENGTH / 2), "{expressions:?}");
+        let lengths: Vec<usize> = expressions.iter().map(String::len).collect();
+        assert!(lengths.len() > 2 && lengths.iter().all(|length| *length <= MAX_LENGTH), "{lengths:?}");
+        assert!(lengths.iter().rev().skip(1).all(|length| *length > MAX_LENGTH - 50), "{lengths:?}");
         let regexes: Vec<_> = expressions.iter().map(|text| regex::bytes::Regex::new(&format!("(?is-u){text}")).unwrap()).collect();
         for text in texts {
             let url = format!("http://site.example{text}");

@@ -27,7 +27,7 @@ pub use stamp::Stamp;
 pub const ORDINARY_METHODS: [&str; 3] = ["GET", "HEAD", "POST"];
 
 /// Maximum number of expressions for one acl. Squid may take 4 MB for each, and tries one after the other.
-const MAX_EXPRESSIONS: usize = 16;
+const MAX_EXPRESSIONS: usize = 8;
 
 /// The expressions for Squid, and what they do not cover.
 #[derive(Debug, Clone, PartialEq, Eq)]

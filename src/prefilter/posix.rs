@@ -244,9 +244,16 @@ pub(super) fn set(bytes: &[u8]) -> String {
                     rest = after.get(length..).unwrap_or_default();
                 }
             }
-            byte => others.push(escaped(byte)),
+            byte => others.push(byte),
         }
     }
+    // These mean themselves where they do not begin a bracket, and the hyphen where it ends one.
+    let fits = |byte: u8| !plain.is_empty() && (matches!(byte, b'.' | b':' | b'=') || (byte == b'-' && !has_control));
+    let (inside, outside): (Vec<u8>, Vec<u8>) = others.into_iter().partition(|byte| fits(*byte));
+    let mut others: Vec<String> = outside.into_iter().map(escaped).collect();
+    let hyphen = if inside.contains(&b'-') { "-" } else { "" };
+    plain.extend(inside.into_iter().filter(|byte| *byte != b'-').map(char::from));
+    plain.push_str(hyphen);
     if has_control {
         plain.push_str("[:cntrl:]");
     }
@@ -254,7 +261,7 @@ pub(super) fn set(bytes: &[u8]) -> String {
         others.push("[^ -~]".to_owned());
     }
     if !plain.is_empty() {
-        // A bracket before the first letter or digit may begin `[.`, `[:` or `[=`; these are never plain.
+        // A bracket may begin `[.`, `[:` or `[=`: none of these is first.
         others.push(format!("[{plain}]"));
     }
     match others.as_slice() {
@@ -286,6 +293,8 @@ mod tests {
         assert_eq!(set(b"0123456789abc"), "[0-9abc]");
         assert_eq!(set(b"."), "\\.");
         assert_eq!(set(b"-."), "(-|\\.)");
+        assert_eq!(set(b"-.:=_"), "[_.:=-]");
+        assert_eq!(set(b"\n-a"), "(-|[a[:cntrl:]])");
     }
 
     #[test]

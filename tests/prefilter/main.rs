@@ -149,7 +149,8 @@ fn url() -> impl Strategy<Value = String> {
         1 => "[;\\\\#?'é ]",
         1 => "/\\.\\./|//|/\\./|\\./",
     ];
-    prop::collection::vec(part, 0..12).prop_map(|parts| format!("http://h/{}", parts.concat()))
+    (proptest::sample::select(vec!["h/", "zab/", "a.b/", "b:80/", "z_b/"]), prop::collection::vec(part, 0..12))
+        .prop_map(|(start, parts)| format!("http://{start}{}", parts.concat()))
 }
 
 proptest! {
