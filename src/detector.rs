@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::client::{Client, Ipv6Prefix};
 use crate::crawler::Crawlers;
+use crate::event::headers::shown;
 use crate::event::{Connection, Event, Request, Service};
 use crate::geo::Geo;
 use crate::list::{BannedNetwork, Lists};
@@ -214,7 +215,11 @@ impl Detector<'_> {
             let rules: Vec<_> = rules.into_iter().filter(|rule| rule.mode == Mode::Enforce && rule.refuses_offence).collect();
             return if rules.is_empty() { self.serve(client, true) } else { Judgement::Ask { counts: true, rules } };
         }
-        let evidence = || Evidence::new(&[request.method, request.url, &request.user_agent.text()]);
+        let header = self.rules.offending_header(&rules, request, scratch);
+        let evidence = || match header {
+            Some((name, value)) => Evidence::new(&[request.method, request.url, format!("{name}:").as_bytes(), &shown(name, value)]),
+            None => Evidence::new(&[request.method, request.url, &request.user_agent.text()]),
+        };
         let marks = self.rules.marks(&rules, request, scratch);
         self.offence_or_allow(address, client, rules, evidence, marks, true)
     }

@@ -38,6 +38,9 @@ pub mod engine {
 }
 pub mod event {
     pub use crate::event::{Event, Header, Request, Scope, Service};
+    pub mod headers {
+        pub use crate::event::headers::{HeaderNames, OwnedHeaders};
+    }
     pub mod exim_kind {
         pub use crate::event::exim_kind::EximKind;
     }

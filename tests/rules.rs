@@ -11,6 +11,7 @@ use std::path::Path;
 use samples::{BROWSER, DISGUISES, Rewrite, Sample, Samples, encoded, lines, method_and_url, mixed_case, samples, split_sample};
 use strikeout::internals::config::Config;
 use strikeout::internals::event::exim_kind::EximKind;
+use strikeout::internals::event::headers::OwnedHeaders;
 use strikeout::internals::event::{Header, Request};
 use strikeout::internals::log::exim;
 use strikeout::internals::log::time::Zone;
@@ -88,19 +89,21 @@ trait Judged {
 
 impl Judged for Sample {
     fn offends(&self, rules: &RuleSet) -> BTreeSet<String> {
-        let (text, agent, status, referer, credentials) = match self {
-            Self::Text(text) => (text, BROWSER, None, "", None),
-            Self::Table { url, user_agent, status, referer, credentials } => {
-                (url, user_agent.as_deref().unwrap_or(BROWSER), *status, referer.as_deref().unwrap_or_default(), *credentials)
+        let (text, agent, status, referer, credentials, headers) = match self {
+            Self::Text(text) => (text, BROWSER, None, "", None, &[][..]),
+            Self::Table { url, user_agent, status, referer, credentials, headers } => {
+                (url, user_agent.as_deref().unwrap_or(BROWSER), *status, referer.as_deref().unwrap_or_default(), *credentials, &**headers)
             }
         };
         let (method, url) = method_and_url(text);
+        let headers = OwnedHeaders::new(headers.iter().map(String::as_str)).unwrap();
         let request = Request {
             method: method.as_bytes(),
             url: url.as_bytes(),
             user_agent: Header::plain(agent.as_bytes()),
             referer: Header::plain(referer.as_bytes()),
             credentials,
+            headers: headers.as_headers(),
             ..Request::default()
         };
         let mut scratch = Scratch::default();
@@ -211,6 +214,8 @@ fn no_disguise_hides_a_probe() {
         let case = pattern.trim_start().starts_with("(?i").then_some(("mixed case", mixed_case as Rewrite));
         for sample in &samples.strike {
             let (text, user_agent, status) = match sample {
+                // What is in a header cannot be disguised by the URL.
+                Sample::Table { headers, .. } if !headers.is_empty() => continue,
                 Sample::Text(text) => (text, None, None),
                 Sample::Table { url, user_agent, status, .. } => (url, user_agent.clone(), *status),
             };
@@ -222,7 +227,8 @@ fn no_disguise_hides_a_probe() {
                 }
                 *tried.entry(disguise).or_default() += 1;
                 let url = format!("{method} {url}{query}");
-                let sample = Sample::Table { url, user_agent: user_agent.clone(), status, referer: None, credentials: None };
+                let sample =
+                    Sample::Table { url, user_agent: user_agent.clone(), status, referer: None, credentials: None, headers: Vec::new() };
                 // A disguised path may belong to another rule, such as those over `..`; what counts is that it is an offence.
                 if !sample.offends(&rules).iter().any(|name| rules.by_name(name).unwrap().mode == rule.mode) {
                     missed.push(format!("{name}: {disguise}: {sample:?}"));
@@ -283,7 +289,9 @@ fn no_single_request_or_failure_of_ordinary_use_is_enough_for_a_ban() {
                 let is_no_page = pattern.referer == Some(false) && (rule.distinct.is_some() || pattern.methods == ["POST"]);
                 assert!(rule.mode == Mode::Shadow || is_no_page || !pattern.cleared_by.is_empty(), "{}", rule.name);
             }
-            Trigger::Request(pattern) if pattern.query.is_some() || pattern.user_agent.is_some() || pattern.url.is_some() => {
+            Trigger::Request(pattern)
+                if pattern.query.is_some() || pattern.user_agent.is_some() || pattern.url.is_some() || pattern.header.is_some() =>
+            {
                 assert!(rule.maxretry >= 2, "{}", rule.name);
             }
             _ => {}

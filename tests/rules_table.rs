@@ -18,6 +18,7 @@ fn looks_at(rule: &Rule) -> String {
                 (pattern.query.is_some(), "query"),
                 (pattern.user_agent.is_some(), "User-Agent"),
                 (pattern.url.is_some(), "URL"),
+                (pattern.header.is_some(), "headers"),
             ];
             let methods = Some(pattern.methods.join("/")).filter(|methods| !methods.is_empty());
             let parts = parts.into_iter().filter_map(|(given, part)| given.then_some(part.to_owned()));

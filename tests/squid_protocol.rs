@@ -388,6 +388,58 @@ fn wrong_arguments_are_logged_and_every_query_is_answered_err() {
     helper.logs("--tabel");
 }
 
+/// A helper with a table of its own and these names after `--headers`.
+fn with_headers(stage: &Stage, names: &str, more: &[&str]) -> SquidHelper {
+    let config = stage.write("strikeout.toml", "[[rule]]\nname = 'no-x'\nheader = '^cookie: x$'\nmaxretry = 2");
+    let arguments = ["--config", config.to_str().unwrap(), "--headers", names];
+    SquidHelper::start(&[&arguments, more].concat())
+}
+
+#[test]
+fn headers_are_judged_by_the_names_that_the_helper_is_given() {
+    let stage = Stage::new();
+    let mut helper = with_headers(&stage, "Cookie,Next-Action", &[]).until_ready();
+    let mut ask = |client: &str, headers: &str| helper.ask(&format!("{client} POST http://example.test/ curl - - {headers} -"));
+    assert_eq!(ask("198.51.100.1", "y 0097e06455409910bf9b7005c13f2609f6f484fa94"), "ERR");
+    assert!(ask("198.51.100.1", "x -").starts_with("OK ban_=yes rule_=no-x "));
+    assert!(ask("198.51.100.2", "- x").starts_with("OK ban_=yes rule_=next-action-probe "));
+    assert_eq!(ask("198.51.100.3", "status=404 -"), "ERR");
+    assert_eq!(ask("198.51.100.3", "x"), "ERR", "one header in place of two: nobody knows which");
+    assert_eq!(ask("198.51.100.3", "x - -"), "ERR");
+    let (_, log) = helper.close();
+    assert!(log.contains("found 1 headers behind the Referer, expected the 2 that --headers names"), "{log}");
+}
+
+#[test]
+fn names_that_are_no_headers_are_wrong_arguments() {
+    let stage = Stage::new();
+    for names in ["", "Cookie,", "a b", "Referer", "Cookie,cookie"] {
+        let mut helper = with_headers(&stage, names, &[]);
+        assert_eq!(helper.ask("198.51.100.1 GET /w00tw00t curl - - x -"), "ERR", "{names}");
+        let (_, log) = helper.close();
+        assert!(log.contains("the arguments are wrong") && log.contains("--headers"), "{names}: {log}");
+    }
+}
+
+#[test]
+fn no_header_gets_into_the_log_not_even_with_d() {
+    let stage = Stage::new();
+    let mut helper = with_headers(&stage, "Cookie", &["-d"]).until_ready();
+    assert_eq!(helper.ask("198.51.100.1 GET http://example.test/page curl - - session%3Dsecret -"), "ERR");
+    assert!(helper.ask("198.51.100.1 GET http://example.test/page curl - - x -").starts_with("OK "));
+    let (_, log) = helper.close();
+    assert!(log.contains("http://example.test/page") && !log.contains("secret"), "{log}");
+}
+
+#[test]
+fn with_a_prefilter_the_helper_says_that_it_does_not_look_at_headers() {
+    let stage = Stage::new();
+    let directory = stage.path("prefilter");
+    let helper = with_headers(&stage, "Cookie", &["--prefilter", directory.to_str().unwrap()]).until_ready();
+    let (_, log) = helper.close();
+    assert!(log.contains("rules over headers are only tried on requests that the prefilter lets through"), "{log}");
+}
+
 #[test]
 fn it_does_not_log_ordinary_queries_by_default() {
     let mut helper = SquidHelper::embedded();

@@ -848,7 +848,7 @@ _strikeout() {
             return 0
             ;;
         strikeout__subcmd__test)
-            opts="-o -h --filter --option --now --zone --config --method --user-agent --json --help"
+            opts="-o -h --filter --option --now --zone --config --method --user-agent --header --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -883,6 +883,10 @@ _strikeout() {
                     return 0
                     ;;
                 --user-agent)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --header)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

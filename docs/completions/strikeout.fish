@@ -133,6 +133,7 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l zone -d 'Th
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l config -d 'The configuration whose rules are tested [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l method -d 'The method of the request, if the text is a URL' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l user-agent -d 'The User-Agent of the request, "" for none; no rule over it matches if this is not given' -r
+complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l header -d 'Another header of the request, such as \'Cookie: a=b\'; may be given several times' -r
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand test" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand replay" -l config -d 'The configuration to try. [default: /etc/strikeout/strikeout.toml, if it exists]' -r -F

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use strikeout::internals::detector::{Detector, Judgement};
 use strikeout::internals::engine::Engine;
 use strikeout::internals::event::Event;
+use strikeout::internals::event::headers::HeaderNames;
 use strikeout::internals::rule::set::Scratch;
 use strikeout::internals::squid::query::{Parser, Query, split_id};
 use strikeout_fuzz::{NOW, SOCKET, engine, first_token_address, parts, squid_escaped};
@@ -46,6 +47,20 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(query.address, address);
     if let Event::Request(request) = query.event {
         assert_eq!(request.url, parts::<4>(data)[1]);
+    }
+    judge(&query, address);
+
+    // The same in headers.
+    let values = parts::<2>(data);
+    let [first, second] = values.map(squid_escaped);
+    let mut parser = Parser::new(HeaderNames::new(["Cookie", "Next-Action"]).expect("names"));
+    let line = format!("{SOCKET} POST http://h/ ua - - {first} {second} -");
+    let query = parser.parse(line.as_bytes()).expect("headers escaped by Squid always parse");
+    if let Event::Request(request) = query.event {
+        for (name, value) in request.header_lines() {
+            let sent = values[usize::from(name == "next-action")];
+            assert_eq!(value.text().as_ref(), sent);
+        }
     }
     judge(&query, address);
 });

@@ -94,7 +94,7 @@ fn summary(config: Option<&Path>, options: CheckOptions) -> Result<(String, usiz
             let _ = writeln!(
                 text,
                 "log {}: WARNING: the rule {} never counts here, because it counts what other rules of the same log refuse; \
-                 expected enforced rules over path, query, user_agent or url beside it, or no rules = […] at all",
+                 expected enforced rules over path, query, user_agent, url or header beside it, or no rules = […] at all",
                 log.path.display(),
                 rule.name
             );

@@ -41,6 +41,10 @@ fn text(prefilter: &Prefilter, rules: &RuleSet, directory: &str) -> String {
         let _ = writeln!(text, "{directory}/{name}: {}, {bytes} bytes", counted(expressions.len(), "expression"));
     }
     let _ = writeln!(text, "{} over requests; squid -k reconfigure loads them", counted(prefilter.rules, "rule"));
+    if !prefilter.over_headers.is_empty() {
+        let rules = counted(prefilter.over_headers.len(), "rule");
+        let _ = writeln!(text, "{rules} over headers never match here, because this form hands none over: see squid-failopen.conf");
+    }
     for unexpressed in &prefilter.unexpressed {
         let _ = writeln!(text, "warning: every request is asked about: {unexpressed}");
     }
@@ -72,6 +76,13 @@ mod tests {
         assert!(lines[1].starts_with("/etc/squid/strikeout/agent.regex: 1 expression, "), "{text}");
         assert!(lines[2].ends_with(" rules over requests; squid -k reconfigure loads them"), "{text}");
         assert_eq!(lines.len(), 3, "{text}");
+    }
+
+    #[test]
+    fn rules_over_headers_are_said_to_be_left_out_and_let_nothing_more_through() {
+        let text = text_of("[[rule]]\nname = 'cookie'\nheader = '^cookie: x'\nmethod = 'POST'");
+        assert!(text.contains("\n1 rule over headers never match here, because this form hands none over"), "{text}");
+        assert!(!text.contains("warning"), "{text}");
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub struct TestArguments {
     /// The User-Agent of the request, "" for none; no rule over it matches if this is not given
     #[arg(long, conflicts_with = "filter")]
     user_agent: Option<String>,
+    /// Another header of the request, such as 'Cookie: a=b'; may be given several times
+    #[arg(long = "header", value_name = "NAME: VALUE", conflicts_with = "filter")]
+    headers: Vec<String>,
     /// With --filter, the log (- for standard input); otherwise a URL, a path, or a line of a log
     #[arg(value_name = "LOG or LINE")]
     text: std::ffi::OsString,
@@ -42,13 +45,13 @@ pub struct TestArguments {
 
 /// `strikeout test`. Exit code 0: something matched; 1: nothing did; 2: filter, log or configuration cannot be used.
 pub fn run(arguments: TestArguments) -> ExitCode {
-    let TestArguments { filter, options, now, zone, config, method, user_agent, text, json } = arguments;
+    let TestArguments { filter, options, now, zone, config, method, user_agent, headers, text, json } = arguments;
     let zone = zone.unwrap_or_else(Zone::of_this_machine);
     let matched = match filter {
         Some(filter) => run_filter(&FilterTest { filter, options, log: text.into(), json, now, local: zone.rules().clone() }),
         None => {
             let line = text.to_string_lossy();
-            let input = test_line::TestInput { line: &line, method: &method, user_agent: user_agent.as_deref(), zone };
+            let input = test_line::TestInput { line: &line, method: &method, user_agent: user_agent.as_deref(), headers: &headers, zone };
             test_line::run(config.as_deref(), &input, json)
         }
     };

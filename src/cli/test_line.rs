@@ -10,6 +10,7 @@ use super::{Failure, print};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::detector::Detector;
+use crate::event::headers::OwnedHeaders;
 use crate::event::{Header, Request};
 use crate::geo::watch::GeoWatch;
 use crate::list::Lists;
@@ -29,6 +30,8 @@ pub struct TestInput<'a> {
     /// The method of the request, if the line is a URL.
     pub method: &'a str,
     pub user_agent: Option<&'a str>,
+    /// Other headers, such as `Cookie: a=b`.
+    pub headers: &'a [String],
     /// The zone of times without an offset.
     pub zone: Zone,
 }
@@ -55,10 +58,16 @@ pub fn run(config: Option<&Path>, input: &TestInput<'_>, as_json: bool) -> Resul
 fn hits(config: &Config, input: &TestInput<'_>) -> Result<Vec<OffendedRule>, String> {
     let line = input.line.trim_end_matches(['\r', '\n']);
     if is_url(line) {
+        let is_referer = |header: &&String| header.to_ascii_lowercase().starts_with("referer:");
+        let referer = input.headers.iter().find(is_referer).and_then(|header| header.split_once(':'));
+        let headers = OwnedHeaders::new(input.headers.iter().filter(|header| !is_referer(header)).map(String::as_str))
+            .map_err(|error| format!("--header: {error}"))?;
         let request = Request {
             method: input.method.as_bytes(),
             url: line.as_bytes(),
             user_agent: input.user_agent.map(|text| Header::plain(text.as_bytes())).unwrap_or_default(),
+            referer: referer.map(|(_, value)| Header::plain(value.trim().as_bytes())).unwrap_or_default(),
+            headers: headers.as_headers(),
             ..Request::default()
         };
         let rules = config.rules.offended_by_request(&request, &mut Scratch::default());
@@ -142,7 +151,7 @@ mod tests {
 
     fn names_with(config: &str, line: &str, user_agent: Option<&str>) -> Vec<(String, Option<String>)> {
         let config = Config::parse(config.as_bytes(), Path::new("test.toml"), &RuleNames::default()).unwrap();
-        let input = TestInput { line, method: "GET", user_agent, zone: Zone::utc() };
+        let input = TestInput { line, method: "GET", user_agent, headers: &[], zone: Zone::utc() };
         hits(&config, &input).unwrap().into_iter().map(|hit| (hit.rule.name.to_string(), hit.client)).collect()
     }
 
@@ -151,6 +160,21 @@ mod tests {
         assert_eq!(names_of("/w00tw00t.at.ISC"), [("w00tw00t".to_owned(), None)]);
         assert_eq!(names_of("http://www.example.org/WootWoot?x=1"), [("w00tw00t".to_owned(), None)]);
         assert!(names_of("/index.html").is_empty());
+    }
+
+    #[test]
+    fn headers_of_the_request_are_tested() {
+        let config = "[[rule]]\nname = 'no-bash'\nheader = '^[a-z-]+: \\(\\) \\{'\nmethod = 'GET'";
+        let config = Config::parse(config.as_bytes(), Path::new("test.toml"), &RuleNames::default()).unwrap();
+        let matches = |headers: &[&str]| {
+            let headers: Vec<String> = headers.iter().map(|header| (*header).to_owned()).collect();
+            let input = TestInput { line: "/x", method: "GET", user_agent: None, headers: &headers, zone: Zone::utc() };
+            hits(&config, &input).map(|hits| hits.iter().any(|hit| &*hit.rule.name == "no-bash"))
+        };
+        assert_eq!(matches(&["Cookie: () { :; }; id"]), Ok(true));
+        assert_eq!(matches(&["Referer: () { :; }; id"]), Ok(true));
+        assert_eq!(matches(&["Cookie: a=() {", "Referer: http://h/"]), Ok(false));
+        assert_eq!(matches(&["Cookie"]), Err("--header: found \"Cookie\", expected NAME: VALUE".to_owned()));
     }
 
     #[test]
@@ -184,7 +208,7 @@ mod tests {
         let config = Config::parse(b"", Path::new("test.toml"), &RuleNames::default()).unwrap();
         let line = "2026-11-23 01:02:03 Connection from [203.0.113.9] refused: too many connections from that IP address";
         let time = |zone: &str| {
-            let input = TestInput { line, method: "GET", user_agent: None, zone: Zone::parse(zone).unwrap() };
+            let input = TestInput { line, method: "GET", user_agent: None, headers: &[], zone: Zone::parse(zone).unwrap() };
             hits(&config, &input).unwrap().first().and_then(|hit| hit.time)
         };
         assert_eq!((time("UTC"), time("+05:30")), (Some(1_795_395_723), Some(1_795_395_723 - 19_800)));

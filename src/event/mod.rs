@@ -2,6 +2,7 @@
 
 pub mod behaviour;
 pub mod exim_kind;
+pub mod headers;
 pub mod path;
 pub mod percent;
 
@@ -113,6 +114,8 @@ pub struct Request<'a> {
     pub referer: Header<'a>,
     /// Whether the request carried a user's name and password (`Authorization: Basic` or `Digest`); none if the server does not say.
     pub credentials: Option<bool>,
+    /// Further headers, where the server hands them over.
+    pub headers: headers::Headers<'a>,
 }
 
 /// A header's value, either as the client sent it or escaped by Squid's `%#` modifier; or nothing, where the server does not say what the
@@ -164,7 +167,14 @@ impl<'a> Header<'a> {
     }
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    /// The headers that rules over `header` look at, as far as the server says: all but those that have a key of their own. Names are in lower
+    /// case.
+    pub fn header_lines(&self) -> impl Iterator<Item = (&'a str, Header<'a>)> + use<'a> {
+        let referer = (!self.referer.is_empty()).then_some(("referer", self.referer));
+        referer.into_iter().chain(self.headers.iter())
+    }
+
     /// Whether the request names where it comes from, by a Referer or a Sec-Fetch-Site of its own. None if the server does not say.
     ///
     /// Where the server says what the Referer is but not the Sec-Fetch-Site, as in the combined log format, the Referer decides.

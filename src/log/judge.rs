@@ -272,6 +272,7 @@ impl LineJudge {
             sec_fetch_site: line.sec_fetch_site.unwrap_or_default(),
             referer: referer.as_deref().map(Header::plain).unwrap_or_default(),
             credentials: line.credentials,
+            ..Request::default()
         };
         judgement.claimed = detector.crawlers.claimed_by(user_agent.as_written()).map(|crawler| (address, Arc::clone(crawler)));
         let detector = Detector { rules: &self.rules, ..*detector };

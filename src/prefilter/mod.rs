@@ -38,6 +38,8 @@ pub struct Prefilter {
     pub agent: Vec<String>,
     /// Number of rules that the expressions cover.
     pub rules: usize,
+    /// The rules over headers, which the fast form does not hand over: Squid does not ask because of them.
+    pub over_headers: Vec<Arc<str>>,
     /// Why every request is asked about; empty if only some are.
     pub unexpressed: Vec<Unexpressed>,
     /// What identifies the rules that the expressions are made of.
@@ -66,8 +68,12 @@ impl Prefilter {
     #[must_use]
     pub fn of(rules: &[Arc<Rule>]) -> Self {
         let (mut urls, mut agents) = (Needs::default(), Needs::default());
-        let (mut unexpressed, mut covered) = (Vec::new(), 0);
+        let (mut unexpressed, mut covered, mut over_headers) = (Vec::new(), 0, Vec::new());
         for rule in rules {
+            if rule.is_about_headers() {
+                over_headers.push(Arc::clone(&rule.name));
+                continue;
+            }
             let part = match &rule.trigger {
                 Trigger::Request(pattern) => part(pattern),
                 // Squid's log does not say of an unasked request that it carried no password.
@@ -100,7 +106,7 @@ impl Prefilter {
         if agent.is_empty() {
             agent.push(NOTHING.to_owned());
         }
-        Self { path, agent, rules: covered, unexpressed, stamp: Stamp::of(rules) }
+        Self { path, agent, rules: covered, over_headers, unexpressed, stamp: Stamp::of(rules) }
     }
 }
 

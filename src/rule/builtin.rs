@@ -12,7 +12,7 @@ macro_rules! families {
 
 /// The families of built-in rules: the name, and the text of the file. Its first comment describes the family and is copied into
 /// docs/rules-table.md.
-pub const FAMILIES: [(&str, &str); 17] = families![
+pub const FAMILIES: [(&str, &str); 18] = families![
     "scanners",
     "secrets",
     "php",
@@ -25,6 +25,7 @@ pub const FAMILIES: [(&str, &str); 17] = families![
     "platforms",
     "proxy",
     "agents",
+    "headers",
     "guessing",
     "injection",
     "ordinary",

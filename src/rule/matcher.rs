@@ -2,8 +2,9 @@
 
 use super::automaton::{Automaton, PatternMatches};
 use super::seen_cache::SeenCache;
-use crate::event::Request;
+use crate::event::headers::write_line;
 use crate::event::path::{PathForms, decode_into};
+use crate::event::{Header, Request};
 
 /// A thread's reusable buffers and caches. With them, an innocent request allocates nothing.
 #[derive(Debug, Default)]
@@ -13,6 +14,8 @@ pub struct Scratch {
     pub(super) innocent_agents: SeenCache<4096>,
     /// Larger, because a site has more pages and pictures than its visitors have browsers.
     pub(super) innocent_urls: SeenCache<16384>,
+    pub(super) innocent_headers: SeenCache<16384>,
+    pub(super) header_line: Vec<u8>,
 }
 
 /// Whether a rule for `methods`, or if they are empty for any, is about `request`.
@@ -80,6 +83,51 @@ impl PathMatcher {
             false
         });
         matches
+    }
+}
+
+/// The patterns of all rules for headers.
+#[derive(Debug)]
+pub(super) struct HeaderMatcher(Automaton);
+
+impl HeaderMatcher {
+    pub(super) fn new(patterns: &[&str]) -> Result<Self, String> {
+        Automaton::new(patterns).map(Self).map_err(|error| error.to_string())
+    }
+
+    /// Whether any pattern matches a header of `request`. Most headers are those of the client's request before: they are matched once. `owner`
+    /// is that of the cache.
+    pub(super) fn is_match(&self, owner: u64, request: &Request<'_>, scratch: &mut Scratch) -> bool {
+        let Scratch { innocent_headers, header_line, .. } = scratch;
+        !self.0.is_empty()
+            && request.header_lines().any(|(name, value)| {
+                !innocent_headers.passes(owner, &(name, value), || {
+                    write_line(name, value, header_line);
+                    !self.0.is_match(header_line)
+                })
+            })
+    }
+
+    /// The patterns that match a header of `request`.
+    pub(super) fn matches(&self, request: &Request<'_>, line: &mut Vec<u8>) -> PatternMatches {
+        let mut matches = self.0.no_matches();
+        if !self.0.is_empty() {
+            for (name, value) in request.header_lines() {
+                write_line(name, value, line);
+                self.0.add_matches(line, &mut matches);
+            }
+        }
+        matches
+    }
+
+    /// The first header of `request` that one of `patterns` matches.
+    pub(super) fn find<'a>(&self, request: &Request<'a>, patterns: &[usize], line: &mut Vec<u8>) -> Option<(&'a str, Header<'a>)> {
+        request.header_lines().find(|(name, value)| {
+            let mut matches = self.0.no_matches();
+            write_line(name, *value, line);
+            self.0.add_matches(line, &mut matches);
+            patterns.iter().any(|pattern| matches.contains(*pattern))
+        })
     }
 }
 

@@ -87,6 +87,12 @@ impl Rule {
             && (self.origin.is_empty() || geo.origin(Client::of(address, prefix)).is_none_or(|origin| self.origin.holds(origin)))
     }
 
+    /// Whether only requests whose headers the server hands over can offend it.
+    #[must_use]
+    pub fn is_about_headers(&self) -> bool {
+        matches!(&self.trigger, Trigger::Request(pattern) if pattern.header.is_some())
+    }
+
     /// Whether it depends on where a client belongs.
     #[must_use]
     pub fn needs_geo(&self) -> bool {
@@ -175,6 +181,8 @@ pub struct RequestPattern {
     pub user_agent: Option<String>,
     /// A regex for the whole URL as sent.
     pub url: Option<String>,
+    /// A regex for a header but the User-Agent, as `name: value` with the name in lower case; one that matches is enough.
+    pub header: Option<String>,
     /// A regex for paths that never match, in any form.
     pub not_path: Option<String>,
     /// A regex for queries that never match.

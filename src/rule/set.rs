@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::automaton::PatternMatches;
 use super::marks::parameters;
 pub use super::matcher::Scratch;
-use super::matcher::{FieldMatcher, PathMatcher, has_method, has_source, push};
+use super::matcher::{FieldMatcher, HeaderMatcher, PathMatcher, has_method, has_source, push};
 use super::responses::Responses;
 use super::{Distinct, Marks, Rule, Trigger};
 use crate::event::path::path_and_query;
@@ -43,6 +43,7 @@ struct RequestMatcher {
     query: FieldMatcher,
     user_agent: FieldMatcher,
     url: FieldMatcher,
+    header: HeaderMatcher,
     /// The patterns that must not match, apart: an innocent request is not asked about them.
     not_path: PathMatcher,
     not_query: FieldMatcher,
@@ -59,6 +60,7 @@ struct RequestRule {
     query: Option<usize>,
     user_agent: Option<usize>,
     url: Option<usize>,
+    header: Option<usize>,
     not_path: Option<usize>,
     not_query: Option<usize>,
     referer: Option<bool>,
@@ -150,6 +152,17 @@ impl RuleSet {
         }))
     }
 
+    /// The header of `request` by which it offends one of `rules`, if one of them is over headers.
+    #[must_use]
+    pub fn offending_header<'a>(&self, rules: &[Arc<Rule>], request: &Request<'a>, scratch: &mut Scratch) -> Option<(&'a str, Header<'a>)> {
+        if !rules.iter().any(|rule| rule.is_about_headers()) {
+            return None;
+        }
+        let is_offended = |rule: &&RequestRule| rules.iter().any(|offended| offended.id == rule.rule.id);
+        let patterns: Vec<usize> = self.requests.rules.iter().filter(is_offended).filter_map(|rule| rule.header).collect();
+        self.requests.header.find(request, &patterns, &mut scratch.header_line)
+    }
+
     /// The rules that count every request.
     #[must_use]
     pub fn request_rates(&self) -> &[Arc<Rule>] {
@@ -183,7 +196,7 @@ impl RuleSet {
 impl RequestMatcher {
     fn new(rules: &[Arc<Rule>]) -> Result<Self, String> {
         let (mut path, mut query, mut user_agent, mut url) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut not_path, mut not_query) = (Vec::new(), Vec::new());
+        let (mut header, mut not_path, mut not_query) = (Vec::new(), Vec::new(), Vec::new());
         let mut bare_methods: Vec<String> = Vec::new();
         let mut request_rules = Vec::new();
         for rule in rules {
@@ -195,11 +208,12 @@ impl RequestMatcher {
                 query: pattern.query.as_deref().map(|text| push(&mut query, text)),
                 user_agent: pattern.user_agent.as_deref().map(|text| push(&mut user_agent, text)),
                 url: pattern.url.as_deref().map(|text| push(&mut url, text)),
+                header: pattern.header.as_deref().map(|text| push(&mut header, text)),
                 not_path: pattern.not_path.as_deref().map(|text| push(&mut not_path, text)),
                 not_query: pattern.not_query.as_deref().map(|text| push(&mut not_query, text)),
                 referer: pattern.referer,
             };
-            if pattern.path.is_none() && pattern.query.is_none() && pattern.user_agent.is_none() && pattern.url.is_none() {
+            if [&pattern.path, &pattern.query, &pattern.user_agent, &pattern.url, &pattern.header].iter().all(|text| text.is_none()) {
                 bare_methods.extend(pattern.methods.iter().cloned());
             }
             request_rules.push(request_rule);
@@ -211,6 +225,7 @@ impl RequestMatcher {
             query: FieldMatcher::new(&query)?,
             user_agent: FieldMatcher::new(&user_agent)?,
             url: FieldMatcher::new(&url)?,
+            header: HeaderMatcher::new(&header)?,
             not_path: PathMatcher::new(&not_path)?,
             not_query: FieldMatcher::new(&not_query)?,
             bare_methods,
@@ -221,6 +236,7 @@ impl RequestMatcher {
     fn may_match(&self, request: &Request<'_>, scratch: &mut Scratch) -> bool {
         self.url_matches(request.url, scratch)
             || self.agent_matches(request.user_agent, scratch)
+            || self.header.is_match(self.id, request, scratch)
             || self.bare_methods.iter().any(|method| method.as_bytes() == request.method)
     }
 
@@ -264,6 +280,7 @@ impl RequestMatcher {
         }
         let mut url = self.url.patterns.no_matches();
         self.url.patterns.add_matches(request.url, &mut url);
+        let header = self.header.matches(request, &mut scratch.header_line);
         let has = |matches: &PatternMatches, pattern: Option<usize>| pattern.is_none_or(|pattern| matches.contains(pattern));
         let Scratch { path_forms, decoded_query, .. } = scratch;
         let mut is_excepted = |rule: &RequestRule| {
@@ -279,6 +296,7 @@ impl RequestMatcher {
             .iter()
             .filter(|rule| has_method(&rule.methods, request) && has_source(rule.referer, request))
             .filter(|rule| has(&path, rule.path) && has(&query, rule.query) && has(&user_agent, rule.user_agent) && has(&url, rule.url))
+            .filter(|rule| has(&header, rule.header))
             .filter(|rule| !is_excepted(rule))
             .map(|rule| Arc::clone(&rule.rule))
             .collect()

@@ -60,6 +60,8 @@ pub struct RuleSpec {
     pub user_agent: Option<Spanned<String>>,
     /// A regex for the whole URL as sent.
     pub url: Option<Spanned<String>>,
+    /// A regex for a header but the User-Agent, as `name: value` with the name in lower case.
+    pub header: Option<Spanned<String>>,
     /// A regex for paths that never match, in any form.
     pub not_path: Option<Spanned<String>>,
     /// A regex for queries that never match, as sent or percent-decoded once.
@@ -211,6 +213,7 @@ impl RuleSpec {
             query: pattern!(query),
             user_agent: pattern!(user_agent),
             url: pattern!(url),
+            header: pattern!(header),
             not_path: condition!(not_path),
             not_query: condition!(not_query),
             referer: condition!(referer),
@@ -258,7 +261,8 @@ impl RuleSpec {
     }
 
     pub(super) fn has_request_pattern(&self) -> bool {
-        self.method.is_some() || self.path.is_some() || self.query.is_some() || self.user_agent.is_some() || self.url.is_some()
+        let patterns = [&self.path, &self.query, &self.user_agent, &self.url, &self.header];
+        self.method.is_some() || patterns.iter().any(|pattern| pattern.is_some())
     }
 
     /// Checks the rule and interns its name.
@@ -276,7 +280,8 @@ impl RuleSpec {
         }
         // Any page can make its visitors' browsers send any query string, so a single such request must not ban anybody.
         let is_page_probe = matches!(self.event, Some(EventSpec::PageProbe));
-        let is_forgeable = self.query.is_some() || self.user_agent.is_some() || self.url.is_some() || is_page_probe;
+        let is_forgeable =
+            self.query.is_some() || self.user_agent.is_some() || self.url.is_some() || self.header.is_some() || is_page_probe;
         let (maxretry, maxretry_at) = match &self.maxretry {
             Some(maxretry) => (*maxretry.get_ref(), maxretry.span()),
             None => (defaults.maxretry, name_span.clone()),

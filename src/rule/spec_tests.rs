@@ -41,6 +41,7 @@ fn a_rule_has_one_kind_of_trigger() {
         ("query = 'a'", request(RequestPattern { query: some("a"), ..RequestPattern::default() })),
         ("user_agent = 'a'", request(RequestPattern { user_agent: some("a"), ..RequestPattern::default() })),
         ("url = 'a'", request(RequestPattern { url: some("a"), ..RequestPattern::default() })),
+        ("header = 'a'", request(RequestPattern { header: some("a"), ..RequestPattern::default() })),
         (
             "failregex = 'a'\nignoreregex = ['b', 'c']",
             line(LinePattern::Regex { failregex: vec!["a".into()], ignoreregex: vec!["b".into(), "c".into()] }),
@@ -53,7 +54,7 @@ fn a_rule_has_one_kind_of_trigger() {
         assert_eq!(trigger(keys), expected, "{keys}");
     }
     assert!(error("").contains("nothing that says what it matches"));
-    assert!(error("event = 'request'\npath = '/a'").contains("event together with method, path, query, user_agent or url"));
+    assert!(error("event = 'request'\npath = '/a'").contains("event together with method, path, query, user_agent, url or header"));
 }
 
 #[test]

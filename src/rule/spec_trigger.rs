@@ -17,7 +17,7 @@ impl RuleSpec {
             ("exim", self.exim.is_some()),
             ("failregex", self.failregex.is_some()),
             ("filter", self.filter.is_some()),
-            ("method, path, query, user_agent or url", self.has_request_pattern() && self.status.is_none()),
+            ("method, path, query, user_agent, url or header", self.has_request_pattern() && self.status.is_none()),
         ];
         let given: Vec<&str> = triggers.into_iter().filter_map(|(keys, is_given)| is_given.then_some(keys)).collect();
         if given.len() != 1 {
@@ -25,7 +25,7 @@ impl RuleSpec {
             return Err(SpecError::at(
                 &name_span,
                 format!(
-                    "found {found} in rule {name:?}, expected one of: path, query, user_agent, url and method; status (with path); event; simultaneous; exim; failregex; filter"
+                    "found {found} in rule {name:?}, expected one of: path, query, user_agent, url, header and method; status (with path); event; simultaneous; exim; failregex; filter"
                 ),
             ));
         }
@@ -55,7 +55,7 @@ impl RuleSpec {
             return Err(SpecError::at(
                 &name_span,
                 format!(
-                    "found not_path, not_query or referer in rule {name:?}, expected path, query, user_agent, url, method or status as well, or event = \"request\" with referer = false alone"
+                    "found not_path, not_query or referer in rule {name:?}, expected path, query, user_agent, url, header, method or status as well, or event = \"request\" with referer = false alone"
                 ),
             ));
         }
@@ -64,11 +64,11 @@ impl RuleSpec {
         let (path, not_path, not_query) = (checked(self.path)?, checked(self.not_path)?, checked(self.not_query)?);
         let methods = self.method.map(OneOrMany::into_vec).unwrap_or_default();
         if let Some(status) = self.status {
-            if self.query.is_some() || self.user_agent.is_some() || self.url.is_some() {
+            if [&self.query, &self.user_agent, &self.url, &self.header].iter().any(|pattern| pattern.is_some()) {
                 return Err(SpecError::at(
                     &status.span(),
                     format!(
-                        "found status together with query, user_agent or url in rule {name:?}, expected status alone or with method, path, not_path, not_query, referer and credentials"
+                        "found status together with query, user_agent, url or header in rule {name:?}, expected status alone or with method, path, not_path, not_query, referer and credentials"
                     ),
                 ));
             }
@@ -121,6 +121,7 @@ impl RuleSpec {
             query: checked(self.query)?,
             user_agent: checked(self.user_agent)?,
             url: checked(self.url)?,
+            header: checked(self.header)?,
             not_path,
             not_query,
             referer: self.referer,

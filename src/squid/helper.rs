@@ -13,6 +13,7 @@ use super::embedded::Embedded;
 use super::output::Output;
 use super::session::{End, Session};
 use super::{Backend, BackendSlot};
+use crate::event::headers::HeaderNames;
 use crate::list::own::OwnAddressWatch;
 use crate::logging::{self, FAULT_INTERVAL, FaultLog};
 use crate::prefilter::files::LoadedPrefilter;
@@ -46,9 +47,17 @@ pub struct HelperArguments {
     /// Squid asks only about requests that the expressions in this directory match (`strikeout prefilter`): say when they are outdated
     #[arg(long, value_name = "DIR")]
     prefilter: Option<PathBuf>,
+    /// The headers whose values follow the Referer in Squid's FORMAT, in the same order, such as Cookie,Next-Action: rules over `header` look at them
+    #[arg(long, value_name = "NAMES", value_parser = header_names)]
+    headers: Option<HeaderNames>,
     /// Log every query and its answer
     #[arg(short = 'd')]
     debug: bool,
+}
+
+/// Parses the names of headers, separated by commas.
+fn header_names(text: &str) -> Result<HeaderNames, String> {
+    HeaderNames::new(text.split(','))
 }
 
 /// The command line, for the manual page.
@@ -64,8 +73,13 @@ pub fn run() -> ExitCode {
     // Panics are caught where they happen; this only logs them in one line.
     std::panic::set_hook(Box::new(|panic| log::error!("internal fault: {}", one_line(&panic.to_string()))));
     let slot = BackendSlot::default();
+    let mut headers = HeaderNames::default();
     match args {
         Ok(args) => {
+            headers = args.headers.clone().unwrap_or_default();
+            if !headers.is_empty() && args.prefilter.is_some() {
+                log::warn!("rules over headers are only tried on requests that the prefilter lets through: it does not look at headers");
+            }
             let slot = slot.clone();
             let (ready, is_ready) = std::sync::mpsc::channel();
             let started = std::thread::Builder::new().name("table".into()).spawn(move || run_backend(&args, &slot, &ready));
@@ -89,7 +103,7 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match Session::new(slot, output).run(std::os::fd::AsFd::as_fd(&std::io::stdin())) {
+    match Session::new(slot, output, headers).run(std::os::fd::AsFd::as_fd(&std::io::stdin())) {
         End::Eof | End::Broken => {}
         End::IdsRunOut => log::info!("channel IDs are running out: this helper ends, and Squid starts a new one"),
     }

@@ -1,4 +1,4 @@
-//! Parses a line of Squid's helper protocol: `[ID] address [method [URL [User-Agent [Sec-Fetch-Site [Referer]]]]] DATA`.
+//! Parses a line of Squid's helper protocol: `[ID] address [method [URL [User-Agent [Sec-Fetch-Site [Referer [header…]]]]]] DATA`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use memchr::memchr;
 
 use crate::client::parse_address_bytes;
+use crate::event::headers::{HeaderNames, Headers};
 use crate::event::percent::decode_onto;
 use crate::event::{Event, Header, Request, Service};
 use crate::log::token;
 
 /// Maximum number of digits in a channel ID: Squid's are below 2^64.
 const MAX_ID_DIGITS: usize = 20;
-/// Maximum number of tokens between ID and DATA.
+/// Maximum number of tokens between ID and DATA, without further headers.
 const MAX_FIELDS: usize = 6;
 /// The number of the User-Agent among them.
 const USER_AGENT: usize = 3;
@@ -23,6 +24,8 @@ const REFERER: usize = 5;
 #[derive(Debug, Default)]
 pub struct Parser {
     decoded: Vec<u8>,
+    /// The headers behind the other fields.
+    headers: HeaderNames,
 }
 
 /// A query: an address and the event seen of it.
@@ -38,8 +41,10 @@ pub struct Query<'a> {
 pub enum Malformed {
     /// Address or DATA is missing. Holds the number of tokens.
     TooFewTokens(usize),
-    /// More tokens than fields.
+    /// More tokens than fields, if there are no further headers.
     TooManyTokens,
+    /// As many headers as are found, in place of as many as were named to the helper.
+    OtherHeaders { found: usize, named: usize },
     /// The first token is not an address.
     NotAnAddress,
     /// DATA is neither `-` nor `status=NNN` nor `status=NNN,credentials`.
@@ -53,7 +58,10 @@ impl fmt::Display for Malformed {
         match self {
             Self::TooFewTokens(found) => write!(f, "found {found} tokens, expected at least an address and DATA"),
             Self::TooManyTokens => {
-                f.write_str("found more than 7 tokens, expected at most address, method, URL, User-Agent, Sec-Fetch-Site, Referer and DATA")
+                f.write_str("found more than 7 tokens, expected at most address, method, URL, User-Agent, Sec-Fetch-Site, Referer and DATA, or --headers")
+            }
+            Self::OtherHeaders { found, named } => {
+                write!(f, "found {found} headers behind the Referer, expected the {named} that --headers names, in the same order")
             }
             Self::NotAnAddress => {
                 f.write_str("found no address as the first token, expected the format %>a %>rm %#>ru %#{User-Agent}>h %#{Sec-Fetch-Site}>h")
@@ -84,6 +92,24 @@ pub fn address(query: &[u8]) -> Option<IpAddr> {
 }
 
 impl Parser {
+    /// A parser of queries with these headers behind the other fields.
+    #[must_use]
+    pub fn new(headers: HeaderNames) -> Self {
+        Self { decoded: Vec::new(), headers }
+    }
+
+    /// The part of a query that a log may show: without further headers, which hold what logs somebody in.
+    #[must_use]
+    pub fn shown<'a>(&self, line: &'a [u8]) -> &'a [u8] {
+        let end = if self.headers.is_empty() { None } else { memchr::memchr_iter(b' ', line).nth(MAX_FIELDS - 1) };
+        end.and_then(|end| line.get(..end)).unwrap_or(line)
+    }
+
+    /// Forgets what a query has left behind that could not be judged.
+    pub fn reset(&mut self) {
+        self.decoded = Vec::new();
+    }
+
     /// Parses the rest of a line after [`split_id`].
     ///
     /// The format code `%#` escapes `%` too, so decoding exactly once is lossless. A `%` without two hex digits, where a width in the format has
@@ -92,34 +118,50 @@ impl Parser {
     /// # Errors
     /// The line is not a query.
     pub fn parse<'a>(&'a mut self, line: &'a [u8]) -> Result<Query<'a>, Malformed> {
-        let mut tokens: [&[u8]; MAX_FIELDS + 1] = Default::default();
-        let mut count = 0;
+        let mut tokens: [&[u8]; MAX_FIELDS] = Default::default();
+        let (mut count, mut data): (usize, &[u8]) = (0, b"");
+        // Where the headers begin, and where DATA does, which is the last token.
+        let (mut headers_at, mut data_at) = (line.len(), line.len());
         let mut rest = line;
         while !rest.is_empty() {
+            let at = line.len() - rest.len();
             let (token, behind) = rest.split_at_checked(token::length(rest)).unwrap_or((rest, b""));
             if !token.is_empty() {
-                *tokens.get_mut(count).ok_or(Malformed::TooManyTokens)? = token;
+                if let Some(slot) = tokens.get_mut(count) {
+                    *slot = token;
+                } else if count == MAX_FIELDS {
+                    headers_at = at;
+                }
+                (data, data_at) = (token, at);
                 count += 1;
             }
             rest = behind.get(1..).unwrap_or_default();
         }
-        let Some((data, given)) = tokens.get(..count).and_then(<[_]>::split_last).filter(|(_, given)| !given.is_empty()) else {
+        let given = count.saturating_sub(1);
+        if given == 0 {
             return Err(Malformed::TooFewTokens(count));
-        };
+        }
+        match given.checked_sub(MAX_FIELDS) {
+            None | Some(0) => {}
+            Some(_) if self.headers.is_empty() => return Err(Malformed::TooManyTokens),
+            Some(found) if found == self.headers.len() => {}
+            Some(found) => return Err(Malformed::OtherHeaders { found, named: self.headers.len() }),
+        }
         let response = response(data)?;
         let mut fields: [&[u8]; MAX_FIELDS] = Default::default();
-        for (field, token) in fields.iter_mut().zip(given) {
+        for (field, token) in fields.iter_mut().zip(tokens).take(given) {
             // Squid writes a missing value as a dash.
-            *field = if *token == b"-" { b"" } else { token };
+            *field = if token == b"-" { b"" } else { token };
         }
         let [address, method, url, user_agent, sec_fetch_site, referer] = fields;
         let address = parse_address_bytes(address).map_err(|_| Malformed::NotAnAddress)?;
-        let [method, url, sec_fetch_site] = self.decode([method, url, sec_fetch_site]);
+        let [method, url, sec_fetch_site] = decode(&mut self.decoded, [method, url, sec_fetch_site]);
         // A FORMAT without the User-Agent does not say whether the client sent one.
-        let header = |number, value| if given.len() > number { Header::escaped(value) } else { Header::default() };
+        let header = |number, value| if given > number { Header::escaped(value) } else { Header::default() };
         let (user_agent, referer) = (header(USER_AGENT, user_agent), header(REFERER, referer));
         let credentials = response.filter(|response| response.has_credentials).map(|_| true);
-        let request = Request { method, url, user_agent, sec_fetch_site, referer, credentials };
+        let headers = Headers::new(&self.headers, line.get(headers_at..data_at).unwrap_or_default());
+        let request = Request { method, url, user_agent, sec_fetch_site, referer, credentials, headers };
         let event = match response {
             Some(_) if url.is_empty() => return Err(Malformed::StatusWithoutUrl),
             Some(Response { status, .. }) => Event::Response { request, status },
@@ -128,20 +170,20 @@ impl Parser {
         };
         Ok(Query { address, event })
     }
+}
 
-    /// Decodes the fields into the buffer; without any escape they stay where they are.
-    fn decode<'a, const N: usize>(&'a mut self, fields: [&'a [u8]; N]) -> [&'a [u8]; N] {
-        self.decoded.clear();
-        if fields.iter().all(|field| memchr(b'%', field).is_none()) {
-            return fields;
-        }
-        let ends = fields.map(|field| {
-            decode_onto(field, &mut self.decoded);
-            self.decoded.len()
-        });
-        let mut start = 0;
-        ends.map(|end| self.decoded.get(std::mem::replace(&mut start, end)..end).unwrap_or_default())
+/// Decodes the fields into the buffer; without any escape they stay where they are.
+fn decode<'a, const N: usize>(decoded: &'a mut Vec<u8>, fields: [&'a [u8]; N]) -> [&'a [u8]; N] {
+    decoded.clear();
+    if fields.iter().all(|field| memchr(b'%', field).is_none()) {
+        return fields;
     }
+    let ends = fields.map(|field| {
+        decode_onto(field, decoded);
+        decoded.len()
+    });
+    let mut start = 0;
+    ends.map(|end| decoded.get(std::mem::replace(&mut start, end)..end).unwrap_or_default())
 }
 
 /// What DATA says of a response.
@@ -259,6 +301,38 @@ mod tests {
         for data in ["status=", "status=4", "status=4044", "status=abc", "Status=404", "status=099", "other"] {
             assert_eq!(parse(&format!("192.0.2.1 GET /x {data}")), Err(Malformed::UnknownData), "{data}");
         }
+    }
+
+    #[test]
+    fn headers_follow_the_other_fields_in_the_order_of_their_names() {
+        let names = || HeaderNames::new(["Cookie", "Next-Action"]).unwrap();
+        let mut parser = Parser::new(names());
+        let mut lines = |line: &str| -> Result<Vec<(String, Vec<u8>)>, Malformed> {
+            let Event::Request(request) = parser.parse(line.as_bytes())?.event else { panic!("{line}") };
+            Ok(request.header_lines().map(|(name, value)| (name.to_owned(), value.text().into_owned())).collect())
+        };
+        let of = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+        assert_eq!(
+            lines("192.0.2.1 POST /x ua - http://h/ a%3Db%20c status=404 -"),
+            Ok(vec![of("referer", "http://h/"), of("cookie", "a=b c"), of("next-action", "status=404")]),
+            "a header is no argument of the acl line"
+        );
+        assert_eq!(lines("192.0.2.1 POST /x ua - - - - -"), Ok(vec![]));
+        assert_eq!(
+            lines("192.0.2.1 POST /x ua - http://h/ -"),
+            Ok(vec![of("referer", "http://h/")]),
+            "a shorter format says nothing of them"
+        );
+        assert_eq!(lines("192.0.2.1 POST /x ua - - a -"), Err(Malformed::OtherHeaders { found: 1, named: 2 }));
+        assert_eq!(lines("192.0.2.1 POST /x ua - - a b c -"), Err(Malformed::OtherHeaders { found: 3, named: 2 }));
+    }
+
+    #[test]
+    fn no_header_is_shown_in_a_log() {
+        let line = b"192.0.2.1 POST /x ua none http://h/ session%3Dsecret - -";
+        let parser = Parser::new(HeaderNames::new(["Cookie", "Next-Action"]).unwrap());
+        assert_eq!(parser.shown(line), b"192.0.2.1 POST /x ua none http://h/");
+        assert_eq!(parser.shown(b"192.0.2.1 -"), b"192.0.2.1 -");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::client::Client;
 use crate::detector::{Detector, Judgement};
 use crate::engine::reply::Reply;
 use crate::event::Event;
+use crate::event::headers::HeaderNames;
 use crate::policy::Policy;
 use crate::rule::Trigger;
 use crate::rule::set::Scratch;
@@ -98,13 +99,13 @@ impl Batch<'_> {
 }
 
 impl Session {
-    /// A session that answers on `output` with the backend in `slot`.
+    /// A session that answers on `output` with the backend in `slot`. Its queries have these headers behind the other fields.
     #[must_use]
-    pub fn new(slot: BackendSlot, output: Output) -> Self {
+    pub fn new(slot: BackendSlot, output: Output, headers: HeaderNames) -> Self {
         Self {
             slot,
             output,
-            parser: Parser::default(),
+            parser: Parser::new(headers),
             scratch: Scratch::default(),
             out: Vec::with_capacity(READ_SIZE),
             tallies: Vec::new(),
@@ -220,7 +221,7 @@ impl Session {
             self.has_reply = false;
             if catch_unwind(AssertUnwindSafe(|| self.answer(batch, id, query))).is_err() {
                 log::error!("internal fault while a query was judged: it is answered ERR");
-                self.parser = Parser::default();
+                self.parser.reset();
                 self.scratch = Scratch::default();
                 if !self.has_reply {
                     self.stats.failed_open += 1;
@@ -242,7 +243,7 @@ impl Session {
     }
 
     fn answer(&mut self, batch: &Batch<'_>, id: Option<&[u8]>, line: &[u8]) {
-        log::debug!("query {}", line.escape_ascii());
+        log::debug!("query {}", self.parser.shown(line).escape_ascii());
         let query = match self.parser.parse(line) {
             Ok(query) => query,
             Err(error) => {
@@ -463,7 +464,7 @@ mod tests {
         let (mut input, mut output) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         input.write_all(queries.as_bytes()).unwrap();
         input.rewind().unwrap();
-        let mut session = Session::new(slot, Output::new(output.try_clone().unwrap().into()));
+        let mut session = Session::new(slot, Output::new(output.try_clone().unwrap().into()), HeaderNames::default());
         assert_eq!(session.run(input.as_fd()), End::Eof);
         let mut text = String::new();
         output.rewind().unwrap();

@@ -25,7 +25,16 @@ pub fn method_and_url(line: &str) -> (&str, &str) {
 #[serde(untagged)]
 pub enum Sample {
     Text(String),
-    Table { url: String, user_agent: Option<String>, status: Option<u16>, referer: Option<String>, credentials: Option<bool> },
+    Table {
+        url: String,
+        user_agent: Option<String>,
+        status: Option<u16>,
+        referer: Option<String>,
+        credentials: Option<bool>,
+        /// Such as `Cookie: a=b`.
+        #[serde(default)]
+        headers: Vec<String>,
+    },
 }
 
 #[derive(Debug, Deserialize)]

@@ -225,6 +225,9 @@ fn squids_configuration_as_it_runs_now() {
     seeded("the URL is ambiguous", "warning squid-format", |_, plan| {
         plan.squid = plan.squid.replace("%#>ru %#.300{User", "%>ru %#.300{User")
     });
+    seeded("headers have no names", "fault squid-format", |_, plan| {
+        plan.squid = plan.squid.replace("%#{Sec-Fetch-Site}>h", "%#{Sec-Fetch-Site}>h %#.300{Referer}>h %#{Cookie}>h");
+    });
     seeded("the fields are in another order", "fault squid-format", |_, plan| plan.squid = plan.squid.replace("%>rm %#>ru", "%#>ru %>rm"));
 }
 

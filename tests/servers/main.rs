@@ -23,6 +23,7 @@ mod exim_incidents;
 mod fast;
 mod forward;
 mod guessing;
+mod headers;
 mod instead;
 mod pause;
 mod questions;

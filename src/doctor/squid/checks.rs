@@ -171,8 +171,33 @@ fn format(lines: &[External<'_>]) -> Option<Finding> {
             );
             return Some(Finding::warning("squid-format", text, remedy(line)));
         }
+        if let Some(text) = wrong_headers(line) {
+            let remedy = format!(
+                "give --headers the names behind the Referer in {}, in the same order, then: squid -k reconfigure",
+                line.line.place()
+            );
+            return Some(Finding::fault("squid-format", text, remedy));
+        }
     }
     None
+}
+
+/// What is wrong with the headers behind the Referer, of which the helper knows the names by its `--headers` alone.
+fn wrong_headers(line: &External<'_>) -> Option<String> {
+    /// Where the headers begin.
+    const HEADERS: usize = 6;
+    let name = |code: &&str| {
+        code.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or_else(String::new, |(name, _)| name.to_lowercase())
+    };
+    let given: Vec<String> = line.format.iter().skip(HEADERS).map(name).collect();
+    let named = line.argument("--headers").unwrap_or_default().to_lowercase();
+    let named: Vec<&str> = named.split(',').filter(|name| !name.is_empty()).collect();
+    if given == named {
+        return None;
+    }
+    let list = |names: &[&str]| if names.is_empty() { "none".to_owned() } else { names.join(",") };
+    let given: Vec<&str> = given.iter().map(String::as_str).collect();
+    Some(format!("{} gives the headers {} and names {} to the helper", line.line.place(), list(&given), list(&named)))
 }
 
 /// Whether each request reaches the helper, many at a time.
