@@ -34,6 +34,8 @@ pub struct Query<'a> {
     /// The full address, not cut to a prefix.
     pub address: IpAddr,
     pub event: Event<'a>,
+    /// Whether Squid refuses a response by the answer, so that the one that bans its client can be refused as well.
+    pub refuses_response: bool,
 }
 
 /// Why a line is not a query. It is answered `ERR` and logged.
@@ -47,7 +49,7 @@ pub enum Malformed {
     OtherHeaders { found: usize, named: usize },
     /// The first token is not an address.
     NotAnAddress,
-    /// DATA is neither `-` nor `status=NNN` nor `status=NNN,credentials`.
+    /// DATA is neither `-` nor `status=NNN`, alone or with words behind it.
     UnknownData,
     /// A status without the request that it belongs to.
     StatusWithoutUrl,
@@ -67,7 +69,7 @@ impl fmt::Display for Malformed {
                 f.write_str("found no address as the first token, expected the format %>a %>rm %#>ru %#{User-Agent}>h %#{Sec-Fetch-Site}>h")
             }
             Self::UnknownData => {
-                f.write_str("found an unknown argument on the acl line, expected none or status=NNN, alone or with \",credentials\"")
+                f.write_str("found an unknown argument on the acl line, expected none or status=NNN, alone or with \",credentials\" or \",refuse\"")
             }
             Self::StatusWithoutUrl => f.write_str("found status=NNN without a URL, expected the format to send %#>ru too"),
         }
@@ -168,7 +170,7 @@ impl Parser {
             None if url.is_empty() => Event::Lookup(Service::Web),
             None => Event::Request(request),
         };
-        Ok(Query { address, event })
+        Ok(Query { address, event, refuses_response: response.is_some_and(|response| response.is_refusable) })
     }
 }
 
@@ -191,10 +193,11 @@ fn decode<'a, const N: usize>(decoded: &'a mut Vec<u8>, fields: [&'a [u8]; N]) -
 struct Response {
     status: u16,
     has_credentials: bool,
+    is_refusable: bool,
 }
 
-/// Parses DATA: nothing, or the status of a response, and whether its request carried a user's name and password. Squid joins the arguments
-/// of an acl line by a blank, which it escapes.
+/// Parses DATA: nothing, or the status of a response, whether its request carried a user's name and password, and whether it is refused by the
+/// answer. Squid joins the arguments of an acl line by a blank, which it escapes.
 fn response(data: &[u8]) -> Result<Option<Response>, Malformed> {
     if data == b"-" {
         return Ok(None);
@@ -202,12 +205,19 @@ fn response(data: &[u8]) -> Result<Option<Response>, Malformed> {
     let Some(&[a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', ref rest @ ..]) = data.strip_prefix(b"status=") else {
         return Err(Malformed::UnknownData);
     };
-    let has_credentials = match rest {
-        b"" => false,
-        b",credentials" | b"%2Ccredentials" => true,
-        _ => return Err(Malformed::UnknownData),
-    };
-    Ok(Some(Response { status: u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0'), has_credentials }))
+    let status = u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0');
+    let mut response = Response { status, has_credentials: false, is_refusable: false };
+    let mut rest = rest;
+    while let Some(word) = rest.strip_prefix(b",").or_else(|| rest.strip_prefix(b"%2C")) {
+        let (flag, behind) = match (word.strip_prefix(b"credentials"), word.strip_prefix(b"refuse")) {
+            (Some(behind), _) => (&mut response.has_credentials, behind),
+            (_, Some(behind)) => (&mut response.is_refusable, behind),
+            _ => return Err(Malformed::UnknownData),
+        };
+        *flag = true;
+        rest = behind;
+    }
+    if rest.is_empty() { Ok(Some(response)) } else { Err(Malformed::UnknownData) }
 }
 
 #[cfg(test)]
@@ -241,7 +251,7 @@ mod tests {
             sec_fetch_site: b"none",
             ..Request::default()
         };
-        assert_eq!(query, Query { address: "192.0.2.1".parse().unwrap(), event: Event::Request(request) });
+        assert_eq!(query, Query { address: "192.0.2.1".parse().unwrap(), event: Event::Request(request), refuses_response: false });
         assert_eq!(request.user_agent.text().as_ref(), b"Mozilla/5.0 (X)");
         let query = parser.parse(b"192.0.2.1 GET http://h/ -").unwrap();
         assert_eq!(query.event, Event::Request(Request { method: b"GET", url: b"http://h/", ..Request::default() }));
@@ -272,7 +282,20 @@ mod tests {
             let Event::Response { request, status: 401 } = parser.parse(line.as_bytes()).unwrap().event else { panic!("{data}") };
             assert_eq!(request.credentials, expected, "{data}");
         }
-        assert_eq!(parse("192.0.2.1 GET /x status=401,password"), Err(Malformed::UnknownData));
+        for data in ["status=401,password", "status=401,", "status=401,credentialsx", "status=401credentials"] {
+            assert_eq!(parse(&format!("192.0.2.1 GET /x {data}")), Err(Malformed::UnknownData), "{data}");
+        }
+    }
+
+    #[test]
+    fn a_status_may_say_that_the_response_is_refused_by_the_answer() {
+        for (data, expected) in
+            [("status=404", false), ("status=404,refuse", true), ("status=401,credentials%2Crefuse", true), ("-", false)]
+        {
+            let mut parser = Parser::default();
+            let line = format!("192.0.2.1 GET /x {data}");
+            assert_eq!(parser.parse(line.as_bytes()).unwrap().refuses_response, expected, "{data}");
+        }
     }
 
     #[test]

@@ -261,7 +261,7 @@ impl Session {
             Event::Request(request) | Event::Response { request, .. } => batch.policy.crawlers.claimed_by(request.user_agent.as_written()),
             _ => None,
         };
-        let is_response = matches!(query.event, Event::Response { .. });
+        let is_too_late = matches!(query.event, Event::Response { .. }) && !query.refuses_response;
         match batch.detector.judge(batch.now, query.address, &query.event, &mut self.scratch) {
             Judgement::Settled { verdict, counts } => {
                 if counts {
@@ -301,8 +301,8 @@ impl Session {
                 Self::wait(batch, answered);
             }
             Judgement::Offence(offence) => {
-                // It is too late to refuse a response; the next request can be refused.
-                let (reply, answered) = self.deferred(batch, id, is_response);
+                // It is too late to refuse a response, unless Squid does so by the answer; the next request can be refused.
+                let (reply, answered) = self.deferred(batch, id, is_too_late);
                 batch.backend.record_offence(batch.now, offence, reply);
                 Self::wait(batch, answered);
             }

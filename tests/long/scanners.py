@@ -1,7 +1,8 @@
-"""The stage and the runs of tests/long/scanners: scanners.py PROGRAMS [NAME...]. Needs network and process namespaces of its own.
+"""The stage and the runs of tests/long/scanners: scanners.py PROGRAMS [--answers] [NAME...]. Needs network and process namespaces of its own.
 
 Squid has conf-examples/squid-failopen.conf, the daemon conf-examples/strikeout.toml, and Exim the connect ACL and the incidents ACL of
-conf-examples; only paths differ. Each client comes from an address of its own.
+conf-examples; only paths differ. Each client comes from an address of its own. With --answers, Squid asks before it sends a 404, by the commented lines of
+that example.
 """
 
 import collections
@@ -112,8 +113,9 @@ def listens(address, port):
 class Stage:
     """The servers at one address, and a network namespace of the clients at the other end of a cable."""
 
-    def __init__(self, programs, work):
+    def __init__(self, programs, work, asks_before_answers):
         self.work = work
+        self.asks_before_answers = asks_before_answers
         self.processes = []
         self.strikeout = work / "strikeout"
         for name in ("squid", "exim", "site", "home"):
@@ -178,6 +180,9 @@ class Stage:
                 "/var/log/squid/": f"{self.work}/squid/",
             },
         )
+        if self.asks_before_answers:
+            begin, end = fragment.index("#external_acl_type strikeout_answer"), fragment.index("# A log of refusals")
+            fragment = fragment[:begin] + fragment[begin:end].replace("#", "") + fragment[end:]
         config = self.work / "squid.conf"
         config.write_text(SQUID.format(work=self.work, server=SERVER, fragment=fragment))
         self.start("squid", ["squid", "-N", "-n", f"strikeout{os.getpid()}", "-f", config])
@@ -263,12 +268,13 @@ def innocent_row(stage, innocent, address):
 
 
 def main():
-    programs, wanted = sys.argv[1], sys.argv[2:]
+    programs, wanted = sys.argv[1], [name for name in sys.argv[2:] if name != "--answers"]
+    asks_before_answers = "--answers" in sys.argv
     chosen = lambda runs: [run for run in runs if not wanted or run.name in wanted]
     with tempfile.TemporaryDirectory(prefix="strikeout-scanners.", dir="/tmp", ignore_cleanup_errors=True) as directory:
         work = pathlib.Path(directory)
         work.chmod(0o755)
-        stage = Stage(programs, work)
+        stage = Stage(programs, work, asks_before_answers)
         addresses = (f"198.51.100.{last}" for last in range(2, 250))
         faults = []
         print("| scanner | served before the first refusal | served in all | refused | limit | rule |\n|---|---|---|---|---|---|")

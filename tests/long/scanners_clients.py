@@ -85,8 +85,8 @@ def scanners(work):
         Scanner("hydra, SMTP, port 465, 4 connections", hydra + ["-t", "4", "-S", "-s", "465", SERVER, "smtp"], PASSWORDS, "passwords"),
         Scanner("hydra, SMTP, port 587, 4 connections", hydra + ["-t", "4", "-s", "587", SERVER, "smtp", "TLS"], PASSWORDS, "passwords"),
         # The first password of each connection is checked before any failure is known.
-        Scanner("hydra, SMTP, port 465, 16 connections", hydra + ["-S", "-s", "465", SERVER, "smtp"], PASSWORDS + 16, "passwords"),
-        Scanner("hydra, SMTP, port 587, 16 connections", hydra + ["-s", "587", SERVER, "smtp", "TLS"], PASSWORDS + 16, "passwords"),
+        Scanner("hydra, SMTP, port 465, 16 connections", hydra + ["-S", "-s", "465", SERVER, "smtp"], PASSWORDS, "passwords"),
+        Scanner("hydra, SMTP, port 587, 16 connections", hydra + ["-s", "587", SERVER, "smtp", "TLS"], PASSWORDS, "passwords"),
     ]
 
 

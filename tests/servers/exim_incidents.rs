@@ -14,15 +14,18 @@ const RULES: &str = "[[rule]]\nname = \"exim-auth\"\nmaxretry = 3\n\
                      [[rule]]\nname = \"exim-rcpt\"\nmaxretry = 4\n\
                      [[rule]]\nname = \"exim-protocol\"\nmaxretry = 2\n";
 
-/// Exim with the example for incidents, set up as its head says.
+/// Exim with the example for incidents, set up as its head says. After a failure it does not wait: that is one test's.
 pub(crate) fn start(stage: &Stage) -> Exim {
-    start_with(stage, "")
+    start_with(stage, "", "0s")
 }
 
-fn start_with(stage: &Stage, more: &str) -> Exim {
+fn start_with(stage: &Stage, more: &str, delay: &str) -> Exim {
     let socket = stage.socket();
     let socket = format!("{}/./{}", socket.parent().unwrap().display(), socket.file_name().unwrap().display());
-    let incidents = stage.write("incidents.acl", &example("exim-incidents.acl", &[("/run/strikeout/./strikeout.sock", &socket)]));
+    let incidents = stage.write(
+        "incidents.acl",
+        &example("exim-incidents.acl", &[("/run/strikeout/./strikeout.sock", &socket), ("= 2s", &format!("= {delay}"))]),
+    );
     let incidents = incidents.display();
     let options = format!(
         "acl_smtp_auth = {incidents}\nacl_smtp_quit = {incidents}\nacl_smtp_notquit = {incidents}\n\
@@ -168,7 +171,7 @@ fn a_failed_tls_handshake_counts_once_with_starttls_and_with_tls_from_the_start(
         std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     }
     let tls = format!("tls_certificate = {}\ntls_privatekey = {}\ntls_advertise_hosts = *\n", certificate.display(), key.display());
-    let exim = start_with(&stage, &tls);
+    let exim = start_with(&stage, &tls, "0s");
     let mut mail = Mail::connect(exim.port(), "198.51.100.1").unwrap();
     mail.command("EHLO client.example.test").unwrap();
     assert_eq!(mail.command("STARTTLS").unwrap(), 220);
@@ -176,7 +179,7 @@ fn a_failed_tls_handshake_counts_once_with_starttls_and_with_tls_from_the_start(
     drop(mail);
     wait_until("the failed STARTTLS counts", || strikes(&daemon, "198.51.100.1", "exim-tls") > 0);
     // From the start: the same server, told that one of its ports has TLS.
-    let exim = start_with(&stage, &format!("{tls}tls_on_connect_ports = 465:587\n"));
+    let exim = start_with(&stage, &format!("{tls}tls_on_connect_ports = 465:587\n"), "0s");
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", exim.submission())).unwrap();
     stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
     stream.write_all(format!("PROXY TCP4 198.51.100.2 127.0.0.1 40000 {}\r\n", exim.submission()).as_bytes()).unwrap();
@@ -242,4 +245,26 @@ fn neither_login_nor_password_reaches_the_daemon() {
             "{request}"
         );
     }
+}
+
+#[test]
+fn guesses_on_several_connections_at_once_are_counted_before_any_of_them_goes_on() {
+    let Some(stage) = Stage::with_exim() else { return };
+    let daemon = stage.daemon(RULES);
+    let exim = start_with(&stage, "", "2s");
+    let mut sessions: Vec<Mail> = (0..3).map(|_| Mail::connect(exim.port(), "198.51.100.1").unwrap()).collect();
+    for session in &mut sessions {
+        assert_eq!(session.command("EHLO client.example.test").unwrap(), 250);
+        assert_eq!(session.command(WRONG).unwrap(), 535, "the first failure is known only afterwards");
+    }
+    let again: Vec<u16> = std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (number, session) in (1..).zip(&mut sessions) {
+            threads.push(scope.spawn(|| session.command(RIGHT).unwrap()));
+            // The last one bans, and a ban ends the count.
+            wait_until("its first failure is counted", || number == 3 || strikes(&daemon, "198.51.100.1", "exim-auth") == number);
+        }
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(again, [421; 3], "three failures ban, whichever connection comes first");
 }

@@ -70,6 +70,47 @@ fn numbered(method: &'static str, path: &'static str, headers: &'static str) -> 
     ('a'..='z').flat_map(move |a| ('a'..='z').map(move |b| (method, path.replace('#', &format!("{a}{b}")), headers.to_owned())))
 }
 
+/// The example with the commented lines that begin so switched on.
+fn with_lines(example: &str, beginnings: &[&str]) -> String {
+    let switched = |line: &str| {
+        let text = line.strip_prefix('#').filter(|text| beginnings.iter().any(|beginning| text.starts_with(beginning)));
+        format!("{}\n", text.unwrap_or(line))
+    };
+    example.lines().map(switched).collect()
+}
+
+#[test]
+fn names_that_a_scanner_has_asked_for_on_many_connections_are_refused_too_where_squid_asks_before_it_answers() {
+    let Some(stage) = Stage::with_squid() else { return };
+    let (origin, daemon) = (Origin::start(), stage.daemon("[[rule]]\nname = 'web-not-found'\nfindtime = '1h'\n"));
+    let lines = [
+        "external_acl_type strikeout_answer",
+        "acl strikeout_missing",
+        "acl strikeout_is_404",
+        "acl strikeout_referer",
+        "acl strikeout_fetch_site",
+        "http_reply_access deny strikeout_is_404",
+        "deny_info 429:ERR_ACCESS_DENIED strikeout_missing",
+    ];
+    let squid = Squid::start(&stage, &origin, &with_lines(&stage.squid_example("squid-failopen.conf"), &lines));
+    let send = |client: &str, path: &str, headers: &str| request(squid.port(), client, "GET", path, headers).expect("an answer").status;
+    std::thread::scope(|scope| {
+        let ask = |client: &'static str, number: usize, headers: &'static str| {
+            scope.spawn(move || send(client, &format!("/held-missing-{}", "x".repeat(number + 1)), headers))
+        };
+        let scanner: Vec<_> = (0..60).map(|number| ask("198.51.100.1", number, "")).collect();
+        let page: Vec<_> = (0..60).map(|number| ask("203.0.113.1", number, "Referer: http://example.test/\r\n")).collect();
+        let other: Vec<_> = (0..10).map(|number| ask("203.0.113.2", number, "")).collect();
+        wait_until("all are under way", || origin.served() == 130);
+        origin.release();
+        let [scanner, page, other] = [scanner, page, other].map(|asked| asked.into_iter().map(|answer| answer.join().unwrap()).collect());
+        let (refused, served): (Vec<u16>, Vec<u16>) = Vec::into_iter(scanner).partition(|status| *status == 429);
+        assert_eq!((served, refused.len()), (vec![404; 23], 37), "the twenty-fourth bans: {}", daemon.json(&["why", "198.51.100.1"]));
+        assert_eq!((page, other), (vec![404; 60], vec![404; 10]));
+    });
+    squid.assert_clean_log();
+}
+
 #[test]
 fn a_word_list_is_stopped_after_forty_names() {
     Site::with(|site| {

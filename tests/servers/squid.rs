@@ -189,8 +189,8 @@ fn a_response_code_counts_and_its_own_response_is_never_refused() {
     // Uncomments the optional part of the example.
     let uncomment = |line: &str| {
         line.replacen("#acl status", "acl status", 1).replacen("#acl strikeout_4", "acl strikeout_4", 1).replacen(
-            "#http_reply",
-            "http_reply",
+            "#http_reply_access deny status",
+            "http_reply_access deny status",
             1,
         )
     };

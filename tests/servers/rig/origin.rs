@@ -1,11 +1,11 @@
 //! A small origin server: 404 for paths that contain `missing`; 401 for paths that contain `private`, unless the password is "right"; the form
 //! again for a POST to a path that contains `login`, unless the password is in its query; 200 for all others, with [`LARGE`] bytes if the path
-//! contains `large`; caches may keep it if the path contains `cached`.
+//! contains `large`; a path that contains `held` is answered when [`Origin::release`] is called; caches may keep it if the path contains `cached`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 /// The credentials that the origin accepts: "user" and "right".
 pub(crate) const RIGHT: &str = "dXNlcjpyaWdodA==";
@@ -17,21 +17,28 @@ pub(crate) const LARGE: usize = 400_000;
 pub(crate) struct Origin {
     port: u16,
     served: Arc<AtomicUsize>,
+    /// Whether held answers may be sent.
+    released: Arc<(Mutex<bool>, Condvar)>,
     stop: Arc<AtomicBool>,
 }
 
 impl Origin {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let origin = Self { port: listener.local_addr().expect("an address").port(), served: Arc::default(), stop: Arc::default() };
-        let (served, stop) = (Arc::clone(&origin.served), Arc::clone(&origin.stop));
+        let origin = Self {
+            port: listener.local_addr().expect("an address").port(),
+            served: Arc::default(),
+            released: Arc::default(),
+            stop: Arc::default(),
+        };
+        let (served, released, stop) = (Arc::clone(&origin.served), Arc::clone(&origin.released), Arc::clone(&origin.stop));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
-                let served = Arc::clone(&served);
-                std::thread::spawn(move || answer(stream, &served));
+                let (served, released) = (Arc::clone(&served), Arc::clone(&released));
+                std::thread::spawn(move || answer(stream, &served, &released));
             }
         });
         origin
@@ -45,17 +52,24 @@ impl Origin {
     pub(crate) fn served(&self) -> usize {
         self.served.load(Ordering::SeqCst)
     }
+
+    /// Answers what was held, and holds nothing any more.
+    pub(crate) fn release(&self) {
+        *self.released.0.lock().unwrap() = true;
+        self.released.1.notify_all();
+    }
 }
 
 impl Drop for Origin {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
+        self.release();
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 }
 
 /// Answers the requests of one connection until Squid closes it.
-fn answer(stream: TcpStream, served: &AtomicUsize) {
+fn answer(stream: TcpStream, served: &AtomicUsize, (released, release): &(Mutex<bool>, Condvar)) {
     let Ok(mut writer) = stream.try_clone() else { return };
     // Without Nagle's delay: Squid waits for each answer.
     let _ = writer.set_nodelay(true);
@@ -77,6 +91,9 @@ fn answer(stream: TcpStream, served: &AtomicUsize) {
             is_right |= header.windows(RIGHT.len()).any(|part| part == RIGHT.as_bytes());
         }
         served.fetch_add(1, Ordering::SeqCst);
+        if first.contains("held") {
+            drop(release.wait_while(released.lock().unwrap(), |released| !*released).unwrap());
+        }
         let status = match first.split(' ').next() {
             _ if first.contains("missing") => "404 Not Found",
             _ if first.contains("private") && !is_right => "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"",
