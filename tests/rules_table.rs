@@ -33,7 +33,7 @@ fn looks_at(rule: &Rule) -> String {
             let conditions = [
                 ("method", !pattern.methods.is_empty()),
                 ("path", pattern.path.is_some() || pattern.not_path.is_some()),
-                ("query", pattern.not_query.is_some()),
+                ("query", pattern.query.is_some() || pattern.not_query.is_some()),
                 ("Referer", pattern.referer.is_some()),
                 ("credentials", pattern.credentials.is_some()),
             ];

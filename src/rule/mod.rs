@@ -200,6 +200,8 @@ pub struct ResponsePattern {
     pub methods: Vec<String>,
     /// A regex for the path, in any of its forms; `None` for any path.
     pub path: Option<String>,
+    /// A regex for the query string, as sent or percent-decoded once.
+    pub query: Option<String>,
     /// A regex for paths that never match, in any form.
     pub not_path: Option<String>,
     /// A regex for queries that never match.

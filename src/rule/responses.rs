@@ -30,6 +30,7 @@ impl Responses {
                 pattern: pattern.clone(),
                 path: pattern.path.as_deref().map(|path| push(&mut paths, path)),
                 not_path: pattern.not_path.as_deref().map(|path| push(&mut paths, path)),
+                query: pattern.query.as_deref().map(|query| push(&mut queries, query)),
                 not_query: pattern.not_query.as_deref().map(|query| push(&mut queries, query)),
             });
         }
@@ -54,6 +55,7 @@ struct ResponseRule {
     pattern: ResponsePattern,
     path: Option<usize>,
     not_path: Option<usize>,
+    query: Option<usize>,
     not_query: Option<usize>,
 }
 
@@ -85,6 +87,7 @@ impl ResponseMatches<'_> {
             && rule.pattern.credentials.is_none_or(|wanted| self.request.credentials == Some(wanted))
             && rule.path.is_none_or(|pattern| self.path(pattern))
             && rule.not_path.is_none_or(|pattern| !self.path(pattern))
+            && rule.query.is_none_or(|pattern| self.query(pattern))
             && rule.not_query.is_none_or(|pattern| !self.query(pattern))
     }
 }

@@ -61,14 +61,15 @@ impl RuleSpec {
         }
         let is_tested = self.is_tested;
         let checked = |pattern| check_pattern(pattern, is_tested);
-        let (path, not_path, not_query) = (checked(self.path)?, checked(self.not_path)?, checked(self.not_query)?);
+        let (path, not_path) = (checked(self.path)?, checked(self.not_path)?);
+        let (query, not_query) = (checked(self.query)?, checked(self.not_query)?);
         let methods = self.method.map(OneOrMany::into_vec).unwrap_or_default();
         if let Some(status) = self.status {
-            if [&self.query, &self.user_agent, &self.url, &self.header].iter().any(|pattern| pattern.is_some()) {
+            if [&self.user_agent, &self.url, &self.header].iter().any(|pattern| pattern.is_some()) {
                 return Err(SpecError::at(
                     &status.span(),
                     format!(
-                        "found status together with query, user_agent, url or header in rule {name:?}, expected status alone or with method, path, not_path, not_query, referer and credentials"
+                        "found status together with user_agent, url or header in rule {name:?}, expected status alone or with method, path, query, not_path, not_query, referer and credentials"
                     ),
                 ));
             }
@@ -76,6 +77,7 @@ impl RuleSpec {
                 statuses: statuses(Some(status))?,
                 methods,
                 path,
+                query,
                 not_path,
                 not_query,
                 referer: self.referer,
@@ -118,7 +120,7 @@ impl RuleSpec {
         Ok(Trigger::Request(RequestPattern {
             methods,
             path,
-            query: checked(self.query)?,
+            query,
             user_agent: checked(self.user_agent)?,
             url: checked(self.url)?,
             header: checked(self.header)?,
