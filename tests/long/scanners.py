@@ -113,7 +113,9 @@ def listens(address, port):
 class Stage:
     """The servers at one address, and a network namespace of the clients at the other end of a cable."""
 
-    def __init__(self, programs, work, asks_before_answers):
+    squid_conf = SQUID
+
+    def __init__(self, programs, work, asks_before_answers=False):
         self.work = work
         self.asks_before_answers = asks_before_answers
         self.processes = []
@@ -127,9 +129,7 @@ class Stage:
         subprocess.run(["chown", "proxy", work / "squid"], check=True)
         subprocess.run(["chown", "Debian-exim", work / "exim"], check=True)
         self.make_network()
-        clients.make_site(work / "site")
-        self.start("site", [sys.executable, TOP / "tests/long/site.py", work / "site"])
-        wait_until("the site listens", lambda: listens("127.0.0.1", 8080))
+        self.start_site()
         self.start_daemon()
         self.start_squid()
         self.start_exim()
@@ -151,6 +151,11 @@ class Stage:
     def start(self, name, command):
         output = (self.work / f"{name}.out").open("wb")
         self.processes.append(subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL))
+
+    def start_site(self):
+        clients.make_site(self.work / "site")
+        self.start("site", [sys.executable, TOP / "tests/long/site.py", self.work / "site"])
+        wait_until("the site listens", lambda: listens("127.0.0.1", 8080))
 
     def start_daemon(self):
         self.socket = self.work / "strikeout.sock"
@@ -184,7 +189,7 @@ class Stage:
             begin, end = fragment.index("#external_acl_type strikeout_answer"), fragment.index("# A log of refusals")
             fragment = fragment[:begin] + fragment[begin:end].replace("#", "") + fragment[end:]
         config = self.work / "squid.conf"
-        config.write_text(SQUID.format(work=self.work, server=SERVER, fragment=fragment))
+        config.write_text(self.squid_conf.format(work=self.work, server=SERVER, fragment=fragment))
         self.start("squid", ["squid", "-N", "-n", f"strikeout{os.getpid()}", "-f", config])
         wait_until("Squid listens", lambda: listens(SERVER, 80) and listens(SERVER, 3128))
 
@@ -207,8 +212,8 @@ class Stage:
         self.start("exim", ["exim4", "-C", config, "-bdf"])
         wait_until("Exim listens", lambda: all(listens(SERVER, port) for port in (25, 465, 587)))
 
-    def run(self, name, address, command):
-        """Runs a command as the client `address`. Returns its output."""
+    def run(self, name, address, command, seconds=RUN_SECONDS):
+        """Runs a command as the client `address`. Returns its status and output."""
         inside = ["nsenter", "--target", str(self.holder.pid), "--net", f"--wd={self.work / 'home'}"]
         subprocess.run(inside + ["ip", "route", "change", "198.51.100.0/24", "dev", "uplink", "src", address], check=True)
         output = self.work / f"run-{re.sub('[^a-z0-9]+', '-', name.lower())}.out"
@@ -216,7 +221,7 @@ class Stage:
         with output.open("wb") as file:
             child = subprocess.Popen(inside + command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=home, start_new_session=True)
             try:
-                child.wait(RUN_SECONDS)
+                child.wait(seconds)
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
