@@ -13,7 +13,7 @@ use crate::control::bans::BanReport;
 use crate::control::request_error::RequestError;
 use crate::event::Scope;
 use crate::geo::Network;
-use crate::time::Span;
+use crate::time::Time;
 
 /// The arguments of `ban`.
 #[derive(Debug, clap::Args)]
@@ -52,10 +52,10 @@ pub fn run(arguments: &BanArguments) -> Result<(), Failure> {
     let mut request = ban_request(target.as_deref().unwrap_or_default(), duration.as_deref(), scope, reason)?;
     request.rule = origin.rule()?;
     if let Some(until) = origin.until(duration.as_deref())?.filter(|until| *until >= 0) {
-        let Some(left) = u64::try_from(until.saturating_sub(now())).ok().filter(|left| *left > 0) else {
+        let Some(until) = u64::try_from(until).ok().filter(|_| until > now()) else {
             return print(&format!("the ban of {} has ended\n", request.target));
         };
-        request.length = BanLength::For(Span::from_secs(left));
+        request.length = BanLength::Until(Time::from_secs(until));
     }
     let report: BanReport = ask_waiting(daemon, &AdminRequest::Ban(request), origin.wait()?)?;
     if daemon.json {

@@ -48,7 +48,7 @@ impl OriginArguments {
         let duration = duration.ok_or_else(|| Failure::Usage("found --since without a duration, expected both".to_owned()))?;
         match length(duration).map_err(|fault| Failure::Usage(fault.to_string()))? {
             BanLength::For(span) => Ok(Some(since.saturating_add_unsigned(span.secs_ceil()))),
-            BanLength::Permanent | BanLength::Default => Ok(Some(-1)),
+            BanLength::Permanent | BanLength::Default | BanLength::Until(_) => Ok(Some(-1)),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::event::Scope;
 use crate::geo::{Asn, Network};
 use crate::list::file::parse_network;
 use crate::rule_id::{is_origin, is_rule_name};
-use crate::time::Span;
+use crate::time::{Span, Time};
 
 /// A request by an operator's program. It owns its data, because another thread of the daemon answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,7 @@ impl fmt::Display for AdminRequest {
                 match ban.length {
                     BanLength::Default => {}
                     BanLength::For(span) => write!(f, " for={}", span.secs_ceil())?,
+                    BanLength::Until(end) => write!(f, " until={}", end.secs())?,
                     BanLength::Permanent => f.write_str(" for=-1")?,
                 }
                 ban.rule.as_ref().map_or(Ok(()), |rule| write!(f, " rule={rule}"))?;
@@ -171,6 +172,8 @@ pub enum BanLength {
     /// The daemon's default for bans by hand.
     Default,
     For(Span),
+    /// To this end, of a ban that began elsewhere: it is the same however late the request comes.
+    Until(Time),
     Permanent,
 }
 
@@ -190,7 +193,7 @@ pub(super) fn filter(text: &str) -> Result<BanFilter, RequestError> {
     Ok(filter)
 }
 
-/// `TARGET [LENGTH] [for=LENGTH] [scope=SCOPE] [rule=NAME] [reason=…]`; the reason is the rest of the line.
+/// `TARGET [LENGTH] [for=LENGTH] [until=EPOCH] [scope=SCOPE] [rule=NAME] [reason=…]`; the reason is the rest of the line.
 pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
     let (words, reason) = text.split_once(" reason=").unwrap_or((text, ""));
     let mut words = words.split_ascii_whitespace();
@@ -204,9 +207,13 @@ pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
     for word in words {
         match word.split_once('=') {
             Some(("for", text)) => ban.length = length(text)?,
+            Some(("until", number)) => {
+                let end = number.parse().map_err(|_| expected(word, "until= and seconds since 1970"))?;
+                ban.length = BanLength::Until(Time::from_secs(end));
+            }
             Some(("scope", name)) => ban.scope = scope(name)?,
             Some(("rule", name)) if is_rule_name(name) => ban.rule = Some(name.to_owned()),
-            Some(_) => return Err(expected(word, "for=LENGTH, scope=SCOPE, rule=NAME or reason=TEXT")),
+            Some(_) => return Err(expected(word, "for=LENGTH, until=EPOCH, scope=SCOPE, rule=NAME or reason=TEXT")),
             None => ban.length = length(word)?,
         }
     }

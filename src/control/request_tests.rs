@@ -3,7 +3,7 @@
 use super::*;
 use crate::control::admin::*;
 use crate::event::Scope;
-use crate::time::Span;
+use crate::time::{Span, Time};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
@@ -98,6 +98,7 @@ fn a_ban_has_a_length_a_scope_and_a_reason_up_to_the_end_of_the_line() {
     };
     assert_eq!(length(b"ban 192.0.2.1 10m"), BanLength::For(Span::from_secs(600)));
     assert_eq!(length(b"ban 192.0.2.1 for=-1"), BanLength::Permanent);
+    assert_eq!(length(b"ban 192.0.2.1 until=1800000000"), BanLength::Until(Time::from_secs(1_800_000_000)));
     assert_eq!(length(b"ban 192.0.2.1"), BanLength::Default);
     assert!(matches!(
         parse(b"unban 192.0.2.1 scope=web"),
@@ -142,6 +143,7 @@ fn an_error_says_what_was_found_and_what_was_expected() {
         (b"pause 2592001", "found \"2592001\", expected a duration"),
         (b"resume now", "found \"now\", expected nothing more"),
         (b"status all", "found \"all\", expected nothing more"),
+        (b"ban 192.0.2.1 until=10m", "found \"until=10m\", expected until= and seconds since 1970"),
         (b"ban 192.0.2.1 for=soon", "found \"soon\", expected a duration"),
         (b"ban everybody", "found \"everybody\", expected an IP address, a network such as 192.0.2.0/24 or a system such as AS64496"),
         (b"ban 192.0.2.0/24 scope=web", "found the scope web for the network 192.0.2.0/24, expected all"),
@@ -187,7 +189,8 @@ proptest! {
         let target = if prefix % 2 == 0 { IpNet::from(address) } else { IpNet::new(address, prefix).unwrap().trunc() };
         let scope = if prefix % 2 == 0 { scope } else { Scope::All };
         let filter = |rule, network, scope| AdminRequest::List(BanFilter { rule, network, scope, evidence: prefix % 3 == 0, shadow: prefix % 5 == 0 });
-        let length = [BanLength::Default, BanLength::For(Span::from_secs(seconds)), BanLength::Permanent][usize::from(prefix) % 3];
+        let lengths = [BanLength::Default, BanLength::For(Span::from_secs(seconds)), BanLength::Until(Time::from_secs(seconds)), BanLength::Permanent];
+        let length = lengths[usize::from(prefix) % lengths.len()];
         let request = match which {
             0 if name.len() % 2 == 1 => AdminRequest::WhyAsn("AS64496".parse().unwrap()),
             0 => AdminRequest::Why(target),

@@ -61,6 +61,8 @@ pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, user: &str, to
     let until = match request.length {
         BanLength::Default => Until::at(now.after(DEFAULT_LENGTH)),
         BanLength::For(span) => Until::at(now.after(span)),
+        // One that ended while its request was on the way is no fault of who sent it.
+        BanLength::Until(end) => Until::at(end.max(now.after(Span::from_secs(1)))),
         BanLength::Permanent => Until::NEVER,
     };
     // Evidence is restored as it was shown: escaped.
