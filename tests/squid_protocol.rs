@@ -391,7 +391,8 @@ fn wrong_arguments_are_logged_and_every_query_is_answered_err() {
 /// A helper with a table of its own and these names after `--headers`.
 fn with_headers(stage: &Stage, names: &str, more: &[&str]) -> SquidHelper {
     let config = stage.write("strikeout.toml", "[[rule]]\nname = 'no-x'\nheader = '^cookie: x$'\nmaxretry = 2");
-    let arguments = ["--config", config.to_str().unwrap(), "--headers", names];
+    let config = config.display().to_string();
+    let arguments = ["--config", &config, "--headers", names];
     SquidHelper::start(&[&arguments, more].concat())
 }
 

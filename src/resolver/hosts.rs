@@ -8,7 +8,8 @@ use std::sync::{Arc, Weak};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
-use super::saved_hosts::{SavedHosts, SeenAddresses};
+use super::host_answer::HostAnswer;
+use super::saved_hosts::SavedHosts;
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::list::{HostAddresses, HostName, Lists, MAX_ADDRESSES, Networks};
@@ -20,22 +21,11 @@ const REFRESH: Span = Span::from_secs(60);
 const RETRY: Span = Span::from_secs(10);
 /// After how long a lookup without an answer is a fault.
 const OVERDUE: Span = Span::from_secs(10);
-/// How long an address stays that a later answer does not have. A server that gives some of a name's addresses, each time others, would change
-/// the lists every minute otherwise.
-const KEEP: Span = Span::from_secs(15 * 60);
 /// Maximum number of lookups at a time.
 const MAX_RUNNING: usize = 4;
 
 /// Looks up the addresses of a name, or says why it cannot.
 pub type Lookup = fn(&str) -> Result<Vec<IpAddr>, String>;
-
-/// A good answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostAnswer {
-    /// Its addresses, and those of other answers within [`KEEP`] before it.
-    pub addresses: HostAddresses,
-    pub at: Time,
-}
 
 /// What is known of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +111,7 @@ impl HostWatch {
 struct Schedule {
     hosts: BTreeMap<HostName, Host>,
     /// What was answered before the process started.
-    remembered: BTreeMap<HostName, SeenAddresses>,
+    remembered: BTreeMap<HostName, HostAnswer>,
 }
 
 #[derive(Debug, Default)]
@@ -131,31 +121,13 @@ struct Host {
     /// When the last lookup began.
     begun: Time,
     answer: Option<HostAnswer>,
-    /// The addresses of the answer, and when each was answered last.
-    seen: SeenAddresses,
-    /// Whether the next good answer alone counts: an operator has asked for it.
-    afresh: bool,
     fault: Option<String>,
 }
 
 impl Host {
     /// A name of the configuration, with what is remembered of it.
-    fn new(now: Time, seen: SeenAddresses) -> Self {
-        let answer = seen.values().max().map(|at| HostAnswer { addresses: HostAddresses::of(seen.keys().copied()), at: *at });
-        Self { next: Some(now), begun: Time::default(), answer, seen, afresh: false, fault: None }
-    }
-
-    /// Takes the addresses of a good answer besides those of the answers before it. Of too many, those that were answered last stay.
-    fn take(&mut self, found: HostAddresses, now: Time) -> HostAddresses {
-        let afresh = std::mem::take(&mut self.afresh);
-        self.seen.retain(|_, at| !afresh && at.after(KEEP) > now);
-        self.seen.extend(found.addresses.iter().map(|address| (*address, now)));
-        while self.seen.len() > MAX_ADDRESSES
-            && let Some(oldest) = self.seen.iter().min_by_key(|(_, at)| **at).map(|(address, _)| *address)
-        {
-            self.seen.remove(&oldest);
-        }
-        HostAddresses { addresses: self.seen.keys().copied().collect(), left_out: found.left_out }
+    fn new(now: Time, answer: Option<HostAnswer>) -> Self {
+        Self { next: Some(now), begun: Time::default(), answer, fault: None }
     }
 }
 
@@ -164,14 +136,13 @@ impl Schedule {
     fn follow<'a>(&mut self, names: impl Iterator<Item = &'a HostName>, now: Time) {
         let mut before = std::mem::take(&mut self.hosts);
         for name in names {
-            let host = before.remove(name).unwrap_or_else(|| Host::new(now, self.remembered.remove(name).unwrap_or_default()));
+            let host = before.remove(name).unwrap_or_else(|| Host::new(now, self.remembered.remove(name)));
             self.hosts.insert(name.clone(), host);
         }
     }
 
-    /// Makes every lookup due that has not begun, and forgets the earlier addresses of each name at its next good answer.
+    /// Makes every lookup due that has not begun.
     fn hurry(&mut self, now: Time) {
-        self.hosts.values_mut().for_each(|host| host.afresh = true);
         self.hosts.values_mut().filter(|host| host.next.is_some()).for_each(|host| host.next = Some(now));
     }
 
@@ -199,8 +170,7 @@ impl Schedule {
             if is_nobodys { Err(format!("found no address that a client can have, but {found:?}")) } else { Ok(addresses) }
         });
         match addresses {
-            Ok(found) => {
-                let addresses = host.take(found, now);
+            Ok(addresses) => {
                 if host.answer.as_ref().is_none_or(|answer| answer.addresses != addresses) {
                     log::info!("{name} in ignoreip has the addresses {:?} now, which are never banned", addresses.addresses);
                 } else if host.fault.is_some() {
@@ -231,9 +201,8 @@ impl Schedule {
     }
 
     /// What is to outlive the process.
-    fn answers(&self) -> BTreeMap<HostName, SeenAddresses> {
-        let answered = self.hosts.iter().filter(|(_, host)| !host.seen.is_empty());
-        answered.map(|(name, host)| (name.clone(), host.seen.clone())).collect()
+    fn answers(&self) -> BTreeMap<HostName, HostAnswer> {
+        self.hosts.iter().filter_map(|(name, host)| Some((name.clone(), host.answer.clone()?))).collect()
     }
 
     fn states(&self, now: Time) -> Vec<HostState> {

@@ -68,38 +68,6 @@ fn the_last_good_answer_stays_with_its_age_whatever_a_lookup_says() {
 }
 
 #[test]
-fn a_name_whose_server_gives_some_of_its_addresses_each_time_keeps_them_all_until_they_age() {
-    let mut schedule = schedule(&["a.example"]);
-    let mut minute = |minute: u64, address: &str| {
-        schedule.finish(&name("a.example"), found(&[address]), after(minute * 60));
-        addresses(&schedule, "a.example")
-    };
-    let all = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
-    (0..3).for_each(|number| _ = minute(number, all[number as usize]));
-    for number in 3..30 {
-        assert_eq!(minute(number, all[number as usize % 3]), all);
-    }
-    assert_eq!(minute(42, "192.0.2.9"), ["192.0.2.2", "192.0.2.3", "192.0.2.9"], "the first was answered last 15 minutes ago");
-    for number in 43..90 {
-        let kept = minute(number, &format!("198.51.100.{number}"));
-        assert!(kept.len() <= MAX_ADDRESSES && kept.contains(&format!("198.51.100.{number}")));
-    }
-}
-
-#[test]
-fn a_reload_leaves_only_the_addresses_of_the_next_good_answer() {
-    let mut schedule = schedule(&["a.example"]);
-    schedule.finish(&name("a.example"), found(&["192.0.2.1"]), NOW);
-    schedule.hurry(after(1));
-    schedule.finish(&name("a.example"), failed(), after(2));
-    assert_eq!(addresses(&schedule, "a.example"), ["192.0.2.1"]);
-    schedule.finish(&name("a.example"), found(&["192.0.2.2"]), after(3));
-    assert_eq!(addresses(&schedule, "a.example"), ["192.0.2.2"]);
-    schedule.finish(&name("a.example"), found(&["192.0.2.3"]), after(4));
-    assert_eq!(addresses(&schedule, "a.example"), ["192.0.2.2", "192.0.2.3"], "and later ones add up again");
-}
-
-#[test]
 fn what_was_answered_before_a_restart_is_in_force_until_the_next_answer_and_shown_with_its_age() {
     let mut before = schedule(&["a.example", "b.example"]);
     before.finish(&name("a.example"), found(&["192.0.2.7"]), NOW);

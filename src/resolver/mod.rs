@@ -4,6 +4,7 @@
 //! a short-lived thread of its own, and few at a time.
 
 pub mod crawlers;
+pub mod host_answer;
 pub mod hosts;
 mod questions;
 pub mod saved_hosts;

@@ -11,14 +11,12 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::host_answer::HostAnswer;
 use crate::list::{HostAddresses, HostName, MAX_HOSTS};
 use crate::time::Time;
 
 /// Maximum size of the file in bytes: all names with all their addresses have a tenth of it.
 const MAX_FILE: u64 = 1 << 20;
-
-/// Addresses of a name, and when each was answered last.
-pub type SeenAddresses = BTreeMap<IpAddr, Time>;
 
 /// The file.
 pub struct SavedHosts {
@@ -27,11 +25,11 @@ pub struct SavedHosts {
     written: Mutex<Vec<u8>>,
 }
 
-/// An address in the file.
+/// The last good answer for a name, in the file.
 #[derive(Serialize, Deserialize)]
-struct SavedAddress {
-    address: IpAddr,
-    /// When it was answered last, in seconds since 1970.
+struct SavedAnswer {
+    addresses: Vec<IpAddr>,
+    /// When it came, in seconds since 1970.
     at: u64,
 }
 
@@ -46,13 +44,13 @@ impl SavedHosts {
 
     /// What was saved; nothing if there is no such file, or a damaged one. No answer is from the future.
     #[must_use]
-    pub fn load(&self, now: Time) -> BTreeMap<HostName, SeenAddresses> {
+    pub fn load(&self, now: Time) -> BTreeMap<HostName, HostAnswer> {
         let read = || -> io::Result<Vec<u8>> {
             let mut bytes = Vec::new();
             File::open(&self.path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
-        let parsed = read().and_then(|bytes| Ok(serde_json::from_slice::<BTreeMap<String, Vec<SavedAddress>>>(&bytes)?));
+        let parsed = read().and_then(|bytes| Ok(serde_json::from_slice::<BTreeMap<String, SavedAnswer>>(&bytes)?));
         let saved = match parsed {
             Ok(saved) => saved,
             Err(error) => {
@@ -62,21 +60,20 @@ impl SavedHosts {
                 return BTreeMap::new();
             }
         };
-        let seen = |addresses: Vec<SavedAddress>| -> SeenAddresses {
-            let usable = HostAddresses::of(addresses.iter().map(|saved| saved.address)).addresses;
-            let seen = addresses.into_iter().map(|saved| (saved.address.to_canonical(), Time::from_secs(saved.at).min(now)));
-            seen.filter(|(address, _)| usable.contains(address)).collect()
+        let answer = |saved: SavedAnswer| {
+            let addresses = HostAddresses::of(saved.addresses);
+            (!addresses.addresses.is_empty()).then(|| HostAnswer { addresses, at: Time::from_secs(saved.at).min(now) })
         };
-        saved.into_iter().take(MAX_HOSTS).filter_map(|(name, addresses)| Some((HostName::parse(&name)?, seen(addresses)))).collect()
+        saved.into_iter().take(MAX_HOSTS).filter_map(|(name, saved)| Some((HostName::parse(&name)?, answer(saved)?))).collect()
     }
 
     /// Saves what `answers` gives.
-    pub fn save(&self, answers: impl FnOnce() -> BTreeMap<HostName, SeenAddresses>) {
+    pub fn save(&self, answers: impl FnOnce() -> BTreeMap<HostName, HostAnswer>) {
         // Before the answers are taken, so that a later save never writes earlier ones.
         let mut written = self.written.lock();
-        let saved: BTreeMap<String, Vec<SavedAddress>> = answers()
+        let saved: BTreeMap<String, SavedAnswer> = answers()
             .into_iter()
-            .map(|(name, seen)| (name.to_string(), seen.into_iter().map(|(address, at)| SavedAddress { address, at: at.secs() }).collect()))
+            .map(|(name, answer)| (name.to_string(), SavedAnswer { addresses: answer.addresses.addresses.to_vec(), at: answer.at.secs() }))
             .collect();
         let Ok(bytes) = serde_json::to_vec(&saved) else { return };
         if bytes == *written {
@@ -103,8 +100,9 @@ mod tests {
 
     const NOW: Time = Time::from_secs(1_000_000);
 
-    fn seen(addresses: &[(&str, u64)]) -> SeenAddresses {
-        addresses.iter().map(|(address, at)| (address.parse().unwrap(), Time::from_secs(*at))).collect()
+    fn answer(addresses: &[&str], at: u64) -> HostAnswer {
+        let addresses = HostAddresses::of(addresses.iter().map(|address| address.parse().unwrap()));
+        HostAnswer { addresses, at: Time::from_secs(at) }
     }
 
     #[test]
@@ -112,8 +110,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = SavedHosts::beside(&folder.path().join("state.db"));
         assert!(file.load(NOW).is_empty());
-        let answers: BTreeMap<HostName, SeenAddresses> =
-            [(HostName::parse("home.example.net").unwrap(), seen(&[("192.0.2.7", 900_000), ("2001:db8::7", 999_999)]))].into();
+        let answers: BTreeMap<HostName, HostAnswer> =
+            [(HostName::parse("home.example.net").unwrap(), answer(&["192.0.2.7", "2001:db8::7"], 900_000))].into();
         file.save(|| answers.clone());
         assert_eq!(SavedHosts::beside(&folder.path().join("state.db")).load(NOW), answers);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -123,16 +121,18 @@ mod tests {
     fn a_damaged_or_foreign_file_protects_nobody_by_accident() {
         let folder = tempfile::tempdir().unwrap();
         let file = SavedHosts::beside(&folder.path().join("state.db"));
-        for text in ["", "{", "[]", "{\"a.example\": [{\"address\": \"0.0.0.0/0\", \"at\": 1}]}", "{\"localhost\": []}"] {
+        let nobody = r#"{"a.example": {"addresses": ["0.0.0.0"], "at": 1}, "localhost": {"addresses": ["192.0.2.7"], "at": 1}}"#;
+        let network = r#"{"a.example": {"addresses": ["0.0.0.0/0"], "at": 1}}"#;
+        for text in ["", "{", "[]", nobody, network] {
             std::fs::write(&file.path, text).unwrap();
             assert!(file.load(NOW).is_empty(), "{text}");
         }
-        let many: Vec<String> = (0..99).map(|number| format!("{{\"address\": \"198.51.100.{number}\", \"at\": 5000000}}")).collect();
-        let text = format!("{{\"a.example\": [{{\"address\": \"0.0.0.0\", \"at\": 1}}, {}]}}", many.join(", "));
+        let many: Vec<String> = (0..99).map(|number| format!("\"198.51.100.{number}\"")).collect();
+        let text = format!("{{\"a.example\": {{\"addresses\": [\"0.0.0.0\", {}], \"at\": 5000000}}}}", many.join(", "));
         std::fs::write(&file.path, text).unwrap();
         let loaded = file.load(NOW);
-        let seen = loaded.values().next().unwrap();
-        assert_eq!((loaded.len(), seen.len()), (1, crate::list::MAX_ADDRESSES));
-        assert!(seen.values().all(|at| *at == NOW), "no answer is from the future");
+        let answer = loaded.values().next().unwrap();
+        assert_eq!((loaded.len(), answer.addresses.addresses.len()), (1, crate::list::MAX_ADDRESSES));
+        assert_eq!(answer.at, NOW, "no answer is from the future");
     }
 }
