@@ -150,7 +150,14 @@ fn guessed_passwords_are_stopped_after_twenty_tries() {
             ("a login form", "203.0.113.23", "POST", "/user/login", BROWSER),
             ("xmlrpc", "203.0.113.24", "POST", "/xmlrpc.php", BROWSER),
         ] {
-            assert!(site.served(what, client, numbered(method, path, headers)) <= 20, "{what}");
+            // At the pace of the log, whatever else this machine does: an answer counts when its line has been read.
+            let paced = numbered(method, path, headers).enumerate().map(|(number, request)| {
+                if number >= 7 {
+                    site.wait_for_log();
+                }
+                request
+            });
+            assert!(site.served(what, client, paced) <= 20, "{what}");
         }
     });
 }
