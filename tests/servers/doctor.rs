@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{STRIKEOUT, Stage, free_port, wait_until};
+use crate::harness::{Daemon, STRIKEOUT, Stage, free_port, wait_until};
 use crate::rig::{Mail, get};
 use crate::sound::{Plan, Sound, stage};
 
@@ -100,6 +100,12 @@ fn a_sound_stage_has_no_fault_and_no_warning_before_and_after_its_first_bans() {
         assert!(text("exim-asked").contains("Exim asked last "), "{report:#}");
         assert!(text("your-address").contains("127.0.0.1 is never banned"), "{report:#}");
         assert!(text("squid-group").contains("proxy, as which it runs now, may ask"), "{report:#}");
+
+        // Right after a restart of the daemon, before Squid's helpers are back.
+        sound.daemon.kill();
+        sound.daemon = Daemon::start_again(&stage);
+        let (found, report) = sound.report();
+        assert!(found.is_empty(), "{report:#}");
     }
 }
 

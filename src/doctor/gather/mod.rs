@@ -8,7 +8,7 @@ mod servers;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
@@ -25,6 +25,8 @@ use crate::rule_id::RuleNames;
 
 /// How long the daemon and the listener for metrics may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long after the daemon's start its helpers may take to be back; they try several times a second.
+const ATTACHED: Duration = Duration::from_secs(5);
 /// Maximum length of an answer of the daemon's, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
 
@@ -52,13 +54,22 @@ pub fn gather(place: &Where) -> Facts {
     let named = place.socket.clone().or_else(|| config.as_ref().map_or_else(|_| table(), |config| Some(config.table.socket.clone())));
     let is_guessed = named.is_none();
     let path = named.unwrap_or_else(|| DEFAULT_SOCKET.into());
-    let daemon = ask::<DaemonStatus>(&path, &AdminRequest::Status);
+    let mut daemon = ask::<DaemonStatus>(&path, &AdminRequest::Status);
     let socket = socket(path, is_guessed, &mut unseen);
     let running = config.as_ref().ok().filter(|_| daemon.is_ok());
     let metrics = running.and_then(|config| config.metrics.listen).map(|listen| listen.0).filter(|address| address.port() != 0);
     let files = |config: &Config| config.files.iter().chain(&config.list_files).filter_map(|path| files::changed(path)).collect();
     let rules = config.as_ref().ok().map(|config| config.rules.rules());
     let squids = servers::squids(place.squid.as_deref(), &socket, rules, &mut unseen);
+    let has_helpers = squids.iter().any(|squid| squid.running_helpers > 0);
+    let deadline = Instant::now() + ATTACHED;
+    while has_helpers
+        && Instant::now() < deadline
+        && daemon.as_ref().is_ok_and(|status| status.subscribers == 0 && status.uptime < ATTACHED.as_secs())
+    {
+        std::thread::sleep(Duration::from_millis(100));
+        daemon = ask(&socket.path, &AdminRequest::Status);
+    }
     let exims = servers::exims(place.exim.as_deref(), &socket, &mut unseen);
     let stopped = StoppedServers {
         squid: if squids.is_empty() { servers::stopped_squid(place.squid.as_deref()) } else { None },
