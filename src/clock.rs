@@ -29,6 +29,12 @@ impl Clock {
         Time::from_millis(u64::try_from(millis(ClockId::Boottime) + self.offset).unwrap_or(0))
     }
 
+    /// The table time of a moment that another program took from the wall clock.
+    #[must_use]
+    pub fn table_time(&self, wall: Time) -> Time {
+        wall.shifted(-self.wall_drift())
+    }
+
     /// How far the wall clock has moved ahead of table time since the start, in milliseconds. Converts times that other programs took from
     /// the wall clock.
     #[must_use]
@@ -70,6 +76,8 @@ mod tests {
             let began = clock.now();
             assert!((clock.wall_drift() - step).abs() <= 1000, "{}", clock.wall_drift());
             assert!(clock.now().since(began).secs() <= 1 && clock.now() >= began);
+            let wall = Time::from_millis(u64::try_from(millis(ClockId::Realtime)).unwrap());
+            assert!(clock.table_time(wall).since(began).secs() <= 1 && began.since(clock.table_time(wall)).secs() <= 1);
         }
     }
 

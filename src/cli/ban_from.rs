@@ -11,7 +11,7 @@ use crate::control::bans::{BanReport, ListedBan};
 use crate::geo::{Network, OriginEntry};
 use crate::list::file::{self, ListedOrigin, NotANetwork};
 use crate::rule_id::{RULE_NAME, is_rule_name};
-use crate::time::Time;
+use crate::time::Span;
 
 /// What became of the bans of a file.
 #[derive(Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -106,11 +106,13 @@ fn requests(text: &[u8], with: &BanRequest, now: i64) -> Result<(Vec<BanRequest>
             Err(_) => {
                 return Err(format!(": found until = {} of {}, expected seconds since 1970, or -1 for ever", ban.until, ban.client));
             }
-            Ok(_) if ban.until <= now => {
-                ended += 1;
-                continue;
-            }
-            Ok(until) => BanLength::Until(Time::from_secs(until)),
+            Ok(until) => match until.checked_sub(u64::try_from(now).unwrap_or(0)).filter(|left| *left > 0) {
+                Some(left) => BanLength::For(Span::from_secs(left)),
+                None => {
+                    ended += 1;
+                    continue;
+                }
+            },
         };
         requests.push(BanRequest {
             target,
@@ -148,10 +150,10 @@ mod tests {
             {"client":"198.51.100.9","scope":"all","rule":"a","until":1800000000,"remaining":60}
         ]"#;
         let expected = [
-            "ban 198.51.100.7/32 scope=mail until=1800000600 rule=helo reason=HELO x",
+            "ban 198.51.100.7/32 scope=mail for=600 rule=helo reason=HELO x",
             "ban 198.51.100.8/32 scope=all for=-1 rule=manual reason=a list",
-            "ban AS64496 scope=web until=1800000060 rule=crowd-requests-asn reason=a list",
-            "ban 2001:db8:1:2::/64 scope=web until=1800000060 rule=a reason=a list",
+            "ban AS64496 scope=web for=60 rule=crowd-requests-asn reason=a list",
+            "ban 2001:db8:1:2::/64 scope=web for=60 rule=a reason=a list",
         ];
         assert_eq!(lines(text), Ok((expected.map(str::to_owned).into(), 1)));
     }

@@ -172,7 +172,7 @@ pub enum BanLength {
     /// The daemon's default for bans by hand.
     Default,
     For(Span),
-    /// To this end, of a ban that began elsewhere: it is the same however late the request comes.
+    /// To this end by the wall clock, of a ban that began elsewhere: it is the same however late the request comes.
     Until(Time),
     Permanent,
 }

@@ -26,7 +26,7 @@ pub use stamp::Stamp;
 /// The methods whose requests the expressions decide about. conf-examples/squid-fast.conf asks about all others.
 pub const ORDINARY_METHODS: [&str; 3] = ["GET", "HEAD", "POST"];
 
-/// Maximum number of expressions for one acl. Squid may take 4 MB for each, and tries one after the other.
+/// Maximum number of expressions for one acl. Squid may take 8 MB for each, and tries one after the other.
 const MAX_EXPRESSIONS: usize = 8;
 
 /// The expressions for Squid, and what they do not cover.

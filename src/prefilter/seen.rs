@@ -34,7 +34,7 @@ impl Field {
     pub(super) fn seen(self, text: &[u8]) -> Seen {
         match self {
             Self::Agent => Seen::Text(in_agent(text).to_vec()),
-            // Scheme and authority are not searched: see `expressions::IN_URL`.
+            // The scheme is not searched, and of the authority what follows the second slash may match by chance: see `expressions::IN_URL`.
             Self::Url if SCHEMES.iter().any(|scheme| scheme.windows(text.len().max(1)).any(|part| part == text)) => Seen::Text(Vec::new()),
             Self::Url => match text.windows(2).position(|pair| pair == b"//") {
                 Some(at) => in_url(text.get(at + 2..).unwrap_or_default()),

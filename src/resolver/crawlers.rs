@@ -27,15 +27,23 @@ pub fn start(engine: &Arc<Engine>, clock: Clock) {
     let (weak, queue) = (Arc::downgrade(engine), Arc::new(Mutex::new(Queue::default())));
     engine.claims().ask_by(move |question| {
         let mut locked = queue.lock();
-        if locked.threads < MAX_RUNNING {
+        let asked = locked.questions.add(question);
+        // A full queue, and a network whose lookups all run, give another thread nothing to do.
+        if !matches!(asked, Asked::Full) && locked.threads < MAX_RUNNING && locked.questions.may_begin() {
             let (engine, queue) = (Weak::clone(&weak), Arc::clone(&queue));
             let started = std::thread::Builder::new().name("crawlers".into()).spawn(move || work_off(&engine, clock, &queue));
             if started.is_ok() {
                 locked.threads += 1;
             }
         }
-        // Without any thread nobody would take it.
-        if locked.threads == 0 { Asked::Full } else { locked.questions.add(question) }
+        if locked.threads > 0 {
+            return asked;
+        }
+        // No thread runs and none could be started. Nothing else waits then, and nobody would take this one.
+        if let Some(question) = locked.questions.take() {
+            locked.questions.finish(question.address);
+        }
+        Asked::Full
     });
 }
 

@@ -50,14 +50,20 @@ impl Questions {
         displaced.map_or(Asked::Queued, Asked::InPlaceOf)
     }
 
+    /// Whether the lookup of a waiting question may begin.
+    pub fn may_begin(&self) -> bool {
+        self.next().is_some()
+    }
+
+    /// The place in `turns` of the network whose turn it is.
+    fn next(&self) -> Option<usize> {
+        let is_busy = |network: &IpNet, most: usize| self.running.get(network).is_some_and(|running| *running >= most);
+        self.turns.iter().position(|network| !is_busy(network, MAX_RUNNING) && !is_busy(&networks(network.addr()).1, MAX_RUNNING_WIDE))
+    }
+
     /// Takes the next question whose lookup may begin; each network in turn.
     pub fn take(&mut self) -> Option<Question> {
-        let is_busy = |network: &IpNet, most: usize| self.running.get(network).is_some_and(|running| *running >= most);
-        let at = self
-            .turns
-            .iter()
-            .position(|network| !is_busy(network, MAX_RUNNING) && !is_busy(&networks(network.addr()).1, MAX_RUNNING_WIDE))?;
-        let network = self.turns.remove(at)?;
+        let network = self.turns.remove(self.next()?)?;
         let questions = self.waiting.get_mut(&network)?;
         let question = questions.pop_front();
         if questions.is_empty() {
@@ -130,6 +136,7 @@ mod tests {
         assert_eq!(order, ["192.0.2.1", "198.51.100.1", "2001:db8::1", "192.0.2.2"], "two of a network run at a time");
         questions.finish("198.51.100.1".parse().unwrap());
         assert_eq!(take(&mut questions), None);
+        assert!(!questions.may_begin(), "a third of the network waits, and needs no thread yet");
         questions.finish("192.0.2.1".parse().unwrap());
         assert_eq!(take(&mut questions).as_deref(), Some("192.0.2.3"));
         for address in ["192.0.2.2", "192.0.2.3", "2001:db8::1"] {

@@ -18,6 +18,9 @@ use crate::time::Time;
 /// Maximum size of the file in bytes: all names with all their addresses have a tenth of it.
 const MAX_FILE: u64 = 1 << 20;
 
+/// Ages are saved by the hour, so that the same answer each minute is written once an hour.
+const HOUR: u64 = 3600;
+
 /// The file.
 pub struct SavedHosts {
     path: PathBuf,
@@ -73,7 +76,9 @@ impl SavedHosts {
         let mut written = self.written.lock();
         let saved: BTreeMap<String, SavedAnswer> = answers()
             .into_iter()
-            .map(|(name, answer)| (name.to_string(), SavedAnswer { addresses: answer.addresses.addresses.to_vec(), at: answer.at.secs() }))
+            .map(|(name, answer)| {
+                (name.to_string(), SavedAnswer { addresses: answer.addresses.addresses.to_vec(), at: answer.at.secs() / HOUR * HOUR })
+            })
             .collect();
         let Ok(bytes) = serde_json::to_vec(&saved) else { return };
         if bytes == *written {

@@ -120,9 +120,12 @@ impl RuleSet {
     /// The rules that a response with `status` to `request` offends, strictest first.
     #[must_use]
     pub fn offended_by_response(&self, status: u16, request: &Request<'_>, scratch: &mut Scratch) -> Vec<Arc<Rule>> {
+        // A script may send HEAD to any site (Fetch standard, "CORS-safelisted method"), and its visitors are not to blame for that.
+        let is_a_scripts = request.method == b"HEAD" && request.was_sent_by_a_page();
         // Most responses match no rule's status, so the path is only looked at when one does.
-        self.responses
-            .that_hold(request, scratch, |pattern| pattern.statuses.binary_search(&status).is_ok() && has_source(pattern.referer, request))
+        self.responses.that_hold(request, scratch, |pattern| {
+            !is_a_scripts && pattern.statuses.binary_search(&status).is_ok() && has_source(pattern.referer, request)
+        })
     }
 
     /// The rules whose strikes against the client are cleared by a response with `status` to `request`.

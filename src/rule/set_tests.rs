@@ -130,6 +130,17 @@ fn a_response_offends_the_rules_that_list_its_status_if_their_path_matches() {
 }
 
 #[test]
+fn a_response_to_what_the_script_of_a_page_asks_for_by_head_offends_nothing() {
+    let rules = rules("[[rule]]\nname = 'plugins'\nstatus = 404\nmethod = 'HEAD'\npath = '/plugins/'\ndistinct = 'path'\nmaxretry = 12");
+    let is_offended = |sec_fetch_site: &[u8]| {
+        let request = Request { method: b"HEAD", sec_fetch_site, ..get("/plugins/a/", "") };
+        !rules.offended_by_response(404, &request, &mut Scratch::default()).is_empty()
+    };
+    assert!(is_offended(b"") && is_offended(b"none"), "a program, and what a user typed");
+    assert!(!is_offended(b"cross-site") && !is_offended(b"same-origin"));
+}
+
+#[test]
 fn rates_and_open_connections_have_rules_of_their_own() {
     let rules = rules(
         "[[rule]]\nname = 'requests'\nevent = 'request'\n[[rule]]\nname = 'connections'\nevent = 'connection'\n\

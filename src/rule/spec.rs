@@ -13,6 +13,7 @@ use super::{Distinct, Mode, Rule, SmtpRefusal};
 use crate::event::Scope;
 use crate::list;
 use crate::list::Networks;
+use crate::list::file::ListedOrigin;
 use crate::rule_id::{RESERVED, RULE_NAME, RuleNames, is_origin, is_rule_name};
 use crate::table::counter::MAX_FINDTIME;
 use crate::time::Span;
@@ -312,8 +313,12 @@ impl RuleSpec {
         let refuses_offence = match self.refuse {
             Some(RefuseSpec::Offence) => true,
             Some(RefuseSpec::Ban) => false,
-            // Another rule has refused a page's probe.
-            None => (is_forgeable && !is_page_probe) || (maxretry == 1 && !self.counts_bans()) || self.simultaneous.is_some(),
+            // Another rule has refused a page's probe, and what was answered is too late to be refused.
+            None => {
+                (is_forgeable && !is_page_probe && self.status.is_none())
+                    || (maxretry == 1 && !self.counts_bans())
+                    || self.simultaneous.is_some()
+            }
         };
         let (scope, smtp, fleet) = (self.scope.unwrap_or_default(), self.smtp.unwrap_or_default(), self.fleet.unwrap_or_default());
         if fleet && matches!(self.event, Some(EventSpec::Request | EventSpec::PageProbe | EventSpec::Ban)) {
@@ -379,8 +384,13 @@ fn networks(entries: &[Spanned<String>]) -> Result<Networks, SpecError> {
     for entry in entries {
         let value = entry.get_ref();
         if let Some(path) = list::file::path_of(value) {
-            let list = list::file::read(path);
-            networks.extend(list.map_err(|error| SpecError::at(&entry.span(), format!("{value}: {error}")))?.networks);
+            let list = list::file::read(path).map_err(|error| SpecError::at(&entry.span(), format!("{value}: {error}")))?;
+            if let Some(ListedOrigin { line, entry: origin }) = list.origins.first() {
+                let message =
+                    format!("{value}:{line}: found {origin} in ignoreip, expected networks: systems and countries stand in deny alone");
+                return Err(SpecError::at(&entry.span(), message));
+            }
+            networks.extend(list.networks);
         } else {
             networks.push(list::file::parse_network(value).map_err(|_| {
                 let expected = "an IP address, a network such as 192.0.2.0/24 or the absolute path of a list; host names stand in the ignoreip of [defaults]";

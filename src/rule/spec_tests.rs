@@ -128,6 +128,7 @@ fn an_offence_is_refused_at_once_if_it_bans_or_is_forgeable_or_exceeds_a_limit()
         ("path = '/a'\nmaxretry = 1", true),
         ("path = '/a'\nmaxretry = 2", false),
         ("query = 'a'\nmaxretry = 2", true),
+        ("status = 200\nquery = 'a'\nmaxretry = 2", false),
         ("simultaneous = 3\nmaxretry = 9", true),
         ("query = 'a'\nmaxretry = 2\nrefuse = 'ban'", false),
         ("path = '/a'\nmaxretry = 2\nrefuse = 'offence'", true),

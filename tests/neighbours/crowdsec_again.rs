@@ -31,8 +31,9 @@ fn a_decision_whose_ban_was_replaced_counts_again_when_the_other_is_taken_back_o
     wait_for_bans(&daemon, &own);
     daemon.text(&["ban", "203.0.113.1", "9h", "--origin", "fail2ban/sshd"]);
     // By hand, a shorter one replaces that of a network as well.
-    daemon.text(&["ban", "198.51.100.0/24", "2s"]);
+    daemon.text(&["ban", "198.51.100.0/24", "30m"]);
     wait_for_bans(&daemon, &["203.0.113.1 fail2ban-sshd", "198.51.100.0/24 manual"]);
+    daemon.text(&["ban", "198.51.100.0/24", "1s"]);
     daemon.text(&["unban", "203.0.113.1", "--origin", "fail2ban/sshd"]);
     wait_for_bans(&daemon, &own);
     // One that is taken back by hand stays so until the next whole list.

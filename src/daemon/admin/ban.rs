@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::client::{Client, Ipv6Prefix, is_single};
-use crate::clock::timestamp;
+use crate::clock::{Clock, timestamp};
 use crate::control::admin::{BanLength, BanRequest, check_scope};
 use crate::control::answer::{error, object};
 use crate::control::bans::{BanReport, epoch, remaining};
@@ -26,8 +26,8 @@ const DEFAULT_LENGTH: Span = Span::from_secs(3600);
 ///
 /// # Errors
 /// The target is never banned, a network on one service, or the rule of a restored ban refuses nobody here.
-pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, user: &str, to: &ReplyHandle) -> Result<(), String> {
-    let policy = engine.policy();
+pub fn ban(engine: &Arc<Engine>, clock: Clock, request: &BanRequest, user: &str, to: &ReplyHandle) -> Result<(), String> {
+    let (policy, now) = (engine.policy(), clock.now());
     if request.rule.is_none() {
         check_scope(request.target, request.scope, Some(policy.prefix)).map_err(|error| error.to_string())?;
     }
@@ -62,7 +62,7 @@ pub fn ban(engine: &Arc<Engine>, now: Time, request: &BanRequest, user: &str, to
         BanLength::Default => Until::at(now.after(DEFAULT_LENGTH)),
         BanLength::For(span) => Until::at(now.after(span)),
         // One that ended while its request was on the way is no fault of who sent it.
-        BanLength::Until(end) => Until::at(end.max(now.after(Span::from_secs(1)))),
+        BanLength::Until(end) => Until::at(clock.table_time(end).max(now.after(Span::from_secs(1)))),
         BanLength::Permanent => Until::NEVER,
     };
     // Evidence is restored as it was shown: escaped.

@@ -16,6 +16,7 @@ use crate::event::Scope;
 use crate::geo::Network;
 use crate::list::BannedNetwork;
 use crate::table::{Ban, Until};
+use crate::time::Time;
 
 /// A ban may end so many seconds later than the other program said: both ends are rounded, and the two clocks are read one after the other.
 const ROUNDING: i64 = 2;
@@ -48,13 +49,20 @@ struct Release {
 }
 
 impl Release {
+    /// An end by the wall clock in table time; -1 stays.
+    fn in_table_time(&self, until: i64) -> i64 {
+        let end = u64::try_from(until).map(|until| self.clock.table_time(Time::from_secs(until)));
+        end.map_or(until, |end| i64::try_from(end.secs()).unwrap_or(i64::MAX))
+    }
+
     fn run(&self) -> Result<UnbanReport, String> {
         let (request, now, policy) = (&self.request, self.clock.now(), self.engine.policy());
         let target = request.target.map_or_else(|| format!("rule {}", request.rule), |target| shown(target, policy.prefix));
         let mut report = UnbanReport { target, found: false, unbanned: 0, inside: 0, not_saved: None };
         // Whoever may only ask must not be able to add names.
         let Some(rule) = self.engine.names().find(&request.rule) else { return Ok(report) };
-        let is_own = |ban: &Ban| ban.rule == rule && ends_by(ban.until, request.until);
+        let last = request.until.map(|until| self.in_table_time(until));
+        let is_own = |ban: &Ban| ban.rule == rule && ends_by(ban.until, last);
         let (clients, networks) = match request.target {
             Some(target) if is_single(target) => (vec![Client::of(target.addr(), policy.prefix)], Vec::new()),
             Some(target) => (Vec::new(), vec![target.into()]),
@@ -65,7 +73,7 @@ impl Release {
                 (clients, policy.lists.banned.iter().map(|ban| ban.network).collect())
             }
         };
-        let is_own_network = |ban: &BannedNetwork| ban.rule == rule && ends_by(ban.until.map_or(Until::NEVER, Until::at), request.until);
+        let is_own_network = |ban: &BannedNetwork| ban.rule == rule && ends_by(ban.until.map_or(Until::NEVER, Until::at), last);
         let networks: Vec<Network> =
             networks.into_iter().filter(|network| policy.lists.banned.get(*network).is_some_and(is_own_network)).collect();
         undo(clients, networks, &mut report, |target, completion| {
@@ -85,7 +93,7 @@ impl Release {
     }
 }
 
-/// Whether a ban ends at `last` or before. Without `last`, every one does.
+/// Whether a ban ends at `last`, in seconds of table time, or before. Without `last`, every one does.
 fn ends_by(until: Until, last: Option<i64>) -> bool {
     match (last, epoch(until)) {
         (None | Some(-1), _) => true,
@@ -97,7 +105,6 @@ fn ends_by(until: Until, last: Option<i64>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::Time;
 
     #[test]
     fn a_ban_that_ends_later_than_the_one_taken_back_is_another() {

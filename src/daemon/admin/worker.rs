@@ -94,7 +94,7 @@ impl AdminContext {
             AdminRequest::List(filter) => self.list(&filter),
             AdminRequest::Why(target) => self.why_target(target).into(),
             AdminRequest::WhyAsn(asn) => object(&self.why_asn(asn)).into(),
-            AdminRequest::Ban(request) => match ban::ban(&self.engine, self.clock.now(), &request, &user(peer.user), to) {
+            AdminRequest::Ban(request) => match ban::ban(&self.engine, self.clock, &request, &user(peer.user), to) {
                 Ok(()) => return None,
                 Err(fault) => error(&fault).into(),
             },

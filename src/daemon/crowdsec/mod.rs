@@ -49,8 +49,12 @@ pub struct Crowdsec {
 impl Crowdsec {
     pub fn new(engine: &Arc<Engine>, clock: Clock, bans: usize) -> Self {
         let replaced = Arc::new(Replaced::default());
-        let (its_replaced, prefix) = (Arc::clone(&replaced), engine.policy().prefix);
-        engine.observe(move |change| its_replaced.note(change, prefix));
+        let (its_replaced, its_engine) = (Arc::clone(&replaced), Arc::downgrade(engine));
+        engine.observe(move |change| {
+            if let Some(engine) = its_engine.upgrade() {
+                its_replaced.note(change, engine.policy().prefix);
+            }
+        });
         Self { engine: Arc::clone(engine), clock, bans, health: Arc::default(), replaced, configs: Mutex::default() }
     }
 
