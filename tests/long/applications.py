@@ -164,11 +164,8 @@ def main():
             for pattern in ("*.out", "squid/*.log"):
                 for file in work.glob(pattern):
                     shutil.copy(file, keep)
-        for process in stage.processes:
-            assert process.poll() is None, f"a server ended with {process.returncode}: {process.args}"
-    for fault in faults:
-        print(f"FAILED: {fault}", file=sys.stderr)
-    sys.exit(1 if faults else 0)
+        stage.assert_running()
+    scanners.end(faults)
 
 
 if __name__ == "__main__":

@@ -212,6 +212,10 @@ class Stage:
         self.start("exim", ["exim4", "-C", config, "-bdf"])
         wait_until("Exim listens", lambda: all(listens(SERVER, port) for port in (25, 465, 587)))
 
+    def assert_running(self):
+        for process in self.processes:
+            assert process.poll() is None, f"a server ended with {process.returncode}: {process.args}"
+
     def run(self, name, address, command, seconds=RUN_SECONDS):
         """Runs a command as the client `address`. Returns its status and output."""
         inside = ["nsenter", "--target", str(self.holder.pid), "--net", f"--wd={self.work / 'home'}"]
@@ -272,6 +276,13 @@ def innocent_row(stage, innocent, address):
     return Row(innocent.name, len(refusals), refusals.count(False), refusals.count(True), 0, "", fault)
 
 
+def end(faults):
+    """Ends the program, with the status that says whether there were faults."""
+    for fault in faults:
+        print(f"FAILED: {fault}", file=sys.stderr)
+    sys.exit(1 if faults else 0)
+
+
 def main():
     programs, wanted = sys.argv[1], [name for name in sys.argv[2:] if name != "--answers"]
     asks_before_answers = "--answers" in sys.argv
@@ -295,11 +306,8 @@ def main():
         keep = os.environ.get("STRIKEOUT_KEEP")
         if keep:
             subprocess.run(["cp", "-r", work, keep], check=True)
-        for process in stage.processes:
-            assert process.poll() is None, f"a server ended with {process.returncode}"
-    for fault in faults:
-        print(f"FAILED: {fault}", file=sys.stderr)
-    sys.exit(1 if faults else 0)
+        stage.assert_running()
+    end(faults)
 
 
 if __name__ == "__main__":

@@ -183,7 +183,8 @@ pub mod tests {
         toml::from_str(&format!("url = 'http://127.0.0.1'\nkey_file = '/k'\n{more}")).unwrap()
     }
 
-    fn wire(scope: &str, value: &str) -> WireDecision {
+    /// A decision to ban, as the local API writes it.
+    pub fn wire(scope: &str, value: &str) -> WireDecision {
         let field = |text: &str| Field(text.to_owned());
         WireDecision {
             id: field("1"),

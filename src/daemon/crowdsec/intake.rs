@@ -125,22 +125,14 @@ impl<'a> Intake<'a> {
 #[cfg(test)]
 mod tests {
     use super::super::body::Field;
+    use super::super::decision;
     use super::*;
     use crate::rule_id::RuleNames;
 
     const NOW: Time = Time::from_secs(1_800_000_000);
 
     fn wire(id: &str, scope: &str, value: &str) -> WireDecision {
-        let field = |text: &str| Field(text.to_owned());
-        WireDecision {
-            id: field(id),
-            origin: field("CAPI"),
-            kind: field("ban"),
-            scope: field(scope),
-            value: field(value),
-            duration: field("4h"),
-            scenario: field("crowdsecurity/ssh-bf"),
-        }
+        WireDecision { id: Field(id.to_owned()), ..decision::tests::wire(scope, value) }
     }
 
     /// What is taken of `answer` beside `known`.
