@@ -8,6 +8,7 @@
 mod config_builder;
 mod connection;
 mod deferred;
+mod helper_state;
 mod line_reader;
 mod replica;
 mod request_counts;
@@ -26,8 +27,9 @@ use super::{Backend, BackendSlot};
 use crate::logging::FaultLog;
 use crate::prefilter::files::LoadedPrefilter;
 use config_builder::ConfigBuilder;
+use helper_state::HelperState;
 use line_reader::LineReader;
-use replica::{HelperState, Replica};
+use replica::Replica;
 
 /// Longest wait before the second attempt to reach the daemon; doubled with each failure.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
@@ -100,7 +102,7 @@ fn follow(socket: &Path, state: &Arc<HelperState>, slot: &BackendSlot, ready: &S
             replica.queue_reports(is_complete);
         }
         if is_complete {
-            replica.queue_deferred();
+            state.queue_deferred(replica.connection());
         }
         if last_sweep.elapsed() >= SWEEP {
             last_sweep = Instant::now();

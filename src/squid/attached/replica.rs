@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use super::config_builder::{Compiled, ConfigBuilder, ConfigLines, invalid};
 use super::connection::DaemonConnection;
-use super::deferred::{Deferred, DeferredOffences};
+use super::deferred::Deferred;
+use super::helper_state::HelperState;
 use super::request_counts::RequestCounts;
-use super::send_queue::Unsent;
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::control::subscribe::{self, FromDaemon, FromSubscriber};
@@ -28,7 +28,6 @@ use crate::event::Service;
 use crate::geo::{AskedOrigins, Origin};
 use crate::list::{BannedNetwork, Lists};
 use crate::policy::{OnFailure, Pause, Policy};
-use crate::prefilter::files::LoadedPrefilter;
 use crate::rule::{Cleared, Mode, Offence, Rule};
 use crate::rule_id::{RuleId, RuleNames};
 use crate::squid::helper_stats::HelperStats;
@@ -53,24 +52,6 @@ const MAX_CLAIMS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// How long the helper waits at its end for the daemon to take what is queued.
 const LAST_LINES: Duration = Duration::from_millis(500);
-
-/// What outlives a connection to the daemon.
-#[derive(Default)]
-pub struct HelperState {
-    pub names: Arc<RuleNames>,
-    /// Counts of answers that have not been sent to the daemon yet, those of the time without a connection included.
-    stats: Mutex<HelperStats>,
-    /// Offences that the daemon could not take yet.
-    deferred: Mutex<DeferredOffences>,
-    /// The expressions by which Squid decides what to ask about.
-    prefilter: Option<LoadedPrefilter>,
-}
-
-impl HelperState {
-    pub fn new(prefilter: Option<LoadedPrefilter>) -> Self {
-        Self { prefilter, ..Self::default() }
-    }
-}
 
 /// A copy of the daemon's rules, lists and bans, with the connection that keeps it current.
 pub struct Replica {
@@ -156,49 +137,12 @@ impl Replica {
         self.state.stats.lock().deferred += deferred;
         let unanswered = std::mem::take(&mut *self.unanswered.lock());
         for (held, verdict) in unanswered.into_values() {
-            self.settle(&held, verdict);
+            self.state.settle(&held, verdict);
         }
         let asking = std::mem::take(&mut *self.asking.lock());
         let verdict = self.fallback_verdict(self.now(), &[]);
-        asking.into_values().flatten().for_each(|asking| self.settle(&asking.held, verdict.clone()));
-        self.keep(unsent);
-    }
-
-    /// Keeps what the daemon has not handled for the next connection.
-    fn keep(&self, unsent: Vec<Unsent>) {
-        for Unsent { text, since } in unsent {
-            let rules = |names: &[String]| names.iter().map(|name| self.state.names.intern(name)).collect();
-            match FromSubscriber::parse(&text) {
-                Ok(FromSubscriber::Offence { address, rules: names, marks, evidence, .. }) => {
-                    self.defer(Deferred { address, rules: rules(&names), marks, count: 1, evidence, since });
-                }
-                Ok(FromSubscriber::Strike { count, address, rules: names, marks, evidence }) => {
-                    self.defer(Deferred { address, rules: rules(&names), marks, count, evidence, since });
-                }
-                Ok(FromSubscriber::Stats { served, failed_open }) => {
-                    let mut stats = self.state.stats.lock();
-                    stats.served += served;
-                    stats.failed_open += failed_open;
-                }
-                Ok(FromSubscriber::Refused { rule, count }) => {
-                    *self.state.stats.lock().refused.entry(self.state.names.intern(&rule)).or_default() += count;
-                }
-                Ok(FromSubscriber::Overflow { deferred, dropped }) => {
-                    let mut stats = self.state.stats.lock();
-                    stats.deferred += deferred;
-                    stats.dropped += dropped;
-                }
-                // Rates, successes and questions are of this moment, and what else is missing is told again. Anything else is the first line.
-                Ok(
-                    FromSubscriber::Requests { .. }
-                    | FromSubscriber::Clear { .. }
-                    | FromSubscriber::Prefilter { .. }
-                    | FromSubscriber::Origin(_)
-                    | FromSubscriber::Crawler { .. },
-                )
-                | Err(_) => {}
-            }
-        }
+        asking.into_values().flatten().for_each(|asking| self.state.settle(&asking.held, verdict.clone()));
+        self.state.keep(unsent, self.policy().prefix);
     }
 
     /// Applies a line from the daemon. Returns true at the end of a snapshot.
@@ -279,27 +223,9 @@ impl Replica {
     /// Queues the requests counted so far and, if `is_complete`, the answers. What finds no room stays.
     pub fn queue_reports(&self, is_complete: bool) {
         if is_complete {
-            self.queue_stats();
+            self.state.queue_stats(&self.connection);
         }
         self.queue_requests();
-        self.connection.flush();
-    }
-
-    /// Queues deferred offences, as far as there is room.
-    pub fn queue_deferred(&self) {
-        let mut deferred = self.state.deferred.lock();
-        if deferred.is_empty() {
-            return;
-        }
-        let Some(mut queue) = self.connection.queue() else { return };
-        let now = Instant::now();
-        while queue.has_room_for_deferred()
-            && let Some(Deferred { address, rules, marks, count, evidence, since }) = deferred.take(now)
-        {
-            let rules = rules.iter().map(|rule| self.state.names.name(*rule).to_string()).collect();
-            queue.push_deferred(since, count, &FromSubscriber::Strike { count, address, rules, marks, evidence });
-        }
-        drop(queue);
         self.connection.flush();
     }
 
@@ -315,40 +241,20 @@ impl Replica {
         });
     }
 
-    fn queue_stats(&self) {
-        let dropped = self.state.deferred.lock().take_dropped();
-        let Some(mut queue) = self.connection.queue() else {
-            self.state.stats.lock().dropped += dropped;
-            return;
-        };
-        let mut stats = self.state.stats.lock();
-        stats.dropped += dropped;
-        stats.deferred += queue.take_deferred();
-        if stats.is_empty() || !queue.has_room() {
-            return;
-        }
-        let HelperStats { served, failed_open, refused, deferred, dropped } = std::mem::take(&mut *stats);
-        let now = Instant::now();
-        queue.push(now, &FromSubscriber::Stats { served, failed_open });
-        if deferred + dropped > 0 {
-            queue.push(now, &FromSubscriber::Overflow { deferred, dropped });
-        }
-        for (rule, count) in refused {
-            queue.push(now, &FromSubscriber::Refused { rule: self.state.names.name(rule).to_string(), count });
-        }
+    /// Holds a reply until it is settled, or `late` answers it because the daemon does not.
+    fn hold(&self, reply: Reply, late: Verdict) -> HeldReply {
+        let state = Arc::clone(&self.state);
+        self.deadlines.hold(reply, move |reply| {
+            state.record(&late);
+            reply.send(late);
+        })
     }
 
-    /// Keeps offences that the daemon cannot take now.
-    fn defer(&self, offences: Deferred) {
-        let client = Client::of(offences.address, self.policy().prefix);
-        self.state.deferred.lock().add(Instant::now(), client, offences);
-    }
-
-    /// Answers an offence in place of the daemon, unless it was answered already.
-    fn settle(&self, held: &HeldReply, verdict: Verdict) {
-        if held.settle(verdict.clone()) {
-            self.state.stats.lock().record(&verdict);
-        }
+    /// Keeps an offence that the daemon cannot take now.
+    fn defer(&self, offence: Offence, since: Instant) {
+        let rules = offence.rules.iter().take(subscribe::MAX_RULES).map(|rule| rule.id).collect();
+        let Offence { address, marks, evidence, .. } = offence;
+        self.state.defer(Deferred { address, rules, marks, count: 1, evidence, since }, self.policy().prefix);
     }
 
     /// Notes where a client belongs, and answers the queries that have waited for that.
@@ -373,7 +279,7 @@ impl Replica {
                 }
             };
             let verdict = refusal.map_or(Verdict::Allow(AllowReason::NothingFound), Refusal::on_web);
-            self.settle(&held, verdict);
+            self.state.settle(&held, verdict);
         }
         self.connection.flush();
     }
@@ -412,16 +318,12 @@ impl Backend for Replica {
         let verdict = self.fallback_verdict(now, &offence.rules);
         let since = Instant::now();
         if !self.connection.queue().is_some_and(|queue| queue.has_room()) {
-            self.state.stats.lock().record(&verdict);
-            self.defer(deferred(offence, since));
+            self.state.record(&verdict);
+            self.defer(offence, since);
             return reply.send(verdict);
         }
         let number = self.next_offence.fetch_add(1, Ordering::Relaxed);
-        let (late, state) = (verdict.clone(), Arc::clone(&self.state));
-        let held = self.deadlines.hold(reply, move |reply| {
-            state.stats.lock().record(&late);
-            reply.send(late);
-        });
+        let held = self.hold(reply, verdict.clone());
         self.unanswered.lock().insert(number, (held.clone(), verdict.clone()));
         // Other threads queue little, so there is still room; but the connection may have been given up.
         if let Some(mut queue) = self.connection.queue() {
@@ -430,8 +332,8 @@ impl Backend for Replica {
             return;
         }
         self.unanswered.lock().remove(&number);
-        self.settle(&held, verdict);
-        self.defer(deferred(offence, since));
+        self.state.settle(&held, verdict);
+        self.defer(offence, since);
     }
 
     fn ask_origin(&self, now: Time, question: OriginQuestion, reply: Reply) {
@@ -441,14 +343,10 @@ impl Backend for Replica {
         let is_asked = asking.get(&client).is_some_and(|asking| asking.len() < MAX_ASKING);
         if !is_asked && (asking.contains_key(&client) || !self.connection.queue().is_some_and(|queue| queue.has_room())) {
             drop(asking);
-            self.state.stats.lock().record(&verdict);
+            self.state.record(&verdict);
             return reply.send(verdict);
         }
-        let state = Arc::clone(&self.state);
-        let held = self.deadlines.hold(reply, move |reply| {
-            state.stats.lock().record(&verdict);
-            reply.send(verdict);
-        });
+        let held = self.hold(reply, verdict);
         asking.entry(client).or_default().push(Asking { held, question });
         // Queries of the same client share the answer. If the connection has just been given up, they are answered by that.
         if !is_asked && let Some(mut queue) = self.connection.queue() {
@@ -463,7 +361,7 @@ impl Backend for Replica {
             queue.push(since, &FromSubscriber::Strike { count: 1, address, rules: names(&rules), marks, evidence });
             return;
         }
-        self.defer(deferred(offence, since));
+        self.defer(offence, since);
     }
 
     fn clear(&self, address: IpAddr, cleared: Cleared) {
@@ -519,7 +417,7 @@ impl Backend for Replica {
     fn close(&self) {
         let deadline = Instant::now() + LAST_LINES;
         loop {
-            self.queue_deferred();
+            self.state.queue_deferred(&self.connection);
             self.queue_reports(true);
             self.connection.flush_within(deadline.saturating_duration_since(Instant::now()));
             if self.state.deferred.lock().is_empty() || self.connection.is_lost() || Instant::now() >= deadline {
@@ -527,21 +425,15 @@ impl Backend for Replica {
             }
         }
         // What has just been taken may be deferred offences.
-        self.queue_stats();
+        self.state.queue_stats(&self.connection);
         self.connection.flush();
         let (unsent, _) = self.connection.stop();
-        self.keep(unsent);
+        self.state.keep(unsent, self.policy().prefix);
         let unreported = self.state.deferred.lock().take_all(Instant::now());
         if unreported > 0 {
             log::warn!("this helper ends, and {unreported} offences were not counted, because the daemon has not taken them");
         }
     }
-}
-
-/// An offence that the daemon cannot take now.
-fn deferred(offence: Offence, since: Instant) -> Deferred {
-    let rules = offence.rules.iter().take(subscribe::MAX_RULES).map(|rule| rule.id).collect();
-    Deferred { address: offence.address, rules, marks: offence.marks, count: 1, evidence: offence.evidence, since }
 }
 
 /// The names of the rules that an offence is under, the strictest ones if a line cannot name all: the daemon hangs up over a longer list, and
