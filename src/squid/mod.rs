@@ -2,6 +2,7 @@
 
 pub mod answer;
 mod attached;
+mod batch;
 mod burst;
 mod embedded;
 pub mod helper;

@@ -1,6 +1,5 @@
 //! The helper's loop: reads a batch of queries, judges them and writes their answers together. Every query is answered exactly once.
 
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,21 +10,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::answer;
+use super::batch::Batch;
 use super::helper_stats::HelperStats;
 use super::output::Output;
-use super::query;
 use super::query::{Parser, split_id};
-use super::{Backend, BackendSlot, OriginQuestion};
-use crate::client::Client;
-use crate::detector::{Detector, Judgement};
+use super::{BackendSlot, OriginQuestion};
+use crate::detector::Judgement;
 use crate::engine::reply::Reply;
 use crate::event::Event;
 use crate::event::headers::HeaderNames;
-use crate::policy::Policy;
-use crate::rule::Trigger;
 use crate::rule::set::Scratch;
 use crate::table::RequestTally;
-use crate::time::Time;
 use crate::verdict::{AllowReason, Verdict};
 
 /// Bytes read at a time.
@@ -70,32 +65,6 @@ pub struct Session {
     malformed: u64,
     /// Whether the query being judged has a [`Reply`], which answers in any case: then a panic must not be answered as well.
     has_reply: bool,
-}
-
-/// The state that all lines of a batch share.
-struct Batch<'a> {
-    backend: &'a Arc<dyn Backend>,
-    policy: &'a Arc<Policy>,
-    detector: Detector<'a>,
-    now: Time,
-    counts_requests: bool,
-    /// Whether a rule counts the requests without a source of their own.
-    counts_unreferred: bool,
-}
-
-impl Batch<'_> {
-    /// Prefetches the bans of all clients in `lines`, unless it is a single line.
-    fn prefetch(&self, lines: &[u8]) {
-        if memchr::memchr(b'\n', lines).is_none_or(|end| end + 1 == lines.len()) {
-            return;
-        }
-        let mut start = 0;
-        self.detector.bans.prefetch(memchr::memchr_iter(b'\n', lines).filter_map(|end| {
-            let line = lines.get(start..end).unwrap_or_default();
-            start = end + 1;
-            query::address(split_id(line).1).map(|address| Client::of(address, self.detector.prefix))
-        }));
-    }
 }
 
 impl Session {
@@ -190,14 +159,7 @@ impl Session {
     fn answer_all(&mut self, lines: &[u8]) {
         let backend = self.slot.get();
         let policy = backend.as_ref().map(|backend| backend.policy());
-        let batch = backend.as_ref().zip(policy.as_ref()).map(|(backend, policy)| Batch {
-            backend,
-            policy,
-            detector: Detector::new(policy, backend.bans()),
-            now: backend.now(),
-            counts_requests: !policy.rules.request_rates().is_empty(),
-            counts_unreferred: policy.rules.request_rates().iter().any(|rule| rule.trigger == Trigger::UnreferredRate),
-        });
+        let batch = backend.as_ref().zip(policy.as_ref()).map(|(backend, policy)| Batch::new(backend, policy));
         if let Some(batch) = &batch {
             batch.prefetch(lines);
         }
@@ -262,30 +224,30 @@ impl Session {
             _ => None,
         };
         let is_too_late = matches!(query.event, Event::Response { .. }) && !query.refuses_response;
-        match batch.detector.judge(batch.now, query.address, &query.event, &mut self.scratch) {
+        match batch.detector.judge(batch.now, address, &query.event, &mut self.scratch) {
             Judgement::Settled { verdict, counts } => {
                 if counts {
-                    tally(&mut self.tallies, batch, query.address, &query.event);
+                    batch.tally(&mut self.tallies, address, &query.event);
                 }
                 if let Event::Response { request, status } = &query.event
                     && verdict.refusal().is_none()
                     && let Some(cleared) = batch.detector.cleared(*status, request, &mut self.scratch)
                 {
-                    batch.backend.clear(query.address, cleared);
+                    batch.backend.clear(address, cleared);
                 }
                 if let Event::Request(request) = &query.event
-                    && let Some(offence) = batch.detector.page_probe(query.address, request, &verdict)
+                    && let Some(offence) = batch.detector.page_probe(address, request, &verdict)
                 {
                     batch.backend.count_offence(batch.now, offence);
                 }
                 let answer = batch.policy.answer(batch.now, verdict);
-                log::debug!("{} gets {answer:?}", query.address);
+                log::debug!("{address} gets {answer:?}");
                 self.stats.record(&answer);
                 self.output.format(id, &answer, batch.backend.names(), batch.now, &mut self.out);
             }
             Judgement::Ask { counts, rules } => {
                 if counts {
-                    tally(&mut self.tallies, batch, query.address, &query.event);
+                    batch.tally(&mut self.tallies, address, &query.event);
                 }
                 let probe = match &query.event {
                     Event::Request(request) if !rules.is_empty() => batch.detector.probe(address, request),
@@ -377,31 +339,19 @@ impl Session {
     }
 }
 
-/// Adds an ordinary request to those of the batch, if there is a rule that counts them.
-fn tally(tallies: &mut Vec<RequestTally>, batch: &Batch<'_>, address: IpAddr, event: &Event<'_>) {
-    if !batch.counts_requests {
-        return;
-    }
-    let client = Client::of(address, batch.policy.prefix);
-    let is_unreferred = batch.counts_unreferred && matches!(event, Event::Request(request) if request.names_its_source() == Some(false));
-    match tallies.last_mut() {
-        Some(last) if last.client == client => {
-            last.requests += 1;
-            last.unreferred += u32::from(is_unreferred);
-        }
-        _ => tallies.push(RequestTally::new(address, client, 1).with_unreferred(is_unreferred.into())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Client;
     use crate::config::Config;
     use crate::engine::Engine;
     use crate::event::Service;
+    use crate::policy::Policy;
     use crate::rule::Offence;
     use crate::rule_id::RuleNames;
+    use crate::squid::Backend;
     use crate::table::Bans;
+    use crate::time::Time;
     use std::io::{Read as _, Seek as _, Write as _};
     use std::os::fd::AsFd;
     use std::path::Path;
