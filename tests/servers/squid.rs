@@ -20,18 +20,26 @@ fn assert_that_scanners_are_refused(squid: &Squid, origin: &Origin) {
     squid.assert_clean_log();
 }
 
+/// Starts Squid and waits for its helper. One that takes more than five seconds to compile its rules serves everybody meanwhile, and an
+/// unoptimised one may on a busy machine.
+fn start_judging(stage: &Stage, origin: &Origin, fragment: &str) -> Squid {
+    let squid = Squid::start(stage, origin, fragment);
+    wait_until("the helper judges", || get(squid.port(), "198.51.100.250", "/w00tw00t") == 429);
+    squid
+}
+
 fn scan_with_the_daemon(example: &str) {
     let Some(stage) = Stage::with_squid() else { return };
     let origin = Origin::start();
     let _daemon = stage.daemon("");
-    let squid = Squid::start(&stage, &origin, &stage.squid_example(example));
+    let squid = start_judging(&stage, &origin, &stage.squid_example(example));
     assert_that_scanners_are_refused(&squid, &origin);
 }
 
 fn scan_with_squid_alone(example: &str) {
     let Some(stage) = Stage::with_squid() else { return };
     let origin = Origin::start();
-    let squid = Squid::start(&stage, &origin, &stage.squid_example_alone(example));
+    let squid = start_judging(&stage, &origin, &stage.squid_example_alone(example));
     assert_that_scanners_are_refused(&squid, &origin);
 }
 
@@ -60,7 +68,7 @@ fn a_visitor_sent_by_another_page_is_refused_but_not_banned() {
     let Some(stage) = Stage::with_squid() else { return };
     let origin = Origin::start();
     let _daemon = stage.daemon("");
-    let squid = Squid::start(&stage, &origin, &stage.squid_example("squid-failopen.conf"));
+    let squid = start_judging(&stage, &origin, &stage.squid_example("squid-failopen.conf"));
     let sent = request(squid.port(), "198.51.100.1", "GET", "/w00tw00t", "Sec-Fetch-Site: cross-site\r\n").unwrap();
     assert_eq!(sent.status, 429);
     assert_eq!(get(squid.port(), "198.51.100.1", "/"), 200);
