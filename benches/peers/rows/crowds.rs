@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use strikeout::internals::client::Client;
@@ -15,7 +16,7 @@ use strikeout::internals::table::RequestTally;
 use strikeout::internals::time::Time;
 
 use super::either;
-use super::lookups::{LOADS, column, in_turn, report_samples};
+use super::lookups::{LOADS, Turns, column, report_samples};
 use crate::Options;
 use crate::child::own_memory;
 use crate::pipe::{Helper, Sample};
@@ -25,6 +26,14 @@ use crate::traffic::{Clients, Traffic};
 use crate::world::{World, prepare};
 
 const RULES: [&str; 2] = ["crowd-requests", "crowd-requests-near"];
+
+/// A site's visitors, of whom some ask far more than others; and clients that each ask once, as the members of a crowd do: their networks are
+/// in no cache.
+const POPULATIONS: [(&str, Clients); 2] = [("visitors", Clients::Zipf(100_000)), ("strangers", Clients::Strangers)];
+
+/// Short stretches in turn, and many of them: what else the machine does then meets all contenders alike.
+const STRETCH: Duration = Duration::from_millis(100);
+const REPEAT: usize = 61;
 
 /// Groups that the table holds, unless configured otherwise, and the members that are remembered of each on average.
 const GROUPS: u32 = 100_000;
@@ -51,11 +60,13 @@ fn cost(options: &Options, report: &mut Report) -> Result<()> {
     let mut off = start("off", &(rules("enabled = false") + "[[rule]]\nname = 'crowd-requests-asn'\nenabled = false\n"))?;
     let mut on = start("on", &rules("mode = 'enforce'\nmaxretry = 4000000000"))?;
     let mut shadow = start("shadow", &rules("maxretry = 4000000000"))?;
-    for load in [LOADS[1], LOADS[4]] {
+    for (load, (population, clients)) in [LOADS[1], LOADS[4]].into_iter().flat_map(|load| POPULATIONS.map(|population| (load, population)))
+    {
         for bare in [0, 10, 100] {
-            let case = format!("{}, {bare} of 100 without a source", load.name());
+            let case = format!("{population}, {}, {bare} of 100 without a source", load.name());
             let mut contenders = [("off", &mut off), ("on", &mut on), ("shadow", &mut shadow)];
-            let samples = in_turn(options, &mut contenders, load, |_| Traffic::with_referers(Clients::Strangers, bare))?;
+            let turns = Turns { repeat: options.repeat.unwrap_or(either(options, 3, REPEAT)), stretch: STRETCH };
+            let samples = turns.measure(&mut contenders, load, |_| Traffic::with_referers(clients, bare))?;
             report_samples(report, &case, &contenders.map(|(name, _)| name), &samples);
             for (number, what) in [(1, "CPU, on to off"), (2, "CPU, in shadow mode to off")] {
                 let cpu = paired(&column(&samples[number], Sample::cpu_us), &column(&samples[0], Sample::cpu_us), ratio);

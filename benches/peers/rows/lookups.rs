@@ -54,7 +54,40 @@ pub const LOADS: [Load; 5] = [
     Load { outstanding: 1000, batch: 100 },
 ];
 
-/// Measures the contenders alternately with the same queries. Returns the samples of each contender.
+/// How often the contenders are measured, each for how long at a time.
+pub struct Turns {
+    pub repeat: usize,
+    pub stretch: Duration,
+}
+
+impl Turns {
+    /// Measures the contenders alternately with the same queries. Returns the samples of each contender.
+    pub fn measure<const N: usize>(
+        &self,
+        contenders: &mut [(&str, &mut Helper); N],
+        load: Load,
+        traffic: impl Fn(usize) -> Traffic,
+    ) -> Result<Vec<Vec<Sample>>> {
+        let mut samples = vec![Vec::new(); contenders.len()];
+        let mut traffics: Vec<Traffic> = (0..contenders.len()).map(traffic).collect();
+        for round in 0..=self.repeat {
+            for position in 0..contenders.len() {
+                // The first contender changes from round to round.
+                let number = (position + round) % contenders.len();
+                let (name, helper) = &mut contenders[number];
+                let sample = helper.drive(&mut traffics[number], load, Until::Elapsed(self.stretch))?;
+                anyhow::ensure!(sample.refused == 0, "{name} refused {} innocent queries", sample.refused);
+                // The first round is a warm-up.
+                if round > 0 {
+                    samples[number].push(sample);
+                }
+            }
+        }
+        Ok(samples)
+    }
+}
+
+/// Measures the contenders in turn as often and as long as the options say.
 pub fn in_turn<const N: usize>(
     options: &Options,
     contenders: &mut [(&str, &mut Helper); N],
@@ -62,23 +95,8 @@ pub fn in_turn<const N: usize>(
     traffic: impl Fn(usize) -> Traffic,
 ) -> Result<Vec<Vec<Sample>>> {
     let repeat = options.repeat.unwrap_or(either(options, 3, 15));
-    let stretch = Until::Elapsed(Duration::from_millis(either(options, 100, 400)));
-    let mut samples = vec![Vec::new(); contenders.len()];
-    let mut traffics: Vec<Traffic> = (0..contenders.len()).map(traffic).collect();
-    for round in 0..=repeat {
-        for position in 0..contenders.len() {
-            // The first contender changes from round to round.
-            let number = (position + round) % contenders.len();
-            let (name, helper) = &mut contenders[number];
-            let sample = helper.drive(&mut traffics[number], load, stretch)?;
-            anyhow::ensure!(sample.refused == 0, "{name} refused {} innocent queries", sample.refused);
-            // The first round is a warm-up.
-            if round > 0 {
-                samples[number].push(sample);
-            }
-        }
-    }
-    Ok(samples)
+    let stretch = Duration::from_millis(either(options, 100, 400));
+    Turns { repeat, stretch }.measure(contenders, load, traffic)
 }
 
 pub fn column(samples: &[Sample], value: impl Fn(&Sample) -> f64) -> Vec<f64> {
