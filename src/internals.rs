@@ -118,7 +118,7 @@ pub mod policy {
 pub mod prefilter {
     pub use crate::prefilter::{ORDINARY_METHODS, Prefilter};
     pub mod files {
-        pub use crate::prefilter::files::{AGENT_FILE, LoadedPrefilter, PATH_FILE};
+        pub use crate::prefilter::files::{ACLS_FILE, AGENT_FILE, LoadedPrefilter, PATH_FILE};
     }
 }
 pub mod rule {

@@ -116,7 +116,7 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l table -d 
 complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -l json -d 'Print JSON'
 complete -c strikeout -n "__fish_strikeout_using_subcommand forget" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand prefilter" -l config -d 'The configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
-complete -c strikeout -n "__fish_strikeout_using_subcommand prefilter" -l output -d 'The directory, which must exist. Squid reads path.regex and agent.regex there' -r -F
+complete -c strikeout -n "__fish_strikeout_using_subcommand prefilter" -l output -d 'The directory, which must exist. Squid reads acls.conf, path.regex and agent.regex there' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand prefilter" -s h -l help -d 'Print help'
 complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand reload" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F

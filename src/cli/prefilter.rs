@@ -7,7 +7,7 @@ use super::terminal::counted;
 use super::{Failure, print};
 use crate::config::Config;
 use crate::prefilter::Prefilter;
-use crate::prefilter::files::{AGENT_FILE, PATH_FILE};
+use crate::prefilter::files::{ACLS_FILE, AGENT_FILE, PATH_FILE};
 use crate::rule::{Mode, RuleSet};
 use crate::rule_id::RuleNames;
 
@@ -17,7 +17,7 @@ pub struct PrefilterArguments {
     /// The configuration. [default: /etc/strikeout/strikeout.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The directory, which must exist. Squid reads path.regex and agent.regex there.
+    /// The directory, which must exist. Squid reads acls.conf, path.regex and agent.regex there.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
 }
@@ -35,7 +35,8 @@ pub fn run(arguments: &PrefilterArguments) -> Result<(), Failure> {
 
 fn text(prefilter: &Prefilter, rules: &RuleSet, directory: &str) -> String {
     let mut text = String::new();
-    for (name, expressions) in [(PATH_FILE, &prefilter.path), (AGENT_FILE, &prefilter.agent)] {
+    let in_acls: Vec<String> = [&prefilter.long_path, &prefilter.host, &prefilter.long_agent].into_iter().flatten().cloned().collect();
+    for (name, expressions) in [(PATH_FILE, &prefilter.path), (AGENT_FILE, &prefilter.agent), (ACLS_FILE, &in_acls)] {
         let bytes: usize = expressions.iter().map(String::len).sum();
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{directory}/{name}: {}, {bytes} bytes", counted(expressions.len(), "expression"));
@@ -74,8 +75,9 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("/etc/squid/strikeout/path.regex: ") && lines[0].ends_with(" bytes"), "{text}");
         assert!(lines[1].starts_with("/etc/squid/strikeout/agent.regex: 1 expression, "), "{text}");
-        assert!(lines[2].ends_with(" rules over requests; squid -k reconfigure loads them"), "{text}");
-        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[2].starts_with("/etc/squid/strikeout/acls.conf: 3 expressions, "), "{text}");
+        assert!(lines[3].ends_with(" rules over requests; squid -k reconfigure loads them"), "{text}");
+        assert_eq!(lines.len(), 4, "{text}");
     }
 
     #[test]

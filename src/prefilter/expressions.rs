@@ -11,11 +11,41 @@ use aho_corasick::AhoCorasick;
 use super::necessary::Needs;
 use super::posix::set;
 
-/// Maximum length of an expression, in bytes: Squid cuts a line of 2,048 bytes in two (ConfigParser.cc, `CONFIG_LINE_LIMIT`).
-pub(super) const MAX_LENGTH: usize = 2040;
+/// Where Squid reads an expression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In a file of expressions, of whose lines Squid cuts those of 2,048 bytes in two (ConfigParser.cc, `CONFIG_LINE_LIMIT`).
+    File,
+    /// In a line of the configuration, of which Squid reads 8,191 bytes (cache_cf.cc, `parseOneConfigFile`) and splits them at spaces.
+    Line,
+}
 
-/// Before the texts: in a URL, the scheme and its first slash are skipped, so that a second `//` stands out.
-pub(super) const IN_URL: &str = "^[^/]*/.*";
+/// What stands for a space in [`Place::Line`]. A space is always within brackets: see [`set`].
+const BLANK: &str = "[:blank:]";
+
+impl Place {
+    /// Maximum length of an expression, in bytes.
+    pub(super) const fn maximum(self) -> usize {
+        match self {
+            Self::File => 2040,
+            Self::Line => 8100,
+        }
+    }
+
+    fn length(self, text: &str) -> usize {
+        let spaces = if self == Self::Line { text.bytes().filter(|byte| *byte == b' ').count() } else { 0 };
+        text.len() + spaces * (BLANK.len() - 1)
+    }
+
+    fn written(self, text: String) -> String {
+        if self == Self::Line { text.replace(' ', BLANK) } else { text }
+    }
+}
+
+/// Before the texts: they may begin a path, and in a URL, the scheme and its first slash are skipped, so that a second `//` stands out.
+pub(super) const IN_URL: &str = "^([^/]*/.*)?";
+/// Before the texts in a host, few of which begin alike: glibc looks for the first byte of one.
+pub(super) const IN_HOST: &str = "";
 /// Before the texts in a User-Agent, which may begin with one of them.
 pub(super) const IN_AGENT: &str = "^.?.*";
 
@@ -25,17 +55,17 @@ pub(super) const EVERYTHING: &str = ".";
 pub(super) const NOTHING: &str = "^$.";
 
 /// Expressions that match what begins with `before` and holds one of the texts, or something that one of the expressions in `needs` matches.
-pub(super) fn of(before: &str, needs: Needs) -> Vec<String> {
+pub(super) fn of(before: &str, needs: Needs, place: Place) -> Vec<String> {
     let texts = without_longer(needs.texts.into_keys().collect());
-    let room = MAX_LENGTH - before.len() - 2;
-    let mut groups = pack(&texts, room);
+    let room = place.maximum() - before.len() - 2;
+    let mut groups = pack(&texts, |text| place.length(text) <= room);
     for expression in needs.expressions.into_keys() {
-        match groups.iter_mut().find(|group| group.len() + 1 + expression.len() <= room) {
+        match groups.iter_mut().find(|group| place.length(group) + 1 + place.length(&expression) <= room) {
             Some(group) => *group = format!("{group}|{expression}"),
             None => groups.push(expression),
         }
     }
-    groups.into_iter().map(|group| format!("{before}({group})")).collect()
+    groups.into_iter().map(|group| place.written(format!("{before}({group})"))).collect()
 }
 
 /// Drops texts that hold another one. They are sorted then.
@@ -48,21 +78,21 @@ fn without_longer(texts: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     texts
 }
 
-/// Splits sorted texts into groups, each an alternation of at most `room` bytes.
-fn pack(texts: &[Vec<u8>], room: usize) -> Vec<String> {
+/// Splits sorted texts into groups, each an alternation that `fits`.
+fn pack(texts: &[Vec<u8>], fits: impl Fn(&str) -> bool) -> Vec<String> {
     let mut groups = Vec::new();
-    let (mut start, mut last) = (0, String::new());
-    for end in 1..=texts.len() {
-        let group: Vec<&[u8]> = texts.get(start..end).unwrap_or_default().iter().map(Vec::as_slice).collect();
-        let text = alternation(&group);
-        if text.len() > room && end - start > 1 {
-            groups.push(std::mem::replace(&mut last, alternation(group.get(group.len() - 1..).unwrap_or_default())));
-            start = end - 1;
-        } else {
-            last = text;
+    let mut rest: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
+    while !rest.is_empty() {
+        let first = |count: usize| alternation(rest.get(..count).unwrap_or_default());
+        // So many fit, or one that does not.
+        let (mut least, mut most) = (1, rest.len());
+        while least < most {
+            let middle = (least + most).div_ceil(2);
+            if fits(&first(middle)) { least = middle } else { most = middle - 1 }
         }
+        groups.push(first(least));
+        rest.drain(..least);
     }
-    groups.extend((!last.is_empty()).then_some(last));
     groups
 }
 
@@ -101,19 +131,27 @@ mod tests {
 
     #[test]
     fn texts_share_their_beginnings_and_equal_ends() {
-        assert_eq!(of("^", needs(&["/admin", "/adm1n", "/boa", "/adx", "x/adx"])), ["^(/(ad(m[1i]n|x)|boa))"]);
-        assert_eq!(of("^", needs(&["a.", "b.", "c(", "c|"])), ["^([ab]\\.|c[(|])"]);
-        assert_eq!(of("^", needs(&["a-", "a.", "a/b"])), ["^(a((-|\\.)|/b))"]);
+        assert_eq!(of("^", needs(&["/admin", "/adm1n", "/boa", "/adx", "x/adx"]), Place::File), ["^(/(ad(m[1i]n|x)|boa))"]);
+        assert_eq!(of("^", needs(&["a.", "b.", "c(", "c|"]), Place::File), ["^([ab]\\.|c[(|])"]);
+        assert_eq!(of("^", needs(&["a-", "a.", "a/b"]), Place::File), ["^(a((-|\\.)|/b))"]);
+    }
+
+    #[test]
+    fn a_line_of_the_configuration_holds_no_space() {
+        assert_eq!(of("^", needs(&["a b", "c"]), Place::Line), ["^(a[[:blank:]]b|c)"]);
+        let many: Vec<String> = (0..2_000).map(|number| format!(" {number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(of("^", needs(&many), Place::Line).iter().all(|text| text.len() <= Place::Line.maximum() && !text.contains(' ')));
     }
 
     #[test]
     fn many_texts_are_spread_over_expressions_and_each_is_matched() {
         let texts: Vec<String> = (0..2_000_u32).map(|number| format!("/{:x}", number.wrapping_mul(2_654_435_761))).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let expressions = of(IN_URL, needs(&texts));
+        let expressions = of(IN_URL, needs(&texts), Place::File);
         let lengths: Vec<usize> = expressions.iter().map(String::len).collect();
-        assert!(lengths.len() > 2 && lengths.iter().all(|length| *length <= MAX_LENGTH), "{lengths:?}");
-        assert!(lengths.iter().rev().skip(1).all(|length| *length > MAX_LENGTH - 50), "{lengths:?}");
+        assert!(lengths.len() > 2 && lengths.iter().all(|length| *length <= Place::File.maximum()), "{lengths:?}");
+        assert!(lengths.iter().rev().skip(1).all(|length| *length > Place::File.maximum() - 50), "{lengths:?}");
         let regexes: Vec<_> = expressions.iter().map(|text| regex::bytes::Regex::new(&format!("(?is-u){text}")).unwrap()).collect();
         for text in texts {
             let url = format!("http://site.example{text}");

@@ -14,6 +14,9 @@ use crate::rule::Rule;
 pub const PATH_FILE: &str = "path.regex";
 /// Expressions for Squid's `browser` acl.
 pub const AGENT_FILE: &str = "agent.regex";
+/// The acls themselves, to be included: a line of Squid's configuration holds a longer expression than one of a file of expressions, and one pass
+/// over the path costs less than three.
+pub const ACLS_FILE: &str = "acls.conf";
 
 /// Maximum size of a file that is read: [`Stamp`] and [`Prefilter`] are bounded.
 const MAX_SIZE: u64 = 1024 * 1024;
@@ -24,23 +27,40 @@ const VERSION: &str = "# version ";
 const RULES: &str = "# rules ";
 
 impl Prefilter {
-    /// Writes both files into `directory`, each whole: Squid may read them at any moment.
+    /// Writes the files into `directory`, each whole: Squid may read them at any moment.
     ///
     /// # Errors
     /// The file that could not be written, and why. The old one is still there.
     pub fn write(&self, directory: &Path) -> Result<(), String> {
-        // A reader takes the rules from the second file, and notices if the first one is of other rules.
+        // A reader takes the rules from the last file, and notices if another one is of other rules.
         replace(directory, AGENT_FILE, &bytes(&self.text(&self.agent, false)))?;
+        replace(directory, ACLS_FILE, &bytes(&self.acls()))?;
         replace(directory, PATH_FILE, &bytes(&self.text(&self.path, true)))?;
-        // So that both names outlive a power failure.
+        // So that the names outlive a power failure.
         let _ = fs::File::open(directory).and_then(|directory| directory.sync_all());
         Ok(())
     }
 
+    fn heading(&self) -> String {
+        let version = self.stamp.version();
+        format!(
+            "# Made by `strikeout prefilter` for squid-fast.conf; squid -k reconfigure loads it. Do not edit.\n{VERSION}{version:016x}\n"
+        )
+    }
+
+    fn acls(&self) -> String {
+        let acls = [
+            ("acl strikeout_path urlpath_regex -i", &self.long_path),
+            ("acl strikeout_host dstdom_regex -n -i", &self.host),
+            ("acl strikeout_agent browser -i", &self.long_agent),
+        ];
+        let lines = acls.into_iter().flat_map(|(acl, expressions)| expressions.iter().map(move |text| format!("{acl} {text}\n")));
+        self.heading() + &lines.collect::<String>()
+    }
+
     fn text(&self, expressions: &[String], with_rules: bool) -> String {
-        let mut text = "# Made by `strikeout prefilter` for squid-fast.conf; squid -k reconfigure loads it. Do not edit.\n".to_owned();
+        let mut text = self.heading();
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{VERSION}{:016x}", self.stamp.version());
         for line in self.stamp.lines(RULES_PER_LINE).filter(|_| with_rules) {
             let _ = writeln!(text, "{RULES}{line}");
         }
@@ -85,7 +105,7 @@ fn replace(directory: &Path, name: &str, text: &[u8]) -> Result<(), String> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadedPrefilter {
     pub directory: PathBuf,
-    /// The rules that it covers; none if it cannot be read or its two files differ.
+    /// The rules that it covers; none if it cannot be read or its files differ.
     pub stamp: Stamp,
     /// What is wrong with the files.
     pub fault: Option<String>,
@@ -96,9 +116,10 @@ impl LoadedPrefilter {
     #[must_use]
     pub fn read(directory: &Path) -> Self {
         let read = read_file(&directory.join(PATH_FILE)).and_then(|(version, stamp)| {
-            let (of_agents, _) = read_file(&directory.join(AGENT_FILE))?;
-            if version != of_agents {
-                return Err(format!("{}: the two files are of different rules", directory.display()));
+            for other in [AGENT_FILE, ACLS_FILE] {
+                if read_file(&directory.join(other))?.0 != version {
+                    return Err(format!("{}: the files are of different rules", directory.display()));
+                }
             }
             if version != stamp.version() {
                 return Err(format!("{}: the files are of another version of strikeout", directory.display()));
@@ -207,8 +228,8 @@ mod tests {
         );
         let names: Vec<String> =
             fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        assert_eq!(names.len(), 2, "{names:?}");
-        for name in [PATH_FILE, AGENT_FILE] {
+        assert_eq!(names.len(), 3, "{names:?}");
+        for name in [PATH_FILE, ACLS_FILE, AGENT_FILE] {
             assert_eq!(fs::metadata(directory.path().join(name)).unwrap().permissions().mode() & 0o777, 0o644);
         }
     }
@@ -250,5 +271,9 @@ mod tests {
             text.lines()
                 .all(|line| line.len() < 2047 && line.chars().all(|c| (' '..='~').contains(&c) || ('\u{80}'..='\u{ff}').contains(&c)))
         );
+        let acls = prefilter.acls();
+        let lines: Vec<&str> = acls.lines().filter(|line| line.starts_with("acl ")).collect();
+        assert!(lines.iter().all(|line| line.len() < 8190 && line.rsplit_once("-i ").unwrap().1.bytes().all(|byte| byte > b' ')), "{acls}");
+        assert_eq!(lines.len(), 3, "one for each acl");
     }
 }

@@ -28,6 +28,12 @@ pub(super) fn texts() -> impl Iterator<Item = Vec<u8>> {
     bytes.chain(TEXTS.iter().map(|text| text.to_vec()))
 }
 
+/// What makes Squid ask in a host. It has no slash, and Squid removes dots at its end and refuses those that begin it or stand in a row
+/// (Uri.cc, `AnyP::Uri::parse`).
+pub(super) fn in_host() -> impl Iterator<Item = Vec<u8>> {
+    texts().filter(|text| text.len() == 1)
+}
+
 /// Whether Squid asks about each URL that holds `text` once it is decoded.
 pub(super) fn asks(text: &[u8]) -> bool {
     text.iter().any(|byte| is_asked_about(*byte)) || TEXTS.iter().any(|hiding| text.windows(hiding.len()).any(|window| window == *hiding))

@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::rule::{RequestPattern, Rule, Trigger};
-use expressions::{EVERYTHING, NOTHING};
+use expressions::{EVERYTHING, NOTHING, Place};
 use necessary::Needs;
 use seen::Field;
 pub use stamp::Stamp;
@@ -32,10 +32,16 @@ const MAX_EXPRESSIONS: usize = 8;
 /// The expressions for Squid, and what they do not cover.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefilter {
-    /// For `url_regex`, each at most [`expressions::MAX_LENGTH`] characters, to be matched regardless of case; one from 0x80 on is a byte.
+    /// For `url_regex`, each at most 2,040 characters, to be matched regardless of case; one from 0x80 on is a byte.
     pub path: Vec<String>,
-    /// For `browser`; the same.
+    /// The same as few expressions for a line of Squid's configuration, for `urlpath_regex` beside `host`.
+    pub long_path: Vec<String>,
+    /// For `dstdom_regex`, where the path alone is seen by `urlpath_regex`.
+    pub host: Vec<String>,
+    /// For `browser`, for a file as `path` is.
     pub agent: Vec<String>,
+    /// The same for a line of the configuration.
+    pub long_agent: Vec<String>,
     /// Number of rules that the expressions cover.
     pub rules: usize,
     /// The rules over headers, which the fast form does not hand over: Squid does not ask because of them.
@@ -92,9 +98,14 @@ impl Prefilter {
             }
         }
         urls.texts.extend(hiding::texts().map(|text| (text, 0.0)));
-        let mut path = expressions::of(expressions::IN_URL, urls);
-        let mut agent = expressions::of(expressions::IN_AGENT, agents);
-        if path.len() > MAX_EXPRESSIONS || agent.len() > MAX_EXPRESSIONS {
+        let hosts = std::mem::take(&mut urls.hosts).into_iter().chain(hiding::in_host());
+        let hosts = Needs { texts: hosts.map(|text| (text, 0.0)).collect(), ..Needs::default() };
+        let host = expressions::of(expressions::IN_HOST, hosts, Place::Line);
+        let mut long_path = expressions::of(expressions::IN_URL, urls.clone(), Place::Line);
+        let mut path = expressions::of(expressions::IN_URL, urls, Place::File);
+        let mut long_agent = expressions::of(expressions::IN_AGENT, agents.clone(), Place::Line);
+        let mut agent = expressions::of(expressions::IN_AGENT, agents, Place::File);
+        if [&path, &host, &agent].iter().any(|expressions| expressions.len() > MAX_EXPRESSIONS) {
             unexpressed.push(Unexpressed {
                 rule: None,
                 because: "the rules are too many for Squid's expressions, which would take longer than asking",
@@ -102,11 +113,13 @@ impl Prefilter {
         }
         if !unexpressed.is_empty() {
             (path, agent) = (vec![EVERYTHING.to_owned()], Vec::new());
+            (long_path, long_agent) = (path.clone(), Vec::new());
         }
         if agent.is_empty() {
             agent.push(NOTHING.to_owned());
+            long_agent.push(NOTHING.to_owned());
         }
-        Self { path, agent, rules: covered, over_headers, unexpressed, stamp: Stamp::of(rules) }
+        Self { path, long_path, host, agent, long_agent, rules: covered, over_headers, unexpressed, stamp: Stamp::of(rules) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What every text that a pattern matches is certain to hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::literal::{ExtractKind, Extractor, Seq};
@@ -22,12 +22,15 @@ pub(super) struct Needs {
     pub texts: BTreeMap<Vec<u8>, f64>,
     /// POSIX extended expressions without anchors.
     pub expressions: BTreeMap<String, f64>,
+    /// Texts of the host that stand for texts of the URL; in lower case, not empty.
+    pub hosts: BTreeSet<Vec<u8>>,
 }
 
 impl Needs {
     pub fn add(&mut self, other: Self) {
         self.texts.extend(other.texts);
         self.expressions.extend(other.expressions);
+        self.hosts.extend(other.hosts);
     }
 
     /// Estimated microseconds for each request.
@@ -181,15 +184,20 @@ impl Search {
     fn needs(&self, texts: Seq) -> Option<Needs> {
         let mut needs = Needs::default();
         for text in texts.literals()? {
-            match self.field.seen(text.as_bytes()) {
-                Seen::Always => {}
-                Seen::Text(text) if text.is_empty() => return None,
-                Seen::Text(text) => {
-                    let text = self.shortened(&text);
-                    let cost = cost::of_text(&text, self.field);
-                    needs.texts.insert(text, cost);
+            let text = match self.field.seen(text.as_bytes()) {
+                Seen::Always => continue,
+                Seen::Text(text) => text,
+                Seen::PathOrHost { path, host } => {
+                    needs.hosts.insert(self.shortened(&host));
+                    path
                 }
+            };
+            if text.is_empty() {
+                return None;
             }
+            let text = self.shortened(&text);
+            let cost = cost::of_text(&text, self.field);
+            needs.texts.insert(text, cost);
         }
         Some(needs)
     }

@@ -258,7 +258,7 @@ pub(super) fn set(bytes: &[u8]) -> String {
         plain.push_str("[:cntrl:]");
     }
     if has_high {
-        others.push("[^ -~]".to_owned());
+        others.push("[^ !-~]".to_owned());
     }
     if !plain.is_empty() {
         // A bracket may begin `[.`, `[:` or `[=`: none of these is first.

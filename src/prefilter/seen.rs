@@ -1,8 +1,9 @@
 //! What Squid sees of a text that a rule matches.
 //!
-//! `url_regex` sees the whole URL, decoded once (Squid's Acl::UrlCheck). A rule sees path and query as sent, decoded once, and for the path in
-//! further forms, and the URL as sent. `browser` sees the User-Agent as sent; a rule sees the same, but the helper may get it cut after 300
-//! escaped bytes.
+//! `url_regex` sees the whole URL, decoded once (Squid's Acl::UrlCheck), `urlpath_regex` path and query, decoded once (Acl::UrlPathCheck), and
+//! `dstdom_regex` the host as it is, which is what a rule sees where it holds no escape. A rule sees path and query as sent, decoded once, and for
+//! the path in further forms, and the URL as sent. `browser` sees the User-Agent as sent; a rule sees the same, but the helper may get it cut
+//! after 300 escaped bytes.
 
 use super::hiding;
 
@@ -21,8 +22,10 @@ pub(super) enum Field {
 pub(super) enum Seen {
     /// Squid asks about it in any case.
     Always,
-    /// Squid sees this text, which may be empty.
+    /// Squid sees this text, which may be empty: in path and query if it is not of the User-Agent.
     Text(Vec<u8>),
+    /// Squid sees one of these texts in its place.
+    PathOrHost { path: Vec<u8>, host: Vec<u8> },
 }
 
 /// The schemes that Squid knows (anyp/ProtocolType.h), as far as a URL with one of them may come to a helper.
@@ -37,8 +40,8 @@ impl Field {
             // The scheme is not searched, and of the authority what follows the second slash may match by chance: see `expressions::IN_URL`.
             Self::Url if SCHEMES.iter().any(|scheme| scheme.windows(text.len().max(1)).any(|part| part == text)) => Seen::Text(Vec::new()),
             Self::Url => match text.windows(2).position(|pair| pair == b"//") {
-                Some(at) => in_url(text.get(at + 2..).unwrap_or_default()),
-                None => in_url(text),
+                Some(at) => in_whole_url(text.get(at + 2..).unwrap_or_default()),
+                None => in_whole_url(text),
             },
             Self::Path | Self::Query => in_url(text),
         }
@@ -70,6 +73,43 @@ fn in_url(text: &[u8]) -> Seen {
         rest = after;
     }
     if hiding::asks(&seen) { Seen::Always } else { Seen::Text(seen) }
+}
+
+/// Minimum length of a text that says something by itself.
+const SELECTIVE: usize = 4;
+
+/// What Squid sees in path or host if the URL holds `text`, which may begin anywhere behind the scheme.
+///
+/// A slash or question mark behind other text begins the path, or is in it. A slash that begins the text may also be the last one before the
+/// authority. A port and the name of an FTP user are in neither; a text of digits alone may be a port.
+fn in_whole_url(text: &[u8]) -> Seen {
+    let text = match in_url(text) {
+        Seen::Text(text) => text,
+        other => return other,
+    };
+    let ends_authority = |byte: &u8| matches!(byte, b'/' | b'?');
+    let path_from = |start: usize| {
+        let at = text.iter().skip(start).position(ends_authority)?;
+        text.get(start + at..)
+    };
+    let host = |authority: &[u8]| {
+        let authority = authority.split(ends_authority).next().unwrap_or_default();
+        let parts = authority.split(|byte| !(byte.is_ascii_alphanumeric() || b".-_".contains(byte)));
+        parts.filter(|part| !part.iter().all(u8::is_ascii_digit)).max_by_key(|part| part.len()).map(<[u8]>::to_vec)
+    };
+    match text.split_first() {
+        Some((b'/', authority)) => match host(authority) {
+            Some(host) => Seen::PathOrHost { path: text, host },
+            None => Seen::Text(path_from(1).unwrap_or_default().to_vec()),
+        },
+        _ => match (path_from(0), host(&text)) {
+            // Otherwise the rest is in the path, wherever the slash is.
+            (Some(path), Some(host)) if path.len() < SELECTIVE => Seen::PathOrHost { host, path: text },
+            (Some(path), _) => Seen::Text(path.to_vec()),
+            (None, Some(host)) => Seen::PathOrHost { path: text, host },
+            (None, None) => Seen::Text(Vec::new()),
+        },
+    }
 }
 
 /// What a User-Agent holds if the helper's, which may be cut within an escape, holds `text`: the rest of that escape is not in it.
@@ -110,8 +150,26 @@ mod tests {
     #[test]
     fn neither_a_scheme_nor_what_is_before_the_authority_identifies_a_url() {
         assert_eq!(Field::Url.seen(b"http:/"), text(""));
-        assert_eq!(Field::Url.seen(b"http://azenv.net"), text("zenv.net"));
-        assert_eq!(Field::Url.seen(b"judge.net"), text("judge.net"));
+        assert_eq!(Field::Url.seen(b"http://azenv.net"), path_or_host("zenv.net", "zenv.net"));
+        assert_eq!(Field::Url.seen(b"judge.net"), path_or_host("judge.net", "judge.net"));
+    }
+
+    fn path_or_host(path: &str, host: &str) -> Seen {
+        Seen::PathOrHost { path: path.into(), host: host.into() }
+    }
+
+    #[test]
+    fn a_text_of_a_whole_url_is_seen_in_the_path_or_in_the_host() {
+        assert_eq!(Field::Url.seen(b"/judge/x"), path_or_host("/judge/x", "judge"));
+        assert_eq!(Field::Url.seen(b"judge.net/"), path_or_host("judge.net/", "judge.net"));
+        assert_eq!(Field::Url.seen(b"judge.net/page"), text("/page"));
+        assert_eq!(Field::Url.seen(b"judge.net:80"), path_or_host("judge.net:80", "judge.net"));
+        assert_eq!(Field::Url.seen(b"//judge.net/x"), path_or_host("judge.net/x", "judge.net"));
+        assert_eq!(Field::Url.seen(b"x?judge"), text("?judge"));
+        for port in [":8080", "8080", "/8080"] {
+            assert_eq!(Field::Url.seen(port.as_bytes()), text(""), "{port}");
+        }
+        assert_eq!(Field::Url.seen(b":8080/x"), text("/x"));
     }
 
     #[test]

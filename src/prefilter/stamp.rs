@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::rule::{Rule, Trigger};
 
 /// Raised by a change of this program that makes other expressions of the same rules.
-const GENERATION: u64 = 1;
+const GENERATION: u64 = 2;
 
 /// Maximum number of rules that are told apart. A prefilter of more is always stale.
 const MAX_RULES: usize = 20_000;

@@ -1,4 +1,5 @@
-//! What Squid does with the expressions of a prefilter: `url_regex` sees the URL decoded once, `browser` the User-Agent as sent.
+//! What Squid does with the expressions of a prefilter: `url_regex` sees the URL decoded once, `urlpath_regex` its path, `dstdom_regex` the host,
+//! and `browser` the User-Agent as sent.
 
 use regex::bytes::Regex;
 use strikeout::internals::event::Request;
@@ -7,7 +8,10 @@ use strikeout::internals::prefilter::{ORDINARY_METHODS, Prefilter};
 /// The expressions, compiled by another engine than Squid's.
 pub struct Model {
     path: Vec<Regex>,
+    long_path: Vec<Regex>,
+    host: Vec<Regex>,
     agent: Vec<Regex>,
+    long_agent: Vec<Regex>,
 }
 
 impl Model {
@@ -18,16 +22,41 @@ impl Model {
             let text: String = text.chars().map(escaped).collect();
             Regex::new(&format!("(?is-u){text}")).unwrap_or_else(|error| panic!("{text}: {error}"))
         };
-        Self { path: prefilter.path.iter().map(compile).collect(), agent: prefilter.agent.iter().map(compile).collect() }
+        let all = |texts: &[String]| texts.iter().map(compile).collect();
+        Self {
+            path: all(&prefilter.path),
+            long_path: all(&prefilter.long_path),
+            host: all(&prefilter.host),
+            agent: all(&prefilter.agent),
+            long_agent: all(&prefilter.long_agent),
+        }
     }
 
-    /// Whether Squid asks about the request. Its URL must be absolute, as Squid's are.
+    /// Whether Squid asks about the request, with `urlpath_regex` and `dstdom_regex` as well as with `url_regex` alone. Its URL must be absolute, as
+    /// Squid's are.
     pub fn asks(&self, request: &Request<'_>) -> bool {
-        let url = unescaped(request.url);
+        let matches = |regexes: &[Regex], text: &[u8]| regexes.iter().any(|regex| regex.is_match(text));
+        let (host, path) = host_and_path(request.url);
         !ORDINARY_METHODS.iter().any(|method| method.as_bytes() == request.method)
-            || self.path.iter().any(|regex| regex.is_match(&url))
-            || self.agent.iter().any(|regex| regex.is_match(&request.user_agent.text()))
+            || (matches(&self.agent, &request.user_agent.text()) && matches(&self.long_agent, &request.user_agent.text()))
+            || (matches(&self.path, &unescaped(request.url))
+                && (matches(&self.host, host) || (matches(&self.path, &unescaped(path)) && matches(&self.long_path, &unescaped(path)))))
     }
+}
+
+/// The host without its port, and what follows the authority.
+fn host_and_path(url: &[u8]) -> (&[u8], &[u8]) {
+    let at = url.windows(3).position(|text| text == b"://").map_or(0, |at| at + 3);
+    let rest = &url[at..];
+    let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let is_port = |port: &[u8]| port.iter().all(u8::is_ascii_digit);
+    let host = authority
+        .iter()
+        .rposition(|byte| *byte == b':')
+        .filter(|at| is_port(&authority[at + 1..]))
+        .map_or(authority, |at| &authority[..at]);
+    (host, path)
 }
 
 /// Squid's `rfc1738_unescape`: `%%` is `%`, and `%00` and broken escapes stay.

@@ -1,6 +1,7 @@
-//! The fast form on the real Squid: what its own expressions match, and that an innocent request never reaches the helper.
+//! The fast form on the real Squid: an innocent request never reaches the helper.
 
-use std::collections::BTreeSet;
+mod expressions;
+
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -8,22 +9,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use regex_syntax::hir::{Class, Hir, HirKind};
-use strikeout::internals::config::Config;
-use strikeout::internals::event::{Header, Request};
-use strikeout::internals::rule::builtin;
-use strikeout::internals::rule::set::{RuleSet, Scratch};
-use strikeout::internals::rule_id::RuleNames;
-
 use crate::harness::{STRIKEOUT, Stage, wait_until};
 use crate::rig::{Origin, Squid, get, request};
-use crate::samples::{BROWSER, each_in_every_disguise};
-
-/// The rules that are off by default, switched on.
-fn every_rule() -> String {
-    let off = builtin::specs().unwrap().into_iter().filter(|rule| rule.enabled == Some(false));
-    off.map(|rule| format!("[[rule]]\nname = {:?}\nenabled = true\n", rule.name.get_ref())).collect()
-}
+use crate::samples::BROWSER;
 
 /// Writes the prefilter for these rules, and returns its directory.
 fn prefilter(stage: &Stage, rules: &str) -> PathBuf {
@@ -92,152 +80,6 @@ impl Browser {
         self.stream = (!closes).then_some(stream);
         Ok(status)
     }
-}
-
-/// Squid that answers 403 wherever the fast form asks the helper, by the same lines.
-fn deciding(stage: &Stage, origin: &Origin, directory: &std::path::Path) -> Squid {
-    let example = example(stage, directory);
-    let acls = ["strikeout_method", "strikeout_post", "strikeout_agent", "strikeout_escape", "strikeout_escape_host", "strikeout_path"];
-    let line = |acl: &str| example.lines().find(|line| line.starts_with(&format!("acl {acl} "))).unwrap_or_else(|| panic!("{acl}"));
-    let acls: Vec<&str> = acls.map(line).to_vec();
-    Squid::start(
-        stage,
-        origin,
-        &format!(
-            "{}\nhttp_access deny !strikeout_method !strikeout_post\nhttp_access deny strikeout_agent\nhttp_access deny strikeout_escape\n\
-             http_access deny strikeout_escape_host\nhttp_access deny strikeout_path\n",
-            acls.join("\n")
-        ),
-    )
-}
-
-#[test]
-fn no_sample_in_any_disguise_slips_by_the_real_squid() {
-    let Some(stage) = Stage::with_squid() else { return };
-    let origin = Origin::start();
-    let directory = prefilter(&stage, &every_rule());
-    let mut squid = deciding(&stage, &origin, &directory);
-    let rules: RuleSet = Config::parse(every_rule().as_bytes(), std::path::Path::new("test.toml"), &RuleNames::default()).unwrap().rules;
-    let (mut browser, mut scratch) = (Browser::new(squid.port()), Scratch::default());
-    let (mut tried, mut asked, mut refused, mut missed) = (0, 0, 0, Vec::new());
-    let mut seen = BTreeSet::new();
-    let mut check = |method: &str, url: &str, agent: &str| {
-        let absolute = format!("http://example.test{url}");
-        let request = Request {
-            method: method.as_bytes(),
-            url: absolute.as_bytes(),
-            user_agent: Header::plain(agent.as_bytes()),
-            ..Request::default()
-        };
-        // Squid itself removes blanks from a URL. Other methods are asked about by their name.
-        let is_sent = url.starts_with('/') && url.bytes().all(|byte| byte.is_ascii_graphic()) && ["GET", "HEAD", "POST"].contains(&method);
-        if !is_sent || !seen.insert(format!("{method} {url} {agent}")) {
-            return;
-        }
-        let offended = rules.offended_by_request(&request, &mut scratch);
-        if offended.is_empty() {
-            return;
-        }
-        tried += 1;
-        match browser.send(method, url, &format!("User-Agent: {agent}\r\n")) {
-            403 => asked += 1,
-            // Squid has refused it before anybody could be asked.
-            400 | 411 | 414 | 501 => refused += 1,
-            status => missed.push(format!("{status}: {method} {url} {agent}: {}", offended[0].name)),
-        }
-    };
-    each_in_every_disguise(&mut check);
-    println!("{tried} offences sent: {asked} asked about, {refused} refused by Squid itself, {} missed", missed.len());
-    assert!(asked > 10_000, "{asked}");
-    assert!(missed.is_empty(), "{}", missed.join("\n"));
-    squid.assert_running();
-    for warning in ["WARNING", "ERROR"] {
-        let log = squid.cache_log();
-        assert!(!log.lines().any(|line| line.contains(warning) && line.contains("expression")), "{log}");
-    }
-}
-
-/// The expressions of a file, with an escape for each byte that is not ASCII.
-fn lines_of(file: &std::path::Path) -> Vec<String> {
-    let escaped = |byte: &u8| if byte.is_ascii() { char::from(*byte).to_string() } else { format!("\\x{byte:02x}") };
-    let text: String = fs::read(file).unwrap().iter().map(escaped).collect();
-    text.lines().filter(|line| line.starts_with('^')).map(str::to_owned).collect()
-}
-
-/// A text that `hir` matches: the first or the last one of each choice.
-fn word(hir: &Hir, last: bool, out: &mut Vec<u8>) {
-    match hir.kind() {
-        HirKind::Empty | HirKind::Look(_) => {}
-        HirKind::Literal(literal) => out.extend_from_slice(&literal.0),
-        HirKind::Class(class) => {
-            let class = match class {
-                Class::Bytes(class) => class.clone(),
-                Class::Unicode(class) => class.to_byte_class().unwrap(),
-            };
-            let printable = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'/' || *byte == b'.';
-            let mut bytes: Vec<u8> = class.iter().flat_map(|range| range.start()..=range.end()).collect();
-            bytes.sort_unstable_by_key(|byte| !printable(byte));
-            let printable = bytes.iter().filter(|byte| printable(byte)).count().max(1);
-            out.push(bytes[if last { printable - 1 } else { 0 }]);
-        }
-        HirKind::Repetition(repetition) => (0..repetition.min).for_each(|_| word(&repetition.sub, last, out)),
-        HirKind::Capture(capture) => word(&capture.sub, last, out),
-        HirKind::Concat(parts) => parts.iter().for_each(|part| word(part, last, out)),
-        HirKind::Alternation(branches) => word(if last { branches.last() } else { branches.first() }.unwrap(), last, out),
-    }
-}
-
-/// Percent-encodes what may not stand in a URL.
-fn in_url(word: &[u8]) -> String {
-    word.iter()
-        .copied()
-        .map(
-            |byte| {
-                if byte.is_ascii_alphanumeric() || b"/.-_?=&".contains(&byte) {
-                    char::from(byte).to_string()
-                } else {
-                    format!("%{byte:02x}")
-                }
-            },
-        )
-        .collect()
-}
-
-#[test]
-fn squid_cuts_and_joins_no_expression() {
-    let Some(stage) = Stage::with_squid() else { return };
-    let origin = Origin::start();
-    let directory = prefilter(&stage, "");
-    let squid = Squid::start(
-        &stage,
-        &origin,
-        &format!(
-            "acl path url_regex {:?}\nacl agent browser {:?}\nhttp_access deny agent\nhttp_access deny path\n",
-            directory.join("path.regex"),
-            directory.join("agent.regex")
-        ),
-    );
-    let mut browser = Browser::new(squid.port());
-    assert_eq!(browser.send("GET", "/", "User-Agent: Mozilla/5.0\r\n"), 200);
-    let mut expressions = 0;
-    for (name, is_agent) in [("path.regex", false), ("agent.regex", true)] {
-        for line in lines_of(&directory.join(name)) {
-            expressions += 1;
-            let hir = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(&line).unwrap();
-            for last in [false, true] {
-                let mut found = Vec::new();
-                word(&hir, last, &mut found);
-                let status = if is_agent {
-                    browser.send("GET", "/", &format!("User-Agent: x{}\r\n", String::from_utf8(found.clone()).unwrap()))
-                } else {
-                    // The first slash of the scheme comes before it.
-                    browser.send("GET", &format!("/x{}", in_url(&found[1..])), "User-Agent: Mozilla/5.0\r\n")
-                };
-                assert_eq!(status, 403, "{:?} of {line}", String::from_utf8_lossy(&found));
-            }
-        }
-    }
-    assert!(expressions >= 2, "{expressions}");
 }
 
 #[test]
@@ -384,44 +226,4 @@ fn a_prefilter_older_than_the_rules_is_named_with_the_commands_that_mend_it() {
         request(squid.port(), "198.51.100.3", "GET", "/secret-place", "").is_ok_and(|reply| reply.status == 429)
     });
     wait_until("it is current", || stale().as_array().unwrap().iter().all(|prefilter| prefilter["stale"].is_null()));
-}
-
-/// Resident memory of a process, in MiB.
-fn resident(pid: u32) -> usize {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap() / 1024
-}
-
-#[test]
-fn hostile_urls_do_not_make_squids_expressions_grow_without_end() {
-    let Some(stage) = Stage::with_squid() else { return };
-    let origin = Origin::start();
-    let directory = prefilter(&stage, "");
-    let example = example(&stage, &directory);
-    let line = example.lines().find(|line| line.starts_with("acl strikeout_path ")).unwrap();
-    // All is denied, so that nothing but the expressions takes memory.
-    let squid = Squid::start(&stage, &origin, &format!("{line}\nhttp_access deny strikeout_path\nhttp_access deny all"));
-    let expressions = lines_of(&directory.join("path.regex"));
-    let letters: Vec<u8> = expressions.concat().bytes().filter(u8::is_ascii_alphanumeric).collect();
-    let mut browser = Browser::new(squid.port());
-    assert_eq!(browser.send("GET", "/", "User-Agent: x\r\n"), 403);
-    let before = resident(squid.pid());
-    // Pieces of the expressions, so that many of their states are met.
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let urls = std::env::var("STRIKEOUT_HOSTILE_URLS").map_or(5_000, |text| text.parse().unwrap());
-    for number in 0..urls {
-        let mut url = "/".to_owned();
-        while url.len() < if number % 8 == 0 { 600 } else { 60 } {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let start = usize::try_from(random >> 33).unwrap() % (letters.len() - 5);
-            url.extend(letters[start..start + 5].iter().map(|byte| char::from(*byte)));
-            url.push(['/', '-', '.', '='][usize::try_from(random >> 20).unwrap() % 4]);
-            url.push('x');
-        }
-        browser.send("HEAD", &url, "User-Agent: x\r\n");
-    }
-    let grown = resident(squid.pid()).saturating_sub(before);
-    println!("{} expressions, {grown} MiB more after {urls} URLs", expressions.len());
-    assert!(grown <= 8 * expressions.len(), "{grown} MiB for {} expressions", expressions.len());
 }

@@ -8,7 +8,7 @@ use super::files::open;
 use crate::doctor::facts::PrefilterFacts;
 use crate::doctor::squid::external::External;
 use crate::doctor::squid_config::SquidConfig;
-use crate::prefilter::files::{AGENT_FILE, LoadedPrefilter, PATH_FILE};
+use crate::prefilter::files::{ACLS_FILE, AGENT_FILE, LoadedPrefilter, PATH_FILE};
 use crate::rule::Rule;
 
 /// The acls whose quoted values name files of expressions.
@@ -25,7 +25,7 @@ pub fn prefilters(config: &SquidConfig, rules: Option<&[Arc<Rule>]>, unseen: &mu
 
 fn prefilter(directory: &Path, rules: Option<&[Arc<Rule>]>, unseen: &mut Vec<String>) -> Option<PrefilterFacts> {
     let facts = |fault, stale| Some(PrefilterFacts { directory: directory.into(), fault, stale });
-    for path in [PATH_FILE, AGENT_FILE].map(|name| directory.join(name)) {
+    for path in [PATH_FILE, ACLS_FILE, AGENT_FILE].map(|name| directory.join(name)) {
         match open(&path) {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
@@ -64,7 +64,9 @@ mod tests {
     fn the_files_of_the_fast_form_are_read_from_where_the_configuration_names_them() {
         let folder = tempfile::tempdir().unwrap();
         let directory = folder.path().display().to_string();
-        let fast = include_str!("../../../conf-examples/squid-fast.conf").replace("/etc/squid/strikeout", &directory);
+        let example = include_str!("../../../conf-examples/squid-fast.conf").replace("/etc/squid/strikeout", &directory);
+        let acls = format!("acl a url_regex \"{directory}/path.regex\"\nacl b browser \"{directory}/agent.regex\"");
+        let fast = example.replace(&format!("include {directory}/acls.conf"), &acls);
         let squid = config(&[("/s", fast.as_str())]);
         let facts = |rules: &[Arc<Rule>]| {
             let found = prefilters(&squid, Some(rules), &mut Vec::new());
