@@ -193,10 +193,8 @@ impl Detector<'_> {
         let is_ignored = |rule| self.rules.get(rule).is_some_and(|rule| rule.ignoreip.contains(address));
         let is_meant = |ban: &BannedNetwork| ban.scope.services().contains(&service) && !is_ignored(ban.rule);
         let banned = &self.lists.banned;
-        banned.lookup(address, now, is_meant).or_else(|| {
-            let asn = if banned.has_asns() { self.geo.origin(Client::of(address, self.prefix))?.asn } else { None };
-            banned.lookup_asn(asn?, now, is_meant)
-        })
+        let origin = || self.geo.origin(Client::of(address, self.prefix));
+        banned.lookup(address, now, is_meant).or_else(|| banned.lookup_origin(origin, now, is_meant))
     }
 
     fn request(&self, now: Time, address: IpAddr, client: Client, request: &Request<'_>, scratch: &mut Scratch) -> Judgement {

@@ -9,10 +9,10 @@ use serde::de::DeserializeOwned;
 
 use super::{DaemonArguments, Failure};
 use crate::client::parse_address;
-use crate::control::admin::AdminRequest;
+use crate::control::admin::{self, AdminRequest};
 use crate::control::client;
 use crate::event::Scope;
-use crate::list::file::parse_network;
+use crate::geo::Network;
 
 /// Timeout for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ pub fn ask_text(daemon: &DaemonArguments, request: &AdminRequest) -> Result<Stri
 fn timeout(request: &AdminRequest) -> Duration {
     match request {
         AdminRequest::Unban(_) | AdminRequest::Release(_) => UNBAN_TIMEOUT,
-        AdminRequest::List(_) | AdminRequest::Why(_) | AdminRequest::WhyAsn(_) | AdminRequest::Reload => LONG_TIMEOUT,
+        AdminRequest::List(_) | AdminRequest::Why(_) | AdminRequest::Reload => LONG_TIMEOUT,
         _ => TIMEOUT,
     }
 }
@@ -136,13 +136,20 @@ pub fn address(argument: &str) -> Result<IpAddr, Failure> {
     parse_address(argument).map_err(|_| Failure::Usage(format!("found {argument:?}, expected an IP address such as 198.51.100.7")))
 }
 
+/// Parses an argument as an address, a network, a system or a country.
+///
+/// # Errors
+/// It is none of these.
+pub fn target(argument: &str) -> Result<Network, Failure> {
+    admin::target(argument).map_err(|fault| Failure::Usage(fault.to_string()))
+}
+
 /// Parses an argument as an address or a network.
 ///
 /// # Errors
 /// It is neither.
-pub fn target(argument: &str) -> Result<IpNet, Failure> {
-    let expected = "an IP address or a network such as 198.51.100.0/24";
-    parse_network(argument).map_err(|_| Failure::Usage(format!("found {argument:?}, expected {expected}")))
+pub fn block(argument: &str) -> Result<IpNet, Failure> {
+    admin::block(argument).map_err(|fault| Failure::Usage(fault.to_string()))
 }
 
 /// Parses an argument as a scope.

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
 
-use super::ask::{ask_waiting, scope};
+use super::ask::{ask_waiting, scope, target};
 use super::origin::OriginArguments;
 use super::terminal::{moment, now, span};
 use super::{DaemonArguments, Failure, ban_from, print, print_json};
-use crate::control::admin::{AdminRequest, BanLength, BanRequest, MAX_REASON, ban_target, check_scope, length};
+use crate::control::admin::{AdminRequest, BanLength, BanRequest, MAX_REASON, check_scope, length};
 use crate::control::bans::BanReport;
 use crate::control::request_error::RequestError;
 use crate::event::Scope;
@@ -18,7 +18,7 @@ use crate::time::Time;
 /// The arguments of `ban`.
 #[derive(Debug, clap::Args)]
 pub struct BanArguments {
-    /// An IP address, a network such as 192.0.2.0/24, or a system such as AS64496.
+    /// An IP address, a network such as 192.0.2.0/24, a system such as AS64496, or a country such as country:XX.
     #[arg(required_unless_present = "from", conflicts_with = "from")]
     target: Option<String>,
     /// How long, such as 90s, 10m or 2d; -1 forever. [default: 1h]
@@ -87,14 +87,15 @@ pub(super) fn with_warning(text: String, not_saved: Option<&str>) -> String {
 
 fn ban_request(client: &str, duration: Option<&str>, on: &str, reason: &str) -> Result<BanRequest, Failure> {
     let (target, scope) = target_and_scope(client, on)?;
-    let length = duration.map_or(Ok(BanLength::Default), length).map_err(|fault| Failure::Usage(fault.to_string()))?;
+    let length = duration.map_or(Ok(BanLength::Default), |text| length(text).map(Into::into));
+    let length = length.map_err(|fault| Failure::Usage(fault.to_string()))?;
     Ok(BanRequest { target, length, scope, rule: None, reason: reason.chars().take(MAX_REASON).collect() })
 }
 
 /// Checks the arguments as the daemon would.
 fn target_and_scope(argument: &str, on: &str) -> Result<(Network, Scope), Failure> {
     let usage = |fault: RequestError| Failure::Usage(fault.to_string());
-    let (target, scope) = (ban_target(argument).map_err(usage)?, scope(on)?);
+    let (target, scope) = (target(argument)?, scope(on)?);
     check_scope(target, scope, None).map_err(usage)?;
     Ok((target, scope))
 }
@@ -120,6 +121,10 @@ mod tests {
             ban_request("as64496", None, "all", "").map(|ban| AdminRequest::Ban(ban).to_string()),
             Ok("ban AS64496 scope=all".into())
         );
+        assert_eq!(
+            ban_request("country:de", None, "all", "").map(|ban| AdminRequest::Ban(ban).to_string()),
+            Ok("ban country:DE scope=all".into())
+        );
         assert_eq!(request(Some("-1"), "web", "a\nb"), Ok("ban 192.0.2.1/32 scope=web for=-1 reason=a b".into()));
         for (client, duration, on) in [
             ("1 2\n3", None, "all"),
@@ -128,6 +133,10 @@ mod tests {
             ("192.0.2.0/24", None, "web"),
             ("AS64496", None, "web"),
             ("AS0", None, "all"),
+            ("country:DE", None, "web"),
+            ("country:DEU", None, "all"),
+            ("country:", None, "all"),
+            ("DE", None, "all"),
         ] {
             assert!(matches!(ban_request(client, duration, on, ""), Err(Failure::Usage(_))), "{client}");
         }

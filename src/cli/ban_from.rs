@@ -6,10 +6,10 @@ use std::path::Path;
 use super::ask::ask_all;
 use super::terminal::{counted, now};
 use super::{DaemonArguments, Failure, print, print_json};
-use crate::control::admin::{AdminRequest, BanLength, BanRequest, MAX_REASON, ban_target};
+use crate::control::admin::{AdminRequest, BanLength, BanRequest, MAX_REASON, target};
 use crate::control::bans::{BanReport, ListedBan};
-use crate::geo::{Network, OriginEntry};
-use crate::list::file::{self, ListedOrigin, NotANetwork};
+use crate::geo::Network;
+use crate::list::file::{self, NotANetwork};
 use crate::rule_id::{RULE_NAME, is_rule_name};
 use crate::time::Span;
 
@@ -78,18 +78,8 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 fn requests(text: &[u8], with: &BanRequest, now: i64) -> Result<(Vec<BanRequest>, usize), String> {
     if text.trim_ascii_start().first() != Some(&b'[') {
         let list = file::parse_all(text).map_err(|bad| format!(":{}: {bad}", bad.line))?;
-        let mut targets: Vec<Network> = list.networks.into_iter().map(Network::Block).collect();
-        for ListedOrigin { line, entry } in list.origins {
-            match entry {
-                OriginEntry::Asn(asn) => targets.push(Network::Asn(asn)),
-                OriginEntry::Country(_) => {
-                    return Err(format!(
-                        ":{line}: found {entry}, expected an address, a network or a system: countries stand in deny alone"
-                    ));
-                }
-            }
-        }
-        return Ok((targets.into_iter().map(|target| BanRequest { target, ..with.clone() }).collect(), 0));
+        let targets = list.networks.into_iter().map(Network::Block).chain(list.origins.into_iter().map(|origin| origin.entry.into()));
+        return Ok((targets.map(|target| BanRequest { target, ..with.clone() }).collect(), 0));
     }
     let bans: Vec<ListedBan> =
         serde_json::from_slice(text).map_err(|error| format!(": {error}, expected what strikeout list --json prints"))?;
@@ -97,7 +87,7 @@ fn requests(text: &[u8], with: &BanRequest, now: i64) -> Result<(Vec<BanRequest>
     let mut requests = Vec::new();
     for ban in bans {
         let target =
-            ban_target(&ban.client).map_err(|_| NotANetwork).map_err(|error| format!(": found the client {:?}, {error}", ban.client))?;
+            target(&ban.client).map_err(|_| NotANetwork).map_err(|error| format!(": found the client {:?}, {error}", ban.client))?;
         if !is_rule_name(&ban.rule) {
             return Err(format!(": found the rule {:?} of {}, expected {RULE_NAME}", ban.rule, ban.client));
         }
@@ -146,6 +136,7 @@ mod tests {
             {"client":"198.51.100.7","scope":"mail","rule":"helo","until":1800000600,"remaining":700,"since":null,"evidence":"HELO x"},
             {"client":"198.51.100.8","scope":"all","rule":"manual","until":-1,"remaining":-1},
             {"client":"AS64496","scope":"web","rule":"crowd-requests-asn","until":1800000060,"remaining":60},
+            {"client":"country:DE","scope":"all","rule":"manual","until":1800000060,"remaining":60},
             {"client":"2001:db8:1:2::/64","scope":"web","rule":"a","until":1800000060,"remaining":60},
             {"client":"198.51.100.9","scope":"all","rule":"a","until":1800000000,"remaining":60}
         ]"#;
@@ -153,6 +144,7 @@ mod tests {
             "ban 198.51.100.7/32 scope=mail for=600 rule=helo reason=HELO x",
             "ban 198.51.100.8/32 scope=all for=-1 rule=manual reason=a list",
             "ban AS64496 scope=web for=60 rule=crowd-requests-asn reason=a list",
+            "ban country:DE scope=all for=60 rule=manual reason=a list",
             "ban 2001:db8:1:2::/64 scope=web for=60 rule=a reason=a list",
         ];
         assert_eq!(lines(text), Ok((expected.map(str::to_owned).into(), 1)));
@@ -162,7 +154,8 @@ mod tests {
     fn a_plain_list_is_banned_as_the_arguments_say_and_a_fault_names_its_place() {
         assert_eq!(lines("192.0.2.1 # x\n").unwrap().0, ["ban 192.0.2.1/32 scope=web reason=a list"]);
         assert_eq!(lines("AS64496 # x\n").unwrap().0, ["ban AS64496 scope=web reason=a list"]);
-        assert!(lines("192.0.2.1\ncountry:DE\n").unwrap_err().starts_with(":2: found country:DE, expected an address"));
+        assert_eq!(lines("country:de # x\n").unwrap().0, ["ban country:DE scope=web reason=a list"]);
+        assert!(lines("192.0.2.1\ncountry:DEU\n").unwrap_err().starts_with(":2: found \"country:DEU\", expected an IP address"));
         assert!(lines("192.0.2.1\nnobody\n").unwrap_err().starts_with(":2: found \"nobody\", expected an IP address"));
         assert!(lines("[{\"client\": 1}]").unwrap_err().contains("expected what strikeout list --json prints"));
         assert!(

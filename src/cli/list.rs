@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use jiff::tz::TimeZone;
 use serde_json::json;
 
-use super::ask::{ask_list, scope, target};
+use super::ask::{ask_list, block, scope};
 use super::list_format::Format;
 use super::terminal::{Align, Colours, columns, counted, moment, now, span};
 use super::{DaemonArguments, Failure, print, print_json};
@@ -69,7 +69,7 @@ pub fn run(arguments: &ListArguments) -> Result<(), Failure> {
     }
     let filter = BanFilter {
         rule: arguments.rule.clone(),
-        network: arguments.network.as_deref().map(target).transpose()?,
+        network: arguments.network.as_deref().map(block).transpose()?,
         scope: arguments.scope.as_deref().map(scope).transpose()?,
         evidence: arguments.evidence,
         shadow: arguments.shadow,

@@ -62,12 +62,12 @@ enum Command {
     /// Show why an address is refused, or why it is not; of a network also what is banned inside. Exit code 0 if it is served, 3 if it is
     /// refused.
     Why {
-        /// An IP address, a network such as 192.0.2.0/24, or a system such as AS64496.
+        /// An IP address, a network such as 192.0.2.0/24, a system such as AS64496, or a country such as country:XX.
         target: String,
         #[command(flatten)]
         daemon: DaemonArguments,
     },
-    /// Ban an address, a network or a system, or everybody in a file.
+    /// Ban an address, a network, a system or a country, or everybody in a file.
     Ban(ban::BanArguments),
     /// Unban addresses and networks, and forget their earlier bans. Exit code 0 if they are served then, 3 if something still refuses one.
     Unban(unban::UnbanArguments),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Failure;
-use crate::control::admin::{BanLength, length};
+use crate::control::admin::length;
 use crate::rule_id::{ORIGINS, origin_name};
 use crate::time::Span;
 
@@ -46,10 +46,8 @@ impl OriginArguments {
         let expected = || Failure::Usage(format!("found --since {since:?}, expected seconds since 1970"));
         let since: i64 = whole.parse().ok().filter(|since| *since >= 0).ok_or_else(expected)?;
         let duration = duration.ok_or_else(|| Failure::Usage("found --since without a duration, expected both".to_owned()))?;
-        match length(duration).map_err(|fault| Failure::Usage(fault.to_string()))? {
-            BanLength::For(span) => Ok(Some(since.saturating_add_unsigned(span.secs_ceil()))),
-            BanLength::Permanent | BanLength::Default | BanLength::Until(_) => Ok(Some(-1)),
-        }
+        let length = length(duration).map_err(|fault| Failure::Usage(fault.to_string()))?;
+        Ok(Some(length.map_or(-1, |span| since.saturating_add_unsigned(span.secs_ceil()))))
     }
 
     /// # Errors

@@ -1,9 +1,8 @@
 //! `strikeout unban`.
 
-use ipnet::IpNet;
 use serde::Serialize;
 
-use super::ask::{address, ask, ask_waiting, scope, target};
+use super::ask::{address, ask, ask_waiting, block, scope, target};
 use super::ban::with_warning;
 use super::origin::OriginArguments;
 use super::terminal::counted;
@@ -13,12 +12,13 @@ use super::{DaemonArguments, Failure, print, print_json};
 use crate::control::admin::{AdminRequest, ReleaseRequest, UnbanRequest, UnbanTarget};
 use crate::control::bans::UnbanReport;
 use crate::event::{Scope, Service};
+use crate::geo::Network;
 use crate::rule_id::{RULE_NAME, is_rule_name};
 
 /// The arguments of `unban`.
 #[derive(Debug, clap::Args)]
 pub struct UnbanArguments {
-    /// IP addresses, and networks and systems (AS64496) exactly as they were banned.
+    /// IP addresses, and networks, systems (AS64496) and countries (country:XX) exactly as they were banned.
     #[arg(required_unless_present_any = ["rule", "all", "origin"])]
     targets: Vec<String>,
     /// Also unban all clients and networks inside the named networks.
@@ -79,7 +79,7 @@ pub fn run(arguments: &UnbanArguments) -> Result<(), Failure> {
 /// Takes back bans of another program; all of them without a target.
 fn release(arguments: &UnbanArguments, rule: &str) -> Result<(), Failure> {
     let until = arguments.origin.until(arguments.lasting.as_deref())?;
-    let targets: Vec<IpNet> = arguments.targets.iter().map(|argument| target(argument)).collect::<Result<_, _>>()?;
+    let targets: Vec<Network> = arguments.targets.iter().map(|argument| target(argument)).collect::<Result<_, _>>()?;
     let one = |target| ReleaseRequest { target: Some(target), rule: rule.to_owned(), until };
     let all = targets.is_empty().then(|| ReleaseRequest { target: None, rule: rule.to_owned(), until });
     for request in targets.into_iter().map(one).chain(all) {
@@ -96,8 +96,8 @@ fn release(arguments: &UnbanArguments, rule: &str) -> Result<(), Failure> {
 fn unban(daemon: &DaemonArguments, request: UnbanRequest) -> Result<Unbanned, Failure> {
     let report: UnbanReport = ask(daemon, &AdminRequest::Unban(request.clone()))?;
     let undo = match request.what {
-        UnbanTarget::One(network) | UnbanTarget::Inside(network) => still_refused(daemon, AdminRequest::Why(network), request.scope)?,
-        UnbanTarget::Asn(asn) => still_refused(daemon, AdminRequest::WhyAsn(asn), request.scope)?,
+        UnbanTarget::One(target) => still_refused(daemon, AdminRequest::Why(target), request.scope)?,
+        UnbanTarget::Inside(network) => still_refused(daemon, AdminRequest::Why(network.into()), request.scope)?,
         UnbanTarget::Rule(_) | UnbanTarget::All => Vec::new(),
     };
     Ok(Unbanned { still_refused: !undo.is_empty(), report, undo })
@@ -137,14 +137,8 @@ fn requests(arguments: &UnbanArguments) -> Result<Vec<UnbanRequest>, Failure> {
         return Ok(vec![UnbanRequest { what: UnbanTarget::All, scope }]);
     }
     let request = |argument: &String| {
-        if let (Ok(asn), false) = (argument.parse(), arguments.inside) {
-            return Ok(UnbanRequest { what: UnbanTarget::Asn(asn), scope });
-        }
-        let target = target(argument)?;
-        if arguments.inside {
-            return Ok(UnbanRequest { what: UnbanTarget::Inside(target), scope });
-        }
-        Ok(UnbanRequest { what: UnbanTarget::One(target), scope })
+        let what = if arguments.inside { UnbanTarget::Inside(block(argument)?) } else { UnbanTarget::One(target(argument)?) };
+        Ok(UnbanRequest { what, scope })
     };
     arguments.targets.iter().map(request).collect()
 }
@@ -164,7 +158,8 @@ fn text(report: &UnbanReport) -> String {
 fn refusal_text(unbanned: &Unbanned) -> String {
     let (report, undo) = (&unbanned.report, unbanned.undo.join("; "));
     if report.inside > 0 {
-        return format!("{} inside {} are still banned; to change that: {undo}", counted(report.inside, "client"), report.target);
+        let are = if report.inside == 1 { "is" } else { "are" };
+        return format!("{} inside {} {are} still banned; to change that: {undo}", counted(report.inside, "client"), report.target);
     }
     format!("{} is still refused; to change that: {undo}", report.target)
 }
@@ -194,14 +189,23 @@ mod tests {
             ("192.0.2.1 2001:db8::/64", vec!["unban 192.0.2.1/32 scope=all", "unban 2001:db8::/64 scope=all"]),
             ("192.0.2.0/24 --inside --scope web", vec!["unban 192.0.2.0/24 inside scope=web"]),
             ("192.0.2.0/24 --scope web", vec!["unban 192.0.2.0/24 scope=web"]),
+            ("AS64496 country:de", vec!["unban AS64496 scope=all", "unban country:DE scope=all"]),
             ("--rule helo", vec!["unban rule=helo scope=all"]),
             ("--all --scope mail", vec!["unban all scope=mail"]),
         ] {
             assert_eq!(lines(arguments).unwrap(), expected, "{arguments}");
         }
-        for arguments in
-            ["--inside", "192.0.2.1 --all", "192.0.2.1 --rule helo", "--all --inside", "everybody", "--rule a_b", "192.0.2.1 everybody"]
-        {
+        for arguments in [
+            "--inside",
+            "country:DE --inside",
+            "country:DEU",
+            "192.0.2.1 --all",
+            "192.0.2.1 --rule helo",
+            "--all --inside",
+            "everybody",
+            "--rule a_b",
+            "192.0.2.1 everybody",
+        ] {
             assert!(lines(arguments).is_err(), "{arguments}");
         }
     }

@@ -29,7 +29,7 @@ pub(super) enum Answer {
 /// # Errors
 /// The argument is no address or network, the daemon cannot be asked, or the client is refused: that is told by the exit code alone.
 pub fn run(text: &str, daemon: &DaemonArguments) -> Result<(), Failure> {
-    let answer: Answer = ask(daemon, &text.parse().map(AdminRequest::WhyAsn).or_else(|()| target(text).map(AdminRequest::Why))?)?;
+    let answer: Answer = ask(daemon, &AdminRequest::Why(target(text)?))?;
     let printer = Printer::new(now(), TimeZone::system(), Colours::of_stdout());
     let is_refused = match answer {
         Answer::Client(explanation) => {

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::printer::Printer;
 use super::terminal::counted;
-use crate::control::explanation::NetworkExplanation;
+use crate::control::explanation::{BannedInside, NetworkExplanation};
+use crate::geo::OriginEntry;
 
 /// The daemon's explanation, and the commands that this program knows.
 #[derive(Debug, Serialize)]
@@ -23,13 +24,24 @@ impl ExplainedNetwork {
         let NetworkExplanation { network, bans, inside, denied, .. } = &explanation;
         let mut undo: Vec<String> = bans.iter().map(|ban| format!("strikeout unban {}{daemon}", ban.network)).collect();
         if inside.clients + inside.networks > 0 {
-            undo.push(format!("strikeout unban {network} --inside{daemon}"));
+            let targets = if has_addresses(network) { format!("{network} --inside") } else { names(inside) };
+            undo.push(format!("strikeout unban {targets}{daemon}"));
         }
         if let Some(entry) = denied {
             undo.push(format!("remove {entry} from that list, then: strikeout reload{daemon}"));
         }
         Self { undo, explanation }
     }
+}
+
+/// Whether the clients of this network are known by their addresses, and not by a database.
+fn has_addresses(network: &str) -> bool {
+    network.parse::<OriginEntry>().is_err()
+}
+
+/// The first clients inside, as arguments.
+fn names(inside: &BannedInside) -> String {
+    inside.first.iter().map(|ban| ban.client.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 impl Printer {
@@ -60,9 +72,11 @@ impl Printer {
             let text = format!("{} by {} {}", ban.client, ban.rule, self.end(ban.remaining));
             self.line("", &text);
         }
-        let shown = inside.first.len();
-        if inside.clients + inside.networks > shown {
+        let others = (inside.clients + inside.networks).saturating_sub(inside.first.len());
+        if others > 0 && has_addresses(network) {
             self.line("", &format!("and more: strikeout list --network {network}"));
+        } else if others > 0 {
+            self.line("", &format!("and {others} more"));
         }
         for command in &explained.undo {
             let command = colours.strong(command);
@@ -102,5 +116,14 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
         }
+    }
+    #[test]
+    fn the_clients_of_a_country_are_unbanned_by_their_names() {
+        let listed = |client| json!({"client": client, "scope": "web", "rule": "helo", "until": 1_800_000_600, "remaining": 600});
+        let inside = json!({"clients": 3, "networks": 0, "first": [listed("198.18.0.1"), listed("198.18.0.2")]});
+        let explanation = json!({"network": "country:DE", "refused": false, "bans": [], "inside": inside});
+        let explained = ExplainedNetwork::of(serde_json::from_value(explanation).unwrap(), "");
+        let text = Printer::new(1_800_000_000, TimeZone::UTC, Colours::NONE).explain_network(&explained);
+        assert!(text.contains("and 1 more\n") && text.contains("strikeout unban 198.18.0.1 198.18.0.2\n"), "{text}");
     }
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use ureq::http::Uri;
 
 use super::Bounded;
+use crate::geo::GeoKind;
 use crate::time::Span;
 
 /// The `[crowdsec]` section.
@@ -40,6 +41,38 @@ pub enum TargetKind {
     Ip,
     Range,
     As,
+    Country,
+}
+
+impl TargetKind {
+    const ALL: [Self; 4] = [Self::Ip, Self::Range, Self::As, Self::Country];
+
+    /// Its name in the configuration, and in CrowdSec's decisions in letters of any case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ip => "ip",
+            Self::Range => "range",
+            Self::As => "as",
+            Self::Country => "country",
+        }
+    }
+
+    /// The kind that a decision calls `scope`.
+    #[must_use]
+    pub fn of_scope(scope: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str().eq_ignore_ascii_case(scope))
+    }
+
+    /// The database that says which addresses such a target has, if its decisions do not.
+    #[must_use]
+    pub fn database(self) -> Option<GeoKind> {
+        match self {
+            Self::Ip | Self::Range => None,
+            Self::As => Some(GeoKind::Asn),
+            Self::Country => Some(GeoKind::Country),
+        }
+    }
 }
 
 fn scopes() -> Vec<TargetKind> {

@@ -26,8 +26,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::crawler::Crawlers;
+use crate::geo::Geo;
 use crate::geo::watch::GeoFiles;
-use crate::geo::{Geo, GeoKind};
 use crate::list::Lists;
 use crate::log::judge::LogJudge;
 use crate::policy::Policy;
@@ -35,7 +35,7 @@ use crate::rule::merge::{RulesError, rule_set};
 use crate::rule::spec::RuleSpec;
 use crate::rule::{Rule, RuleSet};
 use crate::rule_id::RuleNames;
-use crowdsec::{CrowdsecConfig, TargetKind};
+use crowdsec::CrowdsecConfig;
 use defaults::DefaultsSection;
 use fleet::FleetConfig;
 pub use hook::HookConfig;
@@ -149,8 +149,11 @@ impl Config {
         }
         let fleet = parsed.fleet.map(Spanned::into_inner);
         if let Some(crowdsec) = &parsed.crowdsec {
-            let needed = crowdsec.get_ref().scopes.contains(&TargetKind::As).then_some((crowdsec.span().start, "the scope as"));
-            geo::check(needed, GeoKind::Asn, &geo, text)?;
+            for kind in &crowdsec.get_ref().scopes {
+                let Some(database) = kind.database() else { continue };
+                let scope = format!("the scope {}", kind.as_str());
+                geo::check(Some((crowdsec.span().start, &scope)), database, &geo, text)?;
+            }
         }
         let (metrics, hook, crowdsec) = (parsed.metrics, parsed.hook, parsed.crowdsec.map(Spanned::into_inner));
         let files = text.files().map(Into::into).collect();
@@ -267,6 +270,14 @@ mod tests {
             ("[hook]\ncommand = [\"/x\"]\ngroup = \"0\"", ":3: found group = 0s, expected 1s to 1h"),
             ("[crowdsec]\nurl = \"http://127.0.0.1\"", ":1: missing field `key_file`"),
             ("[crowdsec]\nurl = \"http://a\"\nkey_file = \"/k\"\nscopes = [\"as\"]", ":1: found the scope as without a database"),
+            (
+                "[geo]\nasn = \"/x\"\n[crowdsec]\nurl = \"http://a\"\nkey_file = \"/k\"\nscopes = [\"country\"]",
+                ":3: found the scope country without a database, expected country in [geo] as well",
+            ),
+            (
+                "[crowdsec]\nurl = \"http://a\"\nkey_file = \"/k\"\nscopes = [\"land\"]",
+                ":4: unknown variant `land`, expected one of `ip`, ",
+            ),
             ("[crowdsec]\nkey_file = \"/k\"\nurl = \"lapi\"", ":3: found url = \"lapi\", expected one such as"),
             ("[geo]\nasn = \"asn.mmdb\"", ":2: found asn = \"asn.mmdb\", expected the absolute path of a database"),
             ("[[rule]]\nname = \"a\"\npath = \"x\"\nasn = 64496", ":4: found asn without a database, expected asn in [geo] as well"),

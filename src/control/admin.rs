@@ -8,7 +8,7 @@ use super::answer::one_line;
 use super::request_error::{RequestError, expected};
 use crate::client::{Ipv6Prefix, is_single};
 use crate::event::Scope;
-use crate::geo::{Asn, Network};
+use crate::geo::Network;
 use crate::list::file::parse_network;
 use crate::rule_id::{is_origin, is_rule_name};
 use crate::time::{Span, Time};
@@ -16,10 +16,8 @@ use crate::time::{Span, Time};
 /// A request by an operator's program. It owns its data, because another thread of the daemon answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminRequest {
-    /// Explains why an address is refused or served, or what is banned in a network.
-    Why(IpNet),
-    /// Explains what refuses an autonomous system, or clients of it.
-    WhyAsn(Asn),
+    /// Explains why an address is refused or served, or what is banned in a network, of a system or of a country.
+    Why(Network),
     List(BanFilter),
     Status,
     /// Reports metrics in Prometheus' text format.
@@ -53,7 +51,6 @@ impl fmt::Display for AdminRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Why(target) => write!(f, "why {target}"),
-            Self::WhyAsn(asn) => write!(f, "why {asn}"),
             Self::List(filter) => {
                 f.write_str("list")?;
                 filter.rule.as_ref().map_or(Ok(()), |rule| write!(f, " rule={rule}"))?;
@@ -78,7 +75,6 @@ impl fmt::Display for AdminRequest {
             Self::Unban(UnbanRequest { what, scope }) => {
                 match what {
                     UnbanTarget::One(target) => write!(f, "unban {target}"),
-                    UnbanTarget::Asn(asn) => write!(f, "unban {asn}"),
                     UnbanTarget::Inside(network) => write!(f, "unban {network} inside"),
                     UnbanTarget::Rule(rule) => write!(f, "unban rule={rule}"),
                     UnbanTarget::All => f.write_str("unban all"),
@@ -126,10 +122,8 @@ pub struct UnbanRequest {
 /// What is unbanned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnbanTarget {
-    /// A client, or exactly this network.
-    One(IpNet),
-    /// Exactly this autonomous system.
-    Asn(Asn),
+    /// A client, or exactly this network, system or country.
+    One(Network),
     /// This network, and all clients and networks inside it.
     Inside(IpNet),
     /// All clients and networks that a rule banned; `manual` for those banned by hand.
@@ -141,7 +135,7 @@ pub enum UnbanTarget {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReleaseRequest {
     /// The client or network; `None` for all that the program banned under this name.
-    pub target: Option<IpNet>,
+    pub target: Option<Network>,
     /// The name under which they stand, such as `fail2ban-sshd`.
     pub rule: String,
     /// Seconds since 1970: a ban that ends later stays, because it was made for another address of the same client. `None` takes back all.
@@ -166,7 +160,7 @@ pub struct BanRequest {
 /// Maximum length of an operator's reason, in characters: far less than a line of the socket holds.
 pub const MAX_REASON: usize = 500;
 
-/// How long a ban by hand lasts.
+/// When a ban by hand ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BanLength {
     /// The daemon's default for bans by hand.
@@ -177,13 +171,20 @@ pub enum BanLength {
     Permanent,
 }
 
+/// A length; `None` is one without an end.
+impl From<Option<Span>> for BanLength {
+    fn from(length: Option<Span>) -> Self {
+        length.map_or(Self::Permanent, Self::For)
+    }
+}
+
 /// `[rule=NAME] [network=CIDR] [scope=SCOPE] [evidence] [shadow]`.
 pub(super) fn filter(text: &str) -> Result<BanFilter, RequestError> {
     let mut filter = BanFilter::default();
     for word in text.split_ascii_whitespace() {
         match word.split_once('=') {
             Some(("rule", name)) if is_rule_name(name) => filter.rule = Some(name.to_owned()),
-            Some(("network", text)) => filter.network = Some(target(text)?),
+            Some(("network", text)) => filter.network = Some(block(text)?),
             Some(("scope", name)) => filter.scope = Some(scope(name)?),
             None if word == "evidence" => filter.evidence = true,
             None if word == "shadow" => filter.shadow = true,
@@ -198,7 +199,7 @@ pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
     let (words, reason) = text.split_once(" reason=").unwrap_or((text, ""));
     let mut words = words.split_ascii_whitespace();
     let mut ban = BanRequest {
-        target: ban_target(words.next().unwrap_or_default())?,
+        target: target(words.next().unwrap_or_default())?,
         length: BanLength::Default,
         scope: Scope::All,
         rule: None,
@@ -206,7 +207,7 @@ pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
     };
     for word in words {
         match word.split_once('=') {
-            Some(("for", text)) => ban.length = length(text)?,
+            Some(("for", text)) => ban.length = length(text)?.into(),
             Some(("until", number)) => {
                 let end = number.parse().map_err(|_| expected(word, "until= and seconds since 1970"))?;
                 ban.length = BanLength::Until(Time::from_secs(end));
@@ -214,7 +215,7 @@ pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
             Some(("scope", name)) => ban.scope = scope(name)?,
             Some(("rule", name)) if is_rule_name(name) => ban.rule = Some(name.to_owned()),
             Some(_) => return Err(expected(word, "for=LENGTH, until=EPOCH, scope=SCOPE, rule=NAME or reason=TEXT")),
-            None => ban.length = length(word)?,
+            None => ban.length = length(word)?.into(),
         }
     }
     // A rule that counts networks bans them on its services, and such a ban may be restored.
@@ -224,13 +225,21 @@ pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
     Ok(ban)
 }
 
-/// What may be banned by hand: an address, a network or a system.
+/// What may be banned by hand: an address, a network, a system or a country.
 ///
 /// # Errors
 /// It is none of these.
-pub fn ban_target(word: &str) -> Result<Network, RequestError> {
-    let wanted = "an IP address, a network such as 192.0.2.0/24 or a system such as AS64496";
-    word.parse().map(Network::Asn).or_else(|()| parse_network(word).map(Network::Block)).map_err(|_| expected(word, wanted))
+pub fn target(word: &str) -> Result<Network, RequestError> {
+    let wanted = "an IP address, a network such as 192.0.2.0/24, a system such as AS64496 or a country such as country:XX";
+    word.parse().map(Network::Origin).or_else(|()| parse_network(word).map(Network::Block)).map_err(|_| expected(word, wanted))
+}
+
+/// An address or a network.
+///
+/// # Errors
+/// It is neither.
+pub fn block(word: &str) -> Result<IpNet, RequestError> {
+    parse_network(word).map_err(|_| expected(word, "an IP address or a network"))
 }
 
 /// Length of a pause if the operator gives none.
@@ -251,12 +260,9 @@ pub fn pause_length(text: &str) -> Result<Span, RequestError> {
     length.ok_or_else(|| expected(text, "a duration such as 30m or 2h, at most 30d: a pause always ends by itself"))
 }
 
-/// `TARGET`: an address, a network or an autonomous system.
+/// `TARGET`.
 pub(super) fn why(text: &str) -> Result<AdminRequest, RequestError> {
-    match text.parse() {
-        Ok(asn) => Ok(AdminRequest::WhyAsn(asn)),
-        Err(()) => target(text).map(AdminRequest::Why),
-    }
+    target(text).map(AdminRequest::Why)
 }
 
 /// `TARGET [inside] [scope=SCOPE]`, `rule=NAME [scope=SCOPE]` or `all [scope=SCOPE]`.
@@ -266,14 +272,14 @@ pub(super) fn unban(text: &str) -> Result<AdminRequest, RequestError> {
     let what = match first.split_once('=') {
         Some(("rule", name)) if is_rule_name(name) => UnbanTarget::Rule(name.to_owned()),
         None if first == "all" => UnbanTarget::All,
-        _ => match first.parse() {
-            Ok(asn) => UnbanTarget::Asn(asn),
-            Err(()) => {
-                let wanted = "an IP address, a network, a system such as AS64496, rule=NAME or all";
-                let target = parse_network(first).map_err(|_| expected(first, wanted))?;
-                if words.next_if(|word| *word == "inside").is_some() { UnbanTarget::Inside(target) } else { UnbanTarget::One(target) }
+        _ => {
+            let wanted = "an IP address, a network, a system such as AS64496, a country such as country:XX, rule=NAME or all";
+            let target = target(first).map_err(|_| expected(first, wanted))?;
+            match target.block().filter(|_| words.next_if(|word| *word == "inside").is_some()) {
+                Some(block) => UnbanTarget::Inside(block),
+                None => UnbanTarget::One(target),
             }
-        },
+        }
     };
     let scope = match words.next() {
         None => Scope::All,
@@ -310,7 +316,7 @@ pub(super) fn release(text: &str) -> Result<AdminRequest, RequestError> {
 /// The target is a network, and the scope is narrower than `all`.
 pub fn check_scope(target: Network, scope: Scope, prefix: Option<Ipv6Prefix>) -> Result<(), RequestError> {
     let is_client = match target {
-        Network::Asn(_) => false,
+        Network::Origin(_) => false,
         Network::Block(block @ IpNet::V4(_)) => is_single(block),
         Network::Block(IpNet::V6(v6)) => prefix.is_none_or(|prefix| [prefix.bits(), v6.max_prefix_len()].contains(&v6.prefix_len())),
     };
@@ -323,18 +329,14 @@ pub fn check_scope(target: Network, scope: Scope, prefix: Option<Ipv6Prefix>) ->
     )))
 }
 
-pub(super) fn target(word: &str) -> Result<IpNet, RequestError> {
-    parse_network(word).map_err(|_| expected(word, "an IP address or a network"))
-}
-
-/// How long a ban by hand lasts: a duration, or -1 for one without an end.
+/// How long a ban by hand lasts: a duration, or `None` for -1, without an end.
 ///
 /// # Errors
 /// It is neither.
-pub fn length(text: &str) -> Result<BanLength, RequestError> {
+pub fn length(text: &str) -> Result<Option<Span>, RequestError> {
     match text {
-        "-1" => Ok(BanLength::Permanent),
-        _ => Span::parse(text).map(BanLength::For).map_err(|_| expected(text, "a duration such as 600 or 10m, or -1")),
+        "-1" => Ok(None),
+        _ => Span::parse(text).map(Some).map_err(|_| expected(text, "a duration such as 600 or 10m, or -1")),
     }
 }
 

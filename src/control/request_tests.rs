@@ -3,6 +3,7 @@
 use super::*;
 use crate::control::admin::*;
 use crate::event::Scope;
+use crate::geo::Network;
 use crate::time::{Span, Time};
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -137,7 +138,10 @@ fn an_error_says_what_was_found_and_what_was_expected() {
         (b"report caf\xc3\xa9", "found \"caf\\xc3\\xa9\", expected 1 to 400 bytes"),
         (b"strike 192.0.2.1", "found \"\", expected the name of one rule after the address, and then nothing but account="),
         (b"strike 192.0.2.1 a b", "found \"a b\", expected the name of one rule"),
-        (b"why", "found \"\", expected an IP address or a network"),
+        (
+            b"why",
+            "found \"\", expected an IP address, a network such as 192.0.2.0/24, a system such as AS64496 or a country such as country:XX",
+        ),
         (b"pause -1", "found \"-1\", expected a duration such as 30m or 2h, at most 30d: a pause always ends by itself"),
         (b"pause 36500d", "found \"36500d\", expected a duration such as 30m or 2h, at most 30d"),
         (b"pause 2592001", "found \"2592001\", expected a duration"),
@@ -145,15 +149,28 @@ fn an_error_says_what_was_found_and_what_was_expected() {
         (b"status all", "found \"all\", expected nothing more"),
         (b"ban 192.0.2.1 until=10m", "found \"until=10m\", expected until= and seconds since 1970"),
         (b"ban 192.0.2.1 for=soon", "found \"soon\", expected a duration"),
-        (b"ban everybody", "found \"everybody\", expected an IP address, a network such as 192.0.2.0/24 or a system such as AS64496"),
+        (
+            b"ban everybody",
+            "found \"everybody\", expected an IP address, a network such as 192.0.2.0/24, a system such as AS64496 or a country such as country:XX",
+        ),
+        (
+            b"ban country:DEU",
+            "found \"country:DEU\", expected an IP address, a network such as 192.0.2.0/24, a system such as AS64496 or a country",
+        ),
         (b"ban 192.0.2.0/24 scope=web", "found the scope web for the network 192.0.2.0/24, expected all"),
-        (b"unban everybody", "found \"everybody\", expected an IP address, a network, a system such as AS64496, rule=NAME or all"),
-        (b"unban rule=a_b", "found \"rule=a_b\", expected an IP address, a network, a system such as AS64496, rule=NAME or all"),
+        (
+            b"unban everybody",
+            "found \"everybody\", expected an IP address, a network, a system such as AS64496, a country such as country:XX, rule=NAME or all",
+        ),
+        (
+            b"unban rule=a_b",
+            "found \"rule=a_b\", expected an IP address, a network, a system such as AS64496, a country such as country:XX, rule=NAME or all",
+        ),
         (b"unban 192.0.2.0/24 outside", "found \"outside\", expected scope=SCOPE"),
         (b"unban 192.0.2.1 scope=ftp", "found \"ftp\", expected the scope web, mail or all"),
         (b"release 192.0.2.1 rule=helo", "found \"rule=helo\", expected rule=NAME of another program's bans"),
         (b"release 192.0.2.1", "found \"192.0.2.1\", expected rule=NAME of another program's bans"),
-        (b"release everybody rule=fail2ban-a", "found \"everybody\", expected an IP address or a network"),
+        (b"release everybody rule=fail2ban-a", "found \"everybody\", expected an IP address, a network such as 192.0.2.0/24, a system"),
         (b"release all rule=fail2ban-a until=soon", "found \"until=soon\", expected until= and seconds since 1970"),
         (b"subscribe", "found \"\", expected the number of a version"),
         (b"report ", "found \"\", expected 1 to 400 bytes of printable ASCII"),
@@ -188,23 +205,27 @@ proptest! {
         let address = IpAddr::from(std::net::Ipv6Addr::from_bits(bits)).to_canonical();
         let target = if prefix % 2 == 0 { IpNet::from(address) } else { IpNet::new(address, prefix).unwrap().trunc() };
         let scope = if prefix % 2 == 0 { scope } else { Scope::All };
+        let any: Network = match prefix % 10 {
+            1 => "AS64496".parse().unwrap(),
+            3 => "country:DE".parse().unwrap(),
+            _ => target.into(),
+        };
         let filter = |rule, network, scope| AdminRequest::List(BanFilter { rule, network, scope, evidence: prefix % 3 == 0, shadow: prefix % 5 == 0 });
         let lengths = [BanLength::Default, BanLength::For(Span::from_secs(seconds)), BanLength::Until(Time::from_secs(seconds)), BanLength::Permanent];
         let length = lengths[usize::from(prefix) % lengths.len()];
         let request = match which {
-            0 if name.len() % 2 == 1 => AdminRequest::WhyAsn("AS64496".parse().unwrap()),
-            0 => AdminRequest::Why(target),
+            0 => AdminRequest::Why(any),
             1 => filter(None, None, None),
             2 => filter(Some(name), Some(target), Some(scope)),
             3 => AdminRequest::Status,
             4 => AdminRequest::Metrics,
-            5 => AdminRequest::Ban(BanRequest { target: if prefix % 10 == 1 { "AS64496".parse().unwrap() } else { target.into() }, length, scope, rule: Some(name).filter(|_| prefix % 3 == 0), reason }),
+            5 => AdminRequest::Ban(BanRequest { target: any, length, scope, rule: Some(name).filter(|_| prefix % 3 == 0), reason }),
             6 => {
                 let what = match prefix % 4 {
                     1 => UnbanTarget::Inside(target),
                     2 => UnbanTarget::Rule(name),
                     3 => UnbanTarget::All,
-                    _ => UnbanTarget::One(target),
+                    _ => UnbanTarget::One(any),
                 };
                 AdminRequest::Unban(UnbanRequest { what, scope })
             }
@@ -212,7 +233,7 @@ proptest! {
             8 => AdminRequest::Pause(Span::from_secs(seconds).min(MAX_PAUSE)),
             9 => AdminRequest::Resume,
             10 => AdminRequest::Release(ReleaseRequest {
-                target: Some(target).filter(|_| prefix % 3 == 0),
+                target: Some(any).filter(|_| prefix % 3 == 0),
                 rule: crate::rule_id::origin_name("fail2ban", &name),
                 until: i64::try_from(seconds).ok().filter(|_| prefix % 4 == 0),
             }),

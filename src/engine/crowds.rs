@@ -187,11 +187,11 @@ impl Engine {
     pub fn shadow_network_ban(&self, address: std::net::IpAddr, service: Service, now: Time) -> Option<(RuleId, Network)> {
         let networks = self.shadow_networks.lock();
         let is_meant = |ban: &BannedNetwork| ban.scope.services().contains(&service);
-        let asn = || {
+        let origin = || {
             let policy = self.policy();
-            if networks.has_asns() { policy.geo.origin(Client::of(address, policy.prefix))?.asn } else { None }
+            policy.geo.origin(Client::of(address, policy.prefix))
         };
-        let ban = networks.lookup(address, now, is_meant).or_else(|| networks.lookup_asn(asn()?, now, is_meant))?;
+        let ban = networks.lookup(address, now, is_meant).or_else(|| networks.lookup_origin(origin, now, is_meant))?;
         Some((ban.rule, ban.network))
     }
 

@@ -60,10 +60,29 @@ impl Geo {
         }
     }
 
-    /// Whether there is a database of autonomous systems.
+    /// Whether there is a database of this kind.
     #[must_use]
-    pub fn knows_systems(&self) -> bool {
-        matches!(self, Self::Here(databases) if databases.asn.is_some())
+    pub fn knows(&self, kind: GeoKind) -> bool {
+        match (self, kind) {
+            (Self::Here(databases), GeoKind::Asn) => databases.asn.is_some(),
+            (Self::Here(databases), GeoKind::Country) => databases.country.is_some(),
+            (Self::Daemon(_), _) => false,
+        }
+    }
+
+    /// Whether `client` belongs to this system or country, as far as it is known here.
+    #[must_use]
+    pub fn belongs(&self, client: Client, entry: OriginEntry) -> bool {
+        self.origin(client).is_some_and(|origin| origin.entries().any(|found| found == entry))
+    }
+
+    /// Whether `client` is in `network`, by its address or as far as it is known here where it belongs.
+    #[must_use]
+    pub fn is_in(&self, client: Client, network: Network) -> bool {
+        match network {
+            Network::Block(block) => block.contains(&client.address()),
+            Network::Origin(entry) => self.belongs(client, entry),
+        }
     }
 
     /// The autonomous system of `client`, as far as it is known here.

@@ -1,4 +1,4 @@
-//! What is banned as a whole: a block of addresses, or an autonomous system.
+//! What is banned as a whole: a block of addresses, an autonomous system or a country.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -6,15 +6,15 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use super::Asn;
+use super::{Asn, OriginEntry};
 
 /// A network, either way in which it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Network {
     /// Its addresses. Host bits are zero.
     Block(IpNet),
-    /// Its number. Which addresses it has, a database says at each lookup.
-    Asn(Asn),
+    /// The system or country. Which addresses it has, a database says at each lookup.
+    Origin(OriginEntry),
 }
 
 impl Network {
@@ -23,7 +23,7 @@ impl Network {
     pub fn block(self) -> Option<IpNet> {
         match self {
             Self::Block(block) => Some(block),
-            Self::Asn(_) => None,
+            Self::Origin(_) => None,
         }
     }
 }
@@ -37,7 +37,8 @@ impl Hash for Network {
                 state.write_u64(u64::from(block.prefix_len()));
                 state.write_u128(block.addr().to_bits());
             }
-            Self::Asn(asn) => state.write_u64((1 << 63) | u64::from(asn.number())),
+            Self::Origin(OriginEntry::Asn(asn)) => state.write_u64((1 << 63) | u64::from(asn.number())),
+            Self::Origin(OriginEntry::Country(country)) => state.write_u64((1 << 62) | u64::from(country.number())),
         }
     }
 }
@@ -50,16 +51,22 @@ impl From<IpNet> for Network {
 
 impl From<Asn> for Network {
     fn from(asn: Asn) -> Self {
-        Self::Asn(asn)
+        Self::Origin(OriginEntry::Asn(asn))
     }
 }
 
-/// `192.0.2.0/24`, or `AS64496`.
+impl From<OriginEntry> for Network {
+    fn from(entry: OriginEntry) -> Self {
+        Self::Origin(entry)
+    }
+}
+
+/// `192.0.2.0/24`, `AS64496` or `country:XX`.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Block(block) => block.fmt(f),
-            Self::Asn(asn) => asn.fmt(f),
+            Self::Origin(entry) => entry.fmt(f),
         }
     }
 }
@@ -68,8 +75,7 @@ impl FromStr for Network {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let asn = || text.parse().map(Self::Asn);
-        text.parse::<IpNet>().map(Self::Block).or_else(|_| asn())
+        text.parse().map(Self::Block).or_else(|_| text.parse().map(Self::Origin))
     }
 }
 
@@ -77,5 +83,25 @@ impl FromStr for Network {
 impl PartialEq<IpNet> for Network {
     fn eq(&self, block: &IpNet) -> bool {
         self.block() == Some(*block)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn a_network_is_parsed_as_it_is_shown_and_no_two_are_the_same() {
+        let texts = ["192.0.2.0/24", "192.0.2.0/25", "2001:db8::/32", "AS64496", "AS17477", "country:DE", "country:ED"];
+        let networks: HashSet<Network> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(networks.len(), texts.len());
+        for text in texts {
+            assert_eq!(text.parse::<Network>().unwrap().to_string(), text);
+        }
+        assert_eq!("country:de".parse::<Network>().unwrap().to_string(), "country:DE");
+        for text in ["", "country:", "country:D", "country:DEU", "country:D1", "country:D\u{e9}", "DE", "AS0", "192.0.2.1"] {
+            assert_eq!(text.parse::<Network>(), Err(()), "{text}");
+        }
     }
 }

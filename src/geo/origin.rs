@@ -49,6 +49,14 @@ impl FromStr for Asn {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Country([u8; 2]);
 
+impl Country {
+    /// Different for each country.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        u16::from_be_bytes(self.0)
+    }
+}
+
 impl fmt::Display for Country {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [one, two] = self.0.map(char::from);
@@ -94,6 +102,13 @@ impl<'de> Deserialize<'de> for Country {
 pub struct Origin {
     pub asn: Option<Asn>,
     pub country: Option<Country>,
+}
+
+impl Origin {
+    /// The system and the country, as far as they are known.
+    pub fn entries(self) -> impl Iterator<Item = OriginEntry> {
+        self.asn.map(OriginEntry::Asn).into_iter().chain(self.country.map(OriginEntry::Country))
+    }
 }
 
 /// Which clients a rule is about, by where they belong. All that is given must hold.
@@ -146,7 +161,7 @@ fn holds<T: Ord>(wanted: &BTreeSet<T>, unwanted: &BTreeSet<T>, found: Option<T>)
     }
 }
 
-/// An entry of a deny list that is no address: `AS64496` or `country:XX`.
+/// What clients belong to: an autonomous system or a country, as lists and operators name it (`AS64496`, `country:XX`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OriginEntry {
     Asn(Asn),
@@ -163,7 +178,7 @@ impl fmt::Display for OriginEntry {
 }
 
 impl OriginEntry {
-    /// Which database says whether a client is on it.
+    /// Which database says whether a client belongs to it.
     #[must_use]
     pub fn kind(self) -> GeoKind {
         match self {
@@ -197,8 +212,13 @@ impl OriginSet {
     /// The entry that a client which belongs to `origin` is on, and its place.
     #[must_use]
     pub fn find(&self, origin: Origin) -> Option<(OriginEntry, &Arc<str>)> {
-        let entries = [origin.asn.map(OriginEntry::Asn), origin.country.map(OriginEntry::Country)];
-        entries.into_iter().flatten().find_map(|entry| Some((entry, self.0.get(&entry)?)))
+        origin.entries().find_map(|entry| Some((entry, self.place(entry)?)))
+    }
+
+    /// The place where this entry stands.
+    #[must_use]
+    pub fn place(&self, entry: OriginEntry) -> Option<&Arc<str>> {
+        self.0.get(&entry)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = OriginEntry> {

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::networks::canonical;
 use crate::event::Scope;
-use crate::geo::{Asn, Network};
+use crate::geo::{Network, Origin};
 use crate::rule_id::RuleId;
 use crate::time::Time;
 
@@ -115,8 +115,8 @@ pub struct BannedNetworks {
 #[derive(Debug, Clone, Default)]
 struct NetworkIndex {
     bans: HashMap<Network, BannedNetwork, RandomState>,
-    /// Number of autonomous systems among them.
-    asns: usize,
+    /// Number of autonomous systems and countries among them.
+    origins: usize,
     /// The prefix lengths in use, each with its number of networks.
     lengths_v4: Vec<(u8, usize)>,
     lengths_v6: Vec<(u8, usize)>,
@@ -130,7 +130,7 @@ impl BannedNetworks {
         let (network, earlier) = (ban.network, index.bans.insert(ban.network, ban));
         if earlier.is_none() {
             match network {
-                Network::Asn(_) => index.asns += 1,
+                Network::Origin(_) => index.origins += 1,
                 Network::Block(block) => {
                     let lengths = index.lengths(block);
                     match lengths.iter_mut().find(|(length, _)| *length == block.prefix_len()) {
@@ -152,7 +152,7 @@ impl BannedNetworks {
         let index = Arc::make_mut(&mut self.index);
         let removed = index.bans.remove(&network);
         match network {
-            Network::Asn(_) => index.asns -= 1,
+            Network::Origin(_) => index.origins -= 1,
             Network::Block(block) => {
                 let lengths = index.lengths(block);
                 if let Some((_, count)) = lengths.iter_mut().find(|(length, _)| *length == block.prefix_len()) {
@@ -189,16 +189,24 @@ impl BannedNetworks {
         found
     }
 
-    /// The active ban of an autonomous system that `is_meant`.
+    /// The active ban of the autonomous system or the country of a client that `is_meant`; the one that ends last, if both are banned. The
+    /// client's `origin` is asked for only if it matters.
     #[must_use]
-    pub fn lookup_asn(&self, asn: Asn, now: Time, is_meant: impl Fn(&BannedNetwork) -> bool) -> Option<&BannedNetwork> {
-        self.index.bans.get(&Network::Asn(asn)).filter(|ban| ban.is_active(now) && is_meant(ban))
+    pub fn lookup_origin(
+        &self,
+        origin: impl FnOnce() -> Option<Origin>,
+        now: Time,
+        is_meant: impl Fn(&BannedNetwork) -> bool,
+    ) -> Option<&BannedNetwork> {
+        let origin = if self.has_origins() { origin()? } else { return None };
+        let bans = origin.entries().filter_map(|entry| self.index.bans.get(&Network::Origin(entry)));
+        bans.filter(|ban| ban.is_active(now) && is_meant(ban)).reduce(|found, ban| if ban.outlives(found) { ban } else { found })
     }
 
-    /// Whether an autonomous system is among them, so that it matters where clients belong.
+    /// Whether an autonomous system or a country is among them, so that it matters where clients belong.
     #[must_use]
-    pub fn has_asns(&self) -> bool {
-        self.index.asns > 0
+    pub fn has_origins(&self) -> bool {
+        self.index.origins > 0
     }
 
     /// The ban of exactly this network, even if it has ended.
@@ -242,7 +250,7 @@ impl BannedNetworks {
 fn canonical_network(network: Network) -> Network {
     match network {
         Network::Block(block) => Network::Block(canonical(block)),
-        asn @ Network::Asn(_) => asn,
+        origin @ Network::Origin(_) => origin,
     }
 }
 
@@ -270,20 +278,28 @@ mod tests {
     }
 
     #[test]
-    fn an_autonomous_system_is_banned_beside_blocks_and_found_by_its_number_alone() {
-        let now = Time::from_secs(5);
-        let (asn, other) = ("AS64496".parse().unwrap(), "AS64497".parse().unwrap());
+    fn systems_and_countries_are_banned_beside_blocks_and_found_by_where_a_client_belongs() {
+        let origin = |asn: &str, country: &str| Some(Origin { asn: asn.parse().ok(), country: country.parse().ok() });
         let mut banned = BannedNetworks::default();
-        assert!(!banned.has_asns());
+        assert!(!banned.has_origins());
+        assert_eq!(banned.lookup_origin(|| unreachable!("nobody needs to know"), Time::from_secs(0), |_| true), None);
         banned.insert(ban("AS64496", Some(10)));
+        banned.insert(ban("country:DE", Some(20)));
         banned.insert(ban("192.0.2.0/24", None));
-        assert!(banned.has_asns() && banned.len() == 2);
-        let find = |banned: &BannedNetworks, asn, now| banned.lookup_asn(asn, now, |_| true).map(|ban| ban.network.to_string());
-        assert_eq!(find(&banned, asn, now).as_deref(), Some("AS64496"));
-        assert_eq!((find(&banned, other, now), find(&banned, asn, Time::from_secs(10))), (None, None));
-        assert_eq!(banned.lookup(ip("192.0.2.1"), now, |_| true).map(|ban| ban.network.to_string()).as_deref(), Some("192.0.2.0/24"));
+        assert!(banned.has_origins() && banned.len() == 3);
+        let find = |origin, now| banned.lookup_origin(|| origin, Time::from_secs(now), |_| true).map(|ban| ban.network.to_string());
+        assert_eq!(find(origin("AS64496", "FR"), 5).as_deref(), Some("AS64496"));
+        assert_eq!(find(origin("AS64497", "DE"), 5).as_deref(), Some("country:DE"));
+        assert_eq!(find(origin("AS64496", "DE"), 5).as_deref(), Some("country:DE"), "it ends last");
+        assert_eq!((find(origin("AS64496", ""), 10), find(origin("", "DE"), 20)), (None, None), "they have ended");
+        assert_eq!((find(origin("AS64497", "FR"), 5), find(origin("", ""), 5), find(None, 5)), (None, None, None));
+        let of_systems = |ban: &BannedNetwork| ban.network.to_string().starts_with("AS");
+        let found = banned.lookup_origin(|| origin("AS64496", "DE"), Time::from_secs(5), of_systems);
+        assert_eq!(found.map(|ban| ban.network.to_string()).as_deref(), Some("AS64496"), "one that is not meant hides no other");
         assert_eq!(banned.expire(Time::from_secs(10)).len(), 1);
-        assert!(!banned.has_asns() && banned.get(asn).is_none() && banned.len() == 1);
+        assert!(banned.has_origins());
+        assert_eq!(banned.expire(Time::from_secs(20)).len(), 1);
+        assert!(!banned.has_origins() && banned.len() == 1);
     }
 
     fn ip(text: &str) -> IpAddr {

@@ -167,7 +167,7 @@ impl Lists {
     /// Whether anybody is refused for where he belongs. Nobody needs to know where clients belong as long as that is not so.
     #[must_use]
     pub fn refuses_by_origin(&self) -> bool {
-        !self.denied_origins.is_empty() || self.banned.has_asns()
+        !self.denied_origins.is_empty() || self.banned.has_origins()
     }
 
     /// The deny list entry that refuses `address`. [`Lists::never_banned`] takes precedence.

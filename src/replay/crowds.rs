@@ -50,11 +50,8 @@ pub(super) fn most_refused(
     sorted.truncate(limit);
     let report = |((network, id), banned): ((Network, RuleId), BannedNetworkTally)| {
         let rule = policy.rules.get(id)?;
-        let is_inside = |client: &Client| match network {
-            Network::Block(block) => block.contains(&client.address()),
-            Network::Asn(asn) => policy.geo.origin(*client).is_some_and(|origin| origin.asn == Some(asn)),
-        };
-        let clients = || tally.banned.keys().filter(|(client, by)| *by == id && is_inside(client)).map(|(client, _)| client);
+        let is_inside = |client: Client| policy.geo.is_in(client, network);
+        let clients = || tally.banned.keys().filter(|(client, by)| *by == id && is_inside(*client)).map(|(client, _)| client);
         let report = CrowdReport {
             network: network.to_string(),
             rule: rule.name.to_string(),

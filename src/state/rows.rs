@@ -123,9 +123,9 @@ pub(super) fn evidence(row: &Row<'_>, column: &str) -> rusqlite::Result<Evidence
     Ok(Evidence::from_saved(row.get_ref(column)?.as_str_or_null()?.unwrap_or_default()))
 }
 
-/// A banned network. A version that does not know autonomous systems leaves them alone.
+/// A banned network. A version that does not know a kind of network, such as countries, leaves it alone.
 fn network(text: &str) -> Option<Network> {
-    parse_network(text).map(Network::Block).ok().or_else(|| text.parse().map(Network::Asn).ok())
+    parse_network(text).map(Network::Block).ok().or_else(|| text.parse().map(Network::Origin).ok())
 }
 
 fn was_removed(row: &Row<'_>, until: usize) -> rusqlite::Result<bool> {

@@ -140,6 +140,27 @@ fn what_an_older_version_wrote_of_networks_is_read_where_it_cannot_be_altered() 
 }
 
 #[test]
+fn systems_and_countries_are_loaded_and_a_kind_of_network_that_a_later_version_wrote_is_left_alone() {
+    let file = TestFile::new();
+    let ban = |network: &str| {
+        let network = network.parse::<crate::geo::Network>().unwrap();
+        Change::NetworkBanned(NetworkRecord::manual(network, at(0), Until::NEVER, Evidence::new(&[b"why"])))
+    };
+    let changes = ["AS64496", "country:DE", "198.51.100.0/24"].map(ban);
+    file.open().save(&changes.clone().map(WriteItem::Change), true).unwrap();
+    let raw = rusqlite::Connection::open(file.path()).unwrap();
+    raw.execute_batch("UPDATE network SET net = 'region:XX-1' WHERE net = '198.51.100.0/24'").unwrap();
+    let mut store = file.open();
+    assert_eq!(loaded(&mut store, at(1)), changes[..2].iter().cloned().map(Loaded::Change).collect::<Vec<_>>());
+    let unbanned = Change::NetworkUnbanned { network: "country:DE".parse().unwrap(), at: at(2), forgets: true, reach: Reach::Everywhere };
+    store.save(&[WriteItem::Change(unbanned)], true).unwrap();
+    drop(store);
+    assert_eq!(loaded(&mut file.open(), at(3)), [Loaded::Change(changes[0].clone())]);
+    let rest: i64 = raw.query_row("SELECT count(*) FROM network WHERE net = 'region:XX-1'", [], |row| row.get(0)).unwrap();
+    assert_eq!(rest, 1);
+}
+
+#[test]
 fn a_ban_is_found_with_its_evidence() {
     let file = TestFile::new();
     let ban = ban("192.0.2.1", until(60));

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::harness::mmdb::{Said, database};
 use crate::harness::{Daemon, Stage, end, free_port, program, skip, wait_until};
 
 /// Where `tests/run` unpacks Debian's package.
@@ -146,6 +147,39 @@ fn a_real_local_api_bans_unbans_stops_and_starts() {
     wait_until("it answers", || status(&daemon)["fault"].is_null());
     crowdsec.decide("delete --ip 203.0.113.1");
     wait_for_bans(&daemon, &["2001:db8::/64 crowdsec-ssh-bf"]);
+    crowdsec.decide("delete --all");
+    wait_for_bans(&daemon, &[]);
+}
+
+#[test]
+fn systems_and_countries_are_banned_where_the_configuration_takes_them() {
+    let stage = Stage::new();
+    let Some(crowdsec) = Crowdsec::start(&stage) else { return };
+    let key = stage.write("key", &Crowdsec::cscli(&crowdsec.folder, &["bouncers", "add", "strikeout", "-o", "raw"]));
+    let (asn, country) = (stage.path("asn.mmdb"), stage.path("country.mmdb"));
+    fs::write(&asn, database(&[("198.18.0.0/16", Said::Asn(64496))])).unwrap();
+    fs::write(&country, database(&[("198.19.0.0/16", Said::Country("DE"))])).unwrap();
+    let section = |scopes: &str| {
+        format!(
+            "[geo]\nasn = {asn:?}\ncountry = {country:?}\n[defaults]\nignoreip = ['198.19.0.99']\n\
+             [crowdsec]\nurl = 'http://127.0.0.1:{}'\nkey_file = {key:?}\ninterval = '1s'\nscopes = {scopes}\n",
+            crowdsec.port
+        )
+    };
+    let daemon = Daemon::start_on(&stage, "", &section("['ip']"));
+    crowdsec.decide("add --scope country --value de");
+    crowdsec.decide("add --scope as --value 64496");
+    crowdsec.decide("add --scope country --value DEU");
+    wait_until("none is taken", || status(&daemon)["skipped"] == json!({"of another scope": 3}));
+    daemon.configure(&section("['ip', 'as', 'country']"));
+    daemon.text(&["reload"]);
+    wait_for_bans(&daemon, &["AS64496 crowdsec-manual", "country:DE crowdsec-manual"]);
+    wait_until("what is no country is counted", || status(&daemon)["skipped"] == json!({"unreadable": 1}));
+    let is_refused = |address: &str| daemon.ask(&format!("check {address}\n")).starts_with('d');
+    assert!(is_refused("198.18.0.1") && is_refused("198.19.0.1") && !is_refused("198.19.0.99") && !is_refused("203.0.113.1"));
+    crowdsec.decide("delete --value de");
+    wait_for_bans(&daemon, &["AS64496 crowdsec-manual"]);
+    assert!(!is_refused("198.19.0.1"));
     crowdsec.decide("delete --all");
     wait_for_bans(&daemon, &[]);
 }

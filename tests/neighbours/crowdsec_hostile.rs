@@ -185,18 +185,44 @@ fn decisions_are_bans_with_their_scenario_and_end_with_them() {
     wait_until("status has no fault", || crowdsec(&daemon)["fault"].is_null());
 }
 
+/// Takes decisions about `value`, which stands as `shown`, and is 198.18.0.0/16 by a database.
+fn is_banned_as_one(scope: &str, value: &str, shown: &str, key: &str, said: Said<'_>) {
+    let lapi = Lapi::start(vec![decision(1, scope, value, "4h"), decision(2, scope, value, "2h"), decision(3, scope, "\u{e9}", "4h")]);
+    let stage = Stage::new();
+    let file = stage.path("geo.mmdb");
+    let (taken, geo) = (scope.to_lowercase(), format!("[geo]\n{key} = {file:?}\n"));
+    let daemon = lapi.daemon_on(&stage, &format!("scopes = ['{taken}']\n{geo}[defaults]\nignoreip = ['198.18.7.8']\n"));
+    let is_refused = |address: &str| daemon.ask(&format!("check {address}\n")).starts_with('d');
+    let ban = format!("{shown} crowdsec-ssh-bf");
+    wait_for_bans(&daemon, &[&ban]);
+    assert!(!is_refused("198.18.7.7"), "no database says who that is");
+    std::fs::write(&file, database(&[("198.18.0.0/16", said)])).unwrap();
+    wait_until("the database is there", || is_refused("198.18.7.7"));
+    assert!(!is_refused("198.18.7.8") && !is_refused("198.19.7.7"));
+    assert_eq!(crowdsec(&daemon)["skipped"], json!({"unreadable": 1}));
+    lapi.delete(1);
+    wait_until("the shorter one is left", || daemon.objects("list")[0]["remaining"].as_i64().is_some_and(|remaining| remaining <= 7200));
+    lapi.delete(2);
+    wait_for_bans(&daemon, &[]);
+    assert!(!is_refused("198.18.7.7"));
+
+    // A ban by hand stands, and the decision waits for its end.
+    daemon.text(&["ban", shown, "1h"]);
+    lapi.add(decision(4, scope, value, "4h"));
+    wait_until("it waits", || crowdsec(&daemon)["waiting"] == json!(1));
+    wait_for_bans(&daemon, &[&format!("{shown} manual")]);
+    daemon.text(&["unban", shown]);
+    wait_for_bans(&daemon, &[&ban]);
+}
+
 #[test]
 fn an_autonomous_system_is_banned_as_one() {
-    let lapi = Lapi::start(vec![decision(1, "AS", "64496", "4h")]);
-    let stage = Stage::new();
-    let file = stage.path("asn.mmdb");
-    std::fs::write(&file, database(&[("198.18.0.0/16", Said::Asn(64496))])).unwrap();
-    let daemon = lapi.daemon_on(&stage, &format!("scopes = ['as']\n[geo]\nasn = {file:?}\n"));
-    wait_for_bans(&daemon, &["AS64496 crowdsec-ssh-bf"]);
-    assert!(daemon.ask("check 198.18.7.7\n").starts_with('d') && daemon.ask("check 198.19.7.7\n").starts_with("accept"));
-    lapi.delete(1);
-    wait_for_bans(&daemon, &[]);
-    assert!(daemon.ask("check 198.18.7.7\n").starts_with("accept"));
+    is_banned_as_one("AS", "64496", "AS64496", "asn", Said::Asn(64496));
+}
+
+#[test]
+fn a_country_is_banned_as_one() {
+    is_banned_as_one("Country", "de", "country:DE", "country", Said::Country("DE"));
 }
 
 #[test]
@@ -206,6 +232,7 @@ fn what_must_not_be_refused_is_skipped_and_counted() {
     all.push(decision(11, "Ip", "127.0.0.1", "4h"));
     all.push(decision(12, "Ip", "198.51.100.7", "4h"));
     all.push(decision(13, "AS", "64496", "4h"));
+    all.push(decision(18, "Country", "DE", "4h"));
     all.push(decision(14, "Ip", "203.0.113.14", "-4h"));
     all.push(decision(15, "Ip", "nobody", "4h"));
     all.push(json!({"id": "x", "value": ["a"], "scope": {}, "type": 7}));
@@ -217,7 +244,7 @@ fn what_must_not_be_refused_is_skipped_and_counted() {
     let daemon = lapi.daemon("[defaults]\nignoreip = ['198.51.100.7']\n");
     wait_for_bans(&daemon, &["203.0.113.16 crowdsec-ssh-bf"]);
     let expected =
-        json!({"wider than /8 (IPv6 /16)": 3, "never banned": 2, "of another scope": 1, "of another type than ban": 1, "unreadable": 2});
+        json!({"wider than /8 (IPv6 /16)": 3, "never banned": 2, "of another scope": 2, "of another type than ban": 1, "unreadable": 2});
     assert_eq!(crowdsec(&daemon)["skipped"], expected);
     let text = daemon.text(&["status"]);
     assert!(text.contains("2 never banned") && text.contains("3 wider than /8"), "{text}");

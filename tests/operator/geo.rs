@@ -12,22 +12,26 @@ const RULES: &str = "[[rule]]\nname = 'far'\npath = '^/far'\nmaxretry = 1\nasn =
     [[rule]]\nname = 'login'\nevent = 'incident'\nmaxretry = 1\nscope = 'mail'\nnot_country = ['DE']\n";
 
 /// Replaces a file as a downloader does.
-fn replace(file: &Path, bytes: &[u8]) {
+pub(super) fn replace(file: &Path, bytes: &[u8]) {
     let new = file.with_extension("new");
     std::fs::write(&new, bytes).unwrap();
     std::fs::rename(new, file).unwrap();
 }
 
-fn asns() -> Vec<u8> {
+pub(super) fn asns() -> Vec<u8> {
     database(&[("198.18.0.0/16", Said::Asn(64496)), ("198.19.0.0/16", Said::Asn(64497)), ("2001:db8::/32", Said::Asn(64496))])
 }
 
+pub(super) fn countries() -> Vec<u8> {
+    database(&[("198.18.0.0/16", Said::Country("DE")), ("198.19.0.0/16", Said::Country("FR")), ("2001:db8::/32", Said::Country("DE"))])
+}
+
 /// A stage with databases, and the configuration that names them.
-fn stage() -> (Stage, String) {
+pub(super) fn stage() -> (Stage, String) {
     let stage = Stage::new();
     let (asn, country) = (stage.path("asn.mmdb"), stage.path("country.mmdb"));
     replace(&asn, &asns());
-    replace(&country, &database(&[("198.18.0.0/16", Said::Country("DE")), ("198.19.0.0/16", Said::Country("FR"))]));
+    replace(&country, &countries());
     let geo = format!("[geo]\nasn = {asn:?}\ncountry = {country:?}\n");
     (stage, geo)
 }
@@ -54,7 +58,7 @@ fn a_rule_concerns_only_clients_that_belong_where_it_says() {
         (&status["geo"][0]["kind"], &status["geo"][0]["networks"], &status["geo"][0]["fault"]),
         (&json!("asn"), &json!(3), &json!(null))
     );
-    assert_eq!((&status["geo"][1]["kind"], &status["geo"][1]["networks"]), (&json!("country"), &json!(2)));
+    assert_eq!((&status["geo"][1]["kind"], &status["geo"][1]["networks"]), (&json!("country"), &json!(3)));
     let metrics = daemon.text(&["metrics"]);
     for line in ["strikeout_geo_networks{database=\"asn\"} 3", "strikeout_geo_usable{database=\"country\"} 1"] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
@@ -138,46 +142,6 @@ fn a_deny_file_may_name_systems_and_countries_and_needs_a_database_for_them() {
         let (_, fault, code) = daemon.run(&["reload"]);
         assert!(code == Some(1) && fault.contains(&format!("{}{expected}", deny.display())), "{fault}");
     }
-}
-
-#[test]
-fn a_system_is_banned_and_unbanned_by_hand_and_outlives_a_restart() {
-    let (stage, geo) = stage();
-    let daemon = Daemon::start_on(&stage, "", &format!("{geo}[defaults]\nignoreip = ['198.18.0.99']\n"));
-    let mut helper = attach(&daemon);
-    assert!(!helper.refuses("198.18.0.1"));
-    let text = daemon.text(&["ban", "AS64496", "2h", "--reason", "scrapes"]);
-    assert!(text.starts_with("banned AS64496 on the web and in mail until "), "{text}");
-    wait_until("the helper refuses the system", || helper.refuses("198.18.0.1"));
-    assert!(helper.refuses("2001:db8::1") && !helper.refuses("198.18.0.99") && !helper.refuses("198.19.0.1"));
-    assert!(daemon.ask("check 198.18.0.1\n").starts_with("defer rule=manual"));
-    for target in ["AS64496", "as64496", "198.18.0.1"] {
-        let (text, _, code) = daemon.run(&["why", target]);
-        assert_eq!(code, Some(3), "{text}");
-        for expected in ["AS64496 is banned by hand", "scrapes", "strikeout unban AS64496"] {
-            assert!(text.contains(expected), "{expected} is not in\n{text}");
-        }
-    }
-    let list = daemon.json(&["list"]).to_string();
-    daemon.end(rustix::process::Signal::KILL);
-    let daemon = Daemon::start_again(&stage);
-    wait_until("the helper is attached again", || daemon.json(&["status"]).get("subscribers") == Some(&json!(1)));
-    assert!(helper.refuses("198.18.0.1"));
-    assert!(daemon.text(&["unban", "AS64496"]).contains("unbanned AS64496"));
-    wait_until("the helper serves the system again", || !helper.refuses("198.18.0.1"));
-    stage.write("bans.json", &list);
-    assert!(daemon.text(&["ban", "--from", &stage.path("bans.json").display().to_string()]).starts_with("banned 1 client or network"));
-    wait_until("what list printed is in force again", || helper.refuses("198.18.0.1"));
-}
-
-#[test]
-fn a_system_is_not_banned_by_hand_where_no_database_says_which_addresses_it_has() {
-    let stage = Stage::new();
-    let daemon = Daemon::start_on(&stage, "", "");
-    let (_, fault, code) = daemon.run(&["ban", "AS64496"]);
-    assert!(code == Some(1) && fault.contains("AS64496 is not banned: no database says which addresses it has"), "{fault}");
-    let (_, fault, code) = daemon.run(&["ban", "AS64496", "--scope", "web"]);
-    assert!(code == Some(2) && fault.contains("expected all"), "{fault}");
 }
 
 #[test]
@@ -380,7 +344,7 @@ fn a_replay_reads_the_databases_and_counts_by_system() {
 }
 
 #[test]
-fn the_hook_is_told_of_a_system_as_of_a_network() {
+fn the_hook_is_told_of_a_system_and_of_a_country_as_of_a_network() {
     let (stage, geo) = stage();
     let told = stage.path("told");
     let hook = stage.write("hook", &format!("#!/bin/sh\necho \"$@\" >> {told:?}\n"));
@@ -392,4 +356,8 @@ fn the_hook_is_told_of_a_system_as_of_a_network() {
     wait_until("the hook is told of the ban", || has("ban AS64496 crowd "));
     daemon.text(&["unban", "AS64496"]);
     wait_until("the hook is told of the unban", || has("unban AS64496"));
+    daemon.text(&["ban", "country:fr"]);
+    wait_until("the hook is told of the country", || has("ban country:FR manual "));
+    daemon.text(&["unban", "country:FR"]);
+    wait_until("the hook is told of its unban", || has("unban country:FR"));
 }

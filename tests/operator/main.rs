@@ -8,6 +8,7 @@ mod bans;
 mod crowd_thresholds;
 mod crowds;
 mod geo;
+mod geo_by_hand;
 mod hook;
 mod logs;
 mod metrics;

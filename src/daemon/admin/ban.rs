@@ -42,14 +42,17 @@ pub fn ban(engine: &Arc<Engine>, clock: Clock, request: &BanRequest, user: &str,
     // An IPv6 client is a network as well: its ban must cover no address that is never banned.
     let covered = match (client, request.target) {
         (Some(IpNet::V6(v6)), _) => Some(IpNet::new(v6.addr().into(), policy.prefix.bits()).map_err(|error| error.to_string())?),
-        // Which addresses a system has, the database says at each lookup; those that are never banned are served inside it.
+        // Which addresses a system or a country has, the database says at each lookup; those that are never banned are served inside it.
         (_, network) => network.block(),
     };
     if let Some(reason) = covered.and_then(|covered| policy.lists.overlaps_never_banned(covered)) {
         return Err(format!("{target} is never banned: {reason}"));
     }
-    if covered.is_none() && !policy.geo.knows_systems() {
-        return Err(format!("{target} is not banned: no database says which addresses it has, expected a usable one as asn in [geo]"));
+    if let Network::Origin(entry) = request.target
+        && !policy.geo.knows(entry.kind())
+    {
+        let key = entry.kind().as_str();
+        return Err(format!("{target} is not banned: no database says which addresses it has, expected a usable one as {key} in [geo]"));
     }
     let rule = engine.names().name(RuleId::MANUAL);
     let rule = request.rule.as_deref().map_or_else(|| Arc::clone(&rule), Arc::from);
@@ -129,7 +132,7 @@ pub(super) fn shown(target: IpNet, prefix: Ipv6Prefix) -> String {
     if is_single(target) { Client::of(target.addr(), prefix).display(prefix).to_string() } else { target.to_string() }
 }
 
-fn shown_network(target: Network, prefix: Ipv6Prefix) -> String {
+pub(super) fn shown_network(target: Network, prefix: Ipv6Prefix) -> String {
     target.block().map_or_else(|| target.to_string(), |block| shown(block, prefix))
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::ban::shown;
+use super::ban::shown_network;
 use super::context::AdminContext;
 use super::undo::{Target, Turn, undo};
 use crate::client::{Client, is_single};
@@ -57,15 +57,15 @@ impl Release {
 
     fn run(&self) -> Result<UnbanReport, String> {
         let (request, now, policy) = (&self.request, self.clock.now(), self.engine.policy());
-        let target = request.target.map_or_else(|| format!("rule {}", request.rule), |target| shown(target, policy.prefix));
+        let target = request.target.map_or_else(|| format!("rule {}", request.rule), |target| shown_network(target, policy.prefix));
         let mut report = UnbanReport { target, found: false, unbanned: 0, inside: 0, not_saved: None };
         // Whoever may only ask must not be able to add names.
         let Some(rule) = self.engine.names().find(&request.rule) else { return Ok(report) };
         let last = request.until.map(|until| self.in_table_time(until));
         let is_own = |ban: &Ban| ban.rule == rule && ends_by(ban.until, last);
         let (clients, networks) = match request.target {
-            Some(target) if is_single(target) => (vec![Client::of(target.addr(), policy.prefix)], Vec::new()),
-            Some(target) => (Vec::new(), vec![target.into()]),
+            Some(Network::Block(block)) if is_single(block) => (vec![Client::of(block.addr(), policy.prefix)], Vec::new()),
+            Some(target) => (Vec::new(), vec![target]),
             None => {
                 let mut clients = Vec::new();
                 self.engine.bans().for_each(now, |client, _, ban| clients.extend(is_own(&ban).then_some(client)));

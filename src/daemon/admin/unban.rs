@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
-use super::ban::{not_saved, shown};
+use super::ban::{not_saved, shown, shown_network};
 use super::context::AdminContext;
 use super::undo::{Target, Turn, undo};
 use super::undone::{Undone, UndoneBans};
@@ -20,7 +20,7 @@ use crate::control::bans::UnbanReport;
 use crate::daemon::conn::replies::ReplyHandle;
 use crate::engine::{Applied, Completion, Engine, Persisted, Reach, SLOW};
 use crate::event::Scope;
-use crate::geo::{Asn, Network};
+use crate::geo::{Network, OriginEntry};
 use crate::rule_id::RuleId;
 use crate::time::Time;
 
@@ -53,7 +53,7 @@ impl AdminContext {
     /// There is no such rule, a network is banned on more services, or as many as possible are being unbanned already.
     pub(super) fn unban(&self, request: UnbanRequest, user: String, to: &ReplyHandle) -> Result<(), String> {
         let rule = if let UnbanTarget::Rule(name) = &request.what { Some(self.find_rule(name)?) } else { None };
-        let is_one = matches!(request.what, UnbanTarget::One(_) | UnbanTarget::Asn(_));
+        let is_one = matches!(request.what, UnbanTarget::One(_));
         let unban = Unban { engine: Arc::clone(&self.engine), clock: self.clock, request, rule, user, undone: Arc::clone(&self.undone) };
         if is_one {
             to.answer(object(&unban.run()?));
@@ -72,14 +72,13 @@ impl Unban {
         let (target, targets) = match &self.request.what {
             UnbanTarget::One(target) => {
                 forgotten.complete(Applied { changed: false, persisted: Persisted::Yes });
-                let targets = self.one(*target)?;
+                let targets = match target {
+                    Network::Block(block) => self.one(*block)?,
+                    Network::Origin(entry) => self.origin(*entry)?,
+                };
                 let client = targets.clients.first();
                 single = client.map(|client| client.network(prefix));
-                (client.map_or_else(|| shown(*target, prefix), |client| client.display(prefix).to_string()), targets)
-            }
-            UnbanTarget::Asn(asn) => {
-                forgotten.complete(Applied { changed: false, persisted: Persisted::Yes });
-                (asn.to_string(), self.asn(*asn)?)
+                (client.map_or_else(|| shown_network(*target, prefix), |client| client.display(prefix).to_string()), targets)
             }
             UnbanTarget::Inside(network) => {
                 self.engine.forget_all_earlier_bans(None, Some(*network), scope, forgotten);
@@ -119,16 +118,14 @@ impl Unban {
             }
         }
         report.found = report.unbanned > 0;
-        if let UnbanTarget::One(network) = self.request.what {
-            let inside =
-                self.banned(Scope::All, now, |_, found| found.block().is_some_and(|found| network.contains(&found) && found != network));
-            report.inside = if is_single(network) { 0 } else { inside.clients.len() + inside.networks.len() };
+        if let UnbanTarget::One(target) = self.request.what {
+            report.inside = self.number_inside(target, now);
         }
         self.log(&report);
         // What was not banned is remembered too: a fleet, or another process on the same state file, may have had its ban.
         let named = match self.request.what {
-            UnbanTarget::One(network) => Some(single.unwrap_or(network)),
-            UnbanTarget::Asn(_) | UnbanTarget::Inside(_) | UnbanTarget::Rule(_) | UnbanTarget::All => None,
+            UnbanTarget::One(Network::Block(network)) => Some(single.unwrap_or(network)),
+            UnbanTarget::One(Network::Origin(_)) | UnbanTarget::Inside(_) | UnbanTarget::Rule(_) | UnbanTarget::All => None,
         };
         self.undone.lock().remember(Undone { at: now, by: self.user.as_str().into(), what: self.request.what.clone() }, named);
         Ok(report)
@@ -137,8 +134,8 @@ impl Unban {
     fn log(&self, report: &UnbanReport) {
         let (UnbanReport { target, unbanned, .. }, user) = (report, &self.user);
         match self.request.what {
-            UnbanTarget::One(_) | UnbanTarget::Asn(_) if report.found => log::info!("unbanned {target} by {user}"),
-            UnbanTarget::One(_) | UnbanTarget::Asn(_) => log::info!("unban of {target} by {user}: it was not banned"),
+            UnbanTarget::One(_) if report.found => log::info!("unbanned {target} by {user}"),
+            UnbanTarget::One(_) => log::info!("unban of {target} by {user}: it was not banned"),
             UnbanTarget::Inside(_) => log::info!("unbanned {unbanned} clients and networks inside {target} by {user}"),
             UnbanTarget::Rule(_) | UnbanTarget::All => log::info!("unbanned {target} by {user}: {unbanned} clients and networks"),
         }
@@ -170,16 +167,33 @@ impl Unban {
         Ok(targets)
     }
 
-    /// An autonomous system.
+    /// A system or a country.
     ///
     /// # Errors
     /// It is banned on more services than those where it is to be unbanned.
-    fn asn(&self, asn: Asn) -> Result<Targets, String> {
+    fn origin(&self, entry: OriginEntry) -> Result<Targets, String> {
         let (policy, scope) = (self.engine.policy(), self.request.scope);
-        if policy.lists.banned.get(asn).is_some_and(|ban| !scope.covers(ban.scope)) {
-            return Err(format!("found the scope {}, expected all: the ban of {asn} refuses on every service", scope.as_str()));
+        if policy.lists.banned.get(entry).is_some_and(|ban| !scope.covers(ban.scope)) {
+            return Err(format!("found the scope {}, expected all: the ban of {entry} refuses on every service", scope.as_str()));
         }
-        Ok(Targets { networks: [asn.into()].into(), ..Targets::default() })
+        Ok(Targets { networks: [entry.into()].into(), ..Targets::default() })
+    }
+
+    /// How many clients and networks are banned by themselves inside `target`, and only clients of a system or a country.
+    fn number_inside(&self, target: Network, now: Time) -> usize {
+        let policy = self.engine.policy();
+        let inside = match target {
+            Network::Block(target) if is_single(target) => return 0,
+            Network::Block(target) => {
+                self.banned(Scope::All, now, |_, found| found.block().is_some_and(|found| target.contains(&found) && found != target))
+            }
+            Network::Origin(entry) => {
+                let is_client = |found: IpNet| policy.geo.belongs(Client::of(found.addr(), policy.prefix), entry);
+                let banned = self.banned(Scope::All, now, |_, found| found.block().is_some_and(is_client));
+                return banned.clients.len();
+            }
+        };
+        inside.clients.len() + inside.networks.len()
     }
 
     /// The banned clients and networks for which `is_wanted`, by rule and network. A network is unbanned if it is banned nowhere else.

@@ -53,7 +53,7 @@ impl UndoneBans {
     /// that ban.
     pub fn of(&self, target: IpNet, record: Option<&BanRecord>) -> Option<&Undone> {
         let ended = |undone: &&Undone| match (&undone.what, record) {
-            (UnbanTarget::One(_) | UnbanTarget::Asn(_), _) | (_, None) => false,
+            (UnbanTarget::One(_), _) | (_, None) => false,
             (UnbanTarget::Rule(name), Some(record)) => *record.rule == **name && record.since <= undone.at,
             (UnbanTarget::Inside(network), Some(record)) => network.contains(&target) && record.since <= undone.at,
             (UnbanTarget::All, Some(record)) => record.since <= undone.at,
@@ -94,7 +94,7 @@ mod tests {
             assert_eq!(when(what, Some(banned(5))), None);
         }
         let mut bans = UndoneBans::default();
-        bans.remember(undone(UnbanTarget::One(client), 20), Some(client));
+        bans.remember(undone(UnbanTarget::One(client.into()), 20), Some(client));
         bans.remember(undone(UnbanTarget::All, 10), None);
         assert_eq!(bans.of(client, Some(&banned(5))).unwrap().at, at(20), "the latest");
         (0..10_000).for_each(|seconds| bans.remember(undone(UnbanTarget::All, seconds), None));

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::ban::shown;
+use super::ban::shown_network;
 use super::context::AdminContext;
 use crate::client::{Client, is_single};
 use crate::control::admin::UnbanTarget;
@@ -84,14 +84,13 @@ impl AdminContext {
     pub(super) fn network_bans_around(&self, now: Time, network: IpNet) -> Vec<NetworkBan> {
         let policy = self.engine.policy();
         let client = Client::of(network.addr(), policy.prefix);
-        let asn = || if is_single(network) { policy.geo.origin(client)?.asn } else { None };
         let is_around = |ban: &BannedNetwork| match ban.network {
             Network::Block(block) => block.contains(&network),
-            Network::Asn(banned) => asn() == Some(banned),
+            Network::Origin(entry) => is_single(network) && policy.geo.belongs(client, entry),
         };
         let mut around: Vec<_> = policy.lists.banned.iter().filter(|ban| ban.is_active(now) && is_around(ban)).collect();
-        // An autonomous system is the largest.
-        around.sort_by_key(|ban| std::cmp::Reverse(ban.network.block().map(|block| block.prefix_len())));
+        // An autonomous system is larger than every block, and a country is the largest.
+        around.sort_by_key(|ban| (std::cmp::Reverse(ban.network.block().map(|block| block.prefix_len())), ban.network));
         around.into_iter().map(|ban| self.network_ban(now, ban)).collect()
     }
 
@@ -99,12 +98,9 @@ impl AdminContext {
     fn shadow_networks(&self, now: Time, address: IpAddr) -> Vec<NetworkBan> {
         let networks = self.engine.shadow_networks();
         let policy = self.engine.policy();
-        let asn = policy.geo.origin(Client::of(address, policy.prefix)).and_then(|origin| origin.asn);
-        let is_around = |ban: &BannedNetwork| match ban.network {
-            Network::Block(block) => block.contains(&address),
-            Network::Asn(banned) => asn == Some(banned),
-        };
-        networks.iter().filter(|ban| ban.is_active(now) && is_around(ban)).map(|ban| self.network_ban(now, ban)).collect()
+        let client = Client::of(address, policy.prefix);
+        let is_around = |ban: &&BannedNetwork| ban.is_active(now) && policy.geo.is_in(client, ban.network);
+        networks.iter().filter(is_around).map(|ban| self.network_ban(now, ban)).collect()
     }
 
     /// The latest unban of `client` by an operator.
@@ -116,8 +112,7 @@ impl AdminContext {
             at: seconds(undone.at),
             at_ago: now.since(undone.at).secs(),
             what: match undone.what {
-                UnbanTarget::One(network) => shown(network, self.engine.policy().prefix),
-                UnbanTarget::Asn(asn) => asn.to_string(),
+                UnbanTarget::One(target) => shown_network(target, self.engine.policy().prefix),
                 UnbanTarget::Inside(network) => format!("inside {network}"),
                 UnbanTarget::Rule(name) => format!("rule {name}"),
                 UnbanTarget::All => "all".to_owned(),

@@ -9,7 +9,7 @@ use crate::control::answer::object;
 use crate::control::bans::ListedBan;
 use crate::control::explanation::{BannedInside, NetworkBan, NetworkExplanation};
 use crate::control::pause::PauseStatus;
-use crate::geo::{Asn, Origin};
+use crate::geo::{Network, OriginEntry};
 use crate::list::file::parse_network;
 
 /// Maximum number of banned clients and networks inside that are told.
@@ -17,8 +17,12 @@ const MAX_FIRST: usize = 10;
 
 impl AdminContext {
     /// The answer about a client or a network. An IPv6 client is shown as a network, so a network of that length is one.
-    pub(super) fn why_target(&self, target: IpNet) -> String {
+    pub(super) fn why_target(&self, target: Network) -> String {
         let prefix = self.engine.policy().prefix;
+        let target = match target {
+            Network::Block(block) => block,
+            Network::Origin(entry) => return object(&self.why_origin(entry)),
+        };
         let is_client = match target {
             IpNet::V4(_) => is_single(target),
             IpNet::V6(v6) => v6.prefix_len() >= prefix.bits(),
@@ -26,26 +30,26 @@ impl AdminContext {
         if is_client { object(&self.why(target.addr())) } else { object(&self.why_network(target)) }
     }
 
-    /// The answer about an autonomous system: what refuses it as a whole, and which of its clients are banned.
-    pub(super) fn why_asn(&self, asn: Asn) -> NetworkExplanation {
+    /// The answer about a system or a country: what refuses it as a whole, and which of its clients are banned.
+    fn why_origin(&self, entry: OriginEntry) -> NetworkExplanation {
         let (now, policy) = (self.clock.now(), self.engine.policy());
-        let bans: Vec<NetworkBan> =
-            policy.lists.banned.lookup_asn(asn, now, |_| true).map(|ban| self.network_ban(now, ban)).into_iter().collect();
+        let ban = policy.lists.banned.get(entry).filter(|ban| ban.is_active(now));
+        let bans: Vec<NetworkBan> = ban.map(|ban| self.network_ban(now, ban)).into_iter().collect();
         // Only a filter by rule can fail.
         let mut clients = self.client_bans(&BanFilter::default(), now).unwrap_or_default();
-        clients.retain(|(client, _, _)| policy.geo.origin(*client).is_some_and(|origin| origin.asn == Some(asn)));
+        clients.retain(|(client, _, _)| policy.geo.belongs(*client, entry));
         clients.dedup_by_key(|(client, _, _)| *client);
         let first = clients.iter().map(|ban| self.listed(*ban, now)).take(MAX_FIRST).collect();
         let paused = policy.active_pause(now).map(|pause| PauseStatus::of(pause, now));
-        let denied = policy.lists.denied_origins().find(Origin { asn: Some(asn), country: None });
+        let denied = policy.lists.denied_origins().place(entry);
         NetworkExplanation {
-            network: asn.to_string(),
+            network: entry.to_string(),
             refused: paused.is_none() && (!bans.is_empty() || denied.is_some()),
             paused,
             bans,
             inside: BannedInside { clients: clients.len(), networks: 0, first },
             never_banned: None,
-            denied: denied.map(|(entry, place)| format!("{entry} ({place})")),
+            denied: denied.map(|place| format!("{entry} ({place})")),
         }
     }
 

@@ -93,7 +93,6 @@ impl AdminContext {
             AdminRequest::Metrics => (self.metrics.prometheus() + END).into(),
             AdminRequest::List(filter) => self.list(&filter),
             AdminRequest::Why(target) => self.why_target(target).into(),
-            AdminRequest::WhyAsn(asn) => object(&self.why_asn(asn)).into(),
             AdminRequest::Ban(request) => match ban::ban(&self.engine, self.clock, &request, &user(peer.user), to) {
                 Ok(()) => return None,
                 Err(fault) => error(&fault).into(),

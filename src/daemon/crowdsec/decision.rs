@@ -10,7 +10,7 @@ use super::body::WireDecision;
 use super::duration;
 use crate::client::{Client, is_single};
 use crate::config::crowdsec::{CrowdsecConfig, TargetKind};
-use crate::geo::{Asn, Network};
+use crate::geo::{Asn, Country, Network, OriginEntry};
 use crate::list::file::parse_network;
 use crate::list::guard;
 use crate::policy::Policy;
@@ -37,7 +37,7 @@ pub struct Decision {
 /// Why a decision is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Skipped {
-    /// It is about an AS, a country, or what else the configuration does not take.
+    /// It is about what the configuration does not take, or nobody could refuse.
     Scope,
     /// It asks for something else than a ban.
     Kind,
@@ -129,8 +129,7 @@ pub fn judge(
     policy: &Policy,
     scenarios: &mut Scenarios,
 ) -> Result<Decision, Skipped> {
-    let kind = [(TargetKind::Ip, "ip"), (TargetKind::Range, "range"), (TargetKind::As, "as")];
-    let kind = kind.into_iter().find(|(_, name)| wire.scope.0.eq_ignore_ascii_case(name)).map(|(kind, _)| kind);
+    let kind = TargetKind::of_scope(&wire.scope.0);
     let kind = kind.filter(|kind| config.scopes.contains(kind)).ok_or(Skipped::Scope)?;
     let is_ban = wire.kind.0.eq_ignore_ascii_case("ban") || (config.captcha && wire.kind.0.eq_ignore_ascii_case("captcha"));
     if !is_ban {
@@ -151,16 +150,20 @@ pub fn judge(
     Ok(Decision { target, until, scenario: scenarios.id(&wire.scenario.0, &wire.origin.0), is_about_network })
 }
 
-/// Who is refused. Of an autonomous system, whoever is never banned is served all the same.
+/// Who is refused. Of a system or a country, whoever is never banned is served all the same.
 fn target(kind: TargetKind, value: &str, policy: &Policy) -> Result<Network, Skipped> {
-    if kind == TargetKind::As {
-        let named = if value.starts_with(|c: char| c.is_ascii_digit()) { format!("AS{value}") } else { value.to_owned() };
-        return named.parse::<Asn>().map(Network::Asn).map_err(|_| Skipped::Unreadable);
-    }
-    let network = parse_network(value).map_err(|_| Skipped::Unreadable)?;
-    if kind == TargetKind::Ip && !is_single(network) {
-        return Err(Skipped::Unreadable);
-    }
+    let network = match kind {
+        TargetKind::As => {
+            let named = if value.starts_with(|c: char| c.is_ascii_digit()) { format!("AS{value}") } else { value.to_owned() };
+            return named.parse::<Asn>().map(Network::from).map_err(|()| Skipped::Unreadable);
+        }
+        TargetKind::Country => {
+            let country = value.parse::<Country>().map_err(|()| Skipped::Unreadable)?;
+            return Ok(OriginEntry::Country(country).into());
+        }
+        TargetKind::Ip => parse_network(value).ok().filter(|network| is_single(*network)).ok_or(Skipped::Unreadable)?,
+        TargetKind::Range => parse_network(value).map_err(|_| Skipped::Unreadable)?,
+    };
     guard::check(&[network]).map_err(|_| Skipped::TooWide)?;
     let target = if is_single(network) { Client::of(network.addr(), policy.prefix).network(policy.prefix) } else { network };
     if policy.lists.overlaps_never_banned(target).is_some() { Err(Skipped::NeverBanned) } else { Ok(target.into()) }
@@ -263,6 +266,13 @@ pub mod tests {
         for value in ["", "AS", "x", "99999999999", "-1", "64496 "] {
             assert_eq!(judged(&wire("AS", value), &config("scopes = ['as']")), Err(Skipped::Unreadable), "{value}");
         }
+        for value in ["DE", "de", "dE"] {
+            assert_eq!(judged(&wire("Country", value), &config("scopes = ['country']")).as_deref(), Ok("country:DE 4h crowdsec-ssh-bf"));
+        }
+        for value in ["", "D", "DEU", "D1", "country:DE", "\u{e9}", "DE "] {
+            assert_eq!(judged(&wire("country", value), &config("scopes = ['country']")), Err(Skipped::Unreadable), "{value}");
+        }
+        assert_eq!(judged(&wire("country", "DE"), &config("scopes = ['ip', 'range', 'as']")), Err(Skipped::Scope));
         assert_eq!(judged(&wire("Ip", "192.0.2.1"), &config("scenarios = ['http-']")), Err(Skipped::Scenario));
         assert!(judged(&wire("Ip", "192.0.2.1"), &config("scenarios = ['http-', 'SSH']")).is_ok());
     }

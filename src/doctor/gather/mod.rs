@@ -130,7 +130,7 @@ fn socket(path: PathBuf, is_guessed: bool, unseen: &mut Vec<String>) -> SocketFa
 fn session(config: Option<&Config>, socket: &Path) -> Option<SessionFacts> {
     let connection = processes::inherited_variable("SSH_CONNECTION")?;
     let address = parse_address(connection.split(' ').next()?).ok()?;
-    let explained = ask::<Explanation>(socket, &AdminRequest::Why(IpNet::from(address)));
+    let explained = ask::<Explanation>(socket, &AdminRequest::Why(IpNet::from(address).into()));
     let by_configuration = || config?.lists.never_banned(address).map(|reason| reason.to_string());
     Some(match explained {
         Ok(explanation) => SessionFacts { address, never_banned: explanation.never_banned, is_refused: explanation.refused },
