@@ -153,7 +153,7 @@ fn an_unusable_fleet_configuration_is_an_error_with_its_line() {
     }
 }
 
-/// Measures what each operation costs Redis, for the sizing in docs/fleet.md. There is no assertion: the result depends on the machine.
+/// Measures what each operation costs Redis, for the sizing in docs/fleet-sizing.md. There is no assertion: the result depends on the machine.
 #[test]
 fn the_cost_for_redis_is_measured() {
     if !has_redis() {
