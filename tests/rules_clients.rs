@@ -71,6 +71,24 @@ fn no_ordinary_client_is_refused() {
 }
 
 #[test]
+fn the_names_that_programs_ask_for_in_turn_and_miss_count_for_no_rule() {
+    let rules = Config::parse(b"", Path::new("test.toml"), &RuleNames::default()).unwrap().rules;
+    let programs = clients(include_str!("data/absent.tsv"));
+    assert!(programs.len() >= 40, "{} programs", programs.len());
+    let (mut scratch, mut wrong) = (Scratch::default(), Vec::new());
+    for program in &programs {
+        for (method, url) in &program.requests {
+            let user_agent = Header::plain(program.user_agent.as_bytes());
+            let request = Request { method: method.as_bytes(), url: url.as_bytes(), user_agent, ..Request::default() };
+            let offended = rules.offended_by_response(404, &request, &mut scratch);
+            let counted = offended.iter().filter(|rule| rule.mode == Mode::Enforce);
+            wrong.extend(counted.map(|rule| format!("{}: {method} {url}: {}", program.name, rule.name)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn a_client_that_asks_for_a_password_file_among_ordinary_pages_is_refused() {
     let scanner = &clients("scanner\tMozilla/5.0 (X11)\tGET http://site.example/\tGET http://site.example/.env")[0];
     let refusals = refusals(&mut SquidHelper::embedded(), "203.0.113.1", scanner);
