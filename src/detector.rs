@@ -7,7 +7,7 @@ use crate::client::{Client, Ipv6Prefix};
 use crate::crawler::Crawlers;
 use crate::event::headers::shown;
 use crate::event::{Connection, Event, Request, Service};
-use crate::geo::Geo;
+use crate::geo::{Geo, Origin};
 use crate::list::{BannedNetwork, Lists};
 use crate::policy::Policy;
 use crate::rule::set::Scratch;
@@ -75,37 +75,47 @@ impl Detector<'_> {
             return settled(Verdict::Allow(AllowReason::NeverBanned(reason)), false);
         }
         let client = Client::of(address, self.prefix);
-        if let Some((refusal, saved)) = self.active_refusal(now, address, client, service) {
+        // Once for the whole event: a helper may learn or forget it meanwhile, and then the client would neither be refused for it nor asked about.
+        let origin = self.relevant_origin(client);
+        let whom = Whom { address, client, is_unknown: origin.is_none() && self.lists.refuses_by_origin() };
+        if let Some((refusal, saved)) = self.refusal(now, whom, origin, service) {
             let verdict = self.refuse(refusal, service);
             return if saved { settled(verdict, false) } else { Judgement::Unsaved(verdict) };
         }
         match event {
-            Event::Lookup(_) => self.serve(client, false),
-            Event::Request(request) => self.request(now, address, client, request, scratch),
+            Event::Lookup(_) => serve(whom, false),
+            Event::Request(request) => self.request(now, whom, request, scratch),
             Event::Response { request, status } => {
                 let rules = self.rules.offended_by_response(*status, request, scratch);
                 let evidence = || Evidence::new(&[status.to_string().as_bytes(), request.method, request.url]);
                 let marks = self.rules.marks(&rules, request, scratch);
-                match self.offence_or_allow(address, client, rules, evidence, marks, false) {
+                match self.offence_or_allow(whom, rules, evidence, marks, false) {
                     // Nobody needs to be asked: it is too late to refuse a response.
                     Judgement::Ask { counts, .. } => settled(Verdict::Allow(AllowReason::NothingFound), counts),
                     judgement => judgement,
                 }
             }
-            Event::Connection(connection) => self.connection(address, client, connection),
+            Event::Connection(connection) => self.connection(whom, connection),
         }
     }
 
     /// The refusal in force against `address` (a ban, a banned network or a deny list), and whether it is saved.
     #[must_use]
     pub fn active_refusal(&self, now: Time, address: IpAddr, client: Client, service: Service) -> Option<(Refusal, bool)> {
+        let origin = self.relevant_origin(client);
+        self.refusal(now, Whom { address, client, is_unknown: false }, origin, service)
+    }
+
+    fn refusal(&self, now: Time, whom: Whom, origin: Option<Origin>, service: Service) -> Option<(Refusal, bool)> {
+        let Whom { address, client, .. } = whom;
         // The ban of an IPv6 prefix may be due to another of its addresses.
         let is_meant = |ban: &Ban| !self.rules.get(ban.rule).is_some_and(|rule| rule.ignoreip.contains(address));
         let own = || self.bans.get(client, service, now).filter(is_meant);
-        if let Some(Ban { until, rule, saved }) = own().or_else(|| self.banned_network(now, address, service)) {
+        if let Some(Ban { until, rule, saved }) = own().or_else(|| self.banned_network(now, address, origin, service)) {
             return Some((Refusal { rule, until, reason: DenyReason::Banned }, saved));
         }
-        if self.lists.denied(address).is_none() && !self.is_denied_by_origin(client) {
+        let is_denied_by_origin = || origin.is_some_and(|origin| self.lists.denied_origins().find(origin).is_some());
+        if self.lists.denied(address).is_none() && !is_denied_by_origin() {
             return None;
         }
         Some((Refusal { rule: RuleId::DENY_LIST, until: Until::NEVER, reason: DenyReason::DenyList }, true))
@@ -170,48 +180,45 @@ impl Detector<'_> {
         }
     }
 
-    /// The judgement of an event for which nothing is found against its client.
-    fn serve(&self, client: Client, counts: bool) -> Judgement {
-        if self.lists.refuses_by_origin() && self.geo.origin(client).is_none() {
-            return Judgement::Ask { counts, rules: Vec::new() };
-        }
-        settled(Verdict::Allow(AllowReason::NothingFound), counts)
+    /// Where `client` belongs, if that is known here and somebody is refused for it.
+    fn relevant_origin(&self, client: Client) -> Option<Origin> {
+        if self.lists.refuses_by_origin() { self.geo.origin(client) } else { None }
     }
 
-    fn is_denied_by_origin(&self, client: Client) -> bool {
-        self.lists.refuses_by_origin() && self.geo.origin(client).is_some_and(|origin| self.lists.denied_origins().find(origin).is_some())
-    }
-
-    fn banned_network(&self, now: Time, address: IpAddr, service: Service) -> Option<Ban> {
-        let network = self.network_ban(now, address, service)?;
+    fn banned_network(&self, now: Time, address: IpAddr, origin: Option<Origin>, service: Service) -> Option<Ban> {
+        let network = self.network_ban_of(now, address, origin, service)?;
         Some(Ban { until: network.until.map_or(Until::NEVER, Until::at), rule: network.rule, saved: network.saved.get() })
     }
 
     /// The banned network that refuses `address` on `service`, unless the client's own ban does.
     #[must_use]
     pub fn network_ban(&self, now: Time, address: IpAddr, service: Service) -> Option<&BannedNetwork> {
+        self.network_ban_of(now, address, self.relevant_origin(Client::of(address, self.prefix)), service)
+    }
+
+    fn network_ban_of(&self, now: Time, address: IpAddr, origin: Option<Origin>, service: Service) -> Option<&BannedNetwork> {
         let is_ignored = |rule| self.rules.get(rule).is_some_and(|rule| rule.ignoreip.contains(address));
         let is_meant = |ban: &BannedNetwork| ban.scope.services().contains(&service) && !is_ignored(ban.rule);
         let banned = &self.lists.banned;
-        let origin = || self.geo.origin(Client::of(address, self.prefix));
-        banned.lookup(address, now, is_meant).or_else(|| banned.lookup_origin(origin, now, is_meant))
+        banned.lookup(address, now, is_meant).or_else(|| banned.lookup_origin(|| origin, now, is_meant))
     }
 
-    fn request(&self, now: Time, address: IpAddr, client: Client, request: &Request<'_>, scratch: &mut Scratch) -> Judgement {
+    fn request(&self, now: Time, whom: Whom, request: &Request<'_>, scratch: &mut Scratch) -> Judgement {
         let rules = self.rules.offended_by_request(request, scratch);
         if rules.is_empty() {
-            return self.serve(client, true);
+            return serve(whom, true);
         }
-        let rules = self.concerning(address, rules);
+        let rules = self.concerning(whom.address, rules);
         // Any page can make its visitors' browsers request any URL. Such a request is refused, but it is no strike against the visitor.
         if request.was_sent_by_a_page() {
-            let is_certain = |rule: &Rule| rule.origin.is_empty() || self.geo.origin(client).is_some();
+            let is_certain =
+                |rule: &Rule| rule.origin.is_empty() || self.geo.origin(whom.client).is_some_and(|origin| rule.origin.holds(origin));
             let refusing = rules.iter().find(|rule| rule.mode == Mode::Enforce && rule.refuses_offence && is_certain(rule));
             if let Some(rule) = refusing {
                 return settled(Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence }.on_web(), true);
             }
             let rules: Vec<_> = rules.into_iter().filter(|rule| rule.mode == Mode::Enforce && rule.refuses_offence).collect();
-            return if rules.is_empty() { self.serve(client, true) } else { Judgement::Ask { counts: true, rules } };
+            return if rules.is_empty() { serve(whom, true) } else { Judgement::Ask { counts: true, rules } };
         }
         let header = self.rules.offending_header(&rules, request, scratch);
         let evidence = || match header {
@@ -219,31 +226,31 @@ impl Detector<'_> {
             None => Evidence::new(&[request.method, request.url, &request.user_agent.text()]),
         };
         let marks = self.rules.marks(&rules, request, scratch);
-        self.offence_or_allow(address, client, rules, evidence, marks, true)
+        self.offence_or_allow(whom, rules, evidence, marks, true)
     }
 
-    fn connection(&self, address: IpAddr, client: Client, connection: &Connection) -> Judgement {
+    fn connection(&self, whom: Whom, connection: &Connection) -> Judgement {
         if connection.is_submission() {
             return settled(Verdict::Allow(AllowReason::NothingFound), false);
         }
         let mut rules: Vec<Arc<Rule>> = self.rules.connection_rates().to_vec();
         rules.extend(self.rules.offended_by_open_connections(connection.open).cloned());
         let evidence = || Evidence::new(&[b"SMTP connection,", connection.open.to_string().as_bytes(), b"open"]);
-        self.offence_or_allow(address, client, rules, evidence, None, false)
+        self.offence_or_allow(whom, rules, evidence, None, false)
     }
 
     fn offence_or_allow(
         &self,
-        address: IpAddr,
-        client: Client,
+        whom: Whom,
         rules: Vec<Arc<Rule>>,
         evidence: impl FnOnce() -> Evidence,
         marks: Option<Marks>,
         counts: bool,
     ) -> Judgement {
+        let Whom { address, client, .. } = whom;
         let rules = self.concerning(address, rules);
         if rules.is_empty() {
-            return self.serve(client, counts);
+            return serve(whom, counts);
         }
         Judgement::Offence(Offence { address, client, rules, evidence: evidence(), marks, account: None })
     }
@@ -253,6 +260,23 @@ impl Detector<'_> {
         rules.retain(|rule| rule.concerns(address, self.prefix, self.geo));
         rules
     }
+}
+
+/// Whom an event is about.
+#[derive(Clone, Copy)]
+struct Whom {
+    address: IpAddr,
+    client: Client,
+    /// Whether somebody is refused for where he belongs, and it was not known here where this client does.
+    is_unknown: bool,
+}
+
+/// The judgement of an event for which nothing is found against its client.
+fn serve(whom: Whom, counts: bool) -> Judgement {
+    if whom.is_unknown {
+        return Judgement::Ask { counts, rules: Vec::new() };
+    }
+    settled(Verdict::Allow(AllowReason::NothingFound), counts)
 }
 
 fn settled(verdict: Verdict, counts: bool) -> Judgement {

@@ -347,3 +347,26 @@ fn a_helper_asks_about_a_page_s_request_that_a_rule_refuses_for_where_its_client
     assert_eq!(verdict(judge("192.0.2.2")).refusal(), None);
     assert!(matches!(judge("192.0.2.3"), Judgement::Ask { rules, .. } if rules.len() == 1));
 }
+
+/// Answers come, and are forgotten, on another thread than that of the queries.
+#[test]
+fn a_denied_client_is_refused_or_asked_about_whenever_the_answer_about_it_comes_or_goes() {
+    let mut fixture = attached("", &[]);
+    fixture.policy.lists.set_denied_origins([("AS64496".parse().unwrap(), "deny".into())].into_iter().collect());
+    let (client, asn) = (Client::of("192.0.2.1".parse().unwrap(), Ipv6Prefix::default()), "AS64496".parse().ok());
+    let Geo::Daemon(asked) = &fixture.policy.geo else { unreachable!("as attached") };
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                asked.insert(client, Origin { asn, country: None });
+                asked.clear();
+            }
+        });
+        let judged = (0..5000).map(|_| fixture.judge("192.0.2.1", &Event::Request(get("/"))));
+        let served =
+            judged.filter(|judgement| matches!(judgement, Judgement::Settled { verdict, .. } if verdict.refusal().is_none())).count();
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(served, 0);
+    });
+}

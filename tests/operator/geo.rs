@@ -106,7 +106,9 @@ fn a_denied_system_or_country_is_refused_everywhere_but_for_those_never_banned()
     }
     let many: String = (0..100).map(|number| format!("{number} 198.18.7.{} GET / x - -\n", number % 10)).collect();
     helper.send(many.as_bytes());
-    assert!(helper.lines(100).iter().all(|answer| answer.contains(" OK ban_=yes")), "many queries of a client share an answer");
+    let answers = helper.lines(100);
+    let served: Vec<&String> = answers.iter().filter(|answer| !answer.contains(" OK ban_=yes")).collect();
+    assert!(served.is_empty(), "many queries of a client share an answer: {served:?}");
     let text = daemon.text(&["why", "198.18.0.1"]);
     for expected in ["belongs to AS64496, DE", "AS64496 (deny in "] {
         assert!(text.contains(expected), "{expected} is not in\n{text}");
