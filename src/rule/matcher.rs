@@ -84,6 +84,15 @@ impl PathMatcher {
         });
         matches
     }
+
+    /// Whether `pattern` matches every form of `path`. So no detour within a path (`/api/../admin`) makes it an exception.
+    pub(super) fn matches_throughout(&self, pattern: usize, path: &[u8], forms: &mut PathForms) -> bool {
+        !forms.any(path, |form| {
+            let mut matches = self.0.no_matches();
+            self.0.add_matches(form, &mut matches);
+            !matches.contains(pattern)
+        })
+    }
 }
 
 /// The patterns of all rules for headers.

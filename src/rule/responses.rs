@@ -75,6 +75,11 @@ impl ResponseMatches<'_> {
         paths.get_or_insert_with(|| set.paths.matches(path, &mut scratch.path_forms)).contains(pattern)
     }
 
+    fn is_exception(&mut self, pattern: usize) -> bool {
+        let (path, _) = path_and_query(self.request.url);
+        self.set.paths.matches_throughout(pattern, path, &mut self.scratch.path_forms)
+    }
+
     fn query(&mut self, pattern: usize) -> bool {
         let (_, query) = path_and_query(self.request.url);
         let Self { set, scratch, queries, .. } = self;
@@ -86,7 +91,7 @@ impl ResponseMatches<'_> {
         has_method(&rule.pattern.methods, self.request)
             && rule.pattern.credentials.is_none_or(|wanted| self.request.credentials == Some(wanted))
             && rule.path.is_none_or(|pattern| self.path(pattern))
-            && rule.not_path.is_none_or(|pattern| !self.path(pattern))
+            && rule.not_path.is_none_or(|pattern| !self.is_exception(pattern))
             && rule.query.is_none_or(|pattern| self.query(pattern))
             && rule.not_query.is_none_or(|pattern| !self.query(pattern))
     }

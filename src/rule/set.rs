@@ -287,7 +287,7 @@ impl RequestMatcher {
         let has = |matches: &PatternMatches, pattern: Option<usize>| pattern.is_none_or(|pattern| matches.contains(pattern));
         let Scratch { path_forms, decoded_query, .. } = scratch;
         let mut is_excepted = |rule: &RequestRule| {
-            if rule.not_path.is_some_and(|pattern| self.not_path.matches(sent_path, path_forms).contains(pattern)) {
+            if rule.not_path.is_some_and(|pattern| self.not_path.matches_throughout(pattern, sent_path, path_forms)) {
                 return true;
             }
             if rule.is_judged_by_parameter() {
