@@ -75,7 +75,7 @@ impl Detector<'_> {
             return settled(Verdict::Allow(AllowReason::NeverBanned(reason)), false);
         }
         let client = Client::of(address, self.prefix);
-        // Once for the whole event: a helper may learn or forget it meanwhile, and then the client would neither be refused for it nor asked about.
+        // Once for refusing and for asking: a helper may learn or forget it meanwhile, and then would do neither.
         let origin = self.relevant_origin(client);
         let whom = Whom { address, client, is_unknown: origin.is_none() && self.lists.refuses_by_origin() };
         if let Some((refusal, saved)) = self.refusal(now, whom, origin, service) {

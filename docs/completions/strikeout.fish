@@ -33,7 +33,7 @@ complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "status" -d 'Sho
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "list" -d 'Show the bans'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "why" -d 'Show why an address is refused, or why it is not; of a network also what is banned inside. Exit code 0 if it is served, 3 if it is refused'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "ban" -d 'Ban an address, a network, a system or a country, or everybody in a file'
-complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "unban" -d 'Unban addresses and networks, and forget their earlier bans. Exit code 0 if they are served then, 3 if something still refuses one'
+complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "unban" -d 'Unban addresses, networks, systems and countries, and forget their earlier bans. Exit code 0 if they are served then, 3 if something still refuses one'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "pause" -d 'Serve everybody for a while: stop refusing at once, on the web and in mail. Counting goes on, and the pause ends by itself'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "resume" -d 'End the pause: refuse banned clients again'
 complete -c strikeout -n "__fish_strikeout_needs_command" -f -a "forget" -d 'Drop every ban that another machine of the fleet published'
@@ -68,7 +68,7 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l sort -d 'Wh
 client\t'By address, networks among the clients'
 rule\t'By the rule\'s name'
 since\t'The oldest ban comes first, bans of unknown age last'"
-complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l format -d 'Print a form for other programs' -r -f -a "plain\t'An address or a network on each line, as lists of networks are written'
+complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l format -d 'Print a form for other programs' -r -f -a "plain\t'An address, a network, a system or a country on each line, as lists are written'
 nft\t'Commands for `nft -f -`, which fill the sets of a table of their own'"
 complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l config -d 'Read the daemon\'s socket from this configuration. [default: /etc/strikeout/strikeout.toml, if it is there]' -r -F
 complete -c strikeout -n "__fish_strikeout_using_subcommand list" -l table -d 'The daemon\'s socket. [default: from the configuration]' -r -F
@@ -157,7 +157,7 @@ complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check doctor status list why ban unban pause resume forget prefilter reload metrics test replay import help" -f -a "list" -d 'Show the bans'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check doctor status list why ban unban pause resume forget prefilter reload metrics test replay import help" -f -a "why" -d 'Show why an address is refused, or why it is not; of a network also what is banned inside. Exit code 0 if it is served, 3 if it is refused'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check doctor status list why ban unban pause resume forget prefilter reload metrics test replay import help" -f -a "ban" -d 'Ban an address, a network, a system or a country, or everybody in a file'
-complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check doctor status list why ban unban pause resume forget prefilter reload metrics test replay import help" -f -a "unban" -d 'Unban addresses and networks, and forget their earlier bans. Exit code 0 if they are served then, 3 if something still refuses one'
+complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check doctor status list why ban unban pause resume forget prefilter reload metrics test replay import help" -f -a "unban" -d 'Unban addresses, networks, systems and countries, and forget their earlier bans. Exit code 0 if they are served then, 3 if something still refuses one'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check doctor status list why ban unban pause resume forget prefilter reload metrics test replay import help" -f -a "pause" -d 'Serve everybody for a while: stop refusing at once, on the web and in mail. Counting goes on, and the pause ends by itself'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check doctor status list why ban unban pause resume forget prefilter reload metrics test replay import help" -f -a "resume" -d 'End the pause: refuse banned clients again'
 complete -c strikeout -n "__fish_strikeout_using_subcommand help; and not __fish_seen_subcommand_from serve check doctor status list why ban unban pause resume forget prefilter reload metrics test replay import help" -f -a "forget" -d 'Drop every ban that another machine of the fleet published'

@@ -10,7 +10,7 @@ use crate::list::file::parse_network;
 /// A form for other programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// An address or a network on each line, as lists of networks are written.
+    /// An address, a network, a system or a country on each line, as lists are written.
     Plain,
     /// Commands for `nft -f -`, which fill the sets of a table of their own.
     Nft,

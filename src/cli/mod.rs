@@ -69,7 +69,7 @@ enum Command {
     },
     /// Ban an address, a network, a system or a country, or everybody in a file.
     Ban(ban::BanArguments),
-    /// Unban addresses and networks, and forget their earlier bans. Exit code 0 if they are served then, 3 if something still refuses one.
+    /// Unban addresses, networks, systems and countries, and forget their earlier bans. Exit code 0 if they are served then, 3 if something still refuses one.
     Unban(unban::UnbanArguments),
     /// Serve everybody for a while: stop refusing at once, on the web and in mail. Counting goes on, and the pause ends by itself.
     Pause {

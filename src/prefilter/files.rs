@@ -116,6 +116,9 @@ impl LoadedPrefilter {
     #[must_use]
     pub fn read(directory: &Path) -> Self {
         let read = read_file(&directory.join(PATH_FILE)).and_then(|(version, stamp)| {
+            if !directory.join(ACLS_FILE).exists() {
+                return Err(format!("{}: the files are of an older version of strikeout, without {ACLS_FILE}", directory.display()));
+            }
             for other in [AGENT_FILE, ACLS_FILE] {
                 if read_file(&directory.join(other))?.0 != version {
                     return Err(format!("{}: the files are of different rules", directory.display()));
@@ -147,8 +150,13 @@ impl LoadedPrefilter {
         if self.fault.is_none() && newer.is_empty() {
             return None;
         }
-        let what = self.fault.clone().unwrap_or_else(|| format!("Squid's prefilter is older than {}", named(&newer)));
-        Some(format!("{what}: a request that only these rules match may not be asked about. To mend it: {}", commands(&self.directory)))
+        let what = match &self.fault {
+            Some(fault) => format!("{fault}: whether Squid asks about every request that a rule matches is not known"),
+            None => {
+                format!("Squid's prefilter is older than {}: a request that only these rules match may not be asked about", named(&newer))
+            }
+        };
+        Some(format!("{what}. To mend it: {}", commands(&self.directory)))
     }
 }
 

@@ -7,7 +7,8 @@
 /// * The others are in most injections and in few URLs, so that the expressions need not say what stands beside them.
 ///
 /// A zero byte is none of them, because Squid 5 and 6 leave `%00` as it is (rfc1738.c: `rfc1738_unescape`), and so is `%`: see [`super::seen`].
-/// Squid 7 cuts the text there: squid-fast.conf asks about such a URL before it tries the expressions.
+/// In `url_regex`, Squid 7 cuts the text there, but not in `urlpath_regex`, which acls.conf uses: with path.regex, `acl NAME urlpath_regex %` must be
+/// tried first.
 pub(super) const fn is_asked_about(byte: u8) -> bool {
     matches!(
         byte,

@@ -38,10 +38,17 @@ impl Model {
         let matches = |regexes: &[Regex], text: &[u8]| regexes.iter().any(|regex| regex.is_match(text));
         let (host, path) = host_and_path(request.url);
         !ORDINARY_METHODS.iter().any(|method| method.as_bytes() == request.method)
+            || !has_ordinary_scheme(request.url)
             || (matches(&self.agent, &request.user_agent.text()) && matches(&self.long_agent, &request.user_agent.text()))
             || (matches(&self.path, &unescaped(request.url))
                 && (matches(&self.host, host) || (matches(&self.path, &unescaped(path)) && matches(&self.long_path, &unescaped(path)))))
     }
+}
+
+/// Whether Squid's acl for the schemes http and https holds: a URL without a scheme is that of a reverse proxy's client.
+fn has_ordinary_scheme(url: &[u8]) -> bool {
+    let has = |scheme: &[u8]| url.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    url.first().is_none_or(|byte| *byte == b'/') || has(b"http://") || has(b"https://")
 }
 
 /// The host without its port, and what follows the authority.

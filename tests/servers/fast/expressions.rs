@@ -34,7 +34,7 @@ enum Sees {
 fn deciding(stage: &Stage, origin: &Origin, directory: &std::path::Path, sees: Sees) -> Squid {
     let example = example(stage, directory);
     let line = |start: &str| example.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}")).to_owned();
-    let mut lines = vec![line("acl strikeout_method ")];
+    let mut lines = vec![line("acl strikeout_method "), line("acl strikeout_scheme ")];
     match sees {
         Sees::Parts => lines.push(line("include ")),
         Sees::Whole => lines.extend([
@@ -48,7 +48,7 @@ fn deciding(stage: &Stage, origin: &Origin, directory: &std::path::Path, sees: S
         stage,
         origin,
         &format!(
-            "{}\nhttp_access deny !strikeout_method\nhttp_access deny strikeout_agent\nhttp_access deny strikeout_host\n\
+            "{}\nhttp_access deny !strikeout_method\nhttp_access deny !strikeout_scheme\nhttp_access deny strikeout_agent\nhttp_access deny strikeout_host\n\
              http_access deny strikeout_path\n",
             lines.join("\n")
         ),
