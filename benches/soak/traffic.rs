@@ -75,7 +75,9 @@ pub(crate) fn web(world: &World, machine: &Machine, number: usize) {
 pub(crate) fn embedded(world: &World) {
     let start = || {
         let (config, state) = (world.embedded.config(), world.embedded.path("embedded.db"));
-        let helper = SquidHelper::start(&["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap()]);
+        let mut helper = SquidHelper::start(&["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap()]);
+        // One that is not ready within five seconds, on a busy machine, answers as if nobody had offended until it is.
+        wait_until("the helper judges", || helper.get(&world.new_client(), "/soak-probe").starts_with("OK "));
         world.embedded_pid.store(helper.pid(), Ordering::Relaxed);
         helper
     };
