@@ -75,15 +75,13 @@ impl Detector<'_> {
             return settled(Verdict::Allow(AllowReason::NeverBanned(reason)), false);
         }
         let client = Client::of(address, self.prefix);
-        // Once for refusing and for asking: a helper may learn or forget it meanwhile, and then would do neither.
-        let origin = self.relevant_origin(client);
-        let whom = Whom { address, client, is_unknown: origin.is_none() && self.lists.refuses_by_origin() };
-        if let Some((refusal, saved)) = self.refusal(now, whom, origin, service) {
+        let whom = self.whom(address, client);
+        if let Some((refusal, saved)) = self.refusal(now, whom, service) {
             let verdict = self.refuse(refusal, service);
             return if saved { settled(verdict, false) } else { Judgement::Unsaved(verdict) };
         }
         match event {
-            Event::Lookup(_) => serve(whom, false),
+            Event::Lookup(_) => self.serve(whom, false),
             Event::Request(request) => self.request(now, whom, request, scratch),
             Event::Response { request, status } => {
                 let rules = self.rules.offended_by_response(*status, request, scratch);
@@ -102,16 +100,15 @@ impl Detector<'_> {
     /// The refusal in force against `address` (a ban, a banned network or a deny list), and whether it is saved.
     #[must_use]
     pub fn active_refusal(&self, now: Time, address: IpAddr, client: Client, service: Service) -> Option<(Refusal, bool)> {
-        let origin = self.relevant_origin(client);
-        self.refusal(now, Whom { address, client, is_unknown: false }, origin, service)
+        self.refusal(now, self.whom(address, client), service)
     }
 
-    fn refusal(&self, now: Time, whom: Whom, origin: Option<Origin>, service: Service) -> Option<(Refusal, bool)> {
-        let Whom { address, client, .. } = whom;
+    fn refusal(&self, now: Time, whom: Whom, service: Service) -> Option<(Refusal, bool)> {
+        let Whom { address, client, origin } = whom;
         // The ban of an IPv6 prefix may be due to another of its addresses.
         let is_meant = |ban: &Ban| !self.rules.get(ban.rule).is_some_and(|rule| rule.ignoreip.contains(address));
         let own = || self.bans.get(client, service, now).filter(is_meant);
-        if let Some(Ban { until, rule, saved }) = own().or_else(|| self.banned_network(now, address, origin, service)) {
+        if let Some(Ban { until, rule, saved }) = own().or_else(|| self.banned_network(now, whom, service)) {
             return Some((Refusal { rule, until, reason: DenyReason::Banned }, saved));
         }
         let is_denied_by_origin = || origin.is_some_and(|origin| self.lists.denied_origins().find(origin).is_some());
@@ -180,23 +177,31 @@ impl Detector<'_> {
         }
     }
 
-    /// Where `client` belongs, if that is known here and somebody is refused for it.
-    fn relevant_origin(&self, client: Client) -> Option<Origin> {
-        if self.lists.refuses_by_origin() { self.geo.origin(client) } else { None }
+    fn whom(&self, address: IpAddr, client: Client) -> Whom {
+        Whom { address, client, origin: if self.lists.refuses_by_origin() { self.geo.origin(client) } else { None } }
     }
 
-    fn banned_network(&self, now: Time, address: IpAddr, origin: Option<Origin>, service: Service) -> Option<Ban> {
-        let network = self.network_ban_of(now, address, origin, service)?;
+    /// The judgement of an event for which nothing is found against its client.
+    fn serve(&self, whom: Whom, counts: bool) -> Judgement {
+        if whom.origin.is_none() && self.lists.refuses_by_origin() {
+            return Judgement::Ask { counts, rules: Vec::new() };
+        }
+        settled(Verdict::Allow(AllowReason::NothingFound), counts)
+    }
+
+    fn banned_network(&self, now: Time, whom: Whom, service: Service) -> Option<Ban> {
+        let network = self.network_ban_of(now, whom, service)?;
         Some(Ban { until: network.until.map_or(Until::NEVER, Until::at), rule: network.rule, saved: network.saved.get() })
     }
 
     /// The banned network that refuses `address` on `service`, unless the client's own ban does.
     #[must_use]
     pub fn network_ban(&self, now: Time, address: IpAddr, service: Service) -> Option<&BannedNetwork> {
-        self.network_ban_of(now, address, self.relevant_origin(Client::of(address, self.prefix)), service)
+        self.network_ban_of(now, self.whom(address, Client::of(address, self.prefix)), service)
     }
 
-    fn network_ban_of(&self, now: Time, address: IpAddr, origin: Option<Origin>, service: Service) -> Option<&BannedNetwork> {
+    fn network_ban_of(&self, now: Time, whom: Whom, service: Service) -> Option<&BannedNetwork> {
+        let Whom { address, origin, .. } = whom;
         let is_ignored = |rule| self.rules.get(rule).is_some_and(|rule| rule.ignoreip.contains(address));
         let is_meant = |ban: &BannedNetwork| ban.scope.services().contains(&service) && !is_ignored(ban.rule);
         let banned = &self.lists.banned;
@@ -206,7 +211,7 @@ impl Detector<'_> {
     fn request(&self, now: Time, whom: Whom, request: &Request<'_>, scratch: &mut Scratch) -> Judgement {
         let rules = self.rules.offended_by_request(request, scratch);
         if rules.is_empty() {
-            return serve(whom, true);
+            return self.serve(whom, true);
         }
         let rules = self.concerning(whom.address, rules);
         // Any page can make its visitors' browsers request any URL. Such a request is refused, but it is no strike against the visitor.
@@ -218,7 +223,7 @@ impl Detector<'_> {
                 return settled(Refusal { rule: rule.id, until: Until::at(now), reason: DenyReason::Offence }.on_web(), true);
             }
             let rules: Vec<_> = rules.into_iter().filter(|rule| rule.mode == Mode::Enforce && rule.refuses_offence).collect();
-            return if rules.is_empty() { serve(whom, true) } else { Judgement::Ask { counts: true, rules } };
+            return if rules.is_empty() { self.serve(whom, true) } else { Judgement::Ask { counts: true, rules } };
         }
         let header = self.rules.offending_header(&rules, request, scratch);
         let evidence = || match header {
@@ -250,7 +255,7 @@ impl Detector<'_> {
         let Whom { address, client, .. } = whom;
         let rules = self.concerning(address, rules);
         if rules.is_empty() {
-            return serve(whom, counts);
+            return self.serve(whom, counts);
         }
         Judgement::Offence(Offence { address, client, rules, evidence: evidence(), marks, account: None })
     }
@@ -267,16 +272,9 @@ impl Detector<'_> {
 struct Whom {
     address: IpAddr,
     client: Client,
-    /// Whether somebody is refused for where he belongs, and it was not known here where this client does.
-    is_unknown: bool,
-}
-
-/// The judgement of an event for which nothing is found against its client.
-fn serve(whom: Whom, counts: bool) -> Judgement {
-    if whom.is_unknown {
-        return Judgement::Ask { counts, rules: Vec::new() };
-    }
-    settled(Verdict::Allow(AllowReason::NothingFound), counts)
+    /// Where the client belongs, if that is known here and somebody is refused for it. Looked at once for refusing and for asking: a helper may
+    /// learn or forget it meanwhile, and then would do neither.
+    origin: Option<Origin>,
 }
 
 fn settled(verdict: Verdict, counts: bool) -> Judgement {

@@ -50,6 +50,7 @@ impl<'a> Batch<'a> {
             query::address(split_id(line).1).map(|address| Client::of(address, self.detector.prefix))
         }));
     }
+
     /// Adds an ordinary request to those of the batch, if there is a rule that counts them.
     pub fn tally(&self, tallies: &mut Vec<RequestTally>, address: IpAddr, event: &Event<'_>) {
         if !self.counts_requests {
