@@ -9,7 +9,7 @@ use super::request_error::{RequestError, expected};
 use crate::client::{Ipv6Prefix, is_single};
 use crate::event::Scope;
 use crate::geo::Network;
-use crate::list::file::parse_network;
+use crate::list::file::{parse_network, parse_target};
 use crate::rule_id::{is_origin, is_rule_name};
 use crate::time::{Span, Time};
 
@@ -231,7 +231,7 @@ pub(super) fn ban(text: &str) -> Result<BanRequest, RequestError> {
 /// It is none of these.
 pub fn target(word: &str) -> Result<Network, RequestError> {
     let wanted = "an IP address, a network such as 192.0.2.0/24, a system such as AS64496 or a country such as country:XX";
-    word.parse().map(Network::Origin).or_else(|()| parse_network(word).map(Network::Block)).map_err(|_| expected(word, wanted))
+    parse_target(word).map_err(|_| expected(word, wanted))
 }
 
 /// An address or a network.

@@ -7,13 +7,21 @@ use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 
 use super::host::HostName;
 use super::networks::canonical;
-use crate::geo::OriginEntry;
+use crate::geo::{Network, OriginEntry};
 
 /// Maximum number of networks in a list. A short range of IPv6 may be two hundred networks.
 pub(super) const MAX_ENTRIES: usize = 10_000_000;
 
 /// Maximum number of characters that an error quotes from a bad line.
 pub(super) const MAX_QUOTED: usize = 60;
+
+/// Parses what can be banned as a whole: what [`parse_network`] takes, `AS64496` or `country:XX`.
+///
+/// # Errors
+/// [`NotANetwork`] for anything else.
+pub fn parse_target(text: &str) -> Result<Network, NotANetwork> {
+    parse_network(text).map(Network::Block).or_else(|fault| text.parse().map(Network::Origin).map_err(|()| fault))
+}
 
 /// Parses an address or a network, in canonical form: `192.0.2.7`, `192.0.2.0/24`, `192.0.2.0/255.255.255.0`, `2001:db8::/32`.
 ///

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-pub use super::entry::{BadLine, ListedOrigin, NotANetwork, parse_network, parse_range};
+pub use super::entry::{BadLine, ListedOrigin, NotANetwork, parse_network, parse_range, parse_target};
 use super::entry::{MAX_ENTRIES, quoted};
 use super::json;
 

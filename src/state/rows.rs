@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::engine::{BanRecord, Change, EarlierBans, NetworkRecord, Reach};
 use crate::event::Scope;
 use crate::geo::Network;
-use crate::list::file::parse_network;
+use crate::list::file::parse_target;
 use crate::rule::Evidence;
 use crate::table::{Counter, Until};
 use crate::time::Time;
@@ -125,7 +125,7 @@ pub(super) fn evidence(row: &Row<'_>, column: &str) -> rusqlite::Result<Evidence
 
 /// A banned network. A version that does not know a kind of network, such as countries, leaves it alone.
 fn network(text: &str) -> Option<Network> {
-    parse_network(text).map(Network::Block).ok().or_else(|| text.parse().map(Network::Origin).ok())
+    parse_target(text).ok()
 }
 
 fn was_removed(row: &Row<'_>, until: usize) -> rusqlite::Result<bool> {
